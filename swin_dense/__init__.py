@@ -1,0 +1,11 @@
+"""Swin Transformer for dense prediction, on OpenMMLab.
+
+Importing this package prepares OpenMMLab for today's PyTorch (:mod:`swin_dense.compat`) and
+registers everything under the scope ``swin_dense``.
+"""
+
+from swin_dense import compat
+
+compat.install()  # before anything below imports mmcv, mmdet or mmseg
+
+__version__ = "0.1.0"

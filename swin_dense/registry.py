@@ -1,0 +1,17 @@
+"""Child registries of scope ``swin_dense``.
+
+OpenMMLab imports ``<scope>.registry`` when a config names a type as ``<scope>.Type``, so
+``type='swin_dense.SwinTransformer'`` is found from any mmdet or mmseg config, also when
+``swin_dense`` itself was not imported before.
+"""
+
+from mmengine.registry import DATASETS as _DATASETS
+from mmengine.registry import HOOKS as _HOOKS
+from mmengine.registry import MODELS as _MODELS
+from mmengine.registry import Registry
+
+MODELS = Registry("model", parent=_MODELS, scope="swin_dense", locations=["swin_dense.backbones"])
+HOOKS = Registry("hook", parent=_HOOKS, scope="swin_dense", locations=["swin_dense.engine"])
+DATASETS = Registry(
+    "dataset", parent=_DATASETS, scope="swin_dense", locations=["swin_dense.datasets"]
+)
