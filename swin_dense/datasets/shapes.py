@@ -1,0 +1,304 @@
+"""A generated data set for detection, instance and semantic segmentation: shapes on noise.
+
+It exists so that a detector and a segmentor can be trained from scratch in minutes, without a
+download: circles, squares, triangles and stars of any colour, size and rotation, partly hidden
+by each other, on textured backgrounds. :func:`draw_scene` is a pure function of its arguments;
+:func:`write_shapes` writes a data set that COCO's and ADE20K's readers understand::
+
+    DIR/train2017/*.jpg  val2017/*.jpg                       the images, for both tasks
+        annotations/instances_{train,val}2017.json           COCO: boxes and masks (RLE)
+        annotations/{training,validation}/*.png              semantic label maps, ADE20K's folders
+        shapes.json                                          what was generated, written last
+
+Label maps hold 0 for background and the COCO category id (1, 2, ...) for shapes. Unlike in
+ADE20K, where 0 means unlabelled and is left out (``reduce_zero_label=True``), background is a
+class here.
+"""
+
+import json
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
+
+from swin_dense.errors import UserError
+
+CLASSES = ("circle", "square", "triangle", "star")
+PALETTE = ((230, 60, 60), (60, 180, 75), (60, 110, 230), (240, 190, 30))
+
+MANIFEST = "shapes.json"
+# COCO's and ADE20K's names of the two parts.
+_SPLITS = (("train", "train2017", "training"), ("val", "val2017", "validation"))
+
+_MIN_VISIBLE = 0.5  # of a shape's area; what is left of it must be recognisable
+_MIN_CONTRAST = 90.0  # Euclidean distance in RGB between a shape and what lies under it
+_PLACEMENT_TRIES = 60
+
+Image = NDArray[np.uint8]
+Mask = NDArray[np.bool_]
+Floats = NDArray[np.float64]
+Window = tuple[slice, slice]
+
+
+@dataclass(frozen=True)
+class ShapesSpec:
+    """What to generate: number of training and validation images, side in pixels, seed.
+
+    Image ``i`` of a part depends on ``size``, ``seed`` and ``i`` only, so a larger data set
+    begins with the images of a smaller one.
+    """
+
+    train: int = 1200
+    val: int = 100
+    size: int = 128
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if min(self.train, self.val) < 1 or self.size < 32 or self.seed < 0:
+            raise UserError(
+                "shapes need --train >= 1, --val >= 1, --size >= 32 and --seed >= 0, got "
+                f"--train {self.train} --val {self.val} --size {self.size} --seed {self.seed}"
+            )
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One image with its instances, in drawing order (later ones hide earlier ones).
+
+    Attributes:
+        image: (S, S, 3) uint8, RGB.
+        labels: category of each instance, an index into :data:`CLASSES`.
+        masks: (S, S) bool each, the visible pixels; they do not overlap.
+    """
+
+    image: Image
+    labels: list[int]
+    masks: list[Mask]
+
+    def semantic(self) -> Image:
+        """Label map (S, S) uint8: 0 for background, ``label + 1`` where a shape is visible."""
+        label_map = np.zeros(self.image.shape[:2], np.uint8)
+        for label, mask in zip(self.labels, self.masks, strict=True):
+            label_map[mask] = label + 1
+        return label_map
+
+
+def draw_scene(rng: np.random.Generator, size: int) -> Scene:
+    """Draw 2 to 6 shapes on a textured background of ``size`` x ``size`` pixels."""
+    canvas = _background(rng, size)
+    labels: list[int] = []
+    masks: list[Mask] = []
+    whole_areas: list[int] = []
+    wanted = int(rng.integers(2, 7))
+    for _ in range(_PLACEMENT_TRIES):
+        if len(masks) == wanted:
+            break
+        label = int(rng.integers(len(CLASSES)))
+        window, distance = _random_shape(rng, CLASSES[label], size)
+        drawn = np.zeros((size, size), bool)
+        drawn[window] = distance < 0
+        visible = [mask & ~drawn for mask in masks]
+        if any(
+            mask.sum() < _MIN_VISIBLE * area
+            for mask, area in zip(visible, whole_areas, strict=True)
+        ):
+            continue
+        _paint(rng, canvas[window], distance)
+        masks = [*visible, drawn]
+        labels.append(label)
+        whole_areas.append(int(drawn.sum()))
+    noise = rng.standard_normal(canvas.shape, np.float32)
+    canvas += rng.uniform(2, 12) * noise
+    return Scene(np.clip(canvas.round(), 0, 255).astype(np.uint8), labels, masks)
+
+
+def _background(rng: np.random.Generator, size: int) -> Floats:
+    """Smooth colour clouds and stripes of a random direction and period, (S, S, 3)."""
+    cells = int(rng.integers(2, 9))
+    clouds = rng.uniform(-40, 40, (cells, cells, 3)) + rng.uniform(40, 215, 3)
+    canvas = cv2.resize(clouds, (size, size), interpolation=cv2.INTER_CUBIC)
+    angle, period = rng.uniform(0, np.pi), rng.uniform(4, 24)
+    rows, cols = np.ogrid[:size, :size]
+    phase = (rows * np.sin(angle) + cols * np.cos(angle)) * (2 * np.pi / period)
+    stripes = rng.uniform(0, 15) * np.sin(phase)
+    return np.clip(canvas + stripes[..., None], 0, 255)
+
+
+def _random_shape(rng: np.random.Generator, name: str, size: int) -> tuple[Window, Floats]:
+    """A shape wholly inside the image: its window and the signed distances (h, w) there."""
+    radius = rng.uniform(0.09, 0.22) * size
+    x, y = rng.uniform(radius, size - radius, 2)
+    # One pixel of margin, for the soft edge.
+    left, top = max(int(x - radius) - 1, 0), max(int(y - radius) - 1, 0)
+    right, bottom = int(x + radius) + 2, int(y + radius) + 2
+    window = (slice(top, min(bottom, size)), slice(left, min(right, size)))
+    rows, cols = (axis + 0.5 for axis in np.ogrid[window])
+    if name == "circle":
+        return window, np.sqrt((cols - x) ** 2 + (rows - y) ** 2) - 0.9 * radius
+    radii = {"square": [1.0] * 4, "triangle": [1.0] * 3, "star": [1.0, 0.42] * 5}[name]
+    angles = rng.uniform(0, 2 * np.pi) + np.arange(len(radii)) * (2 * np.pi / len(radii))
+    reach = radius * np.array(radii)
+    corners = np.stack([x + reach * np.cos(angles), y + reach * np.sin(angles)], axis=1)
+    return window, polygon_distance(corners, rows, cols)
+
+
+def polygon_distance(corners: Floats, rows: Floats, cols: Floats) -> Floats:
+    """Signed distance of points to a polygon, negative inside.
+
+    Args:
+        corners: (K, 2) of (x, y), in order around the polygon.
+        rows: (h, 1), the points' y.
+        cols: (1, w), the points' x.
+
+    Returns:
+        (h, w): the distance to the nearest edge; a point is inside if a ray from it to the
+        right crosses an odd number of edges.
+    """
+    shape = np.broadcast_shapes(rows.shape, cols.shape)
+    nearest = np.full(shape, np.inf)
+    inside = np.zeros(shape, bool)
+    for (x0, y0), (x1, y1) in zip(corners, np.roll(corners, -1, axis=0), strict=True):
+        dx, dy = x1 - x0, y1 - y0
+        to_x, to_y = cols - x0, rows - y0
+        along = np.clip((to_x * dx + to_y * dy) / (dx * dx + dy * dy), 0, 1)
+        nearest = np.minimum(nearest, (to_x - along * dx) ** 2 + (to_y - along * dy) ** 2)
+        if dy:
+            inside ^= ((rows < y0) != (rows < y1)) & (to_x < to_y * (dx / dy))
+    return np.where(inside, -1, 1) * np.sqrt(nearest)
+
+
+def _paint(rng: np.random.Generator, canvas: Floats, distance: Floats) -> None:
+    """Draw a shape on its window (h, w, 3) in place: contrasting, shaded, with a soft edge."""
+    under = canvas[distance < 0].mean(axis=0)
+    colour = rng.uniform(0, 255, 3)
+    while np.linalg.norm(colour - under) < _MIN_CONTRAST:
+        colour = rng.uniform(0, 255, 3)
+    height, width = distance.shape
+    rows, cols = np.ogrid[-0.5 : 0.5 : height * 1j, -0.5 : 0.5 : width * 1j]
+    slope = rng.uniform(-25, 25, 2)
+    shaded = colour + (rows * slope[0] + cols * slope[1])[..., None]
+    cover = np.clip(0.5 - distance, 0, 1)[..., None]
+    canvas += cover * (shaded - canvas)
+
+
+def write_shapes(
+    root: Path, spec: ShapesSpec, on_image: Callable[[], object] = lambda: None
+) -> bool:
+    """Write the data set to ``root``, unless it is there already.
+
+    Everything is written beside ``root`` first and moved there when complete, so whatever
+    interrupts it, ``root`` holds a whole data set or none.
+
+    Args:
+        root: folder to make; it may exist if it is empty.
+        spec: what to generate.
+        on_image: called after every image, for a progress bar.
+
+    Returns:
+        Whether anything was written; False if ``root`` holds this very data set.
+
+    Raises:
+        UserError: ``root`` holds something else, or cannot be written.
+    """
+    root = Path(root).absolute()
+    try:
+        if _already_there(root, spec):
+            return False
+        root.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{root.name}.", dir=root.parent) as beside:
+            whole = Path(beside) / "shapes"
+            for index in range(len(_SPLITS)):
+                _write_split(whole, spec, index, on_image)
+            (whole / MANIFEST).write_text(_manifest(spec))
+            whole.replace(root)
+    except OSError as error:
+        raise UserError(
+            f"cannot write the shapes data set to {root}: {error.strerror or error}; "
+            "name a folder on a disk with room that you may write to"
+        ) from error
+    return True
+
+
+def _manifest(spec: ShapesSpec) -> str:
+    # Raise `version` whenever the same spec gives other images, so that old ones are noticed.
+    return json.dumps({"generator": "swin_dense shapes", "version": 1, **asdict(spec)}) + "\n"
+
+
+def _already_there(root: Path, spec: ShapesSpec) -> bool:
+    """Whether ``root`` holds this data set. Raises UserError if it holds anything else."""
+    if not root.exists():
+        return False
+    if not root.is_dir():
+        raise UserError(f"{root} is a file; name a folder that does not exist yet")
+    manifest = root / MANIFEST
+    if manifest.is_file():
+        found = manifest.read_text()
+        if found == _manifest(spec):
+            return True
+        raise UserError(
+            f"{root} holds another shapes data set ({found.strip()}); "
+            "delete that folder or name another one"
+        )
+    if any(root.iterdir()):
+        raise UserError(
+            f"{root} is not empty and holds no shapes data set; name a folder that does not "
+            "exist yet"
+        )
+    return False
+
+
+def _write_split(
+    root: Path, spec: ShapesSpec, split_index: int, on_image: Callable[[], object]
+) -> None:
+    split, coco_folder, ade_folder = _SPLITS[split_index]
+    image_dir, label_dir = root / coco_folder, root / "annotations" / ade_folder
+    image_dir.mkdir(parents=True)
+    label_dir.mkdir(parents=True)
+    images: list[dict] = []
+    annotations: list[dict] = []
+    for index in range(getattr(spec, split)):
+        scene = draw_scene(np.random.default_rng([spec.seed, split_index, index]), spec.size)
+        stem = f"{index + 1:012d}"
+        _write_image(image_dir / f"{stem}.jpg", scene.image[..., ::-1])
+        _write_image(label_dir / f"{stem}.png", scene.semantic())
+        images.append(
+            {
+                "id": index + 1,
+                "file_name": f"{stem}.jpg",
+                "width": spec.size,
+                "height": spec.size,
+            }
+        )
+        for label, mask in zip(scene.labels, scene.masks, strict=True):
+            annotations.append(_annotation(len(annotations) + 1, index + 1, label, mask))
+        on_image()
+    categories = [{"id": i + 1, "name": name} for i, name in enumerate(CLASSES)]
+    coco = {"images": images, "annotations": annotations, "categories": categories}
+    (root / "annotations" / f"instances_{coco_folder}.json").write_text(json.dumps(coco))
+
+
+def _annotation(annotation_id: int, image_id: int, label: int, mask: Mask) -> dict:
+    """COCO annotation of the visible pixels: tight box (x, y, width, height), area, RLE."""
+    rle = coco_mask.encode(np.asfortranarray(mask, np.uint8))
+    return {
+        "id": annotation_id,
+        "image_id": image_id,
+        "category_id": label + 1,
+        "bbox": coco_mask.toBbox(rle).tolist(),
+        "area": int(coco_mask.area(rle)),
+        "iscrowd": 0,
+        "segmentation": {"size": list(mask.shape), "counts": rle["counts"].decode("ascii")},
+    }
+
+
+def _write_image(path: Path, pixels: NDArray) -> None:
+    quality = [cv2.IMWRITE_JPEG_QUALITY, 92] if path.suffix == ".jpg" else []
+    ok, data = cv2.imencode(path.suffix, pixels, quality)
+    if not ok:  # not a user's mistake, so not a UserError
+        raise RuntimeError(f"OpenCV cannot encode {path.suffix} images")
+    path.write_bytes(data.tobytes())
