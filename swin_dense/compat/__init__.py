@@ -1,5 +1,36 @@
-"""What today's PyTorch needs from OpenMMLab."""
+"""What OpenMMLab needs to run, unchanged, on today's PyTorch.
+
+:func:`install` is called by ``import swin_dense``, before anything imports mmcv, mmdet or mmseg.
+It prints nothing and compiles nothing. The global state it touches, all of it:
+
+``sys.meta_path``
+    One finder is appended (:mod:`swin_dense.compat.mmcv_ext`). Being last, it is asked for
+    ``mmcv._ext`` only when the installed mmcv has no compiled one; a full mmcv stays untouched.
+``mmcv.ops.nms.soft_nms`` and ``mmcv.ops.soft_nms``
+    Replaced, when ``mmcv.ops.nms`` is imported on top of our ``mmcv._ext``, by the same function
+    without the trip to the CPU and back.
+``torch.serialization``'s list of safe globals
+    The few types that mmengine's checkpoints hold are added, so that ``torch.load`` reads them
+    with ``weights_only=True`` (:mod:`swin_dense.compat.checkpoint`).
+``warnings.filters``
+    Messages about OpenMMLab's own code that the user can do nothing about are ignored
+    (:mod:`swin_dense.compat.noise`).
+"""
+
+from swin_dense.compat.checkpoint import allow_mmengine_types, load_checkpoint
+from swin_dense.compat.mmcv_ext import install_finder
+from swin_dense.compat.noise import check_pkg_resources, ignore_openmmlab_warnings
+
+__all__ = ["install", "load_checkpoint"]
 
 
 def install() -> None:
-    """Make OpenMMLab importable and usable on today's PyTorch."""
+    """Make OpenMMLab importable and usable on today's PyTorch; calling it again changes nothing.
+
+    Raises:
+        UserError: ``pkg_resources``, which mmengine imports, is not installed.
+    """
+    ignore_openmmlab_warnings()
+    check_pkg_resources()
+    install_finder()
+    allow_mmengine_types()
