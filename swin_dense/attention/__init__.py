@@ -1,0 +1,102 @@
+"""Shifted-window multi-head self-attention: one function that checks and chooses.
+
+=============  ==========================================================================
+``impl``       what runs
+=============  ==========================================================================
+``reference``  plain PyTorch (:mod:`~swin_dense.attention.reference`), any device
+``sdpa``       PyTorch's fused attention (:mod:`~swin_dense.attention.sdpa`), any device
+``auto``       ``sdpa`` on CUDA; ``reference`` elsewhere, because on a CPU the fused
+               attention falls back to the same arithmetic with more overhead
+=============  ==========================================================================
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from swin_dense.attention import reference, sdpa
+
+_IMPLEMENTATIONS = {
+    "reference": reference.shifted_window_attention,
+    "sdpa": sdpa.shifted_window_attention,
+}
+
+
+def check_impl(impl: str) -> None:
+    """Raise ValueError unless ``impl`` is 'auto' or the name of an implementation."""
+    if impl == "triton":
+        raise ValueError(
+            "attn_impl='triton' is not in this version of swin_dense; "
+            "use 'auto', 'sdpa' or 'reference'"
+        )
+    if impl != "auto" and impl not in _IMPLEMENTATIONS:
+        raise ValueError(
+            f"attn_impl must be one of auto, {', '.join(_IMPLEMENTATIONS)}, got {impl!r}"
+        )
+
+
+def choose(qkv: Tensor) -> str:
+    """Name of the implementation that 'auto' stands for with this input."""
+    return "sdpa" if qkv.is_cuda else "reference"
+
+
+def shifted_window_attention(
+    qkv: Tensor,
+    qkv_bias: Tensor | None,
+    position_bias: Tensor | None,
+    *,
+    num_heads: int,
+    window_size: int,
+    shift_size: int = 0,
+    scale: float,
+    dropout_p: float = 0.0,
+    impl: str = "auto",
+) -> Tensor:
+    """Self-attention within (shifted) windows of a map of any size (paper equation 4).
+
+    Args:
+        qkv: ``(B, H, W, 3 * C)``: queries, keys and values of every token, each C channels in
+            ``num_heads`` groups. H, W >= 1; neither needs to be a multiple of the window.
+        qkv_bias: ``(3 * C,)``, what q, k and v of a padded token are; None for zero.
+        position_bias: ``(num_heads, N, N)``, added to the scores of every window; None for none.
+        num_heads: number of heads; C is a multiple of it.
+        window_size: side M of a window in tokens; N = M * M.
+        shift_size: cyclic shift in tokens, 0 <= shift < M.
+        scale: factor of the dot products.
+        dropout_p: probability that an attention weight is dropped.
+        impl: see the table at the top of this module. One asked for by name is used or raises.
+
+    Returns:
+        ``(B, H, W, C)``, heads side by side.
+
+    Raises:
+        ValueError: shapes, shift or implementation are not as above.
+    """
+    check_impl(impl)
+    _check_input(qkv, qkv_bias, position_bias, num_heads, window_size, shift_size)
+    attend = _IMPLEMENTATIONS[choose(qkv) if impl == "auto" else impl]
+    return attend(
+        qkv, qkv_bias, position_bias, num_heads, window_size, shift_size, scale, dropout_p
+    )
+
+
+def _check_input(
+    qkv: Tensor,
+    qkv_bias: Tensor | None,
+    position_bias: Tensor | None,
+    num_heads: int,
+    window_size: int,
+    shift_size: int,
+) -> None:
+    if qkv.ndim != 4 or qkv.shape[-1] % (3 * num_heads):
+        raise ValueError(
+            f"qkv must be (B, H, W, 3 * C) with C a multiple of num_heads={num_heads}, "
+            f"got {tuple(qkv.shape)}"
+        )
+    if qkv_bias is not None and qkv_bias.shape != qkv.shape[-1:]:
+        raise ValueError(f"qkv_bias must be ({qkv.shape[-1]},), got {tuple(qkv_bias.shape)}")
+    expected = (num_heads, window_size**2, window_size**2)
+    if position_bias is not None and position_bias.shape != expected:
+        raise ValueError(f"position_bias must be {expected}, got {tuple(position_bias.shape)}")
+    if not 0 <= shift_size < window_size:
+        raise ValueError(f"shift_size must be in [0, {window_size}), got {shift_size}")

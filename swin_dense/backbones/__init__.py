@@ -1,0 +1,5 @@
+"""Backbones; importing them registers them under the scope ``swin_dense``."""
+
+from swin_dense.backbones.swin import SwinTransformer
+
+__all__ = ["SwinTransformer"]

@@ -1,0 +1,21 @@
+"""Swin weights from elsewhere: layouts, resizing, loading."""
+
+from swin_dense.checkpoints.layouts import (
+    official_to_openmmlab,
+    openmmlab_to_official,
+    recognise,
+)
+from swin_dense.checkpoints.loading import LoadReport, adapt_state_dict, load_backbone, unwrap
+from swin_dense.checkpoints.resizing import resize_absolute_pos_embed, resize_bias_table
+
+__all__ = [
+    "LoadReport",
+    "adapt_state_dict",
+    "load_backbone",
+    "official_to_openmmlab",
+    "openmmlab_to_official",
+    "recognise",
+    "resize_absolute_pos_embed",
+    "resize_bias_table",
+    "unwrap",
+]

@@ -1,0 +1,87 @@
+"""Geometry of windows: where a token goes, never what it holds (paper section 3.2).
+
+A map ``(B, H, W, C)`` is cut into windows of M x M tokens. Sizes that M does not divide are
+filled up at the bottom and the right first.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+
+def padded_size(height: int, width: int, window_size: int) -> tuple[int, int]:
+    """Height and width in tokens, rounded up to whole windows."""
+    return -(-height // window_size) * window_size, -(-width // window_size) * window_size
+
+
+def partition(x: Tensor, window_size: int) -> Tensor:
+    """Cut a map into windows: ``(B, H, W, C) -> (B, nW, N, C)``, windows in row-major order.
+
+    H and W are multiples of ``window_size``; N = M * M tokens, row-major too.
+    """
+    b, h, w, c = x.shape
+    m = window_size
+    x = x.view(b, h // m, m, w // m, m, c)
+    return x.permute(0, 1, 3, 2, 4, 5).reshape(b, (h // m) * (w // m), m * m, c)
+
+
+def merge(windows: Tensor, height: int, width: int) -> Tensor:
+    """Put windows back together: ``(B, nW, N, C) -> (B, H, W, C)``; undoes :func:`partition`."""
+    b, _, n, c = windows.shape
+    m = int(n**0.5)
+    x = windows.view(b, height // m, width // m, m, m, c)
+    return x.permute(0, 1, 3, 2, 4, 5).reshape(b, height, width, c)
+
+
+def relative_position_index(window_size: int) -> Tensor:
+    """Row of the bias table for every (query, key) pair of a window, ``(N, N)`` int64.
+
+    The offset query - key lies in [-M + 1, M - 1] on both axes, so the table has (2M - 1)^2
+    rows, ordered by (row offset, column offset) (paper section 3.2, "relative position bias").
+    """
+    steps = torch.arange(window_size)
+    rows, columns = torch.meshgrid(steps, steps, indexing="ij")
+    rows, columns = rows.flatten(), columns.flatten()
+    row_offset = rows[:, None] - rows[None, :] + window_size - 1
+    column_offset = columns[:, None] - columns[None, :] + window_size - 1
+    return row_offset * (2 * window_size - 1) + column_offset
+
+
+def shift_regions(height: int, width: int, window_size: int, shift_size: int) -> Tensor:
+    """Region of every token after the cyclic shift, by window: ``(nW, N)`` int64.
+
+    Height and width are multiples of ``window_size``. The roll brings the first
+    ``shift_size`` rows (columns) to the far end, next to tokens that were never their
+    neighbours; tokens attend to each other only within one region (paper figure 4).
+    """
+
+    def bands(length: int) -> Tensor:
+        at = torch.arange(length)
+        return (at >= length - window_size).long() + (at >= length - shift_size).long()
+
+    regions = 3 * bands(height)[:, None] + bands(width)[None, :]
+    return partition(regions[None, :, :, None], window_size)[0, :, :, 0]
+
+
+# Two entries a stage: enough for one input size at a time, and little memory to hold on to.
+@lru_cache(maxsize=8)
+def shift_mask(
+    height: int,
+    width: int,
+    window_size: int,
+    shift_size: int,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> Tensor:
+    """Additive mask of shifted windows, ``(nW, N, N)``: 0 within a region, -100 across.
+
+    -100 and not -inf, as in the official code: the trained weights have seen the difference.
+    """
+    # A mask made under inference mode could not serve a training step later.
+    with torch.inference_mode(False), torch.no_grad():
+        regions = shift_regions(height, width, window_size, shift_size).to(device)
+        same = regions[:, :, None] == regions[:, None, :]
+        return torch.zeros(same.shape, dtype=dtype, device=device).masked_fill_(~same, -100.0)
