@@ -7,6 +7,7 @@ OpenMMLab imports ``<scope>.registry`` when a config names a type as ``<scope>.T
 
 from mmengine.registry import DATASETS as _DATASETS
 from mmengine.registry import HOOKS as _HOOKS
+from mmengine.registry import METRICS as _METRICS
 from mmengine.registry import MODELS as _MODELS
 from mmengine.registry import Registry
 
@@ -14,4 +15,7 @@ MODELS = Registry("model", parent=_MODELS, scope="swin_dense", locations=["swin_
 HOOKS = Registry("hook", parent=_HOOKS, scope="swin_dense", locations=["swin_dense.engine"])
 DATASETS = Registry(
     "dataset", parent=_DATASETS, scope="swin_dense", locations=["swin_dense.datasets"]
+)
+METRICS = Registry(
+    "metric", parent=_METRICS, scope="swin_dense", locations=["swin_dense.evaluation"]
 )

@@ -1,0 +1,189 @@
+"""One COCO annotation file, read once: what it holds, and what is wrong with it."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from swin_dense.errors import UserError
+
+
+@dataclass
+class CocoFile:
+    """What training and evaluation need to know of an annotation file, without its polygons.
+
+    Attributes:
+        path: the file.
+        categories: names by category id, in the file's order (mmdet numbers labels by it).
+        file_names: one for each image, as the file has them.
+        image_ids: ids of the images.
+        usable: by category id, the largest short side, in pixels, among the images with an
+            annotation that a detector can learn from (not a crowd, a box of at least one pixel).
+        maskless: by category id, how many annotations have no segmentation.
+        without_iscrowd: how many annotations lack that key, which evaluation asks for.
+        warnings: a line for each kind of annotation that will be skipped.
+    """
+
+    path: Path
+    categories: dict[int, str] = field(default_factory=dict)
+    file_names: list[str] = field(default_factory=list)
+    image_ids: set = field(default_factory=set)
+    usable: dict[int, int] = field(default_factory=dict)
+    maskless: Counter = field(default_factory=Counter)
+    without_iscrowd: int = 0
+    warnings: list[str] = field(default_factory=list)
+
+
+def read_coco(path: str | os.PathLike, need_annotations: bool = True) -> CocoFile:
+    """Read and check a COCO annotation file.
+
+    Args:
+        path: JSON file with ``images``, ``annotations`` and ``categories``.
+        need_annotations: False for a file of images only, such as that of a test server.
+
+    Returns:
+        What the file holds.
+
+    Raises:
+        UserError: the file is missing, is not COCO JSON, or would make a run stop later; the
+            message names the file, the first entry at fault and the mend.
+    """
+    path = Path(path)
+    content = _load(path)
+    if not isinstance(content, dict):
+        raise UserError(
+            f"{path} is not a COCO annotation file: it holds a {type(content).__name__}, not an "
+            "object with images, annotations and categories (a list is a file of results)"
+        )
+    for key in ("images", "annotations", "categories"):
+        if key == "annotations" and not need_annotations:
+            content.setdefault(key, [])
+        entries = content.get(key)
+        if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+            found = "missing" if entries is None else "not a list of objects"
+            raise UserError(
+                f"{path} is not a COCO annotation file: {key} is {found} (it has "
+                f"{', '.join(map(str, content)) or 'nothing'}); export it again in COCO format"
+            )
+    file = CocoFile(path)
+    _read_categories(file, content["categories"])
+    sizes = _read_images(file, content["images"])
+    _read_annotations(file, content["annotations"], sizes)
+    return file
+
+
+def _load(path: Path) -> Any:
+    if not path.is_file():
+        raise UserError(f"no annotation file {path}: put it there, or correct ann_file")
+    try:
+        with path.open(encoding="utf-8-sig") as stream:
+            return json.load(stream)
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"{path} is cut off or not JSON (line {error.lineno}, column {error.colno}: "
+            f"{error.msg}); download or export it again"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path} is not text in UTF-8 (byte {error.start}); is it the annotation file?"
+        ) from error
+
+
+def _read_categories(file: CocoFile, categories: list[dict]) -> None:
+    for index, category in enumerate(categories):
+        _require(file, "categories", index, category, {"id": int, "name": str})
+        if category["id"] in file.categories or category["name"] in file.categories.values():
+            raise UserError(
+                f"{file.path}: category {category['id']} {category['name']!r} is there twice; "
+                "every category needs an id and a name of its own"
+            )
+        file.categories[category["id"]] = category["name"]
+
+
+def _read_images(file: CocoFile, images: list[dict]) -> dict[Any, tuple[float, float]]:
+    """Fill in the images; return their (width, height) in pixels by id."""
+    sizes: dict[Any, tuple[float, float]] = {}
+    types = {"id": (int, str), "file_name": str, "width": (int, float), "height": (int, float)}
+    for index, image in enumerate(images):
+        _require(file, "images", index, image, types)
+        if image["id"] in sizes:
+            raise UserError(f"{file.path}: two images have id {image['id']!r}; give each its own")
+        if not (image["width"] > 0 and image["height"] > 0):
+            raise UserError(
+                f"{file.path}: image {image['file_name']} is {image['width']} x "
+                f"{image['height']} pixels there; write its true size"
+            )
+        sizes[image["id"]] = (image["width"], image["height"])
+        file.file_names.append(image["file_name"])
+    file.image_ids = set(sizes)
+    return sizes
+
+
+def _read_annotations(file: CocoFile, annotations: list[dict], sizes: dict) -> None:
+    types = {
+        "id": (int, str),
+        "image_id": (int, str),
+        "category_id": int,
+        "bbox": (list, tuple),
+        "area": (int, float),
+    }
+    ids: set = set()
+    skipped: dict[str, list] = {}
+    for index, annotation in enumerate(annotations):
+        _require(file, "annotations", index, annotation, types)
+        if annotation["id"] in ids:
+            raise UserError(
+                f"{file.path}: two annotations have id {annotation['id']!r}; give each its own"
+            )
+        ids.add(annotation["id"])
+        file.without_iscrowd += "iscrowd" not in annotation
+        category = annotation["category_id"]
+        file.maskless[category] += not annotation.get("segmentation")
+        reason = _why_skipped(file, annotation, sizes)
+        if reason:
+            skipped.setdefault(reason, []).append(annotation["id"])
+        elif not annotation.get("iscrowd") and not annotation.get("ignore"):
+            short_side = int(min(sizes[annotation["image_id"]]))
+            file.usable[category] = max(file.usable.get(category, 0), short_side)
+    for reason, which in skipped.items():
+        file.warnings.append(
+            f"{file.path}: {len(which)} of {len(annotations)} annotations are skipped, as they "
+            f"{reason} (ids {', '.join(map(str, which[:5]))}{', ...' if len(which) > 5 else ''})"
+        )
+
+
+def _why_skipped(file: CocoFile, annotation: dict, sizes: dict) -> str | None:
+    """Return why mmdet leaves the annotation out, or None; raise where it would stop instead."""
+    box = annotation["bbox"]
+    numbers = [v for v in box if isinstance(v, int | float) and math.isfinite(v)]
+    if len(box) != 4 or len(numbers) != 4:
+        raise UserError(
+            f"{file.path}: bbox of annotation {annotation['id']!r} is {box}; COCO's is four "
+            "numbers, [x, y, width, height] in pixels"
+        )
+    if annotation["image_id"] not in sizes:
+        return "name an image_id that images lacks"
+    if annotation["category_id"] not in file.categories:
+        return "name a category_id that categories lacks"
+    x, y, width, height = numbers
+    if width < 1 or height < 1 or annotation["area"] <= 0:
+        return "have a box of less than one pixel or no area"
+    image_width, image_height = sizes[annotation["image_id"]]
+    if x >= image_width or y >= image_height or x + width <= 0 or y + height <= 0:
+        return "have a box outside the image"
+    return None
+
+
+def _require(file: CocoFile, key: str, index: int, entry: dict, types: dict[str, Any]) -> None:
+    for name, kind in types.items():
+        value = entry.get(name)
+        if not isinstance(value, kind) or isinstance(value, bool):
+            found = "is missing" if name not in entry else f"is {value!r}"
+            raise UserError(
+                f"{file.path}: {name} of {key}[{index}] {found}; COCO format asks for it there"
+            )

@@ -1,0 +1,5 @@
+"""Metrics: importing this package registers them under the scope ``swin_dense``."""
+
+from swin_dense.evaluation.coco import CocoMetric
+
+__all__ = ["CocoMetric"]
