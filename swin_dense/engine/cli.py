@@ -1,0 +1,113 @@
+"""What the command line tools share: common flags, and errors that fit one line."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+
+from mmengine.config import DictAction
+
+from swin_dense.engine.distributed import OtherProcessError
+from swin_dense.engine.library_errors import as_user_error
+
+USER_ERROR_STATUS = 2
+_INTERRUPTED_STATUS = 130
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """An argument parser whose complaint is one line, like every other user error here."""
+
+    def error(self, message: str):
+        """Prints the complaint and exits with status 2."""
+        self.exit(USER_ERROR_STATUS, f"error: {message} (see {self.prog} --help)\n")
+
+
+class ConfigOptions(DictAction):
+    """``--cfg-options key=value ...`` as OpenMMLab reads it, with a message for what it cannot."""
+
+    def __call__(self, parser, namespace, values, option_string=None):  # noqa: D102
+        for item in values:
+            key, equals, value = item.partition("=")
+            if not equals or not key:
+                parser.error(f"{option_string}: {item!r} is not of the form key=value")
+            with contextlib.suppress(AssertionError):
+                self._parse_iterable(value)
+                continue
+            parser.error(f"{option_string}: brackets do not match in {item!r}")
+        super().__call__(parser, namespace, values, option_string)
+
+
+def build_parser(description: str, epilog: str = "") -> OneLineParser:
+    """A parser with the flags that every tool has: config, options, device, debug."""
+    parser = OneLineParser(description=description, epilog=epilog)
+    parser.add_argument("config", help="config file")
+    parser.add_argument(
+        "--cfg-options",
+        nargs="+",
+        action=ConfigOptions,
+        metavar="KEY=VALUE",
+        help="settings that replace those of the config, e.g. train_dataloader.batch_size=4 "
+        "model.backbone.depths=[2,2,6,2] (quote lists with spaces or brackets)",
+    )
+    parser.add_argument(
+        "--device", default="auto", help="auto (a GPU when there is one), cpu, cuda or cuda:N"
+    )
+    parser.add_argument("--debug", action="store_true", help="show the traceback of every error")
+    return parser
+
+
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags that training and testing share, with mmdet's and mmseg's names."""
+    parser.add_argument("--work-dir", help="where logs and results go (work_dirs/<config>)")
+    parser.add_argument(
+        "--data-root",
+        help="folder of the data: every data set and evaluator of the config is pointed there, "
+        "the relative parts of the paths stay",
+    )
+    parser.add_argument(
+        "--launcher",
+        choices=["none", "pytorch", "slurm", "mpi"],
+        default="none",
+        help="how the processes of a distributed run are started (pytorch: by torchrun)",
+    )
+    # torch.distributed.launch, the older form of torchrun, passes one of these.
+    parser.add_argument(
+        "--local_rank", "--local-rank", type=int, default=None, help=argparse.SUPPRESS
+    )
+
+
+def run_tool(
+    parser: argparse.ArgumentParser,
+    body: Callable[[argparse.Namespace], None],
+    argv: Sequence[str] | None = None,
+) -> int:
+    """Parses the command line, runs the tool and turns a user's mistake into one line.
+
+    Returns:
+        The exit status: 0, or 2 after a :class:`UserError`, whose message went to stderr.
+
+    Raises:
+        Exception: whatever else happens; that is a bug, and its traceback is needed.
+    """
+    args = parser.parse_args(argv)
+    if getattr(args, "local_rank", None) is not None:
+        os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
+    try:
+        body(args)
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return _INTERRUPTED_STATUS
+    except Exception as error:
+        mistake = as_user_error(error)
+        if mistake is None:
+            raise
+        if args.debug:
+            traceback.print_exc()
+        if not isinstance(mistake, OtherProcessError):
+            print(f"error: {' '.join(str(mistake).split())}", file=sys.stderr)
+        return USER_ERROR_STATUS
+    return 0

@@ -1,0 +1,162 @@
+"""Reading a config with the changes that the command line asks for."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.runner import Runner
+
+from swin_dense.datasets.own_data import apply_own_data
+from swin_dense.engine.data_root import set_data_root
+from swin_dense.engine.pretrained import drop_pretrained
+from swin_dense.errors import UserError
+
+# What a runner reads from a config, so that these may be set where the config says nothing.
+RUNNER_KEYS = (set(signature(Runner.__init__).parameters) - {"self", "cfg"}) | {
+    "activation_checkpointing",
+    "compile",
+    "custom_imports",
+    "data_root",
+    "find_unused_parameters",
+    "model_wrapper_cfg",
+    "sync_bn",
+    "tta_model",
+    "tta_pipeline",
+}
+
+
+def load_config(
+    path: str | Path,
+    cfg_options: Mapping[str, Any] | None = None,
+    data_root: str | Path | None = None,
+    from_scratch: bool = False,
+    work_dir: str | Path | None = None,
+) -> Config:
+    """Reads a config file and applies, in this order, options, data root and "from scratch".
+
+    Args:
+        path: the config file.
+        cfg_options: dotted keys and their new values, as ``--cfg-options`` gives them.
+        data_root: folder that every data set and evaluator is pointed to.
+        from_scratch: leave out all pretrained weights.
+        work_dir: where results go; without it the config's, else ``work_dirs/<config name>``.
+
+    Raises:
+        UserError: no such config, a config that Python cannot run, options that do not fit it,
+            no such data root.
+    """
+    cfg = read_config(path)
+    if cfg_options:
+        merge_options(cfg, cfg_options)
+    if data_root is not None:
+        set_data_root(cfg, data_root)
+    _read_own_data(cfg, data_root)
+    if from_scratch:
+        drop_pretrained(cfg)
+    if work_dir is not None:
+        cfg.work_dir = str(work_dir)
+    elif cfg.get("work_dir") is None:
+        cfg.work_dir = str(Path("work_dirs") / Path(path).stem)
+    return cfg
+
+
+def read_config(path: str | Path) -> Config:
+    """Reads a config file.
+
+    Raises:
+        UserError: there is no such file, or it, or a file it inherits from, cannot be read.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"no such config: {path}{_similar_config(path)}")
+    if path.suffix not in (".py", ".json", ".yaml", ".yml"):
+        raise UserError(f"{path} is not a config: expected a .py, .json or .yaml file")
+    try:
+        return Config.fromfile(path)
+    except FileNotFoundError as error:
+        raise UserError(f"{path} inherits from a file that is missing: {error}") from error
+    except SyntaxError as error:
+        raise UserError(f"{path} is not valid Python: line {error.lineno}: {error.msg}") from error
+    except (ImportError, NameError, KeyError, AttributeError, TypeError, ValueError) as error:
+        kind = type(error).__name__
+        raise UserError(f"{path} cannot be read: {kind}: {error}") from error
+
+
+def merge_options(cfg: Config, options: Mapping[str, Any]) -> None:
+    """Sets dotted keys of ``cfg``, as mmengine does, but refuses keys that look misspelt.
+
+    Raises:
+        UserError: a key resembles an existing one but is not it, or goes through a value that is
+            not a dictionary or list.
+    """
+    for key in options:
+        _check_key(cfg, key)
+    try:
+        cfg.merge_from_dict(dict(options))
+    except (KeyError, TypeError, IndexError, AttributeError) as error:
+        text = str(error.args[0] if error.args else error)
+        raise UserError(f"--cfg-options {' '.join(options)}: {text}") from error
+
+
+def _check_key(cfg: Config, key: str) -> None:
+    """Follows a dotted key through ``cfg`` up to where it stops existing."""
+    node: Any = cfg._cfg_dict
+    names = key.split(".")
+    for depth, name in enumerate(names):
+        if isinstance(node, (list, tuple)):
+            if not name.isdigit() or int(name) >= len(node):
+                place = ".".join(names[:depth])
+                raise UserError(f"--cfg-options {key}: {place} is a list of {len(node)}")
+            node = node[int(name)]
+            continue
+        if not isinstance(node, Mapping):
+            place = ".".join(names[:depth])
+            raise UserError(f"--cfg-options {key}: {place} is {node!r}, it has no {name!r}")
+        if name not in node:
+            _check_new_name(node, name, key, is_last=depth == len(names) - 1, is_top=depth == 0)
+            return
+        node = node[name]
+
+
+def _check_new_name(node: Mapping, name: str, key: str, is_last: bool, is_top: bool) -> None:
+    """A new name may be an argument that the config left at its default, or a slip of the pen.
+
+    Only what cannot be an argument is refused: a top-level name, or one on the way to a deeper
+    value, that resembles one which is there.
+    """
+    if is_top and name in RUNNER_KEYS:
+        return
+    if is_last and not is_top:
+        return
+    known = [str(k) for k in node] + (sorted(RUNNER_KEYS) if is_top else [])
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.75)
+    if close:
+        raise UserError(
+            f"--cfg-options {key}: no {name!r} in the config; did you mean {close[0]!r}?"
+        )
+
+
+def is_segmentation(cfg: Config) -> bool:
+    """Whether the config is for mmseg (semantic segmentation); otherwise it is for mmdet."""
+    return cfg.get("default_scope") == "mmseg"
+
+
+def _read_own_data(cfg: Config, data_root: str | Path | None) -> None:
+    """Fills in what an ``own_data`` entry leaves to be read from the annotation files."""
+    if "own_data" not in cfg:
+        return
+    if data_root is not None:
+        cfg.own_data.root = str(data_root)
+    apply_own_data(cfg)
+
+
+def _similar_config(path: Path) -> str:
+    folder = path.parent if path.parent.is_dir() else Path("configs")
+    names = {p.name: p for p in folder.glob("*.py")} if folder.is_dir() else {}
+    close = difflib.get_close_matches(path.with_suffix(".py").name, names, n=1)
+    return f"; did you mean {names[close[0]]}?" if close else ""

@@ -1,0 +1,52 @@
+"""Well-known exceptions of the libraries below that mean a user's mistake, said in one line."""
+
+from __future__ import annotations
+
+import re
+
+import torch
+
+from swin_dense.errors import UserError
+
+_WORKER = re.compile(
+    r"Caught \w+ in DataLoader worker process.*?\n.*\n(\w[\w.]*: )?(.*)", re.DOTALL
+)
+_NOT_REGISTERED = re.compile(r"^['\"]?(\S+) is not in the (\S+) registry")
+_NO_IMAGE = re.compile(r"Cannot find valid image after \d+")
+
+
+def as_user_error(error: BaseException) -> UserError | None:
+    """The user error that an exception stands for, or None when it is a bug."""
+    if isinstance(error, UserError):
+        return error
+    text = _message(error)
+    if isinstance(error, torch.cuda.OutOfMemoryError):
+        return UserError(
+            "the GPU's memory is used up: lower train_dataloader.batch_size, or add --amp or "
+            "--cfg-options model.backbone.with_cp=True"
+        )
+    if isinstance(error, FileNotFoundError):
+        return UserError(f"no such file: {error.filename or text}")
+    if isinstance(error, (PermissionError, IsADirectoryError, NotADirectoryError)):
+        return UserError(f"cannot use {error.filename or text}: {error.strerror or text}")
+    if isinstance(error, OSError) and error.errno == 28:
+        return UserError(f"no space left on the disk of {error.filename or 'the work directory'}")
+    if (found := _NOT_REGISTERED.search(text)) and isinstance(error, KeyError):
+        return UserError(
+            f"the config asks for type {found[1]!r}, which no {found[2]} has: check its spelling, "
+            "or name its module in custom_imports"
+        )
+    if _NO_IMAGE.search(text):
+        return UserError(
+            "the training data has no image that can be read: check data_prefix and --data-root"
+        )
+    return None
+
+
+def _message(error: BaseException) -> str:
+    """The message, freed of the traceback that a data-loading worker wraps around it."""
+    text = str(error)
+    if isinstance(error, KeyError) and error.args:
+        text = str(error.args[0])
+    found = _WORKER.search(text)
+    return found[2].strip().splitlines()[-1] if found and found[2].strip() else text

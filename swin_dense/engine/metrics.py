@@ -1,0 +1,110 @@
+"""Evaluation results: a table on the terminal, JSON on disk."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mmengine.dist import master_only
+from mmengine.hooks import Hook
+from rich.table import Table
+
+from swin_dense.engine.terminal import console
+from swin_dense.registry import HOOKS
+
+
+@HOOKS.register_module()
+class MetricsHook(Hook):
+    """Shows each evaluation as a table and keeps them in ``metrics.json`` of the log folder.
+
+    The file is a list of ``{"epoch": ..., "iter": ..., "metrics": {...}}``, oldest first.
+    """
+
+    priority = "LOWEST"
+
+    def __init__(self) -> None:
+        self._history: list[dict[str, Any]] = []
+
+    @master_only
+    def after_val_epoch(self, runner, metrics: dict[str, float] | None = None) -> None:
+        """Keeps and shows an evaluation during training."""
+        when = {"epoch": runner.epoch, "iter": runner.iter}
+        self._keep(runner, when, metrics or {})
+        title = (
+            f"after epoch {runner.epoch}" if _by_epoch(runner) else f"after iteration {runner.iter}"
+        )
+        console().print(metrics_table(metrics or {}, title))
+
+    @master_only
+    def after_test_epoch(self, runner, metrics: dict[str, float] | None = None) -> None:
+        """Keeps the result of a test; who called the test shows it."""
+        self._keep(runner, {}, metrics or {})
+
+    def _keep(self, runner, when: dict[str, int], metrics: Mapping[str, Any]) -> None:
+        self._history.append({**when, "metrics": plain_values(metrics)})
+        write_json(metrics_file(runner), self._history)
+
+
+def metrics_file(runner) -> Path:
+    """Where the evaluations of a run are kept."""
+    return Path(runner.log_dir) / "metrics.json"
+
+
+def plain_values(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """The metrics that are numbers or text, as JSON knows them."""
+    found = {}
+    for key, value in metrics.items():
+        value = value.item() if getattr(value, "size", None) == 1 else value
+        if isinstance(value, (int, float, str)):
+            found[key] = value
+    return found
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Replaces a JSON file in one step, so that an interruption leaves the old one whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    os.replace(part, path)
+
+
+def metrics_table(metrics: Mapping[str, Any], title: str = "") -> Table:
+    """A table of metrics: COCO's as one row per kind of box or mask, others one column each."""
+    table = Table(title=title or None, title_justify="left", header_style="bold")
+    rows = _coco_rows(metrics)
+    if rows:
+        columns = list(dict.fromkeys(name for row in rows.values() for name in row))
+        table.add_column("")
+        for name in columns:
+            table.add_column(name, justify="right")
+        for kind, row in rows.items():
+            table.add_row(kind, *(_text(row.get(name, "")) for name in columns))
+        return table
+    values = plain_values(metrics)
+    for name in values:
+        table.add_column(name, justify="right")
+    table.add_row(*(_text(value) for value in values.values()))
+    return table
+
+
+def _coco_rows(metrics: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """``coco/bbox_mAP_50`` goes to row ``bbox``, column ``mAP_50``; others have no row."""
+    rows: dict[str, dict[str, Any]] = {}
+    for key, value in plain_values(metrics).items():
+        kind, _, name = key.rpartition("/")[2].partition("_")
+        if name and kind in ("bbox", "segm", "proposal"):
+            rows.setdefault(kind, {})[name] = value
+    return rows
+
+
+def _text(value: Any) -> str:
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
+def _by_epoch(runner) -> bool:
+    from mmengine.runner import EpochBasedTrainLoop
+
+    return isinstance(runner.train_loop, EpochBasedTrainLoop)

@@ -1,0 +1,60 @@
+"""Trains a detector or a segmentor from a config of mmdet's or mmseg's kind."""
+
+from __future__ import annotations
+
+import sys
+from argparse import Namespace
+from collections.abc import Sequence
+
+from swin_dense.engine.cli import OneLineParser, add_run_arguments, build_parser, run_tool
+from swin_dense.engine.training import train
+
+
+def make_parser() -> OneLineParser:
+    """The command line."""
+    parser = build_parser(__doc__)
+    add_run_arguments(parser)
+    parser.add_argument("--amp", action="store_true", help="mixed precision (needs a GPU)")
+    parser.add_argument(
+        "--auto-scale-lr",
+        action="store_true",
+        help="scale the learning rate to the batch size, by the config's auto_scale_lr",
+    )
+    parser.add_argument(
+        "--resume",
+        nargs="?",
+        const="auto",
+        metavar="CHECKPOINT",
+        help="continue an earlier run: from this checkpoint, or from the latest of the work dir",
+    )
+    parser.add_argument(
+        "--from-scratch", action="store_true", help="leave out the pretrained weights"
+    )
+    parser.add_argument("--seed", type=int, help="of all random numbers")
+    return parser
+
+
+def run(args: Namespace) -> None:
+    """Trains what the arguments say."""
+    train(
+        args.config,
+        work_dir=args.work_dir,
+        data_root=args.data_root,
+        from_scratch=args.from_scratch,
+        amp=args.amp,
+        auto_scale_lr=args.auto_scale_lr,
+        resume=args.resume,
+        cfg_options=args.cfg_options,
+        launcher=args.launcher,
+        device=args.device,
+        seed=args.seed,
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the tool; returns its exit status."""
+    return run_tool(make_parser(), run, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
