@@ -4,11 +4,10 @@
 It prints nothing and compiles nothing. The global state it touches, all of it:
 
 ``sys.meta_path``
-    One finder is appended (:mod:`swin_dense.compat.mmcv_ext`). Being last, it is asked for
-    ``mmcv._ext`` only when the installed mmcv has no compiled one; a full mmcv stays untouched.
-``mmcv.ops.nms.soft_nms`` and ``mmcv.ops.soft_nms``
-    Replaced, when ``mmcv.ops.nms`` is imported on top of our ``mmcv._ext``, by the same function
-    without the trip to the CPU and back.
+    Two finders (:mod:`swin_dense.compat.mmcv_ext`). The last is asked for ``mmcv._ext`` only when
+    the installed mmcv has no compiled one: a full mmcv stays untouched. The first replaces
+    ``soft_nms`` in ``mmcv.ops.nms``, where that runs on our extension, by one that stays on the
+    boxes' device.
 ``torch.serialization``'s list of safe globals
     The few types that mmengine's checkpoints hold are added, so that ``torch.load`` reads them
     with ``weights_only=True`` (:mod:`swin_dense.compat.checkpoint`).

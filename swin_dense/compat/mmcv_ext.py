@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Any
 
 EXTENSION = "mmcv._ext"
+_NMS_MODULE = "mmcv.ops.nms"
 
 _FULL_MMCV = (
     "Install a full mmcv, compiled from source (about 10 minutes; it needs a C++ compiler, and "
@@ -67,8 +68,39 @@ class ExtensionFinder(importlib.abc.MetaPathFinder):
         return importlib.machinery.ModuleSpec(fullname, _ExtensionLoader(), origin=__name__)
 
 
+class SoftNmsFinder(importlib.abc.MetaPathFinder):
+    """Gives ``mmcv.ops.nms``, where it runs on our extension, the ``soft_nms`` of ours.
+
+    mmcv's own moves the boxes to the CPU before it calls the operator, which has no need of that.
+    """
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        """The usual spec of ``mmcv.ops.nms``, with one step added; None for any other name."""
+        if fullname != _NMS_MODULE:
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
+        if spec is None or spec.loader is None:
+            return None
+        execute = spec.loader.exec_module
+
+        def execute_and_replace(module: ModuleType) -> None:
+            execute(module)
+            if isinstance(module.ext_module.__spec__.loader, _ExtensionLoader):
+                from swin_dense.compat.ops.boxes import soft_nms
+
+                vars(module)["soft_nms"] = soft_nms
+
+        # On the loader itself, so that it still answers for the module's source.
+        vars(spec.loader)["exec_module"] = execute_and_replace
+        return spec
+
+
 def install_finder() -> None:
-    """Append the finder to ``sys.meta_path``, once."""
-    if not any(isinstance(finder, ExtensionFinder) for finder in sys.meta_path):
-        # Last: Python's own finder of files comes first, and with it a compiled extension.
-        sys.meta_path.append(ExtensionFinder())
+    """Put the two finders on ``sys.meta_path``, once."""
+    if any(isinstance(finder, ExtensionFinder) for finder in sys.meta_path):
+        return
+    sys.meta_path.insert(0, SoftNmsFinder())
+    # Last: Python's own finder of files comes first, and with it a compiled extension.
+    sys.meta_path.append(ExtensionFinder())

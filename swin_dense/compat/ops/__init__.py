@@ -1,6 +1,41 @@
-"""The operators of ``mmcv._ext`` that are served with torchvision's or plain PyTorch's."""
+"""The operators of ``mmcv._ext`` that are served with torchvision's, or plain PyTorch.
+
+Their names, arguments and argument order are those of mmcv 2.1's compiled extension: ``mmcv.ops``
+allocates the outputs and the operators write into them. All compute in float32 (float64 for
+float64 input), whatever the inputs are stored in, on the device of the inputs.
+"""
 
 from collections.abc import Callable
 from typing import Any
 
-OPERATORS: dict[str, Callable[..., Any]] = {}
+from swin_dense.compat.ops import attention, boxes, deform, focal, roi
+
+
+def _no_compiler() -> str:
+    return "none: operators served by swin_dense"
+
+
+OPERATORS: dict[str, Callable[..., Any]] = {
+    operator.__name__: operator
+    for operator in (
+        attention.ms_deform_attn_backward,
+        attention.ms_deform_attn_forward,
+        boxes.nms,
+        boxes.nms_match,
+        boxes.softnms,
+        deform.deform_conv_backward_input,
+        deform.deform_conv_backward_parameters,
+        deform.deform_conv_forward,
+        deform.modulated_deform_conv_backward,
+        deform.modulated_deform_conv_forward,
+        focal.sigmoid_focal_loss_backward,
+        focal.sigmoid_focal_loss_forward,
+        focal.softmax_focal_loss_backward,
+        focal.softmax_focal_loss_forward,
+        roi.roi_align_backward,
+        roi.roi_align_forward,
+        roi.roi_pool_backward,
+        roi.roi_pool_forward,
+    )
+}
+OPERATORS["get_compiler_version"] = OPERATORS["get_compiling_cuda_version"] = _no_compiler

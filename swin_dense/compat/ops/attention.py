@@ -1,0 +1,53 @@
+"""Multi-scale deformable attention (Deformable DETR), as mmcv calls it for tensors on a GPU.
+
+B images, Q queries, N heads of D channels, L levels of (H_l, W_l), P points. ``value`` is
+(B, sum H_l W_l, N, D), ``sampling_locations`` (B, Q, N, L, P, 2) as x, y in [0, 1],
+``attention_weights`` (B, Q, N, L, P). mmcv's own plain PyTorch function does the work.
+"""
+
+import torch
+from torch import Tensor
+
+from swin_dense.compat.ops.precision import full_precision
+
+
+def ms_deform_attn_forward(
+    value: Tensor,
+    value_spatial_shapes: Tensor,
+    value_level_start_index: Tensor,
+    sampling_locations: Tensor,
+    attention_weights: Tensor,
+    im2col_step: int,
+) -> Tensor:
+    """The attended values, (B, Q, N * D), in the type of ``value``."""
+    tensors = full_precision(value, sampling_locations, attention_weights)
+    return _attend(value_spatial_shapes, *tensors).to(value.dtype)
+
+
+def ms_deform_attn_backward(
+    value: Tensor,
+    value_spatial_shapes: Tensor,
+    value_level_start_index: Tensor,
+    sampling_locations: Tensor,
+    attention_weights: Tensor,
+    grad_output: Tensor,
+    grad_value: Tensor,
+    grad_sampling_loc: Tensor,
+    grad_attn_weight: Tensor,
+    im2col_step: int,
+) -> None:
+    """Write the three gradients, computed by autograd over a second forward pass."""
+    tensors = full_precision(value, sampling_locations, attention_weights)
+    leaves = [tensor.detach().requires_grad_() for tensor in tensors]
+    with torch.enable_grad():
+        output = _attend(value_spatial_shapes, *leaves)
+    grads = torch.autograd.grad(output, leaves, grad_output.to(output.dtype))
+    for buffer, grad in zip((grad_value, grad_sampling_loc, grad_attn_weight), grads, strict=True):
+        buffer.copy_(grad)
+
+
+def _attend(shapes: Tensor, value: Tensor, locations: Tensor, weights: Tensor) -> Tensor:
+    from mmcv.ops.multi_scale_deform_attn import multi_scale_deformable_attn_pytorch
+
+    with torch.autocast(value.device.type, enabled=False):
+        return multi_scale_deformable_attn_pytorch(value, shapes.tolist(), locations, weights)

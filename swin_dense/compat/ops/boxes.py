@@ -1,0 +1,217 @@
+"""Non-maximum suppression, as ``mmcv.ops.nms`` calls it.
+
+Boxes are (N, 4) as x1, y1, x2, y2; a side is x2 - x1 + offset, with offset 0, or 1 for boxes whose
+corners are pixels that they contain. Scores are (N,). Indices come back as int64.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+import torchvision
+from mmengine.utils import deprecated_api_warning
+from torch import Tensor
+
+from swin_dense.compat.ops.precision import full_precision
+
+# mmcv's numbers for the three ways of lowering a score.
+SOFT_NMS_METHODS = {"naive": 0, "linear": 1, "gaussian": 2}
+
+# Asking the device whether any box is left waits for it; this is how often it is done.
+_STEPS_BETWEEN_CHECKS = 32
+
+
+def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Tensor:
+    """Indices of the boxes that no better box overlaps by more than the threshold, best first."""
+    boxes, scores = full_precision(boxes, scores)
+    if offset:
+        boxes = torch.cat([boxes[:, :2], boxes[:, 2:] + offset], dim=1)
+    return torchvision.ops.nms(boxes, scores, iou_threshold)
+
+
+def nms_match(dets: Tensor, iou_threshold: float) -> list[list[int]]:
+    """For each box that NMS keeps, best first: its index and those of the boxes it suppresses.
+
+    ``dets`` is (N, 5), box and score. Unlike :func:`nms`, an overlap equal to the threshold
+    suppresses too.
+    """
+    boxes, scores = full_precision(dets[:, :4], dets[:, 4])
+    overlaps = (torchvision.ops.box_iou(boxes, boxes) >= iou_threshold).cpu()
+    order = scores.argsort(descending=True, stable=True).cpu()
+    free = torch.ones(len(dets), dtype=torch.bool)
+    matches = []
+    for index in order.tolist():
+        if free[index]:
+            free[index] = False
+            members = order[(overlaps[index] & free)[order]]
+            free[members] = False
+            matches.append([index, *members.tolist()])
+    return matches
+
+
+def softnms(
+    boxes: Tensor,
+    scores: Tensor,
+    dets: Tensor,
+    iou_threshold: float,
+    sigma: float,
+    min_score: float,
+    method: int,
+    offset: int,
+) -> Tensor:
+    """Soft-NMS (Bodla et al. 2017): the indices kept, K of them, best first.
+
+    ``dets`` is (N, 5); its first K rows receive the boxes and their lowered scores.
+    """
+    kept, kept_scores = _soft_nms(
+        boxes, scores, iou_threshold, sigma, min_score, method=method, offset=offset
+    )
+    dets[: len(kept), :4] = boxes[kept].to(dets)
+    dets[: len(kept), 4] = kept_scores.to(dets)
+    return kept.to(dets.device)
+
+
+@deprecated_api_warning({"iou_thr": "iou_threshold"})
+def soft_nms(
+    boxes: Any,
+    scores: Any,
+    iou_threshold: float = 0.3,
+    sigma: float = 0.5,
+    min_score: float = 1e-3,
+    method: str = "linear",
+    offset: int = 0,
+) -> tuple[Any, Any]:
+    """``mmcv.ops.soft_nms``, computed on the boxes' own device.
+
+    Args:
+        boxes: (N, 4), tensor or numpy array.
+        scores: (N,).
+        iou_threshold: overlap from which 'linear' lowers and 'naive' zeroes a score.
+        sigma: width of 'gaussian', which lowers every overlapping box's score.
+        min_score: boxes that fall below it are dropped.
+        method: 'linear', 'gaussian' or 'naive'.
+        offset: 0 or 1.
+
+    Returns:
+        The kept boxes with their scores, (K, 5), best first, and their indices, (K,); arrays if
+        the boxes were an array.
+    """
+    if method not in SOFT_NMS_METHODS or offset not in (0, 1):
+        raise ValueError(
+            f"expected method in {sorted(SOFT_NMS_METHODS)} and offset 0 or 1, "
+            f"got {method!r} and {offset!r}"
+        )
+    as_tensor = torch.as_tensor(boxes)
+    scores = torch.as_tensor(scores)
+    kept, kept_scores = _soft_nms(
+        as_tensor,
+        scores,
+        iou_threshold,
+        sigma,
+        min_score,
+        method=SOFT_NMS_METHODS[method],
+        offset=offset,
+    )
+    dets = torch.cat([as_tensor[kept], kept_scores.to(as_tensor)[:, None]], dim=1)
+    if isinstance(boxes, np.ndarray):
+        return dets.numpy(), kept.numpy()
+    return dets, kept
+
+
+def _soft_nms(
+    boxes: Tensor,
+    scores: Tensor,
+    iou_threshold: float,
+    sigma: float,
+    min_score: float,
+    *,
+    method: int,
+    offset: int,
+) -> tuple[Tensor, Tensor]:
+    """Indices (K,) and lowered scores (K,), best first; the first of equals is taken first."""
+    boxes, scores = full_precision(boxes.detach(), scores.detach())
+    if len(boxes) == 0:
+        return scores.new_zeros(0, dtype=torch.long), scores
+    boxes = torch.cat([boxes[:, :2], boxes[:, 2:] + offset], dim=1)
+    members = _padded_groups(boxes)  # (G, M)
+    grouped_scores = torch.where(members >= 0, scores[members], -torch.inf)
+    columns, lowered = _suppress(
+        boxes[members], grouped_scores, iou_threshold, sigma, min_score, method
+    )
+    kept = members.gather(1, columns).flatten()
+    lowered = lowered.flatten()
+    # The best box of all stays whatever its score, as in mmcv.
+    valid = (lowered >= min_score) | (kept == scores.argmax()) & lowered.isfinite()
+    kept, lowered = kept[valid], lowered[valid]
+    by_index = kept.argsort()
+    order = by_index[lowered[by_index].argsort(descending=True, stable=True)]
+    return kept[order], lowered[order]
+
+
+def _padded_groups(boxes: Tensor) -> Tensor:
+    """Sort boxes (N, 4) into groups that cannot overlap: (G, M) indices, -1 where none is.
+
+    Groups do not meet on the x axis. Batched NMS moves every class to its own place on both axes,
+    so that here each class becomes a group, and all of them are served at the same time.
+    """
+    order = boxes[:, 0].argsort(stable=True)
+    left, right = boxes[order, 0], boxes[order, 2]
+    starts = torch.ones_like(order, dtype=torch.bool)
+    starts[1:] = left[1:] > right.cummax(0).values[:-1]
+    group = starts.cumsum(0) - 1
+    counts = group.bincount()
+    place = torch.arange(len(order), device=order.device) - (counts.cumsum(0) - counts)[group]
+    members = order.new_full((len(counts), int(counts.max())), -1)
+    members[group, place] = order
+    return members
+
+
+def _suppress(
+    boxes: Tensor,
+    scores: Tensor,
+    iou_threshold: float,
+    sigma: float,
+    min_score: float,
+    method: int,
+) -> tuple[Tensor, Tensor]:
+    """Soft-NMS in every group at once.
+
+    Args:
+        boxes: (G, M, 4).
+        scores: (G, M), -inf where no box is.
+        iou_threshold: see :func:`soft_nms`, like the rest.
+        sigma: ...
+        min_score: ...
+        method: ...
+
+    Returns:
+        Columns in the order in which each group picks them, (G, K), and their scores at that
+        moment, (G, K), -inf when the group had none left.
+    """
+    areas = (boxes[..., 2:] - boxes[..., :2]).prod(-1)
+    columns, lowered = [], []
+    for step in range(scores.shape[1]):
+        if step % _STEPS_BETWEEN_CHECKS == 0 and not (scores > -torch.inf).any():
+            break
+        score, best = scores.max(dim=1, keepdim=True)
+        columns.append(best)
+        lowered.append(score)
+        picked = boxes.gather(1, best[..., None].expand(-1, -1, 4))
+        sides = torch.minimum(boxes[..., 2:], picked[..., 2:]) - torch.maximum(
+            boxes[..., :2], picked[..., :2]
+        )
+        shared = sides.clamp_(min=0).prod(-1)
+        # Boxes without area give 0 / 0.
+        iou = (shared / (areas + areas.gather(1, best) - shared)).nan_to_num_(nan=0.0)
+        scores = scores * _weight(iou, iou_threshold, sigma, method)
+        # NaN (-inf times zero) is not above anything either.
+        scores = torch.where(scores >= min_score, scores, -torch.inf)
+        scores.scatter_(1, best, -torch.inf)
+    return torch.cat(columns, dim=1), torch.cat(lowered, dim=1)
+
+
+def _weight(iou: Tensor, iou_threshold: float, sigma: float, method: int) -> Tensor:
+    if method == SOFT_NMS_METHODS["gaussian"]:
+        return torch.exp(-(iou * iou) / sigma)
+    lowered = 1 - iou if method == SOFT_NMS_METHODS["linear"] else torch.zeros_like(iou)
+    return torch.where(iou >= iou_threshold, lowered, torch.ones_like(iou))

@@ -1,0 +1,195 @@
+"""Deformable convolutions (DCN v1 and v2), as mmcv calls them, with torchvision's operator.
+
+Both lay out offsets alike: (B, deform_groups * kernel_h * kernel_w * 2, out_h, out_w), y before x
+at every kernel point, the mask without the factor 2. mmcv passes buffers for unfolded columns,
+which torchvision manages itself.
+"""
+
+import torch
+from torch import Tensor
+
+from swin_dense.compat.ops.precision import full_precision
+
+_Geometry = tuple[int, int, int, int, int, int, int, int]
+
+
+def deform_conv_forward(
+    input: Tensor,
+    weight: Tensor,
+    offset: Tensor,
+    output: Tensor,
+    columns: Tensor,
+    ones: Tensor,
+    kW: int,
+    kH: int,
+    dW: int,
+    dH: int,
+    padW: int,
+    padH: int,
+    dilationW: int,
+    dilationH: int,
+    group: int,
+    deformable_group: int,
+    im2col_step: int,
+) -> None:
+    """DCN v1: write the convolution of ``input`` (B, C, H, W) to ``output``."""
+    geometry = (dH, dW, padH, padW, dilationH, dilationW, group, deformable_group)
+    output.copy_(_convolve(input, weight, offset, None, None, geometry))
+
+
+def deform_conv_backward_input(
+    input: Tensor,
+    offset: Tensor,
+    gradOutput: Tensor,
+    gradInput: Tensor,
+    gradOffset: Tensor,
+    weight: Tensor,
+    columns: Tensor,
+    kW: int,
+    kH: int,
+    dW: int,
+    dH: int,
+    padW: int,
+    padH: int,
+    dilationW: int,
+    dilationH: int,
+    group: int,
+    deformable_group: int,
+    im2col_step: int,
+) -> None:
+    """DCN v1: write the gradients of input and offset.
+
+    torchvision computes the weight's in the same go: it is left in ``columns``, which mmcv hands to
+    :func:`deform_conv_backward_parameters` next.
+    """
+    geometry = (dH, dW, padH, padW, dilationH, dilationW, group, deformable_group)
+    grads = _gradients(gradOutput, input, weight, offset, None, geometry)
+    gradInput.copy_(grads[0])
+    gradOffset.copy_(grads[2])
+    columns.resize_(weight.shape).copy_(grads[1])
+
+
+def deform_conv_backward_parameters(
+    input: Tensor,
+    offset: Tensor,
+    gradOutput: Tensor,
+    gradWeight: Tensor,
+    columns: Tensor,
+    ones: Tensor,
+    kW: int,
+    kH: int,
+    dW: int,
+    dH: int,
+    padW: int,
+    padH: int,
+    dilationW: int,
+    dilationH: int,
+    group: int,
+    deformable_group: int,
+    scale: float,
+    im2col_step: int,
+) -> None:
+    """DCN v1: add ``scale`` times the gradient of the weight to ``gradWeight``."""
+    if columns.shape == gradWeight.shape:
+        grad = columns.clone()
+        columns.resize_(0)
+    else:  # input and offset needed no gradient
+        geometry = (dH, dW, padH, padW, dilationH, dilationW, group, deformable_group)
+        # The weight's gradient does not depend on the weight.
+        grad = _gradients(gradOutput, input, gradWeight, offset, None, geometry)[1]
+    gradWeight.add_(grad.to(gradWeight), alpha=scale)
+
+
+def modulated_deform_conv_forward(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    ones: Tensor,
+    offset: Tensor,
+    mask: Tensor,
+    output: Tensor,
+    columns: Tensor,
+    kernel_h: int,
+    kernel_w: int,
+    stride_h: int,
+    stride_w: int,
+    pad_h: int,
+    pad_w: int,
+    dilation_h: int,
+    dilation_w: int,
+    group: int,
+    deformable_group: int,
+    with_bias: bool,
+) -> None:
+    """DCN v2: write the convolution, its samples weighted by ``mask``, to ``output``."""
+    geometry = (stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, group, deformable_group)
+    output.copy_(_convolve(input, weight, offset, mask, bias if with_bias else None, geometry))
+
+
+def modulated_deform_conv_backward(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    ones: Tensor,
+    offset: Tensor,
+    mask: Tensor,
+    columns: Tensor,
+    grad_input: Tensor,
+    grad_weight: Tensor,
+    grad_bias: Tensor,
+    grad_offset: Tensor,
+    grad_mask: Tensor,
+    grad_output: Tensor,
+    kernel_h: int,
+    kernel_w: int,
+    stride_h: int,
+    stride_w: int,
+    pad_h: int,
+    pad_w: int,
+    dilation_h: int,
+    dilation_w: int,
+    group: int,
+    deformable_group: int,
+    with_bias: bool,
+) -> None:
+    """DCN v2: write the gradients of input, weight, offset, mask and, if there is one, bias."""
+    geometry = (stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, group, deformable_group)
+    grads = _gradients(grad_output, input, weight, offset, mask, geometry)
+    buffers = [grad_input, grad_weight, grad_offset, grad_mask]
+    if with_bias:
+        buffers.append(grad_bias)
+    for buffer, grad in zip(buffers, grads, strict=False):
+        buffer.copy_(grad)
+
+
+def _convolve(
+    input: Tensor,
+    weight: Tensor,
+    offset: Tensor,
+    mask: Tensor | None,
+    bias: Tensor | None,
+    geometry: _Geometry,
+) -> Tensor:
+    use_mask = mask is not None
+    mask = offset.new_zeros(len(input), 1) if mask is None else mask
+    bias = weight.new_zeros(len(weight)) if bias is None else bias
+    tensors = full_precision(input, weight, offset, mask, bias)
+    with torch.autocast(input.device.type, enabled=False):
+        return torch.ops.torchvision.deform_conv2d(*tensors, *geometry, use_mask)
+
+
+def _gradients(
+    grad_output: Tensor,
+    input: Tensor,
+    weight: Tensor,
+    offset: Tensor,
+    mask: Tensor | None,
+    geometry: _Geometry,
+) -> tuple[Tensor, ...]:
+    """Gradients of input, weight, offset, mask and bias."""
+    use_mask = mask is not None
+    mask = offset.new_zeros(len(input), 1) if mask is None else mask
+    bias = weight.new_zeros(len(weight))
+    tensors = full_precision(grad_output, input, weight, offset, mask, bias)
+    with torch.autocast(input.device.type, enabled=False):
+        return torch.ops.torchvision._deform_conv2d_backward(*tensors, *geometry, use_mask)

@@ -1,0 +1,200 @@
+"""Pooling over regions of interest, as ``mmcv.ops.roi_align`` and ``roi_pool`` call it.
+
+``input`` is (B, C, H, W), ``rois`` (R, 5) as batch index, x1, y1, x2, y2 in image coordinates,
+which ``spatial_scale`` takes to those of the map; ``output`` is (R, C, PH, PW). Adaptive sampling
+(``sampling_ratio`` 0) takes as many points per bin as the bin has pixels, rounded up.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from swin_dense.compat.ops.precision import full_precision
+
+_MAX_MODE = 0  # mmcv's number for pool_mode='max'; 1 is 'avg'
+
+
+def roi_align_forward(
+    input: Tensor,
+    rois: Tensor,
+    output: Tensor,
+    argmax_y: Tensor,
+    argmax_x: Tensor,
+    aligned_height: int,
+    aligned_width: int,
+    spatial_scale: float,
+    sampling_ratio: int,
+    pool_mode: int,
+    aligned: bool,
+) -> None:
+    """RoIAlign (He et al. 2017): write the mean, or maximum, of bilinear samples per bin.
+
+    In max mode the argmax buffers, (R, C, PH, PW), receive the row and column of the chosen sample
+    in the region's grid of samples. (mmcv keeps its coordinates there; both are read by the
+    backward pass only. Half precision rounds coordinates, but not small integers.)
+    """
+    features, rois = full_precision(input, rois)
+    if pool_mode != _MAX_MODE:
+        output.copy_(
+            torch.ops.torchvision.roi_align(
+                features, rois, spatial_scale, aligned_height, aligned_width,
+                sampling_ratio, aligned,
+            )
+        )  # fmt: skip
+        return
+    for chosen, rows, columns in _sample_grids(
+        rois, aligned_height, aligned_width, spatial_scale, sampling_ratio, aligned
+    ):
+        samples = torch.ops.torchvision.roi_align(
+            features, rois[chosen], spatial_scale,
+            aligned_height * rows, aligned_width * columns, 1, aligned,
+        )  # fmt: skip
+        best, index = F.max_pool2d(samples, (rows, columns), return_indices=True)
+        output[chosen] = best.to(output)
+        argmax_y[chosen] = (index // samples.shape[-1]).to(argmax_y)
+        argmax_x[chosen] = (index % samples.shape[-1]).to(argmax_x)
+
+
+def roi_align_backward(
+    grad_output: Tensor,
+    rois: Tensor,
+    argmax_y: Tensor,
+    argmax_x: Tensor,
+    grad_input: Tensor,
+    aligned_height: int,
+    aligned_width: int,
+    spatial_scale: float,
+    sampling_ratio: int,
+    pool_mode: int,
+    aligned: bool,
+) -> None:
+    """Write the gradient of the input, (B, C, H, W)."""
+    grad, rois = full_precision(grad_output, rois)
+    shape = grad_input.shape
+    if pool_mode != _MAX_MODE:
+        grad_input.copy_(
+            torch.ops.torchvision._roi_align_backward(
+                grad, rois, spatial_scale, aligned_height, aligned_width, *shape,
+                sampling_ratio, aligned,
+            )
+        )  # fmt: skip
+        return
+    total = grad.new_zeros(shape)
+    for chosen, rows, columns in _sample_grids(
+        rois, aligned_height, aligned_width, spatial_scale, sampling_ratio, aligned
+    ):
+        height, width = aligned_height * rows, aligned_width * columns
+        index = (argmax_y[chosen].long() * width + argmax_x[chosen].long()).flatten(2)
+        samples = grad.new_zeros(*index.shape[:2], height * width)
+        samples.scatter_(2, index, grad[chosen].flatten(2))
+        total += torch.ops.torchvision._roi_align_backward(
+            samples.view(*index.shape[:2], height, width), rois[chosen], spatial_scale,
+            height, width, *shape, 1, aligned,
+        )  # fmt: skip
+    grad_input.copy_(total)
+
+
+def _sample_grids(
+    rois: Tensor,
+    height: int,
+    width: int,
+    spatial_scale: float,
+    sampling_ratio: int,
+    aligned: bool,
+) -> list[tuple[Tensor, int, int]]:
+    """Regions by their number of samples per bin: indices into ``rois``, rows, columns.
+
+    RoIAlign with one sample per bin on a grid finer by these numbers gives the samples themselves.
+    Regions without area have none; their output stays as it is, zero.
+    """
+    if sampling_ratio > 0:
+        everything = torch.arange(len(rois), device=rois.device)
+        return [(everything, sampling_ratio, sampling_ratio)] if len(rois) else []
+    sides = (rois[:, 3:] - rois[:, 1:3]) * spatial_scale
+    if not aligned:
+        sides = sides.clamp(min=1)
+    grids = (sides / sides.new_tensor([width, height])).ceil().long()
+    unique, which = grids.unique(dim=0, return_inverse=True)
+    return [
+        ((which == number).nonzero()[:, 0], rows, columns)
+        for number, (columns, rows) in enumerate(unique.tolist())
+        if rows > 0 and columns > 0
+    ]
+
+
+def roi_pool_forward(
+    input: Tensor,
+    rois: Tensor,
+    output: Tensor,
+    argmax: Tensor,
+    pooled_height: int,
+    pooled_width: int,
+    spatial_scale: float,
+) -> None:
+    """RoIPool as mmcv defines it: write each bin's maximum and its flat position (-1 if empty).
+
+    torchvision's operator does not serve here: it rounds the region to whole pixels first, where
+    mmcv rounds the bins outwards.
+    """
+    features, rois = full_precision(input, rois)
+    batch = rois[:, 0].long()
+    width = input.shape[3]
+    rows = _bin_edges(rois[:, 2], rois[:, 4], spatial_scale, pooled_height, input.shape[2])
+    columns = _bin_edges(rois[:, 1], rois[:, 3], spatial_scale, pooled_width, width)
+    for ph in range(pooled_height):
+        y, y_valid = _bin_pixels(*rows, ph)
+        for pw in range(pooled_width):
+            x, x_valid = _bin_pixels(*columns, pw)
+            valid = (y_valid[:, :, None] & x_valid[:, None, :]).flatten(1)
+            place = (y[:, :, None] * width + x[:, None, :]).flatten(1)
+            if place.shape[1] == 0:
+                argmax[:, :, ph, pw] = -1
+                continue
+            pixels = features.flatten(2)[batch[:, None], :, place].transpose(1, 2)
+            best, index = pixels.masked_fill(~valid[:, None], -torch.inf).max(dim=2)
+            some = valid.any(dim=1)[:, None]
+            output[:, :, ph, pw] = torch.where(some, best, 0.0).to(output)
+            chosen = torch.where(some, place.gather(1, index), -1)
+            argmax[:, :, ph, pw] = chosen.to(argmax)
+
+
+def roi_pool_backward(
+    grad_output: Tensor,
+    rois: Tensor,
+    argmax: Tensor,
+    grad_input: Tensor,
+    pooled_height: int,
+    pooled_width: int,
+    spatial_scale: float,
+) -> None:
+    """Write the gradient of the input: every bin's goes to the pixel that was its maximum."""
+    (grad,) = full_precision(grad_output)
+    total = grad.new_zeros(grad_input.shape).flatten(2)
+    taken = grad.masked_fill(argmax < 0, 0).flatten(2)
+    place = argmax.long().clamp(min=0).flatten(2)
+    batch = rois[:, 0].long()[:, None, None].expand_as(place)
+    channel = torch.arange(place.shape[1], device=place.device)[None, :, None].expand_as(place)
+    total.index_put_((batch, channel, place), taken, accumulate=True)
+    grad_input.copy_(total.view(grad_input.shape))
+
+
+def _bin_edges(
+    low: Tensor, high: Tensor, spatial_scale: float, bins: int, size: int
+) -> tuple[Tensor, Tensor]:
+    """First pixel and the one after the last of every bin along one axis, (R, bins) each."""
+    start = low * spatial_scale
+    length = (high + 1) * spatial_scale - start
+    step = (length / bins)[:, None]
+    number = torch.arange(bins, device=low.device)
+    first = (number * step + start[:, None]).floor().clamp(0, size).long()
+    last = ((number + 1) * step + start[:, None]).ceil().clamp(0, size).long()
+    return first, torch.where(length[:, None] > 0, last, first)
+
+
+def _bin_pixels(first: Tensor, last: Tensor, number: int) -> tuple[Tensor, Tensor]:
+    """Pixels of one bin of every region, (R, longest bin), and which of them are in it."""
+    first, last = first[:, number, None], last[:, number, None]
+    longest = int((last - first).max().clamp(min=0)) if len(first) else 0
+    pixels = first + torch.arange(longest, device=first.device)
+    valid = pixels < last
+    return torch.where(valid, pixels, 0), valid
