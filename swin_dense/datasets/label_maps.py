@@ -13,6 +13,7 @@ from swin_dense.datasets import walk
 from swin_dense.errors import UserError
 
 _IGNORED = 255
+_EXIF_ORIENTATION = 0x0112
 _SAMPLE = 12  # label maps read; a data set that is wrong is wrong in nearly all of them
 
 
@@ -87,7 +88,7 @@ def _check_map(path: Path, image: Path, lowest: int, num_classes: int) -> bool:
             "channel, whose values are class indices (the full ADE20K's *_seg.png hold colours; "
             "take ADEChallengeData2016)"
         )
-    size = _open(image).size
+    size = _shown_size(_open(image))
     if labels.size != size:
         raise UserError(
             f"{path} is {labels.size[0]} x {labels.size[1]} pixels, but {image} is "
@@ -102,6 +103,12 @@ def _check_map(path: Path, image: Path, lowest: int, num_classes: int) -> bool:
             "classes or reduce_zero_label"
         )
     return bool(kept.size)
+
+
+def _shown_size(image: Image.Image) -> tuple[int, int]:
+    """Return (width, height) after the rotation by EXIF that OpenCV does as it reads."""
+    width, height = image.size
+    return (height, width) if image.getexif().get(_EXIF_ORIENTATION, 1) >= 5 else (width, height)
 
 
 def _open(path: Path) -> Image.Image:
