@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mmengine.registry import DATASETS, DefaultScope
-from mmengine.utils import import_modules_from_strings
+from mmengine.registry import DATASETS
+
+from swin_dense.errors import UserError
 
 # Parts of a model whose `num_classes`, where they have one, is not the data set's.
 _OTHER_CLASSES = ("backbone", "neck", "data_preprocessor", "rpn_head", "semantic_head")
@@ -85,13 +86,10 @@ def dataset_class(cfg: dict, dataset: dict) -> type:
     kind = dataset["type"]
     if not isinstance(kind, str):
         return kind
-    scope = cfg.get("default_scope") or "mmengine"
-    if scope in ("mmdet", "mmseg"):
-        import_modules_from_strings([f"{scope}.datasets"])
-    with DefaultScope.overwrite_default_scope(scope):
-        found = DATASETS.get(kind)
+    scope = dataset.get("_scope_") or cfg.get("default_scope") or "mmengine"
+    found = DATASETS.get(kind if "." in kind else f"{scope}.{kind}")
     if found is None:
-        raise KeyError(f"{kind} is not a data set that {scope} knows")
+        raise UserError(f"{kind} is not a data set that {scope} knows; correct its type")
     return found
 
 

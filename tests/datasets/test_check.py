@@ -1,0 +1,383 @@
+"""Every mistake in a data set is found before training, and its message names the mend."""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from mmengine import Config
+
+from swin_dense.datasets.check import check_data
+from swin_dense.errors import UserError
+
+SQUARE = [[4.0, 4.0, 24.0, 4.0, 24.0, 24.0, 4.0, 24.0]]
+
+
+def coco_content() -> dict:
+    """Two images of 48 x 40 pixels with a box and a mask each, two classes."""
+    return {
+        "images": [{"id": i, "file_name": f"{i}.png", "width": 48, "height": 40} for i in range(2)],
+        "annotations": [
+            {
+                "id": i,
+                "image_id": i,
+                "category_id": 5 + i,
+                "bbox": [4, 4, 20, 20],
+                "area": 400,
+                "iscrowd": 0,
+                "segmentation": SQUARE,
+            }
+            for i in range(2)
+        ],
+        "categories": [{"id": 5, "name": "fig"}, {"id": 6, "name": "date"}],
+    }
+
+
+def write_coco(root: Path, content: dict) -> None:
+    root.mkdir(exist_ok=True)
+    (root / "images").mkdir(exist_ok=True)
+    for i in range(2):
+        cv2.imwrite(str(root / "images" / f"{i}.png"), np.zeros((40, 48, 3), np.uint8))
+    (root / "all.json").write_text(json.dumps(content))
+
+
+def detector(root: Path, wrap: Callable[[dict], dict] = lambda dataset: dataset) -> Config:
+    """A config that trains and evaluates boxes and masks of two classes on ``root``."""
+    dataset = {
+        "type": "CocoDataset",
+        "data_root": str(root),
+        "ann_file": "all.json",
+        "data_prefix": {"img": "images/"},
+        "metainfo": {"classes": ("fig", "date")},
+        "filter_cfg": {"filter_empty_gt": True, "min_size": 32},
+        "pipeline": [{"type": "LoadAnnotations", "with_bbox": True, "with_mask": True}],
+    }
+    evaluator = {
+        "type": "swin_dense.CocoMetric",
+        "ann_file": str(root / "all.json"),
+        "metric": ["bbox", "segm"],
+    }
+    return Config(
+        {
+            "default_scope": "mmdet",
+            "model": {
+                "rpn_head": {"num_classes": 1},
+                "roi_head": {
+                    "bbox_head": [{"num_classes": 2}, {"num_classes": 2}],
+                    "mask_head": {"num_classes": 2},
+                },
+            },
+            "train_dataloader": {"dataset": wrap(dataset)},
+            "val_dataloader": {"dataset": copy.deepcopy(dataset)},
+            "val_evaluator": evaluator,
+        }
+    )
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    write_coco(tmp_path / "data", coco_content())
+    return tmp_path / "data"
+
+
+def test_sound_data_set_passes_without_a_word(root):
+    assert check_data(detector(root)) == []
+
+
+def change(key: str, **values) -> Callable[[dict], None]:
+    """Return an edit that sets, or with None removes, values of all entries under ``key``."""
+
+    def edit(content: dict) -> None:
+        for entry in content[key]:
+            entry.update(values)
+            for name, value in values.items():
+                if value is None:
+                    del entry[name]
+
+    return edit
+
+
+def duplicate(key: str) -> Callable[[dict], None]:
+    return lambda content: content[key].append(dict(content[key][0]))
+
+
+def reverse_categories(content: dict) -> None:
+    content["categories"].reverse()
+
+
+BROKEN = {
+    "no images key": (lambda c: c.pop("images"), "images is missing .*export it again"),
+    "annotations no list": (lambda c: c.update(annotations={}), "annotations is not a list"),
+    "no file_name": (change("images", file_name=None), r"file_name of images\[0\] is missing"),
+    "image of no size": (change("images", width=0), "image 0.png is 0 x 40 pixels"),
+    "image id twice": (duplicate("images"), "two images have id 0"),
+    "no bbox": (change("annotations", bbox=None), r"bbox of annotations\[0\] is missing"),
+    "bbox of three": (change("annotations", bbox=[1, 2, 3]), "bbox of annotation 0 is .*four"),
+    "bbox of text": (change("annotations", bbox=["1", 2, 3, 4]), "bbox of annotation 0 is"),
+    "bbox not finite": (change("annotations", bbox=[1, 2, 3, float("nan")]), "annotation 0 is"),
+    "no area": (change("annotations", area=None), r"area of annotations\[0\] is missing"),
+    "no iscrowd": (change("annotations", iscrowd=None), '2 annotations lack iscrowd.*"iscrowd": 0'),
+    "annotation id twice": (duplicate("annotations"), "two annotations have id 0"),
+    "category twice": (duplicate("categories"), "category 5 'fig' is there twice"),
+    "class name twice": (change("categories", name="nut"), "category 6 'nut' is there twice"),
+    "missing class": (lambda c: c["categories"].pop(), "lacks 1 .* classes: date; it has fig"),
+    "other order": (reverse_categories, "another order .*starts date, fig, not fig, date"),
+    "no masks": (change("annotations", segmentation=None), "2 annotations have a box but no seg"),
+    "empty masks": (change("annotations", segmentation=[]), "masks=False in own_data"),
+    "crowds only": (change("annotations", iscrowd=1), "nothing to learn from"),
+    "no annotations": (lambda c: c.update(annotations=[]), "nothing to learn from"),
+    "boxes outside": (change("annotations", bbox=[100, 4, 9, 9]), "nothing to learn from"),
+    "image ids of text": (change("annotations", image_id="0"), "nothing to learn from"),
+    "small images": (change("images", width=31), "smaller than filter_cfg.min_size"),
+    "image not there": (change("images", file_name="x/9.png"), "2 of 2 images .*first is x/9.png"),
+    "no image listed": (lambda c: c.update(images=[], annotations=[]), "lists no images"),
+}
+
+
+@pytest.mark.parametrize(("edit", "message"), BROKEN.values(), ids=BROKEN)
+def test_broken_annotations_are_named_with_their_file(edit, message, root):
+    content = coco_content()
+    edit(content)
+    write_coco(root, content)
+    with pytest.raises(UserError, match=message) as caught:
+        check_data(detector(root))
+    assert str(root / "all.json") in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_annotations_that_will_be_skipped_are_counted(root):
+    content = coco_content()
+    bad = content["annotations"][0]
+    for i, changes in enumerate(
+        [{"bbox": [1, 1, 0, 9]}, {"bbox": [90, 1, 9, 9]}, {"image_id": 77}, {"category_id": 77}]
+    ):
+        content["annotations"].append({**bad, "id": 10 + i, **changes})
+    write_coco(root, content)
+    warnings = check_data(detector(root))
+    assert len(warnings) == 4  # one file, however many data sets and evaluators read it
+    for warning, (reason, key) in zip(
+        warnings,
+        [
+            ("less than one pixel", 10),
+            ("outside the image", 11),
+            ("image_id", 12),
+            ("category_id", 13),
+        ],
+        strict=True,
+    ):
+        assert "1 of 6 annotations are skipped" in warning
+        assert reason in warning
+        assert f"ids {key}" in warning
+
+
+def test_cut_off_file(root):
+    path = root / "all.json"
+    path.write_text(path.read_text()[:-40])
+    with pytest.raises(UserError, match=r"all.json is cut off or not JSON \(line 1, column"):
+        check_data(detector(root))
+
+
+def test_missing_files_and_folders(root):
+    for gone, message in (
+        ("all.json", "no annotation file .*all.json"),
+        ("images", "no image folder .*images"),
+        (".", "no data root .*data .*--data-root"),
+    ):
+        moved = root.with_name("moved")
+        (root / gone).resolve().rename(moved)
+        with pytest.raises(UserError, match=message):
+            check_data(detector(root))
+        moved.rename((root / gone).resolve())
+
+
+@pytest.mark.parametrize("place", ["roi_head.bbox_head.1", "roi_head.mask_head"])
+def test_head_with_another_number_of_classes(place, root):
+    cfg = detector(root)
+    cfg.merge_from_dict({f"model.{place}.num_classes": 80})
+    name = place.replace(".1", r"\[1\]")
+    with pytest.raises(UserError, match=rf"model.{name}.num_classes is 80, .* 2 classes.*set it"):
+        check_data(cfg)
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda inner: {"type": "RepeatDataset", "times": 2, "dataset": inner},
+        lambda inner: {"type": "ConcatDataset", "datasets": [copy.deepcopy(inner), inner]},
+        lambda inner: {
+            "type": "MultiImageMixDataset",
+            "pipeline": [],
+            "dataset": {"type": "ClassBalancedDataset", "oversample_thr": 0.1, "dataset": inner},
+        },
+    ],
+    ids=["repeat", "concat", "mix of balanced"],
+)
+def test_data_sets_inside_wrappers_are_checked(wrap, root):
+    cfg = detector(root, wrap)
+    assert check_data(cfg) == []
+    broken = cfg.train_dataloader.dataset
+    while "type" in broken and broken.type != "CocoDataset":
+        broken = broken.datasets[-1] if "datasets" in broken else broken.dataset
+    broken.ann_file = "gone.json"
+    with pytest.raises(UserError, match=r"no annotation file .*gone.json"):
+        check_data(cfg)
+
+
+def test_evaluator_of_other_images_than_the_data_set(root):
+    content = coco_content()
+    content["images"].pop()
+    (root / "half.json").write_text(json.dumps(content))
+    cfg = detector(root)
+    cfg.val_evaluator.ann_file = str(root / "half.json")
+    with pytest.raises(UserError, match=r"val_evaluator reads .*half.json, which has 1 images"):
+        check_data(cfg)
+    assert check_data(cfg, splits=["train"]) == []
+
+
+def test_boxes_alone_do_for_a_box_detector(root):
+    content = coco_content()
+    change("annotations", segmentation=None)(content)
+    write_coco(root, content)
+    cfg = detector(root)
+    cfg.train_dataloader.dataset.pipeline[0].with_mask = False
+    cfg.val_evaluator.metric = "bbox"
+    assert check_data(cfg) == []
+
+
+def test_images_of_a_test_server_need_no_annotations(root):
+    content = coco_content()
+    del content["annotations"]
+    (root / "test.json").write_text(json.dumps(content))
+    cfg = detector(root)
+    cfg.val_dataloader.dataset.ann_file = "test.json"
+    cfg.val_evaluator.update(format_only=True)
+    assert check_data(cfg, splits=["val"]) == []
+
+
+def segmentor(root: Path, **dataset_options) -> Config:
+    dataset = {
+        "type": "BaseSegDataset",
+        "data_root": str(root),
+        "data_prefix": {"img_path": "img", "seg_map_path": "seg"},
+        "metainfo": {"classes": ("road", "car", "sky")},
+        **dataset_options,
+    }
+    heads = {"decode_head": {"num_classes": 3}, "auxiliary_head": [{"num_classes": 3}]}
+    return Config(
+        {"default_scope": "mmseg", "model": heads, "train_dataloader": {"dataset": dataset}}
+    )
+
+
+@pytest.fixture
+def roads(tmp_path: Path) -> Path:
+    """Three images with label maps of three classes and some ignored pixels."""
+    root = tmp_path / "roads"
+    (root / "img").mkdir(parents=True)
+    (root / "seg" / "inner").mkdir(parents=True)
+    labels = np.arange(20 * 30, dtype=np.uint8).reshape(20, 30) % 3
+    labels[0] = 255
+    for i in range(3):
+        cv2.imwrite(str(root / "img" / f"{i}.jpg"), np.zeros((20, 30, 3), np.uint8))
+        cv2.imwrite(str(root / "seg" / f"{i}.png"), labels)
+    return root
+
+
+def test_sound_label_maps_pass(roads):
+    assert check_data(segmentor(roads)) == []
+
+
+def draw(value: int, shape: tuple[int, ...] = (20, 30)) -> Callable[[Path], None]:
+    def write(path: Path) -> None:
+        cv2.imwrite(str(path), np.full(shape, value, np.uint8))
+
+    return write
+
+
+BROKEN_MAPS = {
+    "no map": (Path.unlink, "1 of 3 images .* no label map .*the first is 1.png"),
+    "value too high": (draw(3), "1.png holds the value 3, but 3 classes are numbered 0 to 2"),
+    "other size": (draw(1, (10, 30)), "1.png is 30 x 10 pixels, but .*1.jpg is 30 x 20"),
+    "colours": (draw(1, (20, 30, 3)), "1.png is an image of mode RGB, not a label map"),
+    "no image": (lambda path: path.write_text("?"), "1.png is cut off or no image"),
+}
+
+
+@pytest.mark.parametrize(("damage", "message"), BROKEN_MAPS.values(), ids=BROKEN_MAPS)
+def test_broken_label_maps_are_named(damage, message, roads):
+    damage(roads / "seg" / "1.png")
+    with pytest.raises(UserError, match=message):
+        check_data(segmentor(roads))
+
+
+def test_zero_is_unlabelled_where_the_config_says_so(roads):
+    assert check_data(segmentor(roads, reduce_zero_label=True)) == []
+    draw(4)(roads / "seg" / "2.png")
+    with pytest.raises(UserError, match="3 classes are numbered 1 to 3"):
+        check_data(segmentor(roads, reduce_zero_label=True))
+
+
+def test_maps_without_a_label_are_reported(roads):
+    for i in range(3):
+        draw(255)(roads / "seg" / f"{i}.png")
+    assert "not a pixel is labelled" in check_data(segmentor(roads))[0]
+
+
+def test_suffixes_and_split_files_are_those_of_the_data_set(roads):
+    with pytest.raises(UserError, match=r"no image \*\.jpeg"):
+        check_data(segmentor(roads, img_suffix=".jpeg"))
+    (roads / "seg" / "2.png").unlink()
+    (roads / "some.txt").write_text("0\n1\n")
+    assert check_data(segmentor(roads, ann_file="some.txt")) == []
+
+
+def test_real_coco_passes_and_is_quick(shared, repo):
+    cfg = Config.fromfile(repo / "configs" / "cascade_swin_t_coco.py")
+    root = shared / "data" / "coco_mini"
+    for split in ("train", "val"):
+        cfg[f"{split}_dataloader"].dataset.data_root = str(root)
+    cfg.val_evaluator.ann_file = str(root / "annotations" / "instances_val2017.json")
+    assert check_data(cfg) == []
+
+
+def test_real_ade20k_passes_and_full_ade20k_does_not(shared, repo, tmp_path):
+    cfg = Config.fromfile(repo / "configs" / "upernet_swin_t_ade20k.py")
+    source = shared / "data" / "ade_mini"
+    for split in ("train", "val"):
+        cfg[f"{split}_dataloader"].dataset.data_root = str(source)
+    assert check_data(cfg) == []
+    for kind in ("images", "annotations"):
+        (tmp_path / kind / "training").mkdir(parents=True)
+    name = "ADE_train_00000001"
+    shutil.copy(source / "images" / "training" / f"{name}.jpg", tmp_path / "images" / "training")
+    shutil.copy(
+        shared / "data" / "malformed" / "ade_full_rgb_masks" / f"{name}_seg.png",
+        tmp_path / "annotations" / "training" / f"{name}.png",
+    )
+    cfg.train_dataloader.dataset.data_root = str(tmp_path)
+    with pytest.raises(UserError, match=r"mode RGB, not a label map.*take ADEChallengeData2016"):
+        check_data(cfg)
+
+
+MALFORMED = {
+    "coco_json/dt_ignore_test.json": "holds a list, .*file of results",
+    "coco_json/gt_ignore_test.json": "lacks 2 of .* classes: fig, date; it has person",
+    "coco_json/mmdet2_coco_sample_no_iscrowd.json": "lacks .* classes",
+    "coco_json/datumaro_coco_instances/annotations/instances_train.json": "lacks .* classes",
+    "transcribed/mmdet_coco_wrong_format_sample.json": "two annotations have id 1",
+    "mmengine/annotation_wrong_format.json": "holds a list",
+    "mmengine/dummy_annotation.json": "images is missing .*metainfo, data_list",
+    "pillow/hopper.jpg": "not text in UTF-8",
+}
+
+
+@pytest.mark.parametrize(("name", "message"), MALFORMED.items(), ids=MALFORMED)
+def test_files_that_users_fed_in(name, message, shared, root):
+    shutil.copy(shared / "data" / "malformed" / name, root / "all.json")
+    with pytest.raises(UserError, match=message):
+        check_data(detector(root))
