@@ -1,0 +1,186 @@
+"""A config of five lines trains on a user's own data."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from mmengine import Config
+from mmengine.registry import DATASETS, MODELS, DefaultScope
+
+from swin_dense.datasets.check import check_data
+from swin_dense.datasets.own_data import apply_own_data, drop_masks
+from swin_dense.errors import UserError
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+NUTS = ("walnut", "fig", "date")  # not in the order of the alphabet, nor of their ids
+
+
+@pytest.fixture
+def nuts(tmp_path: Path) -> Path:
+    """Two images, three classes, masks; half of the annotations are in each of two files."""
+    root = tmp_path / "nuts"
+    (root / "pictures").mkdir(parents=True)
+    ids = {name: 30 - 10 * i for i, name in enumerate(NUTS)}
+    categories = [{"id": ids[name], "name": name} for name in NUTS]
+    for i, split in enumerate(("a", "b")):
+        cv2.imwrite(str(root / "pictures" / f"{split}.png"), np.zeros((64, 96, 3), np.uint8))
+        annotation = {
+            "id": i,
+            "image_id": i,
+            "category_id": ids["fig"],
+            "bbox": [8, 8, 40, 40],
+            "area": 1600,
+            "iscrowd": 0,
+            "segmentation": [[8, 8, 48, 8, 48, 48, 8, 48]],
+        }
+        content = {
+            "images": [{"id": i, "file_name": f"{split}.png", "width": 96, "height": 64}],
+            "annotations": [annotation],
+            "categories": categories,
+        }
+        (root / f"{split}.json").write_text(json.dumps(content))
+    return root
+
+
+def own_config(tmp_path: Path, base: str, own: str) -> Config:
+    path = tmp_path / "own.py"
+    path.write_text(f"_base_ = [{str(CONFIGS / base)!r}]\nown_data = dict({own})\n")
+    return Config.fromfile(path)
+
+
+def nuts_config(tmp_path: Path, base: str, more: str = "") -> Config:
+    return own_config(
+        tmp_path,
+        base,
+        f"root={str(tmp_path / 'nuts')!r}, train=dict(ann_file='a.json', img_dir='pictures'), "
+        f"val=dict(ann_file='b.json', img_dir='pictures'), {more}",
+    )
+
+
+def build_datasets(cfg: Config) -> dict:
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        return {
+            split: DATASETS.build(cfg[f"{split}_dataloader"].dataset) for split in ("train", "val")
+        }
+
+
+@pytest.mark.parametrize(
+    ("base", "heads"),
+    [("mask_rcnn_swin_t_1x_coco.py", 2), ("cascade_swin_t_coco.py", 4), ("atss_swin_t_coco.py", 1)],
+)
+def test_detector_on_own_classes(base, heads, nuts, tmp_path):
+    cfg = apply_own_data(nuts_config(tmp_path, base))
+    assert str(cfg.model).count("'num_classes': 3") == heads
+    assert "'num_classes': 80" not in str(cfg.model)
+    assert "own_data" not in cfg
+    assert check_data(cfg, splits=("train", "val", "test")) == []
+    assert cfg.val_evaluator.ann_file == cfg.test_evaluator.ann_file == str(nuts / "b.json")
+    datasets = build_datasets(cfg)
+    for dataset, name in zip(datasets.values(), "ab", strict=True):
+        assert dataset.metainfo["classes"] == NUTS
+        (data,) = dataset.load_data_list()
+        assert data["img_path"] == str(nuts / "pictures" / f"{name}.png")
+        assert [NUTS[instance["bbox_label"]] for instance in data["instances"]] == ["fig"]
+    sample = datasets["train"][0]["data_samples"].gt_instances
+    assert ("masks" in sample) == ("atss" not in base)
+
+
+@pytest.mark.parametrize("base", ["mask_rcnn_swin_t_1x_coco.py", "cascade_swin_t_coco.py"])
+def test_boxes_only(base, nuts, tmp_path):
+    for name in "ab":
+        content = json.loads((nuts / f"{name}.json").read_text())
+        del content["annotations"][0]["segmentation"]
+        (nuts / f"{name}.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match="masks=False in own_data"):
+        check_data(apply_own_data(nuts_config(tmp_path, base)))
+
+    cfg = apply_own_data(nuts_config(tmp_path, base, "masks=False"))
+    assert check_data(cfg, splits=("train", "val", "test")) == []
+    for dataset in build_datasets(cfg).values():
+        assert "masks" not in dataset[0]["data_samples"].gt_instances
+    with DefaultScope.overwrite_default_scope("mmdet"), torch.device("meta"):
+        model = MODELS.build(cfg.model)
+    assert not model.with_mask
+    assert cfg.val_evaluator.metric == cfg.test_evaluator.metric == ["bbox"]
+
+
+def test_masks_can_be_dropped_from_any_config():
+    cfg = drop_masks(Config.fromfile(CONFIGS / "cascade_swin_t_coco.py"))
+    text = str(cfg.to_dict())
+    assert "'with_mask': True" not in text
+    assert "mask_head" not in text
+    assert "segm" not in str(cfg.val_evaluator) + str(cfg.test_evaluator)
+
+
+def test_result_is_complete_in_itself(nuts, tmp_path):
+    cfg = apply_own_data(nuts_config(tmp_path, "mask_rcnn_swin_t_1x_coco.py"))
+    cfg.dump(tmp_path / "dumped.py")
+    again = Config.fromfile(tmp_path / "dumped.py")
+    assert again.to_dict() == cfg.to_dict()
+    assert apply_own_data(again).to_dict() == cfg.to_dict()
+
+
+def test_test_set_may_differ_from_the_validation_set(nuts, tmp_path):
+    more = "test=dict(ann_file='a.json', img_dir='pictures')"
+    cfg = apply_own_data(nuts_config(tmp_path, "mask_rcnn_swin_t_1x_coco.py", more))
+    assert cfg.val_dataloader.dataset.ann_file == "b.json"
+    assert cfg.test_dataloader.dataset.ann_file == "a.json"
+    assert cfg.test_evaluator.ann_file == str(nuts / "a.json")
+
+
+@pytest.mark.parametrize(
+    ("own", "message"),
+    [
+        ("root='nuts'", "own_data lacks train: it needs root, train and val"),
+        ("train=1, val=1", "own_data lacks root"),
+        ("root='x', clases=1", "own_data has no clases: it takes classes, masks, root"),
+        (
+            "root='x', train=dict(ann_file='a'), val=dict(ann_file='a')",
+            "own_data.train has ann_file: it takes exactly ann_file, img_dir",
+        ),
+        (
+            "root='x', train=dict(ann_file='a', img_dir='b'), val=dict(ann_file='a', img_dir='b')",
+            "no annotation file x/a",
+        ),
+    ],
+)
+def test_mistakes_in_own_data_are_named(own, message, tmp_path):
+    with pytest.raises(UserError, match=message):
+        apply_own_data(own_config(tmp_path, "mask_rcnn_swin_t_1x_coco.py", own))
+
+
+def test_segmentor_on_own_classes(tmp_path):
+    root = tmp_path / "roads"
+    for folder in ("img", "seg"):
+        (root / folder).mkdir(parents=True)
+    cv2.imwrite(str(root / "img" / "a.jpeg"), np.zeros((64, 96, 3), np.uint8))
+    cv2.imwrite(str(root / "seg" / "a_l.png"), np.eye(64, 96, dtype=np.uint8))
+    part = "dict(img_dir='img', seg_dir='seg')"
+    own = f"root={str(root)!r}, train={part}, val={part}, img_suffix='.jpeg', seg_suffix='_l.png'"
+    with pytest.raises(UserError, match="own_data lacks classes"):
+        apply_own_data(own_config(tmp_path, "upernet_swin_t_ade20k.py", own))
+    own += ", classes=('road', 'car')"
+    cfg = apply_own_data(own_config(tmp_path, "upernet_swin_t_ade20k.py", own))
+    assert check_data(cfg, splits=("train", "val", "test")) == []
+    assert cfg.model.decode_head.num_classes == cfg.model.auxiliary_head.num_classes == 2
+    for dataset in build_datasets(cfg).values():
+        assert dataset.metainfo["classes"] == ("road", "car")
+        labels = dataset[0]["data_samples"].gt_sem_seg.data
+        assert set(labels.unique().tolist()) <= {0, 1, 255}
+        assert 0 in labels
+
+
+def test_real_photographs(shared, tmp_path):
+    part = "dict(ann_file='trainval.json', img_dir='images')"
+    own = f"root={str(shared / 'data' / 'fruits_nuts')!r}, train={part}, val={part}"
+    cfg = apply_own_data(own_config(tmp_path, "mask_rcnn_swin_t_1x_coco.py", own))
+    assert check_data(cfg) == []
+    dataset = build_datasets(cfg)["train"]
+    assert len(dataset) == 18
+    assert dataset.metainfo["classes"] == ("date", "fig", "hazelnut")
+    assert len(dataset[0]["data_samples"].gt_instances.masks)
