@@ -16,6 +16,7 @@ from swin_dense.engine.terminal import say
 from swin_dense.errors import UserError
 
 _WEB = ("http://", "https://")
+_OR_WITHOUT = ", or add --from-scratch to train without pretrained weights"
 
 
 def drop_pretrained(cfg: Config) -> None:
@@ -56,12 +57,13 @@ def ensure_pretrained(cfg: Config) -> None:
     on_first_process(lambda: [local_weights(file) for file in files])
 
 
-def local_weights(location: str) -> str:
+def local_weights(location: str, otherwise: str = _OR_WITHOUT) -> str:
     """The local path of weights, downloaded first if they are on the web.
 
     Args:
         location: a path, an http(s) URL, or mmengine's ``torchvision://`` or ``open-mmlab://``.
             Other schemes are returned as they are, for mmengine to read.
+        otherwise: what else the user can do, for the error message.
 
     Raises:
         UserError: there is no such file, or it cannot be downloaded.
@@ -70,13 +72,10 @@ def local_weights(location: str) -> str:
     if url.startswith(_WEB):
         path = cached_path(url)
         if not path.is_file():
-            _download(url, path)
+            _download(url, path, otherwise)
         return str(path)
     if "://" not in url and not os.path.isfile(os.path.expanduser(url)):
-        raise UserError(
-            f"pretrained weights {url} are missing: put the file there, "
-            "or add --from-scratch to train without"
-        )
+        raise UserError(f"weights {url} are missing: put the file there{otherwise}")
     return url
 
 
@@ -85,15 +84,15 @@ def cached_path(url: str) -> Path:
     return Path(torch.hub.get_dir()) / "checkpoints" / os.path.basename(urlparse(url).path)
 
 
-def _download(url: str, path: Path) -> None:
+def _download(url: str, path: Path, otherwise: str) -> None:
     say(f"downloading {url}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(url, str(path), progress=False)
     except Exception as error:  # urllib, ssl, sockets and disks all have their own
         raise UserError(
-            f"cannot download the pretrained weights ({_reason(error)}): download {url} "
-            f"elsewhere and put it at {path}, or add --from-scratch to train without"
+            f"cannot download weights ({_reason(error)}): download {url} elsewhere and put it "
+            f"at {path}{otherwise}"
         ) from error
 
 

@@ -71,7 +71,7 @@ class Runner(MMEngineRunner):
         """
         from swin_dense.compat import load_checkpoint
 
-        checkpoint = load_checkpoint(local_weights(filename), map_location="cpu")
+        checkpoint = load_checkpoint(local_weights(filename, otherwise=""), map_location="cpu")
         self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
         model = self.model.module if is_model_wrapper(self.model) else self.model
         exact = strict or self.exact_weights or self._resume
@@ -89,10 +89,8 @@ class Runner(MMEngineRunner):
             return
         name = os.path.basename(self.cfg.filename or "config.py")
         self.cfg.dump(os.path.join(self.log_dir, name))
-        in_work_dir = Path(self.work_dir) / name
-        trains_anew = self._train_loop is not None and not self._resume
-        if trains_anew or not in_work_dir.exists():
-            self.cfg.dump(str(in_work_dir))
+        if self._train_loop is not None and not self._resume:
+            self.cfg.dump(os.path.join(self.work_dir, name))
 
     @property
     def log_file(self) -> Path:

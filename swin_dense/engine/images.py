@@ -1,0 +1,86 @@
+"""Reading whatever image a user has, and finding the images of a folder."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from swin_dense.errors import UserError
+
+
+class UnreadableImage(ValueError):
+    """A file that is not an image, or not a whole one; the message says which."""
+
+
+def find_images(path: str | Path) -> list[Path]:
+    """The image itself, or all images of a folder (not of the folders within it), by name.
+
+    Raises:
+        UserError: there is nothing at ``path``, or a folder without images.
+    """
+    path = Path(path)
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise UserError(f"no such image or folder: {path}")
+    Image.init()
+    suffixes = set(Image.EXTENSION) | {".jpg", ".jpeg", ".png"}
+    found = sorted(p for p in path.iterdir() if p.is_file() and p.suffix.lower() in suffixes)
+    if not found:
+        raise UserError(f"no images in {path}: expected .jpg, .png or another image format")
+    return found
+
+
+def read_image(path: str | Path) -> NDArray[np.uint8]:
+    """Reads an image as the configs' pipelines do: (H, W, 3) BGR, 8 bits, turned by its EXIF tag.
+
+    Grey, palette, CMYK, 16-bit images and those with transparency (which is dropped) are
+    converted. OpenCV decodes, so that a picture gets here the pixels that it gets in training;
+    Pillow, which unlike OpenCV notices when an image is cut off, checks it, and decodes what
+    OpenCV cannot.
+
+    Raises:
+        UnreadableImage: the file is no image, is cut off or damaged.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise UnreadableImage(error.strerror or str(error)) from error
+    if not data:
+        raise UnreadableImage("the file is empty")
+    checked = _check(data)
+    decoded = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), cv2.IMREAD_COLOR)
+    if decoded is not None:
+        return np.asarray(decoded, dtype=np.uint8)
+    if checked is None:
+        raise UnreadableImage("not an image, or of an unknown format")
+    return np.ascontiguousarray(np.asarray(_to_rgb(checked))[..., ::-1])
+
+
+def _check(data: bytes) -> Image.Image | None:
+    """The image as Pillow decodes it; None if Pillow does not know the format."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about metadata; the pixels are what counts
+            image = Image.open(io.BytesIO(data))
+            image.load()
+            return image
+    except UnidentifiedImageError:
+        return None
+    except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error ...
+        raise UnreadableImage(f"damaged or cut off ({error})") from error
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    turned = ImageOps.exif_transpose(image)
+    if turned.mode.startswith("I"):  # 16 bits: keep the upper 8, as OpenCV does
+        return Image.fromarray((np.asarray(turned) // 256).clip(0, 255).astype(np.uint8)).convert(
+            "RGB"
+        )
+    return turned.convert("RGB")

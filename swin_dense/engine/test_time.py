@@ -1,0 +1,72 @@
+"""Test-time augmentation: predicting several views of each image and merging the results."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+
+from mmengine.config import Config, ConfigDict
+
+from swin_dense.datasets import walk
+from swin_dense.datasets.own_data import drop_masks
+from swin_dense.engine.config import is_segmentation
+from swin_dense.engine.terminal import say
+from swin_dense.errors import UserError
+
+_META_KEYS = (
+    "img_id",
+    "img_path",
+    "ori_shape",
+    "img_shape",
+    "scale_factor",
+    "flip",
+    "flip_direction",
+)
+
+
+def use_test_time_augmentation(cfg: Config) -> None:
+    """Makes the config test with several views: its ``tta_pipeline``, else the image and its flip.
+
+    mmdet merges boxes only, so a model with masks is tested without them, which is said.
+
+    Raises:
+        UserError: the model has masks that cannot be left out.
+    """
+    if not is_segmentation(cfg):
+        _leave_out_masks(cfg)
+    if not cfg.get("tta_model"):
+        cfg.tta_model = _default_model(cfg)
+    if not cfg.get("tta_pipeline"):
+        cfg.tta_pipeline = _flip_pipeline(cfg)
+    cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
+    for dataset in walk.split_datasets(cfg, "test"):
+        dataset["pipeline"] = cfg.tta_pipeline
+
+
+def _leave_out_masks(cfg: Config) -> None:
+    model = cfg.model
+    if model.get("mask_head") and not model.get("bbox_head"):
+        raise UserError("--tta merges boxes only, and this model has none: leave it out")
+    if not (model.get("roi_head") or {}).get("mask_head") and not model.get("mask_head"):
+        return
+    drop_masks(cfg)
+    say("--tta merges boxes only: masks are neither predicted nor evaluated")
+
+
+def _default_model(cfg: Config) -> ConfigDict:
+    if is_segmentation(cfg):
+        return ConfigDict(type="SegTTAModel")
+    nms = {"type": "nms", "iou_threshold": 0.5}
+    return ConfigDict(type="DetTTAModel", tta_cfg={"nms": nms, "max_per_img": 100})
+
+
+def _flip_pipeline(cfg: Config) -> list:
+    """The test pipeline, its last step (packing) done for the image and for its mirror image."""
+    pipeline = deepcopy(next(walk.split_datasets(cfg, "test"))["pipeline"])
+    pack = pipeline.pop()
+    loads = [step for step in pipeline if step["type"] == "LoadAnnotations"]
+    steps = [step for step in pipeline if step["type"] != "LoadAnnotations"]
+    if not is_segmentation(cfg):
+        pack["meta_keys"] = _META_KEYS
+    flips = [{"type": "RandomFlip", "prob": 0.0}, {"type": "RandomFlip", "prob": 1.0}]
+    views = [flips, *([[step] for step in loads]), [pack]]
+    return [*steps, ConfigDict(type="TestTimeAug", transforms=views)]
