@@ -107,8 +107,6 @@ def _read(file: IO[bytes], name: str, device: torch.device) -> dict[str, Any]:
         raise UserError(f"{name} is empty: download or copy it again")
     try:
         content = torch.load(file, map_location=device, weights_only=True)
-    except OSError:
-        raise
     except Exception as error:  # bytes that are no checkpoint make torch.load raise almost anything
         raise UserError(f"{name} {_complaint(error, head)}") from error
     if not isinstance(content, dict):

@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
+from mmcv_cases import cases, figures
 
 import swin_dense  # noqa: F401  (makes mmcv.ops importable)
-from mmcv_cases import cases, figures
 
 FIGURES = json.loads(Path(__file__).with_name("mmcv_figures.json").read_text())
 

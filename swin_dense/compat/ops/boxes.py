@@ -20,6 +20,9 @@ SOFT_NMS_METHODS = {"naive": 0, "linear": 1, "gaussian": 2}
 # Asking the device whether any box is left waits for it; this is how often it is done.
 _STEPS_BETWEEN_CHECKS = 32
 
+# Up to so many pairs (64 MiB) all overlaps are computed before the first step.
+_LARGEST_TABLE = 1 << 24
+
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Tensor:
     """Indices of the boxes that no better box overlaps by more than the threshold, best first."""
@@ -174,44 +177,58 @@ def _suppress(
     min_score: float,
     method: int,
 ) -> tuple[Tensor, Tensor]:
-    """Soft-NMS in every group at once.
+    """Soft-NMS in every group at once: G groups of at most M boxes.
 
     Args:
         boxes: (G, M, 4).
         scores: (G, M), -inf where no box is.
-        iou_threshold: see :func:`soft_nms`, like the rest.
-        sigma: ...
-        min_score: ...
-        method: ...
+        iou_threshold: see :func:`soft_nms`, as for the rest.
+        sigma: for the gaussian method.
+        min_score: a score below it counts as none.
+        method: mmcv's number.
 
     Returns:
         Columns in the order in which each group picks them, (G, K), and their scores at that
         moment, (G, K), -inf when the group had none left.
     """
-    areas = (boxes[..., 2:] - boxes[..., :2]).prod(-1)
+    groups, longest = scores.shape
+    table = None
+    if groups * longest * longest <= _LARGEST_TABLE:
+        table = _weights(boxes, boxes, iou_threshold, sigma, method)
     columns, lowered = [], []
-    for step in range(scores.shape[1]):
+    for step in range(longest):
         if step % _STEPS_BETWEEN_CHECKS == 0 and not (scores > -torch.inf).any():
             break
         score, best = scores.max(dim=1, keepdim=True)
         columns.append(best)
         lowered.append(score)
-        picked = boxes.gather(1, best[..., None].expand(-1, -1, 4))
-        sides = torch.minimum(boxes[..., 2:], picked[..., 2:]) - torch.maximum(
-            boxes[..., :2], picked[..., :2]
-        )
-        shared = sides.clamp_(min=0).prod(-1)
-        # Boxes without area give 0 / 0.
-        iou = (shared / (areas + areas.gather(1, best) - shared)).nan_to_num_(nan=0.0)
-        scores = scores * _weight(iou, iou_threshold, sigma, method)
+        if table is None:
+            picked = boxes.gather(1, best[..., None].expand(-1, -1, 4))
+            weights = _weights(picked, boxes, iou_threshold, sigma, method)
+        else:
+            weights = table.gather(1, best[..., None].expand(-1, -1, longest))
+        scores = scores * weights[:, 0]
         # NaN (-inf times zero) is not above anything either.
         scores = torch.where(scores >= min_score, scores, -torch.inf)
         scores.scatter_(1, best, -torch.inf)
     return torch.cat(columns, dim=1), torch.cat(lowered, dim=1)
 
 
-def _weight(iou: Tensor, iou_threshold: float, sigma: float, method: int) -> Tensor:
+def _weights(
+    picked: Tensor, boxes: Tensor, iou_threshold: float, sigma: float, method: int
+) -> Tensor:
+    """(G, K, M): what picking one of ``picked`` (G, K, 4) leaves of the score of every box."""
+    picked, boxes = picked[:, :, None], boxes[:, None]
+    sides = torch.minimum(boxes[..., 2:], picked[..., 2:])
+    sides = (sides - torch.maximum(boxes[..., :2], picked[..., :2])).clamp_(min=0)
+    shared = sides.prod(-1)
+    union = _area(boxes) + _area(picked) - shared
+    iou = (shared / union).nan_to_num_(nan=0.0)  # boxes without area give 0 / 0
     if method == SOFT_NMS_METHODS["gaussian"]:
         return torch.exp(-(iou * iou) / sigma)
     lowered = 1 - iou if method == SOFT_NMS_METHODS["linear"] else torch.zeros_like(iou)
-    return torch.where(iou >= iou_threshold, lowered, torch.ones_like(iou))
+    return torch.where(iou >= iou_threshold, lowered, 1.0)
+
+
+def _area(boxes: Tensor) -> Tensor:
+    return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])

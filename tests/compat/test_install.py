@@ -1,0 +1,123 @@
+"""Importing swin_dense makes mmcv-lite, mmdet and mmseg importable, silently."""
+
+import importlib.util
+import pkgutil
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import mmcv
+import pytest
+
+import swin_dense
+from swin_dense.compat import noise
+from swin_dense.compat.mmcv_ext import ExtensionFinder, SoftNmsFinder
+from swin_dense.errors import UserError
+
+
+def run_python(code: str, *flags: str, path: Path | None = None) -> subprocess.CompletedProcess:
+    environment = {"PATH": "", "PYTHONPATH": str(path or ""), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [sys.executable, *flags, "-c", code],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=300,
+        check=False,
+    )
+
+
+@pytest.fixture
+def full_mmcv(tmp_path: Path) -> Path:
+    """A folder with the installed mmcv, but with an extension of its own."""
+    package = tmp_path / "mmcv"
+    package.mkdir()
+    for entry in Path(mmcv.__file__).parent.iterdir():
+        if entry.stem != "_ext":
+            (package / entry.name).symlink_to(entry)
+    (package / "_ext.py").write_text(
+        "def __getattr__(name):\n"
+        "    if name.startswith('__'):\n"
+        "        raise AttributeError(name)\n"
+        "    return lambda *args, **kwargs: 'compiled ' + name\n"
+    )
+    return tmp_path
+
+
+def test_imports_are_silent() -> None:
+    code = (
+        "import swin_dense, mmdet.models, mmseg.models\n"
+        "from mmengine.utils import get_installed_path, is_installed\n"
+        "assert is_installed('mmdet') and get_installed_path('mmseg')\n"
+    )
+    # DeprecationWarning, which Python hides by itself, is PyTorch's own affair at import.
+    result = run_python(code, "-W", "always::FutureWarning", "-W", "always::UserWarning")
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+
+
+def test_invalid_escapes_of_openmmlab_are_not_shown(tmp_path: Path) -> None:
+    folder = tmp_path / "mmdet"
+    folder.mkdir()
+    bad = 'TEXT = "\\ "\n'
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        noise.ignore_openmmlab_warnings()
+        compile(bad, str(folder / "heads.py"), "exec")
+        # Python 3.10 and 3.11 call it a DeprecationWarning, which they do not show.
+        shown = [w for w in caught if w.category is SyntaxWarning]
+        assert not shown
+        compile(bad, str(tmp_path / "mine.py"), "exec")
+    assert len(caught) == (1 if sys.version_info >= (3, 12) else 2)
+
+
+def test_probe_of_mmengine_finds_the_extension() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        loader = pkgutil.find_loader("mmcv._ext")
+    assert loader is not None
+
+
+def test_operator_that_is_not_served_says_so_when_called() -> None:
+    import mmcv._ext as extension
+
+    with pytest.raises(NotImplementedError, match=r"'carafe_forward'.*MMCV_WITH_OPS=1"):
+        extension.carafe_forward(1, mask=2)
+    assert not hasattr(extension, "__wrapped__")
+
+
+def test_installing_again_changes_nothing() -> None:
+    swin_dense.compat.install()  # pytest has put warnings.filters back since the first time
+    filters = list(warnings.filters)
+    finders = list(sys.meta_path)
+    swin_dense.compat.install()
+    assert sys.meta_path == finders
+    assert warnings.filters == filters
+    assert sum(isinstance(f, (ExtensionFinder, SoftNmsFinder)) for f in finders) == 2
+
+
+def test_full_mmcv_is_left_alone(full_mmcv: Path) -> None:
+    code = (
+        "import swin_dense, sys, mmcv._ext, mmcv.ops\n"
+        "assert mmcv._ext.nms() == 'compiled nms'\n"
+        "assert mmcv.ops.soft_nms.__module__ == 'mmcv.ops.nms'\n"
+        "print(mmcv._ext.__file__)\n"
+    )
+    result = run_python(code, path=full_mmcv)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip() == str(full_mmcv / "mmcv" / "_ext.py")
+
+
+def test_soft_nms_of_mmcv_is_ours() -> None:
+    import mmcv.ops
+
+    from swin_dense.compat.ops import boxes
+
+    assert mmcv.ops.soft_nms is boxes.soft_nms
+    assert sys.modules["mmcv.ops.nms"].soft_nms is boxes.soft_nms  # what batched_nms calls
+
+
+def test_missing_pkg_resources_names_the_mend(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"pkg_resources.*pip install .*setuptools"):
+        noise.check_pkg_resources()

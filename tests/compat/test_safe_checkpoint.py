@@ -1,0 +1,202 @@
+"""mmengine's checkpoints are read, code in them is not run, broken files are named."""
+
+import os
+import pickle
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from mmengine.logging import HistoryBuffer, MessageHub
+from mmengine.model import BaseModel
+from mmengine.optim import OptimWrapper
+from mmengine.runner import CheckpointLoader, Runner
+from torch import nn
+
+from swin_dense.compat import load_checkpoint
+from swin_dense.errors import UserError
+
+
+class Tiny(BaseModel):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(2, 1)
+
+    def forward(self, x: torch.Tensor, mode: str = "tensor") -> Any:
+        loss = self.layer(x).square().mean()
+        return {"loss": loss} if mode == "loss" else loss
+
+
+def tiny_runner(work_dir: Path, epochs: int, resume: bool = False) -> Runner:
+    model = Tiny()
+    data = torch.utils.data.TensorDataset(torch.arange(8.0).view(4, 2))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    return Runner(
+        model=model,
+        work_dir=str(work_dir),
+        train_dataloader=torch.utils.data.DataLoader(data, batch_size=2),
+        train_cfg={"by_epoch": True, "max_epochs": epochs},
+        optim_wrapper=OptimWrapper(optimizer),
+        param_scheduler={"type": "LinearLR", "start_factor": 0.1, "by_epoch": True, "end": 2},
+        default_hooks={"checkpoint": {"type": "CheckpointHook", "interval": 1}},
+        resume=resume,
+        experiment_name=f"tiny_{work_dir.name}_{epochs}",
+        log_level="ERROR",
+    )
+
+
+def test_runner_resumes_from_its_own_checkpoint(tmp_path: Path) -> None:
+    first = tiny_runner(tmp_path, epochs=1)
+    first.message_hub.update_info("best", np.float64(0.25))
+    first.train()
+    saved = load_checkpoint(tmp_path / "epoch_1.pth")
+    losses = saved["message_hub"]["log_scalars"]["train/loss"]
+    assert isinstance(losses, HistoryBuffer)
+    assert losses.mean() == pytest.approx(losses.data[0].mean())
+    assert {"state_dict", "optimizer", "param_schedulers", "meta"} <= saved.keys()
+
+    second = tiny_runner(tmp_path, epochs=2, resume=True)
+    second.train()
+    assert second.epoch == 2
+    assert second.message_hub.get_info("best") == 0.25
+    # Both epochs' losses: the history was carried over.
+    assert len(second.message_hub.get_scalar("train/loss").data[0]) == 4
+
+
+def test_numpy_values_of_old_and_new_checkpoints(tmp_path: Path) -> None:
+    meta = {
+        "best_bbox_mAP": np.float64(0.4),
+        "half": np.float16(1.5),
+        "iter": np.int64(7),
+        "flag": np.bool_(True),
+        "name": np.str_("swin"),
+        "palette": np.arange(6, dtype=np.uint8).reshape(2, 3),
+        "CLASSES": ("a", "b"),
+        "config": "model = dict()",
+    }
+    path = tmp_path / "old.pth"
+    content = {"meta": meta, "state_dict": OrderedDict(w=torch.ones(2))}
+    for legacy in (False, True):
+        torch.save(content, path, _use_new_zipfile_serialization=not legacy)
+        read = load_checkpoint(path)
+        assert read["meta"]["palette"].tolist() == [[0, 1, 2], [3, 4, 5]]
+        for key in meta.keys() - {"palette"}:
+            assert read["meta"][key] == meta[key]
+            assert type(read["meta"][key]) is type(meta[key])
+
+
+@pytest.mark.parametrize("package", ["numpy.core", "numpy._core"])
+def test_either_numpy_package_name_is_known(tmp_path: Path, package: str) -> None:
+    path = tmp_path / "scalar.pth"
+    torch.save({"map": np.float64(0.5)}, path, _use_new_zipfile_serialization=False)
+    data = path.read_bytes()
+    written = next(p for p in (b"numpy._core", b"numpy.core") if p + b".multiarray" in data)
+    path.write_bytes(data.replace(written, package.encode()))
+    assert load_checkpoint(path) == {"map": 0.5}
+
+
+class Payload:
+    """Unpickled by Python itself, it creates the file ``path``."""
+
+    def __init__(self, function: Any, *arguments: Any) -> None:
+        self.call = (function, arguments)
+
+    def __reduce__(self) -> Any:
+        return self.call
+
+
+def payload(kind: str, mark: Path) -> Payload:
+    return {
+        "os.system": Payload(os.system, f"touch {mark}"),
+        "eval": Payload(eval, f"open({str(mark)!r}, 'w')"),
+        "getattr": Payload(getattr, HistoryBuffer, "__init__"),
+        "getattr of another": Payload(getattr, dict, "min"),
+    }[kind]
+
+
+@pytest.mark.parametrize("kind", ["os.system", "eval", "getattr", "getattr of another"])
+@pytest.mark.parametrize("legacy", [False, True])
+def test_malicious_pickle_is_refused(tmp_path: Path, kind: str, legacy: bool) -> None:
+    mark, path = tmp_path / "mark", tmp_path / "evil.pth"
+    content = {"state_dict": {}, "meta": payload(kind, mark)}
+    torch.save(content, path, _use_new_zipfile_serialization=not legacy)
+    with pytest.raises(UserError, match=r"evil\.pth asks for .*malicious"):
+        load_checkpoint(path)
+    with pytest.raises(pickle.UnpicklingError):
+        CheckpointLoader.load_checkpoint(str(path), map_location="cpu")
+    with pytest.raises(pickle.UnpicklingError):
+        torch.load(path)
+    assert not mark.exists()
+
+
+def test_the_payload_would_have_run(tmp_path: Path) -> None:
+    mark = tmp_path / "mark"
+    pickle.loads(pickle.dumps(payload("os.system", mark)))
+    assert mark.exists()
+
+
+GOOD = {"state_dict": {"w": torch.arange(1000.0)}}
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (b"", "is empty"),
+        (b"not a checkpoint " * 50, "not a PyTorch checkpoint"),
+        (bytes(range(256)) * 4, "not a PyTorch checkpoint"),
+        (b"PK\x03\x04" + bytes(500), "not a PyTorch checkpoint"),
+        (b"\n<!DOCTYPE html><html>404</html>", "web page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "git lfs pull"),
+    ],
+)
+def test_file_that_is_no_checkpoint(tmp_path: Path, content: bytes, complaint: str) -> None:
+    path = tmp_path / "bad.pth"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=complaint) as caught:
+        load_checkpoint(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize("part", [0.01, 0.3, 0.9, 0.999])
+def test_cut_off_checkpoint(tmp_path: Path, legacy: bool, part: float) -> None:
+    path = tmp_path / "cut.pth"
+    torch.save(GOOD, path, _use_new_zipfile_serialization=not legacy)
+    data = path.read_bytes()
+    path.write_bytes(data[: int(part * len(data))])
+    with pytest.raises(UserError, match=r"cut\.pth is cut off"):
+        load_checkpoint(path)
+
+
+def test_other_mistakes_of_the_user(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no such checkpoint: .*nowhere\.pth"):
+        load_checkpoint(tmp_path / "nowhere.pth")
+    with pytest.raises(UserError, match=r"cannot read the checkpoint .*directory"):
+        load_checkpoint(tmp_path)
+    path = tmp_path / "tensor.pth"
+    torch.save(torch.ones(2), path)
+    with pytest.raises(UserError, match=r"tensor\.pth holds a Tensor"):
+        load_checkpoint(path)
+    with pytest.raises(UserError, match="unknown device 'gpu'"):
+        load_checkpoint(path, map_location="gpu")
+
+
+def test_open_file_and_map_location(tmp_path: Path) -> None:
+    path = tmp_path / "good.pth"
+    torch.save(GOOD, path)
+    with path.open("rb") as file:
+        assert load_checkpoint(file)["state_dict"]["w"].equal(GOOD["state_dict"]["w"])
+    assert load_checkpoint(str(path), map_location="meta")["state_dict"]["w"].is_meta
+
+
+def test_history_keeps_its_statistics_after_reading(tmp_path: Path) -> None:
+    hub = MessageHub.get_instance("statistics")
+    for value in (1.0, 2.0, 6.0):
+        hub.update_scalar("train/loss", value)
+    path = tmp_path / "hub.pth"
+    torch.save({"message_hub": hub.state_dict()}, path)
+    history = load_checkpoint(path)["message_hub"]["log_scalars"]["train/loss"]
+    assert [history.statistics(name) for name in ("min", "max", "current", "mean")] == [1, 6, 6, 3]
