@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ def load_config(
     data_root: str | Path | None = None,
     from_scratch: bool = False,
     work_dir: str | Path | None = None,
+    classes: Sequence[str] | None = None,
 ) -> Config:
     """Reads a config file and applies, in this order, options, data root and "from scratch".
 
@@ -45,6 +46,8 @@ def load_config(
         data_root: folder that every data set and evaluator is pointed to.
         from_scratch: leave out all pretrained weights.
         work_dir: where results go; without it the config's, else ``work_dirs/<config name>``.
+        classes: class names that are known already, so that a config of own data need not read
+            them from its annotation file.
 
     Raises:
         UserError: no such config, a config that Python cannot run, options that do not fit it,
@@ -55,7 +58,8 @@ def load_config(
         merge_options(cfg, cfg_options)
     if data_root is not None:
         set_data_root(cfg, data_root)
-    _read_own_data(cfg, data_root)
+    if "own_data" in cfg:
+        _read_own_data(cfg, data_root, classes)
     if from_scratch:
         drop_pretrained(cfg)
     if work_dir is not None:
@@ -146,12 +150,13 @@ def is_segmentation(cfg: Config) -> bool:
     return cfg.get("default_scope") == "mmseg"
 
 
-def _read_own_data(cfg: Config, data_root: str | Path | None) -> None:
-    """Fills in what an ``own_data`` entry leaves to be read from the annotation files."""
-    if "own_data" not in cfg:
-        return
+def _read_own_data(
+    cfg: Config, data_root: str | Path | None, classes: Sequence[str] | None
+) -> None:
     if data_root is not None:
         cfg.own_data.root = str(data_root)
+    if classes and not cfg.own_data.get("classes"):
+        cfg.own_data.classes = tuple(classes)
     apply_own_data(cfg)
 
 

@@ -1,0 +1,197 @@
+"""Predicting on a user's images: a picture for each, and everything in one JSON file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
+from rich.progress import track
+
+from swin_dense.engine.device import choose_device
+from swin_dense.engine.images import UnreadableImage, find_images, read_image
+from swin_dense.engine.inference import Predictor
+from swin_dense.engine.metrics import write_json
+from swin_dense.engine.painting import class_name, paint_sample
+from swin_dense.engine.terminal import console, quiet_terminal, say
+from swin_dense.engine.testing import check_checkpoint_path, make_output_dir
+from swin_dense.errors import UserError
+
+_PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png")
+_MAPS = "label_maps"
+
+
+def predict(
+    config: str | Path,
+    checkpoint: str | Path,
+    images: str | Path,
+    out: str | Path,
+    *,
+    device: str = "auto",
+    score_thr: float = 0.3,
+    batch_size: int = 1,
+    cfg_options: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Predicts on an image or a folder of images, as ``tools/predict.py`` does.
+
+    Written to ``out``: a picture for each image, under its name; ``predictions.json``; for
+    segmentation, ``label_maps/*.png`` whose pixels are class indices (0: the first class).
+
+    Args:
+        config: the config file, of mmdet's or mmseg's kind.
+        checkpoint: weights of the config's model; a path or a URL.
+        images: an image, or a folder of them.
+        out: folder for the results.
+        device: 'auto', 'cpu', 'cuda' or 'cuda:N'.
+        score_thr: detections below this score are left out.
+        batch_size: images that go through the model together.
+        cfg_options: dotted config keys and their new values.
+
+    Returns:
+        What ``predictions.json`` holds. ``images`` has an entry for each image that could be read;
+        ``skipped`` names the others, with the reason.
+
+    Raises:
+        UserError: something that was given is missing or does not fit, or no image can be read.
+    """
+    with quiet_terminal():
+        check_checkpoint_path(checkpoint)
+        paths = find_images(images)
+        _check_output(Path(out), paths)
+        chosen = choose_device(device)
+        predictor = Predictor(config, checkpoint, chosen, cfg_options)
+        make_output_dir(out, "--out")
+        writer = _Writer(Path(out), predictor, score_thr)
+        chunks = [paths[i : i + batch_size] for i in range(0, len(paths), max(batch_size, 1))]
+        for chunk in track(chunks, "predict", console=console()):
+            _predict_chunk(predictor, writer, chunk)
+        if not writer.entries:
+            path, reason = next(iter(writer.skipped.items()))
+            raise UserError(f"none of {len(paths)} images can be read; {path}: {reason}")
+        document = {
+            "config": str(config),
+            "checkpoint": str(checkpoint),
+            "task": "segmentation" if predictor.is_segmentation else "detection",
+            "classes": list(predictor.classes),
+            "images": writer.entries,
+            "skipped": [{"file": k, "reason": v} for k, v in writer.skipped.items()],
+        }
+        write_json(Path(out) / "predictions.json", document)
+        say(f"{len(writer.entries)} pictures and predictions.json: {out}")
+        return document
+
+
+def instance_entries(sample: Any, classes: Sequence[str], score_thr: float) -> list[dict[str, Any]]:
+    """The detections of a data sample as JSON knows them, surest first.
+
+    Returns:
+        For each: ``label`` (index), ``class`` (name), ``score``, ``bbox`` (left, top, right,
+        bottom in pixels) and, if the model has masks, ``mask`` (COCO's compressed RLE).
+    """
+    found = sample.pred_instances
+    found = found[found.scores >= score_thr].cpu()
+    entries = []
+    for i in found.scores.argsort(descending=True).tolist():
+        label = int(found.labels[i])
+        entry = {
+            "label": label,
+            "class": class_name(classes, label),
+            "score": round(float(found.scores[i]), 4),
+            "bbox": [round(float(v), 2) for v in found.bboxes[i]],
+        }
+        if "masks" in found:
+            rle = coco_mask.encode(np.asfortranarray(found.masks[i].numpy().astype(np.uint8)))
+            entry["mask"] = {"size": rle["size"], "counts": rle["counts"].decode("ascii")}
+        entries.append(entry)
+    return entries
+
+
+def class_areas(label_map: NDArray, classes: Sequence[str]) -> list[dict[str, Any]]:
+    """How much of a label map each class covers, largest first: pixels and fraction."""
+    labels, counts = np.unique(label_map, return_counts=True)
+    order = np.argsort(-counts, kind="stable")
+    return [
+        {
+            "label": int(labels[i]),
+            "class": class_name(classes, int(labels[i])),
+            "pixels": int(counts[i]),
+            "fraction": round(float(counts[i] / label_map.size), 4),
+        }
+        for i in order
+    ]
+
+
+def unique_name(name: str, taken: set[str]) -> str:
+    """A file name, with a number before its suffix if it is taken; it is taken from now on."""
+    stem, suffix = os.path.splitext(name)
+    candidate, number = name, 2
+    while candidate in taken:
+        candidate, number = f"{stem}_{number}{suffix}", number + 1
+    taken.add(candidate)
+    return candidate
+
+
+class _Writer:
+    """Writes pictures and label maps as they come, and collects the JSON entries."""
+
+    def __init__(self, out: Path, predictor: Predictor, score_thr: float) -> None:
+        self.out, self.predictor, self.score_thr = out, predictor, score_thr
+        self.entries: list[dict[str, Any]] = []
+        self.skipped: dict[str, str] = {}
+        self._pictures: set[str] = set()
+        self._maps: set[str] = set()
+
+    def write(self, path: Path, image: NDArray[np.uint8], sample: Any) -> None:
+        suffix = path.suffix.lower()
+        name = path.name if suffix in _PICTURE_SUFFIXES else f"{path.stem}.png"
+        picture = unique_name(name, self._pictures)
+        painted = paint_sample(image, sample, self.predictor.meta, self.score_thr)
+        _write_picture(self.out / picture, painted)
+        height, width = image.shape[:2]
+        entry = {"file": path.name, "picture": picture, "width": width, "height": height}
+        classes = self.predictor.classes
+        if self.predictor.is_segmentation:
+            label_map = sample.pred_sem_seg.data.squeeze(0).cpu().numpy()
+            entry["label_map"] = self._write_map(path.stem, label_map)
+            entry["areas"] = class_areas(label_map, classes)
+        else:
+            entry["instances"] = instance_entries(sample, classes, self.score_thr)
+        self.entries.append(entry)
+
+    def _write_map(self, stem: str, label_map: NDArray) -> str:
+        (self.out / _MAPS).mkdir(exist_ok=True)
+        name = unique_name(f"{stem}.png", self._maps)
+        depth = np.uint8 if len(self.predictor.classes) <= 256 else np.uint16
+        _write_picture(self.out / _MAPS / name, label_map.astype(depth))
+        return f"{_MAPS}/{name}"
+
+
+def _predict_chunk(predictor: Predictor, writer: _Writer, paths: Sequence[Path]) -> None:
+    read: list[tuple[Path, NDArray[np.uint8]]] = []
+    for path in paths:
+        try:
+            read.append((path, read_image(path)))
+        except UnreadableImage as error:
+            writer.skipped[path.name] = str(error)
+    samples = predictor.predict([image for _, image in read])
+    for (path, image), sample in zip(read, samples, strict=True):
+        writer.write(path, image, sample)
+
+
+def _check_output(out: Path, paths: Sequence[Path]) -> None:
+    if out.resolve() == paths[0].parent.resolve():
+        raise UserError(f"--out {out} is where the images are: pictures would replace them")
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out {out} is a file: give a folder")
+
+
+def _write_picture(path: Path, pixels: NDArray) -> None:
+    ok, data = cv2.imencode(path.suffix.lower(), pixels)
+    if not ok:
+        raise UserError(f"cannot write {path}: OpenCV does not know {path.suffix}")
+    path.write_bytes(data.tobytes())

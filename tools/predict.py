@@ -1,0 +1,55 @@
+"""Predicts on an image or a folder: pictures of the predictions, and predictions.json."""
+
+from __future__ import annotations
+
+import sys
+from argparse import Namespace
+from collections.abc import Sequence
+
+from swin_dense.engine.cli import OneLineParser, build_parser, run_tool
+from swin_dense.engine.prediction import predict
+
+_EPILOG = (
+    "Images that cannot be read are named on stderr and left out; the exit status is 2 only "
+    "when none could be read."
+)
+
+
+def make_parser() -> OneLineParser:
+    """The command line."""
+    parser = build_parser(__doc__, epilog=_EPILOG)
+    parser.add_argument("checkpoint", help="weights of the config's model, a file or a URL")
+    parser.add_argument("images", help="an image, or a folder of images")
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder for the results")
+    parser.add_argument(
+        "--score-thr", type=float, default=0.3, help="leave out detections below it (0.3)"
+    )
+    parser.add_argument(
+        "--batch-size", type=int, default=1, help="images that are predicted together (1)"
+    )
+    return parser
+
+
+def run(args: Namespace) -> None:
+    """Predicts what the arguments say, and names the images that were left out."""
+    document = predict(
+        args.config,
+        args.checkpoint,
+        args.images,
+        args.out,
+        device=args.device,
+        score_thr=args.score_thr,
+        batch_size=args.batch_size,
+        cfg_options=args.cfg_options,
+    )
+    for entry in document["skipped"]:
+        print(f"skipped {entry['file']}: {entry['reason']}", file=sys.stderr)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the tool; returns its exit status."""
+    return run_tool(make_parser(), run, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
