@@ -19,7 +19,7 @@ Outputs = dict[str, Tensor]
 
 def uniform(seed: int, *shape: int) -> Tensor:
     # RandomState's stream is frozen by numpy's promise; torch's is not.
-    return torch.from_numpy(np.random.RandomState(seed).rand(*shape)).float()
+    return torch.as_tensor(np.random.RandomState(seed).rand(*shape)).float()
 
 
 def boxes_and_scores(seed: int, number: int) -> tuple[Tensor, Tensor]:
