@@ -35,14 +35,15 @@ def shifted_window_attention(
     b, h, w, _ = qkv.shape
     q, k, v = to_windows(qkv, qkv_bias, num_heads, window_size, shift_size)
     n_windows, n_tokens = q.shape[1], q.shape[3]
+    mask: Tensor | None
     if shift_size:
         # Windows differ in their mask and images do not: windows count as heads, so that one
         # mask serves all images with stride 0.
         size = windows.padded_size(h, w, window_size)
-        mask = windows.shift_mask(*size, window_size, shift_size, q.device, q.dtype)[:, None]
+        scores = windows.shift_mask(*size, window_size, shift_size, q.device, q.dtype)[:, None]
         if position_bias is not None:
-            mask = mask + position_bias.to(q.dtype)
-        mask = mask.expand(-1, num_heads, -1, -1).flatten(0, 1)
+            scores = scores + position_bias.to(q.dtype)
+        mask = scores.expand(-1, num_heads, -1, -1).flatten(0, 1)
         q, k, v = (t.flatten(1, 2) for t in (q, k, v))
     else:
         mask = None if position_bias is None else position_bias.to(q.dtype)
@@ -66,13 +67,10 @@ def _attend(
     """Attention of q, k, v ``(batch, heads, N, d)`` with a mask ``(heads, N, N)`` for all."""
     if max(q.shape[:2]) > _LARGEST_GRID:
         dim = 0 if q.shape[0] > _LARGEST_GRID else 1
-        parts = [t.split(_LARGEST_GRID, dim) for t in (q, k, v)]
-        masks = [mask] * len(parts[0])
-        if mask is not None and dim == 1:
-            masks = list(mask.split(_LARGEST_GRID))
-        return torch.cat(
-            [_attend(*p, m, scale, dropout_p) for *p, m in zip(*parts, masks, strict=True)], dim
-        )
+        qs, ks, vs = (t.split(_LARGEST_GRID, dim) for t in (q, k, v))
+        masks = [mask] * len(qs) if mask is None or dim == 0 else mask.split(_LARGEST_GRID)
+        parts = zip(qs, ks, vs, masks, strict=True)
+        return torch.cat([_attend(*part, scale, dropout_p) for part in parts], dim)
     if mask is not None:
         mask = mask.expand(q.shape[0], -1, -1, -1)
     with sdpa_kernel(_BACKENDS):

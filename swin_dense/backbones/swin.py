@@ -187,14 +187,17 @@ class SwinStage(nn.Module):
         self.downsample = downsample
         self.with_cp = with_cp
 
-    def forward(self, x: Tensor) -> Tensor:
-        """``(B, H, W, C) -> (B, H, W, C)``, before the merging."""
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """``(B, H, W, C)`` to this stage's map, and to the merged map that the next one takes.
+
+        The two are the same after the last stage.
+        """
         for block in self.blocks:
             if self.with_cp and torch.is_grad_enabled():
                 x = checkpoint(block, x, use_reentrant=False)
             else:
                 x = block(x)
-        return x
+        return x, x if self.downsample is None else self.downsample(x)
 
 
 @MODELS.register_module()
@@ -309,7 +312,7 @@ class SwinTransformer(BaseModule):
             self.absolute_pos_embed = nn.Parameter(torch.zeros(1, rows * columns, embed_dims))
         self.drop_after_pos = nn.Dropout(drop_rate)
 
-        drop_path_rates = torch.linspace(0, drop_path_rate, sum(depths)).tolist()
+        drop_path_rates = torch.linspace(0, drop_path_rate, sum(depths), device="cpu").tolist()
         self.stages = nn.ModuleList()
         for i, channels in enumerate(self.num_features):
             scale = qk_scale or (channels // num_heads[i]) ** -0.5
@@ -357,11 +360,9 @@ class SwinTransformer(BaseModule):
         x = self.drop_after_pos(x)
         outs = []
         for i, stage in enumerate(self.stages):
-            x = stage(x)
+            out, x = stage(x)
             if i in self.out_indices:
-                outs.append(getattr(self, f"norm{i}")(x).permute(0, 3, 1, 2).contiguous())
-            if stage.downsample is not None:
-                x = stage.downsample(x)
+                outs.append(getattr(self, f"norm{i}")(out).permute(0, 3, 1, 2).contiguous())
         return tuple(outs)
 
     def init_weights(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import isqrt
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 
@@ -112,7 +112,7 @@ def adapt_state_dict(
 ) -> None:
     """Pre-hook of ``load_state_dict``: :func:`adapt` what lies under ``prefix``, in place."""
     state = {k.removeprefix(prefix): v for k, v in state_dict.items() if k.startswith(prefix)}
-    adapted, _layout, _resized = adapt(state, _own_state(module), module.patch_grid)
+    adapted, _layout, _resized = adapt(state, _own_state(module), _grid(module))
     for key in state:
         del state_dict[prefix + key]
     state_dict.update({prefix + key: value for key, value in adapted.items()})
@@ -134,7 +134,7 @@ def load_backbone(module: nn.Module, checkpoint: Mapping[str, Any], source: str)
         UserError: the checkpoint holds less than 95 % of the backbone's parameters.
     """
     own = _own_state(module)
-    adapted, layout, resized = adapt(unwrap(checkpoint), own, module.patch_grid)
+    adapted, layout, resized = adapt(unwrap(checkpoint), own, _grid(module))
     report = LoadReport(source, layout, resized=resized)
     fitting: State = {}
     for key, value in adapted.items():
@@ -156,6 +156,10 @@ def load_backbone(module: nn.Module, checkpoint: Mapping[str, Any], source: str)
         )
     module.load_state_dict(fitting, strict=False)
     return report
+
+
+def _grid(module: nn.Module) -> tuple[int, int]:
+    return cast("tuple[int, int]", module.patch_grid)
 
 
 def _own_state(module: nn.Module) -> dict[str, Tensor]:
