@@ -1,0 +1,55 @@
+"""The tools as functions, a tiny data set, and tiny models trained on it once per worker."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import pytest
+import torch
+
+from swin_dense.datasets.shapes import ShapesSpec, write_shapes
+
+HERE = Path(__file__).parent
+
+
+def load_tool(name: str) -> ModuleType:
+    path = HERE.parents[1] / "tools" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"swin_dense_tool_{name}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def tool() -> Callable[..., int]:
+    """Runs a tool in this process: ``tool("train", config, "--seed", 0)`` is its exit status."""
+    torch.set_num_threads(1)
+    modules = {name: load_tool(name) for name in ("train", "test", "predict")}
+    return lambda name, *args: modules[name].main([str(a) for a in args])
+
+
+@pytest.fixture(scope="session")
+def shapes_root(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("data") / "tiny"
+    write_shapes(root, ShapesSpec(train=8, val=4, size=64))
+    return root
+
+
+@pytest.fixture(scope="session", params=["detector", "segmentor"])
+def trained(request, tool, shapes_root, tmp_path_factory) -> SimpleNamespace:
+    """A tiny model after a few iterations: its config, checkpoint, work dir and data."""
+    config = HERE / f"tiny_{request.param}.py"
+    work_dir = tmp_path_factory.mktemp(request.param)
+    flags = ["--data-root", shapes_root, "--work-dir", work_dir, "--from-scratch", "--seed", 0]
+    assert tool("train", config, *flags) == 0
+    name = Path((work_dir / "last_checkpoint").read_text()).name
+    return SimpleNamespace(
+        kind=request.param,
+        config=config,
+        work_dir=work_dir,
+        checkpoint=work_dir / name,
+        data_root=shapes_root,
+    )
