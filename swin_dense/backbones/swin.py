@@ -22,7 +22,12 @@ from torch.utils.checkpoint import checkpoint
 from swin_dense.attention import shifted_window_attention
 from swin_dense.attention.windows import relative_position_index
 from swin_dense.backbones.swin_arguments import check_arguments, resolve_arch
-from swin_dense.checkpoints import adapt_state_dict, load_backbone, resize_absolute_pos_embed
+from swin_dense.checkpoints import (
+    adapt_state_dict,
+    load_backbone,
+    local_file,
+    resize_absolute_pos_embed,
+)
 from swin_dense.compat import load_checkpoint
 from swin_dense.registry import MODELS
 
@@ -369,13 +374,13 @@ class SwinTransformer(BaseModule):
         """Initialise from ``init_cfg``'s checkpoint, or as the official code does from scratch.
 
         Raises:
-            ValueError: the checkpoint holds little of this backbone.
+            UserError: the checkpoint cannot be had or read, or holds little of this backbone.
         """
         if self.init_cfg is None:
             self._init_from_scratch()
         else:
             source = self.init_cfg["checkpoint"]
-            report = load_backbone(self, load_checkpoint(source), source)
+            report = load_backbone(self, load_checkpoint(local_file(source)), source)
             print_log(str(report), logger="current")
         self._is_init = True
 
