@@ -11,12 +11,14 @@ It prints nothing and compiles nothing. The global state it touches, all of it:
 ``torch.serialization``'s list of safe globals
     The few types that mmengine's checkpoints hold are added, so that ``torch.load`` reads them
     with ``weights_only=True`` (:mod:`swin_dense.compat.checkpoint`).
+``mmengine.runner.checkpoint.load_url``
+    Replaced by itself with ``weights_only=True``: downloads are checked like local files.
 ``warnings.filters``
     Messages about OpenMMLab's own code that the user can do nothing about are ignored
     (:mod:`swin_dense.compat.noise`).
 """
 
-from swin_dense.compat.checkpoint import allow_mmengine_types, load_checkpoint
+from swin_dense.compat.checkpoint import allow_mmengine_types, check_downloads, load_checkpoint
 from swin_dense.compat.mmcv_ext import install_finder
 from swin_dense.compat.noise import check_pkg_resources, ignore_openmmlab_warnings
 
@@ -33,3 +35,4 @@ def install() -> None:
     check_pkg_resources()
     install_finder()
     allow_mmengine_types()
+    check_downloads()

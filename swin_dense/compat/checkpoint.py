@@ -5,6 +5,7 @@ mmengine's own checkpoints hold: log histories and numpy scalars. Here exactly t
 allow-listed, for our own loader as for mmengine's, which calls ``torch.load`` as it is.
 """
 
+import functools
 import pickle
 import re
 from os import PathLike
@@ -33,8 +34,8 @@ def _history_statistic(owner: Any, name: str) -> Any:
 
 
 def _mmengine_types() -> list[Any]:
-    multiarray = getattr(np, "_core", None) or np.core  # numpy 2 renamed the package
-    multiarray = multiarray.multiarray
+    # What numpy itself pickles arrays and scalars with, in whichever package it keeps them.
+    rebuild = {"_reconstruct": np.zeros(1).__reduce__()[0], "scalar": np.float64(0).__reduce__()[0]}
     scalar_types = [type(np.dtype(code)) for code in "?bhilqBHILQefdU"]
     return [
         HistoryBuffer,
@@ -44,9 +45,9 @@ def _mmengine_types() -> list[Any]:
         *scalar_types,
         # A file names the package of the numpy that wrote it.
         *(
-            (getattr(multiarray, name), f"numpy.{core}.multiarray.{name}")
+            (function, f"numpy.{core}.multiarray.{name}")
             for core in ("core", "_core")
-            for name in ("_reconstruct", "scalar")
+            for name, function in rebuild.items()
         ),
     ]
 
@@ -59,6 +60,17 @@ def allow_mmengine_types() -> None:
     brings with it.
     """
     torch.serialization.add_safe_globals(_mmengine_types())
+
+
+def check_downloads() -> None:
+    """Make mmengine read the checkpoints that it downloads with ``weights_only=True``.
+
+    ``torch.hub``'s function, which mmengine calls for URLs, has False for its default.
+    """
+    from mmengine.runner import checkpoint
+
+    if not isinstance(checkpoint.load_url, functools.partial):
+        vars(checkpoint)["load_url"] = functools.partial(checkpoint.load_url, weights_only=True)
 
 
 def load_checkpoint(

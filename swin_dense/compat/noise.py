@@ -15,7 +15,10 @@ def ignore_openmmlab_warnings() -> None:
       package, so that silencing the first import alone would not do.
     - invalid escape sequences in docstrings (a SyntaxWarning since Python 3.12, shown when the
       files were not compiled at installation);
-    - ``torch.cuda.amp.*`` is deprecated, when it is mmengine, mmdet or mmseg that call it.
+    - ``torch.cuda.amp.*`` is deprecated, when it is mmengine, mmdet or mmseg that call it;
+    - mask heads copying a tensor with ``new_tensor``;
+    - ``torch.meshgrid`` without ``indexing`` in mmdet's anchors (PyTorch names its own file
+      as the place, so that this one is ignored whoever calls it).
     """
     warnings.filterwarnings("ignore", message="pkg_resources is deprecated", category=UserWarning)
     warnings.filterwarnings(
@@ -30,6 +33,13 @@ def ignore_openmmlab_warnings() -> None:
         category=FutureWarning,
         module=_OPENMMLAB,
     )
+    warnings.filterwarnings(
+        "ignore",
+        message="To copy construct from a tensor",
+        category=UserWarning,
+        module=_OPENMMLAB,
+    )
+    warnings.filterwarnings("ignore", message="torch.meshgrid: in an upcoming release")
 
 
 def check_pkg_resources() -> None:

@@ -1,8 +1,12 @@
 """mmengine's checkpoints are read, code in them is not run, broken files are named."""
 
+import functools
 import os
 import pickle
+import threading
 from collections import OrderedDict
+from collections.abc import Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +133,39 @@ def test_malicious_pickle_is_refused(tmp_path: Path, kind: str, legacy: bool) ->
     with pytest.raises(pickle.UnpicklingError):
         torch.load(path)
     assert not mark.exists()
+
+
+@pytest.fixture
+def web_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Path, str]]:
+    """A folder and the URL at which a local server shows it; downloads go to another folder."""
+    folder = tmp_path / "web"
+    folder.mkdir()
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch_home"))
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+
+    class Handler(SimpleHTTPRequestHandler):
+        def log_message(self, *args: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(
+        ("127.0.0.1", 0), functools.partial(Handler, directory=str(folder))
+    )
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield folder, f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+def test_downloads_are_checked_too(tmp_path: Path, web_folder: tuple[Path, str]) -> None:
+    folder, url = web_folder
+    mark = tmp_path / "mark"
+    torch.save({"state_dict": {}, "meta": payload("eval", mark)}, folder / "evil.pth")
+    torch.save({"meta": {"map": np.float64(0.5)}}, folder / "good.pth")
+    with pytest.raises(pickle.UnpicklingError):
+        CheckpointLoader.load_checkpoint(f"{url}/evil.pth", map_location="cpu")
+    assert not mark.exists()
+    good = CheckpointLoader.load_checkpoint(f"{url}/good.pth", map_location="cpu")
+    assert good == {"meta": {"map": 0.5}}
 
 
 def test_the_payload_would_have_run(tmp_path: Path) -> None:
