@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -196,14 +197,35 @@ def _announce(runner: Runner) -> None:
 
 def _report(runner: Runner) -> None:
     """Says where the results are."""
+    if runner.rank != 0:
+        return
     checkpoint = find_latest_checkpoint(runner.work_dir)
     best = [runner.message_hub.get_info(k) for k in _best_keys(runner)]
-    say(f"checkpoint: {checkpoint}")
+    if checkpoint is not None:
+        say(f"checkpoint: {checkpoint}, also as {link_latest(checkpoint)}")
     for path in best:
         say(f"best checkpoint: {path}")
     if metrics_file(runner).is_file():
         say(f"metrics: {metrics_file(runner)}")
     say(f"log: {getattr(runner, 'log_file', runner.log_dir)}")
+
+
+def link_latest(checkpoint: str | Path) -> Path:
+    """Gives a checkpoint the name ``last.pth`` too, the same after every run.
+
+    Returns:
+        Its path: a link, or a copy where the file system has no links.
+    """
+    checkpoint = Path(checkpoint)
+    link = checkpoint.with_name("last.pth")
+    part = link.with_name("last.pth.part")
+    part.unlink(missing_ok=True)
+    try:
+        part.symlink_to(checkpoint.name)
+    except OSError:
+        shutil.copyfile(checkpoint, part)
+    os.replace(part, link)
+    return link
 
 
 def _best_keys(runner: Runner) -> list[str]:

@@ -69,7 +69,8 @@ def _load_fitting(model: nn.Module, state: Mapping) -> _Mismatch:
         if not sizes:
             raise
         rest = OrderedDict((k, v) for k, v in state.items() if k not in sizes)
-        return _Mismatch(set(model.load_state_dict(rest, strict=False).missing_keys), sizes)
+        missing = set(model.load_state_dict(rest, strict=False).missing_keys) - sizes
+        return _Mismatch(missing, sizes)
     return _Mismatch(set(result.missing_keys), set())
 
 

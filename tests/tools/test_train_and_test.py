@@ -48,9 +48,7 @@ def test_training_leaves_its_config_log_losses_and_checkpoint(trained):
     assert np.isfinite(list(steps.values())).all()
 
 
-def test_the_terminal_shows_progress_and_results_not_the_config(
-    tool, shapes_root, tmp_path, capfd
-):
+def test_the_terminal_shows_progress_and_results_not_the_config(tool, shapes_root, tmp_path, capfd):
     config = Path(__file__).parent / "tiny_segmentor.py"
     flags = ["--data-root", shapes_root, "--work-dir", tmp_path, "--seed", 0]
     assert tool("train", config, *flags) == 0
@@ -60,16 +58,13 @@ def test_the_terminal_shows_progress_and_results_not_the_config(
     assert any("train 4/4" in line and "loss" in line and "left" in line for line in lines)
     assert "mIoU" in out
     assert f"checkpoint: {tmp_path / 'iter_4.pth'}" in out
+    assert (tmp_path / "last.pth").resolve() == (tmp_path / "iter_4.pth").resolve()
     assert len(lines) < 25
 
 
 def test_resume_continues_with_the_same_losses(trained, tool, tmp_path):
     """Two epochs in one go and one epoch, then another, take the same steps."""
-    longer = (
-        ["train_cfg.max_epochs=2"]
-        if trained.kind == "detector"
-        else ["train_cfg.max_iters=8"]
-    )
+    longer = ["train_cfg.max_epochs=2"] if trained.kind == "detector" else ["train_cfg.max_iters=8"]
     flags = ["--data-root", trained.data_root, "--seed", 0, "--cfg-options", *longer]
     resumed = tmp_path / "resumed"
     shutil.copytree(trained.work_dir, resumed)

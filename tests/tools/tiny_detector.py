@@ -1,3 +1,4 @@
+# ruff: noqa: C408 (a config, in the style of OpenMMLab)
 """Mask R-CNN so small that an epoch takes seconds; its shapes data lie in `data/tiny`."""
 
 _base_ = ["mmdet::_base_/models/mask-rcnn_r50_fpn.py", "mmdet::_base_/default_runtime.py"]

@@ -1,3 +1,4 @@
+# ruff: noqa: C408 (a config, in the style of OpenMMLab)
 """UperNet so small that its iterations take a fraction of a second; data in `data/tiny`."""
 
 _base_ = ["mmseg::_base_/models/upernet_swin.py", "mmseg::_base_/default_runtime.py"]

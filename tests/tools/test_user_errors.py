@@ -1,0 +1,250 @@
+"""A user's mistake is one line on stderr and exit status 2, without a traceback."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+HERE = Path(__file__).parent
+DETECTOR, SEGMENTOR = HERE / "tiny_detector.py", HERE / "tiny_segmentor.py"
+
+
+@pytest.fixture
+def mistake(tool, capfd, tmp_path, monkeypatch):
+    """Runs a tool that must fail, and returns its one line."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*args) -> str:
+        try:
+            status = tool(*args)
+        except SystemExit as stop:  # argparse
+            status = stop.code
+        err = capfd.readouterr().err
+        assert status == 2
+        assert err.startswith("error: ")
+        assert err.count("\n") == 1, err
+        assert "Traceback" not in err
+        return err
+
+    return run
+
+
+def train_flags(shapes_root, tmp_path) -> list:
+    return ["--data-root", shapes_root, "--work-dir", tmp_path / "w", "--from-scratch"]
+
+
+def test_from_a_shell(tmp_path):
+    command = [sys.executable, HERE.parents[1] / "tools" / "train.py", tmp_path / "none.py"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr == f"error: no such config: {tmp_path / 'none.py'}\n"
+
+
+@pytest.mark.parametrize("name", ["train", "test", "predict"])
+def test_no_such_config(mistake, name):
+    more = {"train": [], "test": ["c.pth"], "predict": ["c.pth", "i.jpg", "--out", "o"]}[name]
+    if name != "train":
+        torch.save({}, "c.pth")
+        Path("i.jpg").touch()
+    assert "no such config: configs/none.py" in mistake(name, "configs/none.py", *more)
+
+
+def test_a_config_that_is_nearly_there(mistake):
+    assert f"did you mean {DETECTOR}?" in mistake("train", HERE / "tiny_detectr.py")
+
+
+def test_a_config_that_python_cannot_run(mistake):
+    Path("broken.py").write_text("model = dict(\n")
+    assert "broken.py is not valid Python: line 1" in mistake("train", "broken.py")
+    Path("orphan.py").write_text("_base_ = './parent.py'\n")
+    line = mistake("train", "orphan.py")
+    assert "orphan.py" in line
+    assert "parent.py" in line
+
+
+def test_a_config_without_training(mistake):
+    Path("empty.py").write_text("x = 1\n")
+    assert "empty.py cannot be trained: it has no model" in mistake("train", "empty.py")
+
+
+@pytest.mark.parametrize(
+    ("option", "complaint"),
+    [
+        ("train_cfg.max_epochs", "not of the form key=value"),
+        ("model.backbone.depths=[1,2", "brackets do not match"),
+        ("trian_cfg.max_epochs=3", "did you mean 'train_cfg'?"),
+        ("model.backbon.depths=3", "did you mean 'backbone'?"),
+        ("model.neck.in_channels.7=3", "is a list of 4"),
+        ("data_root.x=3", "it has no 'x'"),
+    ],
+)
+def test_bad_options(mistake, option, complaint):
+    line = mistake("train", DETECTOR, "--cfg-options", option)
+    assert complaint in line
+    assert option.partition("=")[0] in line
+
+
+def test_options_that_the_config_leaves_at_their_defaults_are_fine(shapes_root):
+    from swin_dense.engine.config import load_config
+
+    options = {
+        "model.backbone.with_cp": True,
+        "randomness.seed": 3,
+        "train_dataloader.dataset.indices": 2,
+    }
+    cfg = load_config(DETECTOR, options)
+    assert cfg.model.backbone.with_cp
+    assert cfg.randomness.seed == 3
+
+
+def test_no_such_data_root(mistake):
+    line = mistake("train", DETECTOR, "--from-scratch", "--data-root", "/nowhere")
+    assert "no such data root: /nowhere" in line
+
+
+def test_data_that_is_not_there(mistake):
+    line = mistake("train", DETECTOR, "--from-scratch")
+    assert "data/tiny" in line
+
+
+def test_annotation_file_missing_or_cut_off(mistake, shapes_root, tmp_path):
+    root = tmp_path / "data"
+    root.symlink_to(shapes_root)
+    flags = train_flags(root, tmp_path)
+    key = "train_dataloader.dataset.ann_file"
+    line = mistake("train", DETECTOR, *flags, "--cfg-options", f"{key}=annotations/none.json")
+    assert "none.json" in line
+    whole = (shapes_root / "annotations" / "instances_train2017.json").read_text()
+    cut = tmp_path / "cut.json"
+    cut.write_text(whole[: len(whole) // 2])
+    line = mistake("train", DETECTOR, *flags, "--cfg-options", f"{key}={cut}")
+    assert "cut.json" in line
+    assert not (tmp_path / "w").exists()
+
+
+def test_pretrained_weights_that_cannot_be_had(mistake, shapes_root, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    flags = ["--data-root", shapes_root, "--work-dir", tmp_path / "w"]
+    line = mistake("train", DETECTOR, *flags)
+    assert "https://nowhere.invalid/tiny_swin.pth" in line
+    assert str(tmp_path / "torch" / "hub" / "checkpoints" / "tiny_swin.pth") in line
+    assert "--from-scratch" in line
+    key = "model.backbone.init_cfg.checkpoint"
+    line = mistake("train", DETECTOR, *flags, "--cfg-options", f"{key}=weights/none.pth")
+    assert "weights/none.pth" in line
+    assert "--from-scratch" in line
+
+
+@pytest.mark.parametrize("name", ["test", "predict"])
+def test_checkpoints_that_are_none(mistake, shapes_root, tmp_path, name):
+    image = next((shapes_root / "val2017").glob("*.jpg"))
+    if name == "test":
+        more = ["--data-root", shapes_root, "--work-dir", tmp_path / "w"]
+    else:
+        more = [image, "--out", tmp_path / "out"]
+    assert "no such checkpoint: none.pth" in mistake(name, DETECTOR, "none.pth", *more)
+    Path("garbage.pth").write_bytes(b"this is no checkpoint" * 9)
+    assert "garbage.pth" in mistake(name, DETECTOR, "garbage.pth", *more)
+    torch.save({"state_dict": {"backbone.nothing": torch.zeros(1)}}, "other.pth")
+    line = mistake(name, DETECTOR, "other.pth", *more)
+    assert "other.pth is of another model" in line
+    assert "parameters missing" in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_checkpoint_with_one_wrong_weight_is_of_another_model(trained, mistake, tmp_path):
+    content = torch.load(trained.checkpoint, weights_only=True)
+    name = next(k for k in content["state_dict"] if k.endswith("conv.weight"))
+    content["state_dict"][name] = torch.zeros(3)
+    torch.save(content, "one.pth")
+    flags = ["--data-root", trained.data_root, "--work-dir", tmp_path / "w"]
+    line = mistake("test", trained.config, "one.pth", *flags)
+    assert "1 of " in line
+    assert f"parameters of another size, first {name}" in line
+
+
+@pytest.mark.parametrize(("device", "words"), [("gpu", "unknown device"), ("cuda:99", "cuda:99")])
+def test_devices_that_are_not_there(mistake, shapes_root, tmp_path, device, words):
+    flags = [*train_flags(shapes_root, tmp_path), "--device", device]
+    line = mistake("train", DETECTOR, *flags)
+    assert words in line
+    assert device in line
+
+
+def test_amp_needs_a_gpu(mistake, shapes_root, tmp_path):
+    flags = [*train_flags(shapes_root, tmp_path), "--device", "cpu", "--amp"]
+    assert "--amp needs a GPU" in mistake("train", DETECTOR, *flags)
+
+
+def test_nothing_to_resume(mistake, shapes_root, tmp_path):
+    flags = train_flags(shapes_root, tmp_path)
+    assert f"{tmp_path / 'w'} has no checkpoint" in mistake("train", DETECTOR, *flags, "--resume")
+    line = mistake("train", DETECTOR, *flags, "--resume", "none.pth")
+    assert "no such checkpoint: none.pth" in line
+
+
+def test_auto_scale_lr_without_a_base(mistake, shapes_root, tmp_path):
+    flags = [*train_flags(shapes_root, tmp_path), "--auto-scale-lr"]
+    line = mistake("train", SEGMENTOR, *flags)
+    assert "auto_scale_lr" in line
+    assert str(SEGMENTOR) in line
+
+
+def test_places_that_cannot_be_written(mistake, shapes_root, tmp_path, trained):
+    blocked = tmp_path / "file"
+    blocked.write_text("in the way")
+    flags = ["--data-root", shapes_root, "--from-scratch", "--work-dir", blocked / "w"]
+    assert str(blocked) in mistake("train", DETECTOR, *flags)
+    image = next((shapes_root / "val2017").glob("*.jpg"))
+    out = ["--out", blocked]
+    line = mistake("predict", trained.config, trained.checkpoint, image, *out)
+    assert str(blocked) in line
+    assert blocked.read_text() == "in the way"
+
+
+def test_no_images(mistake, trained, tmp_path):
+    (tmp_path / "none").mkdir()
+    flags = ["--out", tmp_path / "out"]
+    line = mistake("predict", trained.config, trained.checkpoint, tmp_path / "none", *flags)
+    assert "no images in" in line
+    line = mistake("predict", trained.config, trained.checkpoint, tmp_path / "gone", *flags)
+    assert "no such image or folder" in line
+
+
+def test_a_type_that_no_registry_has(mistake, shapes_root, tmp_path):
+    flags = train_flags(shapes_root, tmp_path)
+    line = mistake("train", DETECTOR, *flags, "--cfg-options", "model.backbone.type=SwinTransfomer")
+    assert "'SwinTransfomer'" in line
+
+
+def test_a_launcher_without_its_processes(mistake, shapes_root, tmp_path, monkeypatch):
+    monkeypatch.delenv("RANK", raising=False)
+    flags = [*train_flags(shapes_root, tmp_path), "--launcher", "pytorch"]
+    assert "torchrun" in mistake("train", DETECTOR, *flags)
+
+
+def test_debug_shows_the_traceback(tool, capfd, tmp_path):
+    assert tool("train", tmp_path / "none.py", "--debug") == 2
+    err = capfd.readouterr().err
+    assert "Traceback" in err
+    assert err.splitlines()[-1].startswith("error: no such config")
+
+
+def test_bugs_keep_their_traceback(tool, shapes_root, tmp_path):
+    flags = train_flags(shapes_root, tmp_path)
+    with pytest.raises(TypeError, match="nonsense"):
+        tool("train", DETECTOR, *flags, "--cfg-options", "model.rpn_head.nonsense=1")
+
+
+def test_a_failing_run_keeps_the_work_dir(trained, mistake):
+    before = sorted(p.name for p in trained.work_dir.iterdir())
+    flags = ["--data-root", "/nowhere", "--work-dir", trained.work_dir, "--from-scratch"]
+    mistake("train", trained.config, *flags)
+    assert sorted(p.name for p in trained.work_dir.iterdir()) == before
+    assert os.path.getsize(trained.checkpoint) > 0
