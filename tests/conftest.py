@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from pathlib import Path
 
+import mmengine.config.utils
 import pytest
 import torch
 
@@ -30,3 +32,11 @@ def shared() -> Path:
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _metafiles_are_read_once():
+    """For each ``mmdet::`` in a config, mmengine reads all of mmdet's metafiles, half a second."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mmengine.config.utils, "load", functools.cache(mmengine.config.utils.load))
+        yield

@@ -1,12 +1,14 @@
 """Mask R-CNN with FPN, as installed with mmdet, on a Swin backbone."""
 
-_base_ = 'mmdet::_base_/models/mask-rcnn_r50_fpn.py'
+_base_ = "mmdet::_base_/models/mask-rcnn_r50_fpn.py"
 
 model = dict(
     backbone=dict(
         _delete_=True,
-        type='swin_dense.SwinTransformer',
-        arch='tiny',
+        type="swin_dense.SwinTransformer",
+        arch="tiny",
         drop_path_rate=0.2,
-        init_cfg=dict(type='Pretrained', checkpoint=None)),
-    neck=dict(in_channels=[96, 192, 384, 768]))
+        init_cfg=dict(type="Pretrained", checkpoint=None),
+    ),
+    neck=dict(in_channels=[96, 192, 384, 768]),
+)
