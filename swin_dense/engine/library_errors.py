@@ -8,9 +8,7 @@ import torch
 
 from swin_dense.errors import UserError
 
-_WORKER = re.compile(
-    r"Caught \w+ in DataLoader worker process.*?\n.*\n(\w[\w.]*: )?(.*)", re.DOTALL
-)
+_EXCEPTION_NAME = re.compile(r"^[\w.]+: ")
 _NOT_REGISTERED = re.compile(r"^['\"]?(\S+) is not in the (\S+) registry")
 _NO_IMAGE = re.compile(r"Cannot find valid image after \d+")
 
@@ -48,5 +46,6 @@ def _message(error: BaseException) -> str:
     text = str(error)
     if isinstance(error, KeyError) and error.args:
         text = str(error.args[0])
-    found = _WORKER.search(text)
-    return found[2].strip().splitlines()[-1] if found and found[2].strip() else text
+    if "in DataLoader worker process" in text:
+        return _EXCEPTION_NAME.sub("", text.strip().splitlines()[-1])
+    return text

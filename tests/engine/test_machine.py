@@ -1,0 +1,102 @@
+"""Fitting a run to the machine: device, precision, workers, batch size, processes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from mmengine.config import Config
+
+from swin_dense.engine import terminal
+from swin_dense.engine.adapt import (
+    adapt_precision,
+    adapt_workers,
+    advise_learning_rate,
+    scale_learning_rate,
+    use_amp,
+)
+from swin_dense.engine.device import choose_device
+from swin_dense.engine.distributed import on_first_process
+from swin_dense.errors import UserError
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def said(monkeypatch) -> list[str]:
+    lines: list[str] = []
+    from swin_dense.engine import adapt
+
+    monkeypatch.setattr(adapt, "say", lines.append)
+    return lines
+
+
+def test_mixed_precision_falls_back_on_a_cpu(said):
+    wrapper = {"type": "AmpOptimWrapper", "loss_scale": "dynamic", "dtype": "float16"}
+    cfg = Config({"optim_wrapper": {**wrapper, "clip_grad": {"max_norm": 1}}})
+    adapt_precision(cfg, CPU)
+    assert cfg.optim_wrapper == {"type": "OptimWrapper", "clip_grad": {"max_norm": 1}}
+    assert len(said) == 1
+    adapt_precision(cfg, CPU)
+    assert len(said) == 1
+
+
+def test_mixed_precision_stays_on_a_gpu(said):
+    cfg = Config({"optim_wrapper": {"type": "OptimWrapper"}})
+    use_amp(cfg, torch.device("cuda"))
+    adapt_precision(cfg, torch.device("cuda"))
+    assert cfg.optim_wrapper == {"type": "AmpOptimWrapper", "loss_scale": "dynamic"}
+    assert not said
+
+
+def test_amp_asked_for_on_a_cpu():
+    with pytest.raises(UserError, match="needs a GPU"):
+        use_amp(Config({"optim_wrapper": {}}), CPU)
+
+
+def test_loaders_without_workers_keep_nothing_alive():
+    loader = {"num_workers": 0, "persistent_workers": True, "prefetch_factor": 2}
+    cfg = Config({"train_dataloader": loader, "val_dataloader": {**loader, "num_workers": 2}})
+    adapt_workers(cfg)
+    assert cfg.train_dataloader == {"num_workers": 0, "persistent_workers": False}
+    assert cfg.val_dataloader.persistent_workers
+
+
+def test_another_batch_size_is_said_once(said):
+    cfg = Config({"auto_scale_lr": {"base_batch_size": 16}, "train_dataloader": {"batch_size": 2}})
+    advise_learning_rate(cfg)
+    assert "16" in said[0]
+    assert "--auto-scale-lr" in said[0]
+    scale_learning_rate(cfg, "x.py")
+    advise_learning_rate(cfg)
+    assert len(said) == 1
+    assert cfg.auto_scale_lr.enable
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:", "cuda:x", "", "CPU"])
+def test_unknown_devices(name):
+    with pytest.raises(UserError, match="unknown device"):
+        choose_device(name)
+
+
+def test_devices_that_are_there():
+    assert choose_device("cpu").type == "cpu"
+    expected = "cuda" if torch.cuda.is_available() else "cpu"
+    assert choose_device("auto").type == expected
+    with pytest.raises(UserError, match="cuda:99"):
+        choose_device("cuda:99")
+
+
+def test_errors_of_the_first_process_are_raised():
+    def fail():
+        raise UserError("mended how")
+
+    with pytest.raises(UserError, match="mended how"):
+        on_first_process(fail)
+
+
+def test_only_the_first_process_talks(monkeypatch, capsys):
+    monkeypatch.setenv("RANK", "1")
+    terminal.say("hidden")
+    monkeypatch.setenv("RANK", "0")
+    terminal.say("shown")
+    assert capsys.readouterr().out == "shown\n"

@@ -1,0 +1,116 @@
+"""Pictures of predictions, and reading images."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from swin_dense.engine.images import UnreadableImage, find_images, read_image
+from swin_dense.engine.painting import paint_detections, paint_segmentation
+from swin_dense.engine.prediction import class_areas, unique_name
+from swin_dense.errors import UserError
+
+GREY = np.full((80, 120, 3), 128, np.uint8)
+
+
+def test_detections_are_painted_where_they_are():
+    mask = np.zeros((1, 80, 120), bool)
+    mask[0, 30:60, 40:70] = True
+    boxes = np.array([[40.0, 30.0, 70.0, 60.0]])
+    painted = paint_detections(GREY, boxes, np.array([0]), np.array([0.9]), ["cat"], mask)
+    changed = (painted != GREY).any(-1)
+    assert changed[35:55, 45:65].all()
+    assert not changed[65:, :].any()
+    assert not changed[:, 110:].any()
+    assert (GREY == 128).all()
+
+
+def test_without_masks_only_the_frame_and_the_name_are_painted():
+    boxes = np.array([[10.0, 30.0, 110.0, 75.0]])
+    painted = paint_detections(GREY, boxes, np.array([5]), None, ["cat"])
+    changed = (painted != GREY).any(-1)
+    assert changed[30, 20:100].all()
+    assert not changed[40:70, 20:100].any()
+
+
+def test_boxes_beyond_the_image_and_no_boxes_at_all():
+    boxes = np.array([[-30.0, -9.0, 300.0, 200.0]])
+    assert paint_detections(GREY, boxes, np.array([0]), None, ["cat"]).shape == GREY.shape
+    nothing = paint_detections(GREY, np.zeros((0, 4)), np.zeros(0, int), np.zeros(0), [])
+    assert (nothing == GREY).all()
+
+
+def test_tiny_images_can_be_painted():
+    tiny = GREY[:3, :2]
+    painted = paint_detections(tiny, np.array([[0, 0, 2, 3]]), np.array([0]), None, ["a long name"])
+    assert painted.shape == tiny.shape
+
+
+def test_classes_have_the_palettes_colour_and_ignored_pixels_none():
+    label_map = np.full((80, 120), 255)
+    label_map[:40] = 0
+    palette = [[255, 0, 0], [0, 255, 0]]
+    painted = paint_segmentation(GREY, label_map, ["sky", "sea"], palette, opacity=1.0)
+    assert painted[2, 2].tolist() == [0, 0, 255]  # BGR
+    assert (painted[60:] == GREY[60:]).all()
+    assert (painted[:40] != painted[2, 2]).any(), "the name is written"
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "CMYK", "P", "I;16", "1"])
+def test_modes(tmp_path, mode):
+    grey = Image.fromarray(np.full((6, 9), 200, np.uint8))
+    image = (
+        Image.fromarray(np.full((6, 9), 200 * 257, np.uint16))
+        if mode == "I;16"
+        else grey.convert(mode)
+    )
+    path = tmp_path / ("a.jpg" if mode == "CMYK" else "a.png")
+    image.save(path)
+    found = read_image(path)
+    assert (found.shape, found.dtype) == ((6, 9, 3), np.uint8)
+    if mode != "1":
+        assert np.abs(found.astype(int) - 200).max() <= 3
+
+
+def test_the_pixels_are_those_of_the_training_pipeline(tmp_path):
+    pixels = cv2.resize(np.random.default_rng(0).integers(0, 255, (4, 5, 3), np.uint8), (50, 40))
+    path = tmp_path / "a.jpg"
+    cv2.imwrite(str(path), pixels)
+    assert (read_image(path) == cv2.imread(str(path))).all()
+
+
+@pytest.mark.parametrize("content", [b"", b"text", b"\xff\xd8\xff\xe0 broken", b"GIF89a"])
+def test_what_is_no_image(tmp_path, content):
+    path = tmp_path / "a.jpg"
+    path.write_bytes(content)
+    with pytest.raises(UnreadableImage):
+        read_image(path)
+
+
+def test_finding_images(tmp_path):
+    for name in ("b.JPG", "a.png", "notes.txt", ".hidden"):
+        (tmp_path / name).touch()
+    (tmp_path / "folder.jpg").mkdir()
+    assert [p.name for p in find_images(tmp_path)] == ["a.png", "b.JPG"]
+    assert [p.name for p in find_images(tmp_path / "notes.txt")] == ["notes.txt"]
+    with pytest.raises(UserError, match="no images"):
+        find_images(tmp_path / "folder.jpg")
+    with pytest.raises(UserError, match="no such"):
+        find_images(tmp_path / "gone")
+
+
+def test_names_are_unique():
+    taken: set[str] = set()
+    names = [unique_name("a.png", taken) for _ in range(3)]
+    assert names == ["a.png", "a_2.png", "a_3.png"]
+
+
+def test_areas_are_largest_first():
+    areas = class_areas(np.array([[0, 1, 1, 9]]), ["sky", "sea"])
+    assert [(a["class"], a["pixels"], a["fraction"]) for a in areas] == [
+        ("sea", 2, 0.5),
+        ("sky", 1, 0.25),
+        ("class 9", 1, 0.25),
+    ]

@@ -1,0 +1,147 @@
+"""What reaches the terminal, what the log, and how progress and metrics look."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import warnings
+from types import SimpleNamespace
+
+import pytest
+from mmengine.logging import MMLogger
+from rich.console import Console
+
+from swin_dense.engine import terminal
+from swin_dense.engine.library_errors import as_user_error
+from swin_dense.engine.metrics import metrics_table, plain_values, write_json
+from swin_dense.engine.progress import _Clock
+from swin_dense.errors import UserError
+
+
+def text_of(renderable) -> str:
+    console = Console(file=io.StringIO(), width=200)
+    console.print(renderable)
+    return console.file.getvalue()
+
+
+@pytest.fixture
+def logger(tmp_path):
+    name = f"test_{tmp_path.name}"
+    return MMLogger(name=name, log_file=str(tmp_path / "run.log"))
+
+
+def test_libraries_print_into_the_log(logger, tmp_path, capsys):
+    with terminal.quiet_terminal():
+        print("before there is a log")
+        terminal.redirect_log(logger)
+        print("afterwards")
+        logger.info("the config")
+        terminal.say("for the user")
+    assert capsys.readouterr().out == "for the user\n"
+    log = (tmp_path / "run.log").read_text()
+    for line in ("before there is a log", "afterwards", "the config", "for the user"):
+        assert log.count(line) == 1
+
+
+def test_warnings_reach_the_user_unless_nothing_can_be_done(logger, tmp_path, capsys):
+    with terminal.quiet_terminal():
+        terminal.redirect_log(logger)
+        warnings.simplefilter("always")
+        warnings.warn("disk nearly full", stacklevel=1)
+        warnings.warn("old name", DeprecationWarning, stacklevel=1)
+        logger.warning("learning rate is zero")
+        logger.warning("The prefix is not set in metric class DumpResults.")
+    out = capsys.readouterr().out.splitlines()
+    assert out == ["warning: disk nearly full", "warning: learning rate is zero"]
+    log = (tmp_path / "run.log").read_text()
+    for line in ("disk nearly full", "old name", "learning rate is zero", "prefix is not set"):
+        assert line in log
+
+
+def test_outside_nothing_is_redirected(capsys):
+    with terminal.quiet_terminal(), terminal.quiet_terminal():
+        print("hidden")
+    print("shown")
+    assert capsys.readouterr().out == "shown\n"
+
+
+def test_coco_metrics_have_a_row_for_boxes_and_one_for_masks():
+    metrics = {"coco/bbox_mAP": 0.5, "coco/bbox_mAP_50": 0.75, "coco/segm_mAP": 0.25}
+    lines = [line for line in text_of(metrics_table(metrics)).splitlines() if "│" in line]
+    assert [cell.strip() for cell in lines[0].split("│")[1:-1]] == ["bbox", "0.500", "0.750"]
+    assert [cell.strip() for cell in lines[1].split("│")[1:-1]] == ["segm", "0.250", ""]
+
+
+def test_other_metrics_have_a_column_each():
+    text = text_of(metrics_table({"aAcc": 71.5, "mIoU": 33.0}, "after iteration 8"))
+    assert "after iteration 8" in text
+    assert "aAcc" in text
+    assert "33.000" in text
+
+
+def test_only_plain_values_are_kept(tmp_path):
+    import numpy as np
+
+    found = plain_values({"a": np.float32(0.5), "b": [1, 2], "c": 3})
+    assert found == {"a": 0.5, "c": 3}
+    write_json(tmp_path / "deep" / "m.json", found)
+    assert json.loads((tmp_path / "deep" / "m.json").read_text()) == found
+    assert [p.name for p in (tmp_path / "deep").iterdir()] == ["m.json"]
+
+
+def test_the_clock_counts_iterations_and_evaluations_apart(monkeypatch):
+    now = SimpleNamespace(value=0.0)
+    monkeypatch.setattr("time.monotonic", lambda: now.value)
+    clock = _Clock()
+    clock.begin()
+    for done in (1, 2, 3):
+        now.value += 2.0
+        clock.end(done)
+    assert clock.left(10, 0) == pytest.approx(20.0)
+    clock.begin_evaluation()
+    now.value += 30.0
+    clock.end_evaluation()
+    clock.begin()
+    now.value += 2.0
+    clock.end(4)
+    assert clock.left(10, 2) == pytest.approx(80.0)
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (FileNotFoundError(2, "No such file", "a/b.jpg"), "a/b.jpg"),
+        (PermissionError(13, "Permission denied", "w/x.pth"), "w/x.pth: Permission denied"),
+        (OSError(28, "No space left on device", "w"), "no space left"),
+        (KeyError("Foo is not in the mmdet::model registry. Please check"), "'Foo'"),
+        (Exception("Cannot find valid image after 1000!"), "no image that can be read"),
+    ],
+)
+def test_well_known_errors_of_libraries_are_the_users(error, words):
+    mistake = as_user_error(error)
+    assert isinstance(mistake, UserError)
+    assert words in str(mistake)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("shapes"), KeyError("x"), OSError(5, "I/O", "f")])
+def test_other_errors_are_bugs(error):
+    assert as_user_error(error) is None
+
+
+def test_errors_in_a_worker_are_told_by_their_last_line():
+    text = (
+        "Caught FileNotFoundError in DataLoader worker process 0.\n"
+        "Original Traceback (most recent call last):\n  File 'x.py', line 1\n"
+        "FileNotFoundError: [Errno 2] No such file or directory: 'a/b.jpg'\n"
+    )
+    line = str(as_user_error(FileNotFoundError(text)))
+    assert "a/b.jpg" in line
+    assert "Traceback" not in line
+
+
+def test_the_handler_keeps_the_level_of_the_terminal(logger):
+    with terminal.quiet_terminal():
+        terminal.redirect_log(logger)
+        shown = [h for h in logger.handlers if isinstance(h, terminal.TerminalHandler)]
+        assert [h.level for h in shown] == [logging.WARNING]
