@@ -35,8 +35,8 @@ MANIFEST = "shapes.json"
 # COCO's and ADE20K's names of the two parts.
 _SPLITS = (("train", "train2017", "training"), ("val", "val2017", "validation"))
 
-_MIN_VISIBLE = 0.5  # of a shape's area; what is left of it must be recognisable
-_MIN_CONTRAST = 90.0  # Euclidean distance in RGB between a shape and what lies under it
+_MIN_VISIBLE = 0.6  # of a shape's area; what is left of it must be recognisable
+_MIN_CONTRAST = 110.0  # Euclidean distance in RGB between a shape and what lies under it
 _PLACEMENT_TRIES = 60
 
 Image = NDArray[np.uint8]
@@ -55,7 +55,7 @@ class ShapesSpec:
 
     train: int = 1200
     val: int = 100
-    size: int = 128
+    size: int = 96
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -89,12 +89,12 @@ class Scene:
 
 
 def draw_scene(rng: np.random.Generator, size: int) -> Scene:
-    """Draw 2 to 6 shapes on a textured background of ``size`` x ``size`` pixels."""
+    """Draw 2 to 5 shapes on a textured background of ``size`` x ``size`` pixels."""
     canvas = _background(rng, size)
     labels: list[int] = []
     masks: list[Mask] = []
     whole_areas: list[int] = []
-    wanted = int(rng.integers(2, 7))
+    wanted = int(rng.integers(2, 6))
     for _ in range(_PLACEMENT_TRIES):
         if len(masks) == wanted:
             break
@@ -113,14 +113,15 @@ def draw_scene(rng: np.random.Generator, size: int) -> Scene:
         labels.append(label)
         whole_areas.append(int(drawn.sum()))
     noise = rng.standard_normal(canvas.shape, np.float32)
-    canvas += rng.uniform(2, 12) * noise
+    canvas += rng.uniform(2, 8) * noise
     return Scene(np.clip(canvas.round(), 0, 255).astype(np.uint8), labels, masks)
 
 
 def _background(rng: np.random.Generator, size: int) -> Floats:
-    """Smooth colour clouds and stripes of a random direction and period, (S, S, 3)."""
+    """Dull clouds and stripes of a random direction and period, (S, S, 3)."""
     cells = int(rng.integers(2, 9))
-    clouds = rng.uniform(-40, 40, (cells, cells, 3)) + rng.uniform(40, 215, 3)
+    grey = rng.uniform(40, 180) + rng.uniform(-30, 30, (cells, cells, 1))
+    clouds = grey + rng.uniform(-15, 15, 3) + rng.uniform(-8, 8, (cells, cells, 3))
     canvas = cv2.resize(clouds, (size, size), interpolation=cv2.INTER_CUBIC)
     angle, period = rng.uniform(0, np.pi), rng.uniform(4, 24)
     rows, cols = np.ogrid[:size, :size]
@@ -131,7 +132,7 @@ def _background(rng: np.random.Generator, size: int) -> Floats:
 
 def _random_shape(rng: np.random.Generator, name: str, size: int) -> tuple[Window, Floats]:
     """A shape wholly inside the image: its window and the signed distances (h, w) there."""
-    radius = rng.uniform(0.09, 0.22) * size
+    radius = rng.uniform(0.11, 0.23) * size
     x, y = rng.uniform(radius, size - radius, 2)
     # One pixel of margin, for the soft edge.
     left, top = max(int(x - radius) - 1, 0), max(int(y - radius) - 1, 0)
@@ -175,15 +176,24 @@ def polygon_distance(corners: Floats, rows: Floats, cols: Floats) -> Floats:
 def _paint(rng: np.random.Generator, canvas: Floats, distance: Floats) -> None:
     """Draw a shape on its window (h, w, 3) in place: contrasting, shaded, with a soft edge."""
     under = canvas[distance < 0].mean(axis=0)
-    colour = rng.uniform(0, 255, 3)
+    colour = _vivid(rng)
     while np.linalg.norm(colour - under) < _MIN_CONTRAST:
-        colour = rng.uniform(0, 255, 3)
+        colour = _vivid(rng)
     height, width = distance.shape
     rows, cols = np.ogrid[-0.5 : 0.5 : height * 1j, -0.5 : 0.5 : width * 1j]
     slope = rng.uniform(-25, 25, 2)
     shaded = colour + (rows * slope[0] + cols * slope[1])[..., None]
     cover = np.clip(0.5 - distance, 0, 1)[..., None]
     canvas += cover * (shaded - canvas)
+
+
+def _vivid(rng: np.random.Generator) -> Floats:
+    """A random colour (3,) of high saturation."""
+    hue, saturation, value = rng.uniform((0, 0.65, 160), (1, 1, 255))
+    # Each channel falls from 1 to 0 with its distance on the circle of hues.
+    distance = np.abs((hue - np.array([0, 1, 2]) / 3 + 0.5) % 1 - 0.5)
+    pure = np.clip(2 - 6 * distance, 0, 1)
+    return value * (1 - saturation * (1 - pure))
 
 
 def write_shapes(
