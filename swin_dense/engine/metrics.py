@@ -36,7 +36,8 @@ class MetricsHook(Hook):
         title = (
             f"after epoch {runner.epoch}" if _by_epoch(runner) else f"after iteration {runner.iter}"
         )
-        console().print(metrics_table(metrics or {}, title))
+        if metrics:  # none when nothing was detected, of which the log has warned
+            console().print(metrics_table(metrics, title))
 
     @master_only
     def after_test_epoch(self, runner, metrics: dict[str, float] | None = None) -> None:
