@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import traceback
+from pathlib import Path
 
 import torch
 
@@ -10,6 +12,7 @@ from swin_dense.errors import UserError
 
 _EXCEPTION_NAME = re.compile(r"^[\w.]+: ")
 _NOT_REGISTERED = re.compile(r"^['\"]?(\S+) is not in the (\S+) registry")
+_PACKAGE = Path(__file__).resolve().parents[1]
 _NO_IMAGE = re.compile(r"Cannot find valid image after \d+")
 
 
@@ -34,11 +37,29 @@ def as_user_error(error: BaseException) -> UserError | None:
             f"the config asks for type {found[1]!r}, which no {found[2]} has: check its spelling, "
             "or name its module in custom_imports"
         )
+    if _is_bad_argument(error):
+        return UserError(f"the config does not fit the type it asks for: {text}")
     if _NO_IMAGE.search(text):
         return UserError(
             "the training data has no image that can be read: check data_prefix and --data-root"
         )
     return None
+
+
+def _is_bad_argument(error: BaseException) -> bool:
+    """Whether a class was given arguments by the config that it does not take.
+
+    Either Python says so where mmengine's registry calls the class, or the class is one of ours,
+    whose constructors check what they are given.
+    """
+    frames = traceback.extract_tb(error.__traceback__)
+    calls = [i for i, f in enumerate(frames) if Path(f.filename).name == "build_functions.py"]
+    if not calls:
+        return False
+    if isinstance(error, TypeError):
+        in_constructors = all(frame.name == "__init__" for frame in frames[calls[-1] + 1 :])
+        return in_constructors and "argument" in str(error)
+    return isinstance(error, ValueError) and _PACKAGE in Path(frames[-1].filename).parents
 
 
 def _message(error: BaseException) -> str:

@@ -82,7 +82,9 @@ def metrics_table(metrics: Mapping[str, Any], title: str = "") -> Table:
         for name in columns:
             table.add_column(name, justify="right")
         for kind, row in rows.items():
-            table.add_row(kind, *(_text(row.get(name, "")) for name in columns))
+            # COCO's -1 means that there is nothing to measure, such as no large objects.
+            cells = ("-" if row.get(name) == -1 else _text(row.get(name, "")) for name in columns)
+            table.add_row(kind, *cells)
         return table
     values = plain_values(metrics)
     for name in values:

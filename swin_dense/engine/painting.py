@@ -173,7 +173,7 @@ def _tag(
     ``at`` is the plate's bottom left corner, or its middle.
     """
     height, width = canvas.shape[:2]
-    scale = float(np.clip(min(height, width) / 1000, 0.35, 1.2))
+    scale = float(np.clip(min(height, width) / 1150, 0.35, 1.2))
     stroke = 1 if scale < 0.8 else 2
     (text_width, text_height), below = cv2.getTextSize(text, _FONT, scale, stroke)
     box_width, box_height = text_width + 4, text_height + below + 2

@@ -121,13 +121,15 @@ class ProgressHook(Hook):
     def _show(self, name: str, done: int, total: int, state: str) -> None:
         if name not in self._tasks:
             return
+        if self._bar is not None:
+            self._bar.update(self._tasks[name], completed=done, state=state)
         now = time.monotonic()
         wait = _REFRESH_SECONDS if self._bar else self.plain_seconds
         if now - self._last_shown < wait and done < total:
             return
         self._last_shown = now
         if self._bar is not None:
-            self._bar.update(self._tasks[name], completed=done, state=state, refresh=True)
+            self._bar.refresh()
         else:
             console().print(f"{name} {done}/{total}  {state}".rstrip(), soft_wrap=True)
 

@@ -236,10 +236,24 @@ def test_debug_shows_the_traceback(tool, capfd, tmp_path):
     assert err.splitlines()[-1].startswith("error: no such config")
 
 
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ("model.rpn_head.nonsense=1", "'nonsense'"),
+        ("model.backbone.nonsense=1", "nonsense"),
+        ("model.backbone.num_heads=[3,1,2,2]", "num_heads"),
+    ],
+)
+def test_arguments_that_a_class_does_not_take(mistake, shapes_root, tmp_path, option, words):
+    flags = [*train_flags(shapes_root, tmp_path), "--cfg-options", option]
+    assert words in mistake("train", DETECTOR, *flags)
+
+
 def test_bugs_keep_their_traceback(tool, shapes_root, tmp_path):
+    """A broken model is nobody's slip of the pen: what raised where must stay visible."""
     flags = train_flags(shapes_root, tmp_path)
-    with pytest.raises(TypeError, match="nonsense"):
-        tool("train", DETECTOR, *flags, "--cfg-options", "model.rpn_head.nonsense=1")
+    with pytest.raises(RuntimeError, match="channels"):
+        tool("train", DETECTOR, *flags, "--cfg-options", "model.neck.in_channels=[8,16,32,60]")
 
 
 def test_a_failing_run_keeps_the_work_dir(trained, mistake):
