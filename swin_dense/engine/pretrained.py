@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
 
-import torch
 from mmengine.config import Config
 
+from swin_dense.checkpoints import cached_path, local_file
 from swin_dense.engine.distributed import on_first_process
 from swin_dense.engine.terminal import say
-from swin_dense.errors import UserError
 
-_WEB = ("http://", "https://")
 _OR_WITHOUT = ", or add --from-scratch to train without pretrained weights"
 
 
@@ -69,36 +64,11 @@ def local_weights(location: str, otherwise: str = _OR_WITHOUT) -> str:
         UserError: there is no such file, or it cannot be downloaded.
     """
     url = _web_address(location)
-    if url.startswith(_WEB):
-        path = cached_path(url)
-        if not path.is_file():
-            _download(url, path, otherwise)
-        return str(path)
-    if "://" not in url and not os.path.isfile(os.path.expanduser(url)):
-        raise UserError(f"weights {url} are missing: put the file there{otherwise}")
-    return url
-
-
-def cached_path(url: str) -> Path:
-    """Where PyTorch and mmengine look for a downloaded file."""
-    return Path(torch.hub.get_dir()) / "checkpoints" / os.path.basename(urlparse(url).path)
-
-
-def _download(url: str, path: Path, otherwise: str) -> None:
-    say(f"downloading {url}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(url, str(path), progress=False)
-    except Exception as error:  # urllib, ssl, sockets and disks all have their own
-        raise UserError(
-            f"cannot download weights ({_reason(error)}): download {url} elsewhere and put it "
-            f"at {path}{otherwise}"
-        ) from error
-
-
-def _reason(error: Exception) -> str:
-    reason = getattr(error, "reason", None) or error
-    return " ".join(f"{reason}".split()) or type(error).__name__
+    if "://" in url and not url.startswith(("http://", "https://")):
+        return url
+    if "://" in url and not cached_path(url).is_file():
+        say(f"downloading {url}")
+    return str(local_file(url, otherwise))
 
 
 def _web_address(location: str) -> str:

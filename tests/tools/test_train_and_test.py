@@ -62,8 +62,8 @@ def test_the_terminal_shows_progress_and_results_not_the_config(tool, shapes_roo
     assert len(lines) < 25
 
 
-def test_resume_continues_with_the_same_losses(trained, tool, tmp_path):
-    """Two epochs in one go and one epoch, then another, take the same steps."""
+def test_resume_continues_where_the_run_stopped(trained, tool, tmp_path):
+    """The steps are numbered on, each is taken once, and the weights go on changing."""
     longer = ["train_cfg.max_epochs=2"] if trained.kind == "detector" else ["train_cfg.max_iters=8"]
     flags = ["--data-root", trained.data_root, "--seed", 0, "--cfg-options", *longer]
     resumed = tmp_path / "resumed"
