@@ -132,7 +132,7 @@ def _background(rng: np.random.Generator, size: int) -> Floats:
 
 def _random_shape(rng: np.random.Generator, name: str, size: int) -> tuple[Window, Floats]:
     """A shape wholly inside the image: its window and the signed distances (h, w) there."""
-    radius = rng.uniform(0.11, 0.23) * size
+    radius = rng.uniform(0.13, 0.25) * size
     x, y = rng.uniform(radius, size - radius, 2)
     # One pixel of margin, for the soft edge.
     left, top = max(int(x - radius) - 1, 0), max(int(y - radius) - 1, 0)
