@@ -12,6 +12,9 @@ import torch
 
 import swin_dense  # noqa: F401  (prepares OpenMMLab before any test imports it)
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    torch.set_num_threads(1)  # the workers already share the cores
+
 REPO = Path(__file__).resolve().parents[1]
 SHARED = Path(os.environ.get("SWIN_DENSE_SHARED", REPO.parent / "shared"))
 

@@ -38,14 +38,14 @@ def batch():
     """Two noisy images with a bright rectangle of either class."""
     g = torch.Generator().manual_seed(0)
     images, samples = [], []
-    for label, box in enumerate([(8, 10, 50, 40), (20, 5, 60, 70)]):
-        image = 40 * torch.randn(3, 77, 90, generator=g) + 110
+    for label, box in enumerate([(4, 6, 30, 24), (12, 3, 40, 45)]):
+        image = 40 * torch.randn(3, 49, 58, generator=g) + 110
         x1, y1, x2, y2 = box
         image[label, y1:y2, x1:x2] += 100
-        mask = np.zeros((1, 77, 90), np.uint8)
+        mask = np.zeros((1, 49, 58), np.uint8)
         mask[0, y1:y2, x1:x2] = 1
         sample = DetDataSample()
-        shape = (77, 90)
+        shape = (49, 58)
         sample.set_metainfo({"img_shape": shape, "ori_shape": shape, "scale_factor": (1.0, 1.0)})
         sample.gt_instances = InstanceData(
             bboxes=torch.tensor([box], dtype=torch.float64),
@@ -67,7 +67,7 @@ def train(model):
         torch.manual_seed(step)  # stochastic depth and the samplers of boxes
         np.random.seed(step)
         logged = model.train_step(batch(), wrapper)
-        losses.append(float(logged["loss"]))
+        losses.append(logged["loss"].item())
     return losses
 
 
