@@ -35,7 +35,7 @@ MANIFEST = "shapes.json"
 # COCO's and ADE20K's names of the two parts.
 _SPLITS = (("train", "train2017", "training"), ("val", "val2017", "validation"))
 
-_MIN_VISIBLE = 0.6  # of a shape's area; what is left of it must be recognisable
+_MIN_VISIBLE = 0.7  # of a shape's area; what is left of it must be recognisable
 _MIN_CONTRAST = 110.0  # Euclidean distance in RGB between a shape and what lies under it
 _PLACEMENT_TRIES = 60
 
@@ -89,12 +89,12 @@ class Scene:
 
 
 def draw_scene(rng: np.random.Generator, size: int) -> Scene:
-    """Draw 2 to 5 shapes on a textured background of ``size`` x ``size`` pixels."""
+    """Draw 2 to 4 shapes on a textured background of ``size`` x ``size`` pixels."""
     canvas = _background(rng, size)
     labels: list[int] = []
     masks: list[Mask] = []
     whole_areas: list[int] = []
-    wanted = int(rng.integers(2, 6))
+    wanted = int(rng.integers(2, 5))
     for _ in range(_PLACEMENT_TRIES):
         if len(masks) == wanted:
             break
@@ -132,7 +132,7 @@ def _background(rng: np.random.Generator, size: int) -> Floats:
 
 def _random_shape(rng: np.random.Generator, name: str, size: int) -> tuple[Window, Floats]:
     """A shape wholly inside the image: its window and the signed distances (h, w) there."""
-    radius = rng.uniform(0.13, 0.25) * size
+    radius = rng.uniform(0.15, 0.28) * size
     x, y = rng.uniform(radius, size - radius, 2)
     # One pixel of margin, for the soft edge.
     left, top = max(int(x - radius) - 1, 0), max(int(y - radius) - 1, 0)

@@ -44,8 +44,8 @@ def test_visible_masks_are_disjoint_and_nothing_is_mostly_hidden(seed: int, size
     assert scene.image.dtype == np.uint8
     assert len(scene.labels) == len(scene.masks) >= 1
     assert np.sum(scene.masks, axis=0).max() == 1
-    # The smallest shape is a star of radius 0.13 * size; a star covers 1.23 squared radii.
-    smallest = 1.23 * (0.13 * size) ** 2
+    # The smallest shape is a star of radius 0.15 * size; a star covers 1.23 squared radii.
+    smallest = 1.23 * (0.15 * size) ** 2
     assert min(mask.sum() for mask in scene.masks) >= 0.9 * shapes._MIN_VISIBLE * smallest - 2
     semantic = scene.semantic()
     for label, mask in zip(scene.labels, scene.masks, strict=True):
