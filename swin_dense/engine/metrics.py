@@ -73,34 +73,32 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def metrics_table(metrics: Mapping[str, Any], title: str = "") -> Table:
-    """A table of metrics: COCO's as one row per kind of box or mask, others one column each."""
+    """A table of metrics, one row each; COCO's with a column per kind, so that 80 columns do."""
     table = Table(title=title or None, title_justify="left", header_style="bold")
-    rows = _coco_rows(metrics)
-    if rows:
-        columns = list(dict.fromkeys(name for row in rows.values() for name in row))
-        table.add_column("")
-        for name in columns:
-            table.add_column(name, justify="right")
-        for kind, row in rows.items():
+    table.add_column("metric")
+    kinds = _coco_kinds(metrics)
+    if kinds:
+        for kind in kinds:
+            table.add_column(kind, justify="right")
+        for name in dict.fromkeys(name for figures in kinds.values() for name in figures):
             # COCO's -1 means that there is nothing to measure, such as no large objects.
-            cells = ("-" if row.get(name) == -1 else _text(row.get(name, "")) for name in columns)
-            table.add_row(kind, *cells)
+            values = [figures.get(name, "") for figures in kinds.values()]
+            table.add_row(name, *("-" if value == -1 else _text(value) for value in values))
         return table
-    values = plain_values(metrics)
-    for name in values:
-        table.add_column(name, justify="right")
-    table.add_row(*(_text(value) for value in values.values()))
+    table.add_column("value", justify="right")
+    for name, value in plain_values(metrics).items():
+        table.add_row(name, _text(value))
     return table
 
 
-def _coco_rows(metrics: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """``coco/bbox_mAP_50`` goes to row ``bbox``, column ``mAP_50``; others have no row."""
-    rows: dict[str, dict[str, Any]] = {}
+def _coco_kinds(metrics: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """``coco/bbox_mAP_50`` is figure ``mAP_50`` of kind ``bbox``; others are of no kind."""
+    kinds: dict[str, dict[str, Any]] = {}
     for key, value in plain_values(metrics).items():
         kind, _, name = key.rpartition("/")[2].partition("_")
         if name and kind in ("bbox", "segm", "proposal"):
-            rows.setdefault(kind, {})[name] = value
-    return rows
+            kinds.setdefault(kind, {})[name] = value
+    return kinds
 
 
 def _text(value: Any) -> str:

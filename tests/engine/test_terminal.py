@@ -66,14 +66,14 @@ def test_outside_nothing_is_redirected(capsys):
     assert capsys.readouterr().out == "shown\n"
 
 
-def test_coco_metrics_have_a_row_for_boxes_and_one_for_masks():
+def test_coco_metrics_have_a_column_for_boxes_and_one_for_masks():
     metrics = {"coco/bbox_mAP": 0.5, "coco/bbox_mAP_50": 0.75, "coco/segm_mAP": 0.25}
     lines = [line for line in text_of(metrics_table(metrics)).splitlines() if "│" in line]
-    assert [cell.strip() for cell in lines[0].split("│")[1:-1]] == ["bbox", "0.500", "0.750"]
-    assert [cell.strip() for cell in lines[1].split("│")[1:-1]] == ["segm", "0.250", ""]
+    assert [cell.strip() for cell in lines[0].split("│")[1:-1]] == ["mAP", "0.500", "0.250"]
+    assert [cell.strip() for cell in lines[1].split("│")[1:-1]] == ["mAP_50", "0.750", ""]
 
 
-def test_other_metrics_have_a_column_each():
+def test_other_metrics_have_a_row_each():
     text = text_of(metrics_table({"aAcc": 71.5, "mIoU": 33.0}, "after iteration 8"))
     assert "after iteration 8" in text
     assert "aAcc" in text
