@@ -1,8 +1,8 @@
 """A generated data set for detection, instance and semantic segmentation: shapes on noise.
 
 It exists so that a detector and a segmentor can be trained from scratch in minutes, without a
-download: circles, squares, triangles and stars of any colour, size and rotation, partly hidden
-by each other, on textured backgrounds. :func:`draw_scene` is a pure function of its arguments;
+download: circles, squares, triangles and stars of any colour and size, tilted, partly hidden by
+each other, on textured backgrounds. :func:`draw_scene` is a pure function of its arguments;
 :func:`write_shapes` writes a data set that COCO's and ADE20K's readers understand::
 
     DIR/train2017/*.jpg  val2017/*.jpg                       the images, for both tasks
@@ -37,6 +37,7 @@ _SPLITS = (("train", "train2017", "training"), ("val", "val2017", "validation"))
 
 _MIN_VISIBLE = 0.7  # of a shape's area; what is left of it must be recognisable
 _MIN_CONTRAST = 110.0  # Euclidean distance in RGB between a shape and what lies under it
+_TILT = np.pi / 9  # to either side; shapes at any angle take several times as long to learn
 _PLACEMENT_TRIES = 60
 
 Image = NDArray[np.uint8]
@@ -141,8 +142,11 @@ def _random_shape(rng: np.random.Generator, name: str, size: int) -> tuple[Windo
     rows, cols = (axis + 0.5 for axis in np.ogrid[window])
     if name == "circle":
         return window, np.sqrt((cols - x) ** 2 + (rows - y) ** 2) - 0.9 * radius
+    # Upright: one corner of a triangle and of a star on top, a square's sides level.
     radii = {"square": [1.0] * 4, "triangle": [1.0] * 3, "star": [1.0, 0.42] * 5}[name]
-    angles = rng.uniform(0, 2 * np.pi) + np.arange(len(radii)) * (2 * np.pi / len(radii))
+    step = 2 * np.pi / len(radii)
+    first = -np.pi / 2 + (step / 2 if name == "square" else 0) + rng.uniform(-_TILT, _TILT)
+    angles = first + np.arange(len(radii)) * step
     reach = radius * np.array(radii)
     corners = np.stack([x + reach * np.cos(angles), y + reach * np.sin(angles)], axis=1)
     return window, polygon_distance(corners, rows, cols)
