@@ -1,4 +1,8 @@
-"""UperNet with a very small Swin, from scratch on the generated shapes: the demo of segmentation."""
+"""UperNet with a very small Swin, from scratch on the generated shapes: mIoU about 50 after 600 steps.
+
+Shapes are found at once (background IoU 98), their kinds are still being told apart when the run
+ends; one run, 5 minutes on two busy Xeon cores at 2.5 GHz.
+"""
 
 _base_ = ['./_base_/models/upernet_swin.py', './_base_/mmseg_runtime.py']
 
@@ -10,6 +14,8 @@ metainfo = dict(
 embed_dims = 32
 # Batch statistics of a single process: works without a process group.
 norm_cfg = dict(type='BN', requires_grad=True)
+# Background is most of an image and learned first; the kinds of shapes need the gradient more.
+loss = dict(class_weight=[0.2, 1.0, 1.0, 1.0, 1.0])
 
 model = dict(
     data_preprocessor=dict(size=(96, 96)),
@@ -19,15 +25,22 @@ model = dict(
         embed_dims=embed_dims,
         depths=(2, 2, 2, 2),
         num_heads=(1, 2, 4, 8),
-        window_size=4,
+        window_size=6,
         drop_path_rate=0.0),
     decode_head=dict(
         in_channels=[embed_dims * 2**stage for stage in range(4)],
         channels=64,
+        dropout_ratio=0.0,
         num_classes=5,
-        norm_cfg=norm_cfg),
+        norm_cfg=norm_cfg,
+        loss_decode=loss),
     auxiliary_head=dict(
-        in_channels=embed_dims * 4, channels=64, num_classes=5, norm_cfg=norm_cfg))
+        in_channels=embed_dims * 4,
+        channels=64,
+        dropout_ratio=0.0,
+        num_classes=5,
+        norm_cfg=norm_cfg,
+        loss_decode=loss))
 
 train_pipeline = [
     dict(type='LoadImageFromFile'),
@@ -37,12 +50,11 @@ train_pipeline = [
 ]
 test_pipeline = [
     dict(type='LoadImageFromFile'),
-    # After loading of the image, so that the label map keeps its size.
     dict(type='LoadAnnotations'),
     dict(type='PackSegInputs'),
 ]
 train_dataloader = dict(
-    batch_size=16,
+    batch_size=8,
     num_workers=1,
     persistent_workers=True,
     sampler=dict(type='InfiniteSampler', shuffle=True),
@@ -67,11 +79,11 @@ test_dataloader = val_dataloader
 val_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
 test_evaluator = val_evaluator
 
-iterations = 300
+iterations = 600
 optim_wrapper = dict(
     type='OptimWrapper',
     optimizer=dict(type='AdamW', lr=2e-3, weight_decay=0.05),
-    clip_grad=dict(max_norm=10.0))
+    clip_grad=dict(max_norm=1.0))
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=20),
     dict(type='CosineAnnealingLR', T_max=iterations, by_epoch=False),
