@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO := work_dirs/demo
+SHAPES := data/shapes
 
 .PHONY: help demo demo-segmentation test lint clean
 help:
@@ -26,11 +27,14 @@ help:
 	  --no-build-isolation --editable .
 	@touch $@
 
-demo: .venv/.ready
-	@$(BIN)/python tools/make_shapes.py data/shapes
-	@$(BIN)/python tools/train.py configs/cascade_swin_nano_shapes.py --work-dir $(DEMO)
-	@$(BIN)/python tools/predict.py configs/cascade_swin_nano_shapes.py $(DEMO)/last.pth \
-	  data/shapes/val2017 --out $(DEMO)/predictions
+demo demo-segmentation: .venv/.ready
+	@$(BIN)/python tools/make_shapes.py $(SHAPES)
+	@$(BIN)/python tools/train.py $(CONFIG) --work-dir $(OUT)
+	@$(BIN)/python tools/predict.py $(CONFIG) $(OUT)/last.pth $(SHAPES)/val2017 --out $(OUT)/predictions
+demo: CONFIG := configs/cascade_swin_nano_shapes.py
+demo: OUT := $(DEMO)
+demo-segmentation: CONFIG := configs/upernet_swin_nano_shapes.py
+demo-segmentation: OUT := $(DEMO)-segmentation
 
 test: .venv/.ready
 	$(BIN)/python -m pytest -n 2
@@ -41,4 +45,4 @@ lint: .venv/.ready
 	$(BIN)/mypy
 
 clean:
-	rm -rf .venv $(DEMO) data/shapes
+	rm -rf .venv $(DEMO) $(DEMO)-segmentation $(SHAPES)

@@ -4,7 +4,13 @@ Importing this package prepares OpenMMLab for today's PyTorch (:mod:`swin_dense.
 registers everything under the scope ``swin_dense``.
 """
 
-from swin_dense import compat
+import os
+
+# Read when PyTorch is loaded: CPU threads that wait sleep instead of spinning. Where other
+# processes want the cores too, such as data loaders, spinning makes training many times slower.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+from swin_dense import compat  # noqa: E402
 
 compat.install()  # before anything below imports mmcv, mmdet or mmseg
 

@@ -13,6 +13,8 @@ It prints nothing and compiles nothing. The global state it touches, all of it:
     with ``weights_only=True`` (:mod:`swin_dense.compat.checkpoint`).
 ``mmengine.runner.checkpoint.load_url``
     Replaced by itself with ``weights_only=True``: downloads are checked like local files.
+``OMP_WAIT_POLICY``
+    Set to PASSIVE, unless it is set, by :mod:`swin_dense` itself: PyTorch reads it when loaded.
 ``warnings.filters``
     Messages about OpenMMLab's own code that the user can do nothing about are ignored
     (:mod:`swin_dense.compat.noise`).
