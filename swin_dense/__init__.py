@@ -10,7 +10,7 @@ import os
 # processes want the cores too, such as data loaders, spinning makes training many times slower.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from swin_dense import compat  # noqa: E402
+from swin_dense import compat
 
 compat.install()  # before anything below imports mmcv, mmdet or mmseg
 

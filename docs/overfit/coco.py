@@ -1,4 +1,4 @@
-"""Cascade Mask R-CNN Swin-T on eight COCO images, small, to see that it learns them."""
+"""Cascade Mask R-CNN Swin-T on four COCO images, small, to see that it learns them."""
 
 _base_ = ["../../configs/cascade_swin_t_coco.py"]
 
@@ -8,7 +8,7 @@ own_data = dict(
     val=dict(ann_file="subset.json", img_dir="train2017"),
 )
 
-load = [dict(type="LoadImageFromFile"), dict(type="Resize", scale=(224, 224), keep_ratio=True)]
+load = [dict(type="LoadImageFromFile"), dict(type="Resize", scale=(160, 160), keep_ratio=True)]
 train_pipeline = [
     load[0],
     dict(type="LoadAnnotations", with_bbox=True, with_mask=True),
@@ -31,7 +31,7 @@ model = dict(
     backbone=dict(drop_path_rate=0.0),
     test_cfg=dict(rpn=dict(nms_pre=100, max_per_img=50)),
 )
-epochs = 100
+epochs = 140  # of one step
 train_cfg = dict(max_epochs=epochs, val_interval=epochs)
 param_scheduler = [
     dict(type="LinearLR", start_factor=0.01, by_epoch=False, begin=0, end=20),

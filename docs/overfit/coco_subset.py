@@ -1,4 +1,4 @@
-"""Picks eight COCO images with one large object each: python coco_subset.py COCO_ROOT OUT."""
+"""Picks four COCO images with one large object each: python coco_subset.py COCO_ROOT OUT."""
 
 import json
 import sys
@@ -19,7 +19,7 @@ def has_one_large_object(image):
     return len(here) == 1 and here[0]["area"] > area and not here[0]["iscrowd"]
 
 
-coco["images"] = [image for image in coco["images"] if has_one_large_object(image)][:8]
+coco["images"] = [image for image in coco["images"] if has_one_large_object(image)][:4]
 coco["annotations"] = [objects[image["id"]][0] for image in coco["images"]]
 out.mkdir(parents=True, exist_ok=True)
 (out / "subset.json").write_text(json.dumps(coco))

@@ -17,6 +17,7 @@ Image = NDArray[np.uint8]
 Colour = tuple[int, int, int]
 
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
+_READABLE = 384  # pixels of the long side; on smaller pictures, labels would hide what they name
 _GOLDEN = 0.618033988749895  # steps of this fraction spread hues evenly, however many there are
 
 
@@ -97,31 +98,41 @@ def paint_sample(
 ) -> Image:
     """Draws a prediction, or the ground truth, that mmdet or mmseg keeps in a data sample.
 
+    Images of up to 192 pixels are enlarged by a whole number, so that labels can be read.
+
     Args:
         image: (H, W, 3) BGR, of the size that the sample's boxes and maps are for.
         sample: a DetDataSample or SegDataSample.
         meta: the data set's ``classes`` and, if it has one, ``palette``.
         score_thr: detections below this score are left out.
         truth: draw ``gt_...`` instead of ``pred_...``.
+
+    Returns:
+        (zoom * H, zoom * W, 3) BGR.
     """
+    zoom = max(1, _READABLE // max(image.shape[:2]))
+    image = np.asarray(cv2.resize(image, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_CUBIC))
     classes = meta.get("classes") or ()
     kind = "gt" if truth else "pred"
     if f"{kind}_sem_seg" in sample:
         label_map = sample.get(f"{kind}_sem_seg").data.squeeze(0).cpu().numpy()
+        label_map = label_map.repeat(zoom, 0).repeat(zoom, 1)
         return paint_segmentation(image, label_map, classes, meta.get("palette"))
     instances = sample.get(f"{kind}_instances")
     if instances is None:
-        return image.copy()
+        return image
     if "scores" in instances:
         instances = instances[instances.scores >= score_thr]
     instances = instances.cpu().numpy()
     masks = instances.get("masks")
     if hasattr(masks, "to_ndarray"):  # mmdet's polygon and bitmap masks
         masks = masks.to_ndarray()
+    if masks is not None:
+        masks = masks.repeat(zoom, 1).repeat(zoom, 2)
     boxes = instances.bboxes
     boxes = boxes.tensor.numpy() if hasattr(boxes, "tensor") else boxes
     scores = instances.get("scores")
-    return paint_detections(image, boxes, instances.labels, scores, classes, masks)
+    return paint_detections(image, zoom * boxes, instances.labels, scores, classes, masks)
 
 
 def class_name(classes: Sequence[str], label: int) -> str:

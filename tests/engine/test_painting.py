@@ -5,10 +5,13 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import pytest
+import torch
+from mmdet.structures import DetDataSample
+from mmengine.structures import InstanceData
 from PIL import Image
 
 from swin_dense.engine.images import UnreadableImage, find_images, read_image
-from swin_dense.engine.painting import paint_detections, paint_segmentation
+from swin_dense.engine.painting import paint_detections, paint_sample, paint_segmentation
 from swin_dense.engine.prediction import class_areas, unique_name
 from swin_dense.errors import UserError
 
@@ -114,3 +117,21 @@ def test_areas_are_largest_first():
         ("sky", 1, 0.25),
         ("class 9", 1, 0.25),
     ]
+
+
+@pytest.mark.parametrize(("size", "zoom"), [((96, 96), 4), ((40, 192), 2), ((200, 300), 1)])
+def test_small_images_are_enlarged_with_all_that_is_drawn(size, zoom):
+    sample = DetDataSample(
+        pred_instances=InstanceData(
+            bboxes=torch.tensor([[4.0, 20.0, 14.0, 36.0]]),
+            labels=torch.tensor([0]),
+            scores=torch.tensor([0.9]),
+            masks=torch.zeros(1, *size, dtype=torch.bool),
+        )
+    )
+    black = np.zeros((*size, 3), np.uint8)
+    painted = paint_sample(black, sample, {"classes": ["x"]})
+    assert painted.shape == (zoom * size[0], zoom * size[1], 3)
+    # The left side of the box, at half its height, and nothing right of the box.
+    assert painted[28 * zoom, 4 * zoom].any()
+    assert not painted[28 * zoom, 16 * zoom :].any()

@@ -96,7 +96,7 @@ def test_predictions_and_pictures_are_kept(trained, tool, tmp_path):
     assert all(("pred_instances" in k) or ("label_map" in k) for k in kept)
     pictures = sorted(show.iterdir())
     assert [p.stem for p in pictures] == [p.stem for p in images]
-    assert cv2.imread(str(pictures[0])).shape == (64, 128, 3)  # truth beside prediction
+    assert cv2.imread(str(pictures[0])).shape == (384, 768, 3)  # truth beside prediction, enlarged
 
 
 def test_label_maps_go_to_a_folder(tool, trained, tmp_path):
