@@ -32,6 +32,7 @@ model = dict(
     test_cfg=dict(rpn=dict(nms_pre=100, max_per_img=50)),
 )
 epochs = 140  # of one step
+optim_wrapper = dict(optimizer=dict(lr=3e-4))
 train_cfg = dict(max_epochs=epochs, val_interval=epochs)
 param_scheduler = [
     dict(type="LinearLR", start_factor=0.01, by_epoch=False, begin=0, end=20),
