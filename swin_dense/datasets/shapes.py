@@ -54,7 +54,7 @@ class ShapesSpec:
     begins with the images of a smaller one.
     """
 
-    train: int = 1000
+    train: int = 1200
     val: int = 100
     size: int = 96
     seed: int = 0
