@@ -1,7 +1,7 @@
-"""UperNet with a very small Swin, from scratch on the generated shapes: mIoU about 50 after 600 steps.
+"""UperNet with a very small Swin, from scratch on the generated shapes: the segmentation demo.
 
-Shapes are found at once (background IoU 98), their kinds are still being told apart when the run
-ends; one run, 5 minutes on two busy Xeon cores at 2.5 GHz.
+48.7 mIoU after 600 steps; 5.3 minutes, data and pictures included, on two Xeon cores at 2.5 GHz.
+The shapes are found at once, their kinds are still being told apart when the run ends.
 """
 
 _base_ = ["./_base_/models/upernet_swin.py", "./_base_/mmseg_runtime.py"]
