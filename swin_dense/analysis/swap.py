@@ -1,0 +1,211 @@
+"""Stock Swin against ours in any config of mmdet or mmsegmentation: names, groups, maps.
+
+The swap is one line, ``model.backbone.type=swin_dense.SwinTransformer``. This module finds the
+configs of the installed zoos that can have it and compares what both classes make of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import DefaultScope
+from torch import Tensor, nn
+
+from swin_dense.errors import UserError
+from swin_dense.registry import MODELS
+
+STOCK = "SwinTransformer"
+OURS = "swin_dense.SwinTransformer"
+ZOOS = ("mmdet", "mmseg")
+# Odd, not square, and not a multiple of any window: every kind of padding occurs.
+_IMAGE_SIZE = (75, 110)
+
+
+@dataclass(frozen=True)
+class ZooConfig:
+    """A config of an installed zoo whose backbone is the stock Swin Transformer."""
+
+    package: str
+    path: Path
+    cfg: Config
+
+    @property
+    def name(self) -> str:
+        """Package and file, as in ``mmdet/dino/dino-5scale_swin-l_8xb2-12e_coco.py``."""
+        return f"{self.package}/{self.path.relative_to(zoo_folder(self.package)).as_posix()}"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What the swap changes: nothing, if the names are empty and the errors are rounding.
+
+    Args:
+        names: parameters and buffers that only one of the two has, or with another shape.
+        groups: parameters whose optimizer settings differ.
+        evaluating, training: largest relative error of a map; training draws stochastic depth.
+    """
+
+    names: tuple[str, ...]
+    groups: tuple[str, ...]
+    evaluating: float
+    training: float
+
+
+def zoo_folder(package: str) -> Path:
+    """Folder of the configs that were installed with ``package``."""
+    return Path(str(import_module(package).__file__)).parent / ".mim" / "configs"
+
+
+def zoo_configs() -> Iterator[ZooConfig]:
+    """Every leaf config of the installed mmdet and mmsegmentation with a stock Swin backbone."""
+    for package in ZOOS:
+        folder = zoo_folder(package)
+        for path in sorted(folder.rglob("*swin*.py")):
+            if "_base_" in path.relative_to(folder).parts:
+                continue
+            cfg = Config.fromfile(path)
+            if backbone_type(cfg) == STOCK:
+                yield ZooConfig(package, path, cfg)
+
+
+def backbone_type(cfg: Config) -> str | None:
+    """``model.backbone.type`` without its scope if that is OpenMMLab's; None without a backbone."""
+    kind = (cfg.get("model") or {}).get("backbone", {}).get("type")
+    return kind.removeprefix("mmdet.").removeprefix("mmseg.") if isinstance(kind, str) else None
+
+
+def swapped(cfg: Config) -> Config:
+    """A copy of the config with our backbone.
+
+    Raises:
+        UserError: its backbone is not a stock Swin Transformer.
+    """
+    if backbone_type(cfg) != STOCK:
+        raise UserError(f"model.backbone.type is {backbone_type(cfg)!r}, expected {STOCK!r}")
+    cfg = copy.deepcopy(cfg)
+    cfg.model.backbone.type = OURS
+    return cfg
+
+
+def backbone_key(cfg: Config) -> str:
+    """A text that is the same for configs whose backbones have the same arguments."""
+    arguments = {k: v for k, v in cfg.model.backbone.to_dict().items() if k != "init_cfg"}
+    return json.dumps(arguments, sort_keys=True, default=str)
+
+
+def optimizer_key(cfg: Config) -> str:
+    """A text that is the same for configs that set up their optimizer in the same way."""
+    return json.dumps(cfg.get("optim_wrapper", {}), sort_keys=True, default=str)
+
+
+def build_backbone(cfg: Config) -> nn.Module:
+    """The config's backbone, with parameters that nobody has initialised."""
+    scope = cfg.get("default_scope", "mmdet")
+    import_module(f"{scope}.models")
+    arguments = {k: v for k, v in cfg.model.backbone.items() if k != "init_cfg"}
+    with DefaultScope.overwrite_default_scope(scope), without_initialisation():
+        return MODELS.build(arguments)
+
+
+def parameter_settings(cfg: Config, backbone: nn.Module) -> dict[str, dict[str, Any]]:
+    """Learning rate, weight decay and what else the optimizer holds, per parameter name.
+
+    The backbone is a child named ``backbone``, as in every detector and segmentor, so that the
+    patterns of ``paramwise_cfg`` apply. Mixed precision, which needs a GPU, is left out.
+    """
+    model = nn.Module()
+    model.backbone = backbone
+    wrapper = {**cfg.optim_wrapper.to_dict(), "type": "OptimWrapper"}
+    for only_amp in ("loss_scale", "dtype", "use_fsdp"):
+        wrapper.pop(only_amp, None)
+    with DefaultScope.overwrite_default_scope(cfg.get("default_scope", "mmdet")):
+        optimizer = build_optim_wrapper(model, wrapper).optimizer
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    return {
+        names[id(parameter)]: {k: v for k, v in group.items() if k != "params"}
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    }
+
+
+def compare(cfg: Config) -> Comparison:
+    """Builds both backbones, gives ours the state dict of the stock one, and compares.
+
+    Raises:
+        UserError: the config's backbone is not a stock Swin Transformer.
+    """
+    theirs, ours = build_backbone(cfg), build_backbone(swapped(cfg))
+    fill(theirs)
+    names = different_names(theirs, ours)
+    ours.load_state_dict(theirs.state_dict(), strict=False)
+    groups: tuple[str, ...] = ()
+    if cfg.get("optim_wrapper"):
+        settings, own = parameter_settings(cfg, theirs), parameter_settings(cfg, ours)
+        every = [*settings, *(name for name in own if name not in settings)]
+        groups = tuple(name for name in every if settings.get(name) != own.get(name))
+    channels = cfg.model.backbone.get("in_channels", 3)
+    image = torch.randn(1, channels, *_IMAGE_SIZE, generator=torch.Generator().manual_seed(0))
+    errors = {}
+    for training in (False, True):
+        theirs.train(training)
+        ours.train(training)
+        errors[training] = largest_error(maps(theirs, image), maps(ours, image))
+    return Comparison(names, groups, errors[False], errors[True])
+
+
+def different_names(theirs: nn.Module, ours: nn.Module) -> tuple[str, ...]:
+    """Names that only one state dict has, or with another shape; all, if the order differs."""
+    a = {name: value.shape for name, value in theirs.state_dict().items()}
+    b = {name: value.shape for name, value in ours.state_dict().items()}
+    if [n for n, _ in theirs.named_parameters()] != [n for n, _ in ours.named_parameters()]:
+        return tuple(sorted(a.keys() | b.keys()))
+    return tuple(sorted(name for name in a.keys() | b.keys() if a.get(name) != b.get(name)))
+
+
+def maps(model: nn.Module, image: Tensor) -> list[Tensor]:
+    """The backbone's maps; the same random numbers on every call."""
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(1)
+        return list(model(image))
+
+
+def largest_error(theirs: list[Tensor], ours: list[Tensor]) -> float:
+    """Largest difference over the largest value, of the worst map; infinite if shapes differ."""
+    if [m.shape for m in theirs] != [m.shape for m in ours]:
+        return float("inf")
+    pairs = zip(theirs, ours, strict=True)
+    return max(float((a - b).abs().max() / a.abs().max()) for a, b in pairs)
+
+
+def fill(module: nn.Module) -> None:
+    """Random parameters of the size that training leads to; the same on every call."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            if parameter.ndim == 1:
+                # Norm weights and biases alike: nothing cancels, nothing explodes.
+                parameter.copy_(0.5 + 0.2 * noise)
+            else:
+                parameter.copy_(noise / parameter[0].numel() ** 0.5)
+
+
+@contextlib.contextmanager
+def without_initialisation() -> Iterator[None]:
+    """Leaves parameters as they are allocated; most of the time to build a large model."""
+    names = ("kaiming_uniform_", "uniform_", "normal_", "trunc_normal_", "xavier_uniform_")
+    with contextlib.ExitStack() as stack:
+        for name in names:
+            stack.enter_context(mock.patch.object(nn.init, name, lambda tensor, *_, **__: tensor))
+        yield
