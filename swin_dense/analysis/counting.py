@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -90,8 +91,11 @@ def count_config(
 
 def build_on_meta(cfg: Config) -> nn.Module:
     """The config's model in evaluation mode, without memory for its parameters."""
-    with torch.device("meta"), DefaultScope.overwrite_default_scope(cfg.default_scope):
-        return MODELS.build(cfg.model).eval()
+    # Rates of stochastic depth are read back from this, which the meta device cannot.
+    linspace = mock.patch.object(torch, "linspace", partial(torch.linspace, device="cpu"))
+    scope = DefaultScope.overwrite_default_scope(cfg.default_scope)
+    with linspace, scope, torch.device("meta"):
+        return MODELS.build(cfg.model).eval().requires_grad_(False)
 
 
 def count_model(

@@ -14,7 +14,7 @@ from unittest import mock
 
 from mmdet.models.roi_heads import CascadeRoIHead, HybridTaskCascadeRoIHead, SparseRoIHead
 from mmdet.models.roi_heads.roi_extractors import GenericRoIExtractor, SingleRoIExtractor
-from torch import Tensor, nn
+from torch import Tensor
 
 BOX_REGIONS = 1000
 MASK_REGIONS = 100
@@ -80,7 +80,7 @@ def _pooling_by_shape() -> Iterator[None]:
     mmdet's looks at the boxes to find the map that each is pooled from.
     """
 
-    def forward(self: nn.Module, maps: Maps, rois: Tensor, roi_scale_factor: Any = None) -> Tensor:
+    def forward(self: Any, maps: Maps, rois: Tensor, roi_scale_factor: Any = None) -> Tensor:
         return maps[0].new_empty(len(rois), self.out_channels, *self.roi_layers[0].output_size)
 
     with contextlib.ExitStack() as patches:
