@@ -146,8 +146,10 @@ def load_backbone(module: nn.Module, checkpoint: Mapping[str, Any], source: str)
     parameters = dict(module.named_parameters())
     report.loaded = [key for key in parameters if key in fitting]
     report.missing = [key for key in parameters if key not in fitting]
-    found = sum(parameters[key].numel() for key in report.loaded)
-    share = found / sum(parameter.numel() for parameter in parameters.values())
+    new = getattr(module, "without_pretraining", ())  # layers that no classifier has
+    expected = {key: p.numel() for key, p in parameters.items() if not key.startswith(new)}
+    found = sum(expected.get(key, 0) for key in report.loaded)
+    share = found / sum(expected.values())
     if share < _ENOUGH:
         raise UserError(
             f"{source} holds {share:.0%} of this backbone's parameters ({layout} layout); missing: "
