@@ -9,21 +9,7 @@ test_dataloader = val_dataloader
 
 # Scales are multiples of the single-scale test size, as in the official code; mmseg's own
 # pipeline would scale the image's original size instead.
-tta_pipeline = [
-    dict(type="LoadImageFromFile"),
-    dict(
-        type="TestTimeAug",
-        transforms=[
-            [
-                dict(type="Resize", scale=(int(2560 * ratio), int(640 * ratio)), keep_ratio=True)
-                for ratio in (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
-            ],
-            [
-                dict(type="RandomFlip", prob=0.0, direction="horizontal"),
-                dict(type="RandomFlip", prob=1.0, direction="horizontal"),
-            ],
-            [dict(type="LoadAnnotations")],
-            [dict(type="PackSegInputs")],
-        ],
-    ),
+_base_.tta_pipeline[1].transforms[0] = [
+    dict(type="Resize", scale=(int(2560 * ratio), int(640 * ratio)), keep_ratio=True)
+    for ratio in _base_.img_ratios
 ]
