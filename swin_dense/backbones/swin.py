@@ -21,6 +21,7 @@ from torch.utils.checkpoint import checkpoint
 
 from swin_dense.attention import shifted_window_attention
 from swin_dense.attention.windows import relative_position_index
+from swin_dense.backbones.global_attention import GlobalAttention
 from swin_dense.backbones.swin_arguments import check_arguments, resolve_arch
 from swin_dense.checkpoints import (
     adapt_state_dict,
@@ -162,7 +163,7 @@ class SwinBlock(nn.Module):
         self,
         channels: int,
         hidden: int,
-        attention: WindowAttention,
+        attention: WindowAttention | GlobalAttention,
         drop_rate: float,
         drop_path_rate: float,
         act_cfg: dict,
@@ -185,10 +186,15 @@ class SwinStage(nn.Module):
     """Blocks of one resolution, and the merging that leads to the next (figure 3a)."""
 
     def __init__(
-        self, blocks: Sequence[SwinBlock], downsample: PatchMerging | None, with_cp: bool
+        self,
+        blocks: Sequence[SwinBlock],
+        global_block: SwinBlock | None,
+        downsample: PatchMerging | None,
+        with_cp: bool,
     ) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(blocks)
+        self.global_block = global_block
         self.downsample = downsample
         self.with_cp = with_cp
 
@@ -197,7 +203,8 @@ class SwinStage(nn.Module):
 
         The two are the same after the last stage.
         """
-        for block in self.blocks:
+        extra = () if self.global_block is None else (self.global_block,)
+        for block in (*self.blocks, *extra):
             if self.with_cp and torch.is_grad_enabled():
                 x = checkpoint(block, x, use_reentrant=False)
             else:
@@ -210,7 +217,8 @@ class SwinTransformer(BaseModule):
     """Swin Transformer: an image in, four maps of strides 4, 8, 16 and 32 out.
 
     All arguments of mmdet's and mmseg's class of this name mean the same here, with the same
-    defaults. Ours are ``arch``, ``attn_impl`` and the ablations of the paper's table 4.
+    defaults. Ours are ``arch``, ``attn_impl``, ``global_attention`` and the ablations of
+    the paper's table 4.
 
     Args:
         pretrain_img_size: image size (height, width) of the absolute position embedding, pixels.
@@ -241,6 +249,8 @@ class SwinTransformer(BaseModule):
         use_rel_pos_bias: add the relative position bias to the scores; False with
             ``use_abs_pos_embed`` is "abs. pos." in table 4, without it "no pos.".
         use_dot_product: False leaves only the bias as scores, "rel. pos. w/o app." in table 4.
+        global_attention: end the last stage with a block whose attention takes in the whole map, as
+            HTC++ does (section 4.2); no classifier's checkpoint has it, so it starts at random.
 
     Raises:
         ValueError: an argument is unknown or does not fit the others.
@@ -277,6 +287,7 @@ class SwinTransformer(BaseModule):
         use_shift: bool = True,
         use_rel_pos_bias: bool = True,
         use_dot_product: bool = True,
+        global_attention: bool = False,
         **unknown: Any,
     ) -> None:
         embed_dims, depths, num_heads = resolve_arch(arch, embed_dims, depths, num_heads)
@@ -298,12 +309,14 @@ class SwinTransformer(BaseModule):
             attn_impl=attn_impl,
             use_rel_pos_bias=use_rel_pos_bias,
             use_dot_product=use_dot_product,
+            global_attention=global_attention,
         )
         if pretrained is not None:
             warnings.warn("pretrained=... is the former name of init_cfg", stacklevel=2)
             init_cfg = {"type": "Pretrained", "checkpoint": pretrained}
         super().__init__(init_cfg=init_cfg)
         self.convert_weights = convert_weights
+        self.without_pretraining: tuple[str, ...] = ()
         self.out_indices = tuple(out_indices)
         self.frozen_stages = frozen_stages
         self.num_features = [embed_dims * 2**i for i in range(len(depths))]
@@ -346,7 +359,28 @@ class SwinTransformer(BaseModule):
             ]
             last = i == len(depths) - 1
             merging = None if last else PatchMerging(channels, strides[i + 1], patch_norm_cfg)
-            self.stages.append(SwinStage(blocks, merging, with_cp))
+            global_block = None
+            if last and global_attention:
+                global_block = SwinBlock(
+                    channels,
+                    int(mlp_ratio * channels),
+                    GlobalAttention(
+                        channels,
+                        num_heads[i],
+                        qkv_bias=qkv_bias,
+                        scale=scale,
+                        attn_drop_rate=attn_drop_rate,
+                        drop_rate=drop_rate,
+                        attn_impl=attn_impl,
+                    ),
+                    drop_rate,
+                    drop_path_rates[-1],
+                    act_cfg,
+                    norm_cfg,
+                )
+                # What a checkpoint may lack and still count as complete.
+                self.without_pretraining = (f"stages.{i}.global_block.",)
+            self.stages.append(SwinStage(blocks, global_block, merging, with_cp))
         for i in self.out_indices:
             self.add_module(f"norm{i}", build_norm_layer(norm_cfg, self.num_features[i])[1])
 
@@ -376,9 +410,8 @@ class SwinTransformer(BaseModule):
         Raises:
             UserError: the checkpoint cannot be had or read, or holds little of this backbone.
         """
-        if self.init_cfg is None:
-            self._init_from_scratch()
-        else:
+        self._init_from_scratch()  # with a checkpoint too: it need not have every parameter
+        if self.init_cfg is not None:
             source = self.init_cfg["checkpoint"]
             report = load_backbone(self, load_checkpoint(local_file(source)), source)
             print_log(str(report), logger="current")

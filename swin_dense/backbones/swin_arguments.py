@@ -65,6 +65,7 @@ def check_arguments(
     attn_impl: str,
     use_rel_pos_bias: bool,
     use_dot_product: bool,
+    global_attention: bool,
 ) -> Checked:
     """Raise ValueError for arguments that do not fit each other; see SwinTransformer."""
     _check_names(cls, unknown)
@@ -99,6 +100,11 @@ def check_arguments(
         use_rel_pos_bias or use_dot_product,
         "without use_rel_pos_bias, use_dot_product must stay True (no scores are left)",
         use_dot_product,
+    )
+    _expect(
+        not global_attention or stages - 1 in out_indices,
+        f"global_attention acts on the last stage, so out_indices needs {stages - 1}",
+        out_indices,
     )
     side, other = pair("patch_size", patch_size)
     _expect(
