@@ -38,23 +38,28 @@ SEGMENTATION_SIZES = {512: (512, 2048), 640: (640, 2560)}
 class Counts:
     """What one image costs: learnable numbers, and multiply-accumulates of one forward.
 
-    ``by_module`` has the multiply-accumulates of every submodule by its name, those of its
-    children among them; ``params_by_module`` the learnable numbers.
+    Attributes:
+        params: learnable numbers.
+        macs: multiply-accumulates.
+        image_size: height and width in pixels.
+        params_of, macs_of: the same of every submodule, those of its children among them.
+        products_of: of ``macs_of``, the products of two activations: attention and the like.
     """
 
     params: int
     macs: int
     image_size: tuple[int, int]
-    params_by_module: dict[str, int] = field(repr=False)
-    by_module: dict[str, int] = field(repr=False)
+    params_of: dict[str, int] = field(repr=False)
+    macs_of: dict[str, int] = field(repr=False)
+    products_of: dict[str, int] = field(repr=False)
 
     def report(self, depth: int = 2) -> str:
         """Lines of ``module, M parameters, G multiply-accumulates``, for modules to this depth."""
         lines = [f"total {self.params / 1e6:.2f} M {self.macs / 1e9:.1f} G at {self.image_size}"]
-        for name, params in self.params_by_module.items():
-            if name.count(".") < depth and (params or self.by_module.get(name)):
-                macs = self.by_module.get(name, 0)
-                lines.append(f"  {name}: {params / 1e6:.2f} M, {macs / 1e9:.1f} G")
+        for name, params in self.params_of.items():
+            if name.count(".") < depth and (params or self.macs_of[name]):
+                macs = self.macs_of[name] / 1e9
+                lines.append(f"  {name}: {params / 1e6:.2f} M, {macs:.1f} G")
         return "\n".join(lines)
 
 
@@ -111,16 +116,22 @@ def count_model(
     counter = FlopCounterMode(display=False, custom_mapping=_MORE_OPERATORS)
     with counter, torch.no_grad(), torch.device("meta"):
         call(image)
-    flops = {name: sum(ops.values()) for name, ops in counter.get_flop_counts().items()}
+    found = counter.get_flop_counts()
+    every = {name: sum(ops.values()) // 2 for name, ops in found.items()}
+    products = {
+        name: sum(flops for op, flops in ops.items() if op not in _OF_LAYERS) // 2
+        for name, ops in found.items()
+    }
+    parts = {name: part for name, part in model.named_modules() if name}
+    root = f"{type(call).__name__}.model"
     return Counts(
         params=_params(model),
-        macs=counter.get_total_flops() // 2,
+        macs=every.get("Global", 0),
         image_size=image_size,
-        params_by_module={name: _params(part) for name, part in model.named_modules() if name},
-        by_module={
-            name: _flops_below(part, f"{type(call).__name__}.model.{name}", flops) // 2
-            for name, part in model.named_modules()
-            if name
+        params_of={name: _params(part) for name, part in parts.items()},
+        macs_of={name: _below(part, f"{root}.{name}", every) for name, part in parts.items()},
+        products_of={
+            name: _below(part, f"{root}.{name}", products) for name, part in parts.items()
         },
     )
 
@@ -129,12 +140,12 @@ def _params(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
-def _flops_below(module: nn.Module, name: str, flops: dict[str, int]) -> int:
-    """What the counter has under ``name``; for a container that is never called, its children."""
-    if name in flops:
-        return flops[name]
+def _below(module: nn.Module, name: str, found: dict[str, int]) -> int:
+    """What was found under ``name``; for a container that is never called, its children's."""
+    if name in found:
+        return found[name]
     return sum(
-        _flops_below(child, f"{name}.{child_name}", flops)
+        _below(child, f"{name}.{child_name}", found)
         for child_name, child in module.named_children()
     )
 
@@ -182,4 +193,13 @@ _MORE_OPERATORS = {
     torch.ops.torchvision.deform_conv2d: _deform_conv_flops,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
     torch.ops.aten._scaled_dot_product_fused_attention_overrideable: _attention_flops,
+}
+# Operators of one activation and one weight. A matrix product (mm) is a linear layer's: attention
+# and its kind have batches of them.
+_OF_LAYERS = {
+    torch.ops.aten.mm,
+    torch.ops.aten.addmm,
+    torch.ops.aten.convolution,
+    torch.ops.aten._convolution,
+    torch.ops.torchvision.deform_conv2d,
 }

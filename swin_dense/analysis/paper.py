@@ -1,0 +1,179 @@
+"""What is published, row by row, and the config that each row is counted from.
+
+Sources: tables 2 and 3 of the paper (arXiv 2103.14030), and the result tables of the official
+detection and segmentation code for what is in neither. Nothing here is measured by this package.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from types import MappingProxyType
+from typing import Any
+
+from swin_dense.errors import UserError
+
+_RELEASES = "https://github.com/SwinTransformer/storage/releases/download"
+# Detectors and segmentors that the authors released, by config.
+WEIGHTS = {
+    "mask_rcnn_swin_t_1x_coco": f"{_RELEASES}/v1.0.3/mask_rcnn_swin_tiny_patch4_window7_1x.pth",
+    "mask_rcnn_swin_t_coco": f"{_RELEASES}/v1.0.2/mask_rcnn_swin_tiny_patch4_window7.pth",
+    "mask_rcnn_swin_s_coco": f"{_RELEASES}/v1.0.2/mask_rcnn_swin_small_patch4_window7.pth",
+    "cascade_swin_t_1x_coco": (
+        f"{_RELEASES}/v1.0.3/cascade_mask_rcnn_swin_tiny_patch4_window7_1x.pth"
+    ),
+    "cascade_swin_t_coco": f"{_RELEASES}/v1.0.2/cascade_mask_rcnn_swin_tiny_patch4_window7.pth",
+    "cascade_swin_s_coco": f"{_RELEASES}/v1.0.2/cascade_mask_rcnn_swin_small_patch4_window7.pth",
+    "cascade_swin_b_coco": f"{_RELEASES}/v1.0.2/cascade_mask_rcnn_swin_base_patch4_window7.pth",
+    "reppoints_v2_swin_t_coco": f"{_RELEASES}/v1.0.9/reppointsv2_swin_tiny_patch4_window7_3x.pth",
+    "mask_reppoints_v2_swin_t_coco": (
+        f"{_RELEASES}/v1.0.9/mask_reppointsv2_swin_tiny_patch4_window7_3x.pth"
+    ),
+    "upernet_swin_t_ade20k": f"{_RELEASES}/v1.0.1/upernet_swin_tiny_patch4_window7_512x512.pth",
+    "upernet_swin_s_ade20k": f"{_RELEASES}/v1.0.1/upernet_swin_small_patch4_window7_512x512.pth",
+    "upernet_swin_b_512_ade20k": f"{_RELEASES}/v1.0.1/upernet_swin_base_patch4_window7_512x512.pth",
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A published result.
+
+    Attributes:
+        table: 'table_2a', 'table_2b', 'table_2c', 'table_3' or 'official_results_not_in_tables'.
+        method, backbone: as the table names them.
+        config: stem of the config file.
+        params_m: millions of parameters.
+        flops_g: billions of multiply-accumulates; None where nothing is published.
+        fps: images a second on one V100; None where nothing is published.
+        crop: side of the training crops in pixels, of segmentation.
+        box, mask: COCO AP on minival, in percent.
+        miou: ADE20K validation mIoU in percent, several scales and flips merged.
+        miou_single: the same of one scale, without flips.
+        schedule: of the official results: '1x' or '3x'.
+        multi_scale_test: whether the box and mask AP are those of several scales merged.
+        note: why counting gives something else, where it does.
+        unseen: modules whose products of two activations (attention, dynamic convolution) the
+            published count leaves out: such products are no layers of their own, and counters
+            that look at layers only do not see them.
+        variants: config options, by name, of other readings of the row that are counted as well.
+    """
+
+    table: str
+    method: str
+    backbone: str
+    config: str
+    params_m: float
+    flops_g: float | None
+    fps: float | None = None
+    crop: int | None = None
+    box: float | None = None
+    mask: float | None = None
+    miou: float | None = None
+    miou_single: float | None = None
+    schedule: str | None = None
+    multi_scale_test: bool = False
+    note: str = ""
+    unseen: tuple[str, ...] = ()
+    variants: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: MappingProxyType({}))
+
+    @property
+    def name(self) -> str:
+        """The config's stem without the data set: what ``--row`` takes. Rows may share it."""
+        return row_name(self.config)
+
+
+def row_name(config: str) -> str:
+    """A config's stem without its data set."""
+    return config.removesuffix("_coco").removesuffix("_ade20k")
+
+
+_NO_PRODUCTS = "the published count leaves out products of two activations"
+_HTC_X101 = (
+    "the published model has the extra global attention layer in a form that was never released; "
+    "this config has none on X101"
+)
+_WINDOW_12 = {"window 12": {"model.backbone.window_size": 12}}
+
+
+_CASCADE, _MASK, _V2 = "Cascade Mask R-CNN", "Mask R-CNN", "RepPointsV2"
+_2a = partial(Row, "table_2a")
+_2b = partial(Row, "table_2b", _CASCADE)
+_2c = partial(Row, "table_2c", "HTC++")
+_3 = partial(Row, "table_3", crop=512)
+_1x = partial(Row, "official_results_not_in_tables", schedule="1x")
+_3x = partial(Row, "official_results_not_in_tables", schedule="3x")
+_SPARSE: Any = {"note": _NO_PRODUCTS, "unseen": ("roi_head",)}
+# fmt: off
+ROWS: tuple[Row, ...] = (
+    _2a(_CASCADE, "R-50", "cascade_r50_coco", 82, 739, 18.0, box=46.3),
+    _2a(_CASCADE, "Swin-T", "cascade_swin_t_coco", 86, 745, 15.3, box=50.5),
+    _2a("ATSS", "R-50", "atss_r50_coco", 32, 205, 28.3, box=43.5),
+    _2a("ATSS", "Swin-T", "atss_swin_t_coco", 36, 215, 22.3, box=47.2),
+    _2a(_V2, "R-50", "reppoints_v2_r50_coco", 42, 274, 13.6, box=46.5),
+    _2a(_V2, "Swin-T", "reppoints_v2_swin_t_coco", 45, 283, 12.0, box=50.0),
+    _2a("Sparse R-CNN", "R-50", "sparse_rcnn_r50_coco", 106, 166, 21.0, box=44.5, **_SPARSE),
+    _2a("Sparse R-CNN", "Swin-T", "sparse_rcnn_swin_t_coco", 110, 172, 18.4, box=47.9, **_SPARSE),
+
+    _2b("DeiT-S+deconv", "cascade_deit_s_coco", 80, 889, 10.4, box=48.0, mask=41.4),
+    _2b("R-50", "cascade_r50_coco", 82, 739, 18.0, box=46.3, mask=40.1),
+    _2b("Swin-T", "cascade_swin_t_coco", 86, 745, 15.3, box=50.5, mask=43.7),
+    _2b("X101-32x4d", "cascade_x101_32x4d_coco", 101, 819, 12.8, box=48.1, mask=41.6),
+    _2b("Swin-S", "cascade_swin_s_coco", 107, 838, 12.0, box=51.8, mask=44.7),
+    _2b("X101-64x4d", "cascade_x101_64x4d_coco", 140, 972, 10.4, box=48.3, mask=41.7),
+    _2b("Swin-B", "cascade_swin_b_coco", 145, 982, 11.6, box=51.9, mask=45.0),
+
+    _2c("X101-64x4d", "htc_pp_x101_64x4d_coco", 155, 1033, box=52.3, mask=46.0, note=_HTC_X101),
+    _2c("Swin-B", "htc_pp_swin_b_coco", 160, 1043, box=56.4, mask=49.1),
+    _2c("Swin-L", "htc_pp_swin_l_coco", 284, 1470, box=57.1, mask=49.5),
+    _2c("Swin-L", "htc_pp_swin_l_coco", 284, None, box=58.0, mask=50.4, multi_scale_test=True),
+
+    _3("DANet", "R-101", "danet_r101_ade20k", 69, 1119, 15.2, miou=45.2,
+       note=_NO_PRODUCTS, unseen=("decode_head.pam",)),
+    _3("DeepLabV3+", "R-101", "deeplabv3plus_r101_ade20k", 63, 1021, 16.0, miou=44.1),
+    _3("DNL", "R-101", "dnl_r101_ade20k", 69, 1249, 14.8, miou=46.0),
+    _3("OCRNet", "R-101", "ocrnet_r101_ade20k", 56, 923, 19.3, miou=45.3),
+    _3("UperNet", "R-101", "upernet_r101_ade20k", 86, 1029, 20.1, miou=44.9),
+    _3("OCRNet", "HRNet-w48", "ocrnet_hrnet_w48_ade20k", 71, 664, 12.5, miou=45.7),
+    _3("DeepLabV3+", "ResNeSt-101", "deeplabv3plus_resnest101_ade20k", 66, 1051, 11.9, miou=46.9),
+    _3("DeepLabV3+", "ResNeSt-200", "deeplabv3plus_resnest200_ade20k", 88, 1381, 8.1, miou=48.4),
+    _3("SETR", "T-Large (ImageNet-22K)", "setr_t_large_ade20k", 308, None, miou=50.3),
+    _3("UperNet", "DeiT-S+deconv", "upernet_deit_s_ade20k", 52, 1099, 16.2, miou=44.0),
+    _3("UperNet", "Swin-T", "upernet_swin_t_ade20k", 60, 945, 18.5, miou=46.1, miou_single=44.51),
+    _3("UperNet", "Swin-S", "upernet_swin_s_ade20k", 81, 1038, 15.2, miou=49.3, miou_single=47.64),
+    _3("UperNet", "Swin-B", "upernet_swin_b_512_ade20k", 121, 1188, miou=49.72, miou_single=48.13),
+    _3("UperNet", "Swin-B", "upernet_swin_b_ade20k", 121, 1841, 8.7, miou=51.6, miou_single=50.04,
+       crop=640),
+    _3("UperNet", "Swin-L", "upernet_swin_l_ade20k", 234, 3230, 6.2, miou=53.5, miou_single=52.05,
+       crop=640, variants=_WINDOW_12,
+       note="the published count cannot be had by counting, whichever window is meant"),
+
+    _1x(_MASK, "Swin-T", "mask_rcnn_swin_t_1x_coco", 48, 267, box=43.7, mask=39.8),
+    _3x(_MASK, "Swin-T", "mask_rcnn_swin_t_coco", 48, 267, box=46.0, mask=41.6),
+    _3x(_MASK, "Swin-S", "mask_rcnn_swin_s_coco", 69, 359, box=48.5, mask=43.3),
+    _1x(_CASCADE, "Swin-T", "cascade_swin_t_1x_coco", 86, 745, box=48.1, mask=41.7),
+    _3x(_CASCADE, "Swin-T", "cascade_swin_t_coco", 86, 745, box=50.4, mask=43.7),
+    _3x(_CASCADE, "Swin-S", "cascade_swin_s_coco", 107, 838, box=51.9, mask=45.0),
+    _3x(_CASCADE, "Swin-B", "cascade_swin_b_coco", 145, 982, box=51.9, mask=45.0),
+    _3x(_V2, "Swin-T", "reppoints_v2_swin_t_coco", 45, 283, box=50.0),
+    _3x("Mask RepPointsV2", "Swin-T", "mask_reppoints_v2_swin_t_coco", 47, 292, box=50.4,
+        mask=43.8),
+)
+# fmt: on
+
+
+def find_rows(name: str) -> list[Row]:
+    """The rows of a name, or of a config's stem.
+
+    Raises:
+        UserError: there is none; the message lists the closest names.
+    """
+    rows = [row for row in ROWS if name in (row.name, row.config)]
+    if rows:
+        return rows
+    names = sorted({row.name for row in ROWS})
+    close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    hint = f"did you mean {', '.join(close)}?" if close else f"there are {', '.join(names)}"
+    raise UserError(f"no row {name!r}; {hint}")

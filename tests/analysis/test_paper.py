@@ -1,0 +1,59 @@
+"""The published figures: those of the shared copy of the tables, none left out."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from swin_dense.analysis.paper import ROWS, WEIGHTS, find_rows
+from swin_dense.errors import UserError
+
+TABLES = ("table_2a", "table_2b", "table_2c", "table_3", "official_results_not_in_tables")
+
+
+@pytest.fixture
+def tables(shared) -> dict:
+    return json.loads((shared / "paper" / "tables.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_rows_are_the_tables_rows_with_a_parameter_count(table, tables):
+    published = [row for row in tables[table] if row["params_m"] is not None]
+    ours = [row for row in ROWS if row.table == table]
+    assert [(r.method, r.backbone, r.params_m, r.flops_g, r.fps) for r in ours] == [
+        (r["method"], r["backbone"], r["params_m"], r["flops_g"], r.get("fps")) for r in published
+    ]
+    for row, official in zip(ours, published, strict=True):
+        assert row.schedule == official.get("schedule")
+        assert row.crop == official.get("crop", 512 if table == "table_3" else None)
+        assert row.multi_scale_test == official.get("multi_scale_test", False)
+        assert row.miou == official.get("val_miou_ms_flip")
+        assert row.miou_single == official.get("val_miou_single")
+        box = official.get("minival_box", official.get("box"))
+        mask = official.get("minival_mask", official.get("mask"))
+        # Tables 2a and 2b list all of box AP, AP50 and AP75.
+        assert row.box == (box[0] if isinstance(box, list) else box)
+        assert row.mask == (mask[0] if isinstance(mask, list) else mask)
+
+
+def test_released_weights_are_the_official_ones(tables):
+    assert sorted(WEIGHTS.values()) == sorted(tables["released_weights"]["trained"].values())
+    assert set(WEIGHTS) <= {row.config for row in ROWS}
+
+
+def test_rows_are_found_by_name_and_by_config():
+    assert {row.table for row in find_rows("cascade_swin_t")} == {
+        "table_2a",
+        "table_2b",
+        "official_results_not_in_tables",
+    }
+    assert find_rows("cascade_swin_t_coco") == find_rows("cascade_swin_t")
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"), [("cascade_swim_t", "did you mean cascade_swin_t"), ("?", "there are atss")]
+)
+def test_unknown_row_lists_names(name, hint):
+    with pytest.raises(UserError, match=hint):
+        find_rows(name)
