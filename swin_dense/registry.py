@@ -11,7 +11,12 @@ from mmengine.registry import METRICS as _METRICS
 from mmengine.registry import MODELS as _MODELS
 from mmengine.registry import Registry
 
-MODELS = Registry("model", parent=_MODELS, scope="swin_dense", locations=["swin_dense.backbones"])
+MODELS = Registry(
+    "model",
+    parent=_MODELS,
+    scope="swin_dense",
+    locations=["swin_dense.backbones", "swin_dense.necks", "swin_dense.heads"],
+)
 HOOKS = Registry("hook", parent=_HOOKS, scope="swin_dense", locations=["swin_dense.engine"])
 DATASETS = Registry(
     "dataset", parent=_DATASETS, scope="swin_dense", locations=["swin_dense.datasets"]

@@ -1,0 +1,16 @@
+"""COCO 2017 boxes and masks, resized to short sides 480..960 for training, never cropped."""
+
+_base_ = "./coco_instance.py"
+
+train_pipeline = [
+    dict(type="LoadImageFromFile"),
+    dict(type="LoadAnnotations", with_bbox=True, with_mask=True),
+    dict(
+        type="RandomChoiceResize",
+        scales=[(short, 1333) for short in range(480, 961, 32)],
+        keep_ratio=True,
+    ),
+    dict(type="RandomFlip", prob=0.5),
+    dict(type="PackDetInputs"),
+]
+train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
