@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from mmcv.cnn import build_activation_layer, build_norm_layer
 from mmcv.cnn.bricks import DropPath
-from mmengine.logging import print_log
+from mmengine.logging import MMLogger
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -24,6 +24,7 @@ from swin_dense.attention.windows import relative_position_index
 from swin_dense.backbones.global_attention import GlobalAttention
 from swin_dense.backbones.swin_arguments import check_arguments, resolve_arch
 from swin_dense.checkpoints import (
+    LoadReport,
     adapt_state_dict,
     load_backbone,
     local_file,
@@ -385,7 +386,7 @@ class SwinTransformer(BaseModule):
             self.add_module(f"norm{i}", build_norm_layer(norm_cfg, self.num_features[i])[1])
 
         # Bound as a pre-hook so that it acts whoever loads: this module, a detector, the runner.
-        self.register_load_state_dict_pre_hook(adapt_state_dict)
+        self.register_load_state_dict_pre_hook(_adapt_weights)
         # Here too, not only in train(): DDP asks which parameters train before train() is called.
         self._freeze()
 
@@ -414,7 +415,7 @@ class SwinTransformer(BaseModule):
         if self.init_cfg is not None:
             source = self.init_cfg["checkpoint"]
             report = load_backbone(self, load_checkpoint(local_file(source)), source)
-            print_log(str(report), logger="current")
+            _announce(report)
         self._is_init = True
 
     def _init_from_scratch(self) -> None:
@@ -445,3 +446,15 @@ class SwinTransformer(BaseModule):
             module.eval().requires_grad_(False)
         if self.absolute_pos_embed is not None:
             self.absolute_pos_embed.requires_grad_(False)
+
+
+def _adapt_weights(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: object) -> None:
+    """Pre-hook of ``load_state_dict``: takes weights in any layout and size."""
+    report = adapt_state_dict(module, state_dict, prefix)
+    if report is not None:
+        _announce(report)
+
+
+def _announce(report: LoadReport) -> None:
+    # The tools keep the log off the terminal, except what is marked as for the user.
+    MMLogger.get_current_instance().info(str(report), extra={"for_user": True})

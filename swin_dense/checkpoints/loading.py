@@ -1,20 +1,19 @@
-"""Loading of backbone weights: unwrap, recognise, resize, report."""
+"""Loading of backbone weights: recognise, resize, report."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from math import isqrt
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 
-from swin_dense.checkpoints.layouts import State, official_to_openmmlab, recognise
-from swin_dense.checkpoints.resizing import resize_absolute_pos_embed, resize_bias_table
+from swin_dense.checkpoints.fitting import fit
+from swin_dense.checkpoints.layouts import State
+from swin_dense.checkpoints.wrappers import backbone_of, weights_of
 from swin_dense.errors import UserError
 
-_TABLE, _INDEX = "relative_position_bias_table", "relative_position_index"
-_ABSOLUTE = "absolute_pos_embed"
 # Below this share of its parameters, a backbone has not been loaded in any useful sense.
 _ENOUGH = 0.95
 
@@ -32,90 +31,64 @@ class LoadReport:
 
     def __str__(self) -> str:
         counts = f"{len(self.loaded)} loaded ({len(self.resized)} of them resized)"
-        lines = [f"Backbone weights from {self.source} ({self.layout} layout): {counts}"]
+        lines = [f"Weights from {self.source} ({self.layout} layout): {counts}"]
         for title in ("resized", "missing", "unexpected"):
             names = getattr(self, title)
             if names:
-                lines.append(f"  {title} ({len(names)}): {_first(names)}")
+                lines.append(f"  {title} ({len(names)}): {first(names)}")
         return "\n".join(lines)
 
 
-def unwrap(checkpoint: Mapping[str, Any]) -> State:
-    """The backbone's tensors in a checkpoint, whatever is wrapped around them.
-
-    Takes off ``state_dict`` or ``model``, and the prefixes ``module.`` and ``backbone.``.
-    """
-    for name in ("state_dict", "model"):
-        if isinstance(checkpoint.get(name), Mapping):
-            checkpoint = checkpoint[name]
-            break
-    state = {key: value for key, value in checkpoint.items() if isinstance(value, Tensor)}
-    state = {key.removeprefix("module."): value for key, value in state.items()}
-    of_backbone = {
-        key.removeprefix("backbone."): value
-        for key, value in state.items()
-        if key.startswith("backbone.")
-    }
-    return of_backbone or state
+def first(names: list[str], count: int = 4) -> str:
+    """The first names of a list, and how many more there are."""
+    more = f" and {len(names) - count} more" if len(names) > count else ""
+    return (", ".join(names[:count]) or "none") + more
 
 
-def adapt(
-    state: Mapping[str, Tensor], own: Mapping[str, Tensor], grid: tuple[int, int]
-) -> tuple[State, str, list[str]]:
-    """Bring weights into a backbone's layout and sizes.
+def adapt(module: nn.Module, state: Mapping[str, Tensor], source: str) -> tuple[State, LoadReport]:
+    """Bring the backbone's weights in a state dict into the layout and sizes of ``module``.
 
     Args:
-        state: a bare backbone state dict in any layout of :mod:`swin_dense.checkpoints.layouts`.
-        own: the state dict of the backbone that is to receive it.
-        grid: patches (rows, columns) of the backbone's absolute position embedding.
+        module: a :class:`swin_dense.SwinTransformer`.
+        state: weights in any known layout, below any prefix.
+        source: path or URL, for the report and the error.
 
     Returns:
-        The weights, the layout that was recognised, and the names of what was resized.
+        The weights, those that do not fit as they are, and what loading them will do.
+
+    Raises:
+        UserError: they are less than 95 % of the backbone's parameters; those in
+            ``module.without_pretraining`` count as neither there nor missing.
     """
-    layout = recognise(state)
-    adapted = official_to_openmmlab(state) if layout == "official" else dict(state)
-    resized = []
-    for key, wanted in own.items():
-        if key.endswith(_INDEX):
-            # It follows from the window, so it is never taken from a checkpoint.
-            if key.replace(_INDEX, _TABLE) in adapted:
-                adapted[key] = wanted
-        elif key.endswith((_TABLE, _ABSOLUTE)) and key in adapted:
-            value = _fit(key, adapted[key], wanted, grid)
-            if value is not None:
-                if value.numel() != adapted[key].numel():
-                    resized.append(key)
-                adapted[key] = value
-    return adapted, layout, resized
+    bare, found = backbone_of(state)
+    own = dict(module.named_parameters()) | dict(module.named_buffers())
+    grid = cast("tuple[int, int]", module.patch_grid)
+    adapted, resized = fit(bare if found is None else found.in_openmmlab(), own, grid)
+    layout = "unknown" if found is None else found.layout.name
+    report = LoadReport(source, layout, resized=resized)
+    for key, value in adapted.items():
+        if key not in own:
+            report.unexpected.append(key)
+        elif own[key].shape != value.shape:
+            shapes = f"{key} {tuple(value.shape)} for {tuple(own[key].shape)}"
+            report.unexpected.append(shapes)
+    for key, parameter in module.named_parameters():
+        there = key in adapted and adapted[key].shape == parameter.shape
+        (report.loaded if there else report.missing).append(key)
+    _require_enough(module, report)
+    return adapted, report
 
 
-def _fit(key: str, value: Tensor, wanted: Tensor, grid: tuple[int, int]) -> Tensor | None:
-    """The position parameter at the wanted size; None where it cannot be brought there."""
-    if key.endswith(_TABLE):
-        same_heads = value.ndim == 2 and value.shape[1] == wanted.shape[1]
-        if not same_heads or isqrt(len(value)) ** 2 != len(value):
-            return None
-        return value if value.shape == wanted.shape else resize_bias_table(value, len(wanted))
-    if value.ndim == 4:  # official detection: (1, C, h, w)
-        from_grid = (value.shape[2], value.shape[3])
-        value = value.flatten(2).transpose(1, 2)
-    else:
-        side = isqrt(value.shape[1])
-        from_grid = grid if value.shape == wanted.shape else (side, side)
-    if value.shape[2] != wanted.shape[2] or from_grid[0] * from_grid[1] != value.shape[1]:
-        return None
-    return resize_absolute_pos_embed(value, from_grid, grid).reshape(wanted.shape)
-
-
-def adapt_state_dict(
-    module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: object
-) -> None:
-    """Pre-hook of ``load_state_dict``: :func:`adapt` what lies under ``prefix``, in place."""
-    state = {k.removeprefix(prefix): v for k, v in state_dict.items() if k.startswith(prefix)}
-    adapted, _layout, _resized = adapt(state, _own_state(module), _grid(module))
-    for key in state:
-        del state_dict[prefix + key]
-    state_dict.update({prefix + key: value for key, value in adapted.items()})
+def _require_enough(module: nn.Module, report: LoadReport) -> None:
+    new = cast("tuple[str, ...]", getattr(module, "without_pretraining", ()))
+    sizes = {key: p.numel() for key, p in module.named_parameters() if not key.startswith(new)}
+    share = sum(sizes.get(key, 0) for key in report.loaded) / sum(sizes.values())
+    if share < _ENOUGH:
+        raise UserError(
+            f"{report.source} holds {share:.0%} of this backbone's parameters ({report.layout} "
+            f"layout); missing: {first(report.missing)}; not fitting: {first(report.unexpected)}. "
+            "Give weights of the same architecture"
+        )
 
 
 def load_backbone(module: nn.Module, checkpoint: Mapping[str, Any], source: str) -> LoadReport:
@@ -133,41 +106,32 @@ def load_backbone(module: nn.Module, checkpoint: Mapping[str, Any], source: str)
     Raises:
         UserError: the checkpoint holds less than 95 % of the backbone's parameters.
     """
-    own = _own_state(module)
-    adapted, layout, resized = adapt(unwrap(checkpoint), own, _grid(module))
-    report = LoadReport(source, layout, resized=resized)
-    fitting: State = {}
-    for key, value in adapted.items():
-        if key in own and own[key].shape == value.shape:
-            fitting[key] = value
-        else:
-            shapes = f" {tuple(value.shape)} for {tuple(own[key].shape)}" if key in own else ""
-            report.unexpected.append(key + shapes)
-    parameters = dict(module.named_parameters())
-    report.loaded = [key for key in parameters if key in fitting]
-    report.missing = [key for key in parameters if key not in fitting]
-    new = getattr(module, "without_pretraining", ())  # layers that no classifier has
-    expected = {key: p.numel() for key, p in parameters.items() if not key.startswith(new)}
-    found = sum(expected.get(key, 0) for key in report.loaded)
-    share = found / sum(expected.values())
-    if share < _ENOUGH:
-        raise UserError(
-            f"{source} holds {share:.0%} of this backbone's parameters ({layout} layout); missing: "
-            f"{_first(report.missing)}; not fitting: {_first(report.unexpected)}. "
-            "Give weights of the same architecture"
-        )
-    module.load_state_dict(fitting, strict=False)
+    adapted, report = adapt(module, weights_of(checkpoint), source)
+    own = dict(module.named_parameters()) | dict(module.named_buffers())
+    # Not by load_state_dict, whose hook would adapt, and report, once more.
+    with torch.no_grad():
+        for key, value in adapted.items():
+            if key in own and own[key].shape == value.shape:
+                own[key].copy_(value)
     return report
 
 
-def _grid(module: nn.Module) -> tuple[int, int]:
-    return cast("tuple[int, int]", module.patch_grid)
+def adapt_state_dict(
+    module: nn.Module, state_dict: dict[str, Any], prefix: str
+) -> LoadReport | None:
+    """Before ``load_state_dict``: :func:`adapt` what lies under ``prefix``, in place.
 
+    Returns:
+        What loading will do, where it is more than putting weights in their places; else None.
 
-def _own_state(module: nn.Module) -> dict[str, Tensor]:
-    return dict(module.named_parameters()) | dict(module.named_buffers())
-
-
-def _first(names: list[str], count: int = 4) -> str:
-    more = f" and {len(names) - count} more" if len(names) > count else ""
-    return (", ".join(names[:count]) or "none") + more
+    Raises:
+        UserError: there are weights under ``prefix``, but less than 95 % of the backbone's.
+    """
+    below = {k.removeprefix(prefix): v for k, v in state_dict.items() if k.startswith(prefix)}
+    if not below:
+        return None
+    adapted, report = adapt(module, weights_of(below), "the state dict")
+    for key in below:
+        del state_dict[prefix + key]
+    state_dict.update({prefix + key: value for key, value in adapted.items()})
+    return report if report.layout != "openmmlab" or report.resized else None

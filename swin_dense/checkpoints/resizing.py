@@ -1,9 +1,11 @@
-"""Position parameters at another size than they were trained at."""
+"""Weights at another size than they were trained at."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from math import isqrt
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -40,3 +42,34 @@ def resize_absolute_pos_embed(
     table = table.permute(0, 3, 1, 2)
     table = F.interpolate(table, size=size, mode="bicubic", align_corners=False)
     return table.permute(0, 2, 3, 1)
+
+
+def guess_grid(patches: int, like: tuple[int, int]) -> tuple[int, int] | None:
+    """Rows and columns of an absolute position embedding that only says how many patches it has.
+
+    It is taken to be as ``like`` if that has as many patches, else square, else of the
+    proportions of ``like``; None if it can be none of these.
+    """
+    if like[0] * like[1] == patches:
+        return like
+    shapes: Iterable[tuple[int, int]] = ((h, patches // h) for h in range(1, patches + 1))
+    fitting = [
+        (h, w) for h, w in shapes if h * w == patches and (h == w or h * like[1] == w * like[0])
+    ]
+    return max(fitting, key=lambda grid: grid[0] == grid[1], default=None)
+
+
+def resize_input_channels(weight: Tensor, channels: int) -> Tensor:
+    """A patch embedding for another number of image channels: ``(C, in, p, p) -> (C, n, p, p)``.
+
+    Channels repeat in a cycle: the new one j is the old one j mod in, divided by how often that
+    one occurs; where there are fewer new ones, those that meet in j are summed. So an image that is
+    equal in all channels (grey, for one channel) embeds as before.
+    """
+    old = weight.shape[1]
+    cycle = torch.arange(max(old, channels))
+    share = torch.zeros(old, channels)
+    share[cycle % old, cycle % channels] = 1
+    share = share / share.sum(dim=1, keepdim=True)
+    mixed = torch.einsum("oihw,ij->ojhw", weight.double(), share.double())
+    return mixed.to(weight.dtype)

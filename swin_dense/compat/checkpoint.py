@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+import safetensors.torch
 import torch
 from mmengine.logging.history_buffer import HistoryBuffer
 
@@ -76,7 +77,7 @@ def check_downloads() -> None:
 def load_checkpoint(
     file: str | PathLike[str] | IO[bytes], map_location: str | torch.device = "cpu"
 ) -> dict[str, Any]:
-    """Read a ``.pth`` file without running code from it.
+    """Read a ``.pth`` or ``.safetensors`` file without running code from it.
 
     Args:
         file: a path, or an open binary file.
@@ -117,6 +118,8 @@ def _read(file: IO[bytes], name: str, device: torch.device) -> dict[str, Any]:
     file.seek(start)
     if not head:
         raise UserError(f"{name} is empty: download or copy it again")
+    if head[8:9] == b"{":  # after the length of the header
+        return _read_safetensors(file.read(), name, device)
     try:
         content = torch.load(file, map_location=device, weights_only=True)
     except Exception as error:  # bytes that are no checkpoint make torch.load raise almost anything
@@ -127,6 +130,15 @@ def _read(file: IO[bytes], name: str, device: torch.device) -> dict[str, Any]:
             "save the model's state_dict() and give that"
         )
     return content
+
+
+def _read_safetensors(content: bytes, name: str, device: torch.device) -> dict[str, Any]:
+    try:
+        state = safetensors.torch.load(content)
+    except safetensors.SafetensorError:
+        reason = "is cut off or is not a safetensors file: download or copy it again"
+        raise UserError(f"{name} {reason}") from None
+    return {key: value.to(device) for key, value in state.items()}
 
 
 def _complaint(error: Exception, head: bytes) -> str:

@@ -9,7 +9,7 @@ from mmdet.models.backbones.swin import SwinTransformer as MmdetSwin
 from mmseg.models.backbones.swin import SwinTransformer as MmsegSwin
 
 from swin_dense import SwinTransformer
-from swin_dense.checkpoints import openmmlab_to_official
+from swin_dense.checkpoints import OFFICIAL
 
 SMALL = {"embed_dims": 16, "depths": (2, 2, 3, 2), "num_heads": (1, 2, 4, 4), "window_size": 5}
 VARIANTS = {
@@ -144,7 +144,7 @@ def test_same_as_the_official_code(shared, name, impl):
     spec = importlib.util.spec_from_file_location("weights", shared / "golden/weights.py")
     weights = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(weights)
-    official = {k: v.clone() for k, v in openmmlab_to_official(model.state_dict()).items()}
+    official = {k: v.clone() for k, v in OFFICIAL.from_openmmlab(model.state_dict()).items()}
     model.load_state_dict(weights.fill(official), strict=True)
 
     x = torch.randn(case["b"], 3, *case["hw"], generator=torch.Generator().manual_seed(7))
@@ -160,7 +160,7 @@ def test_same_as_the_official_code(shared, name, impl):
     loss.backward()
     assert x.grad.double().norm().item() == pytest.approx(golden["gx"], rel=1e-5)
     gradients = {name: p.grad for name, p in model.named_parameters()}
-    gradients = openmmlab_to_official(gradients)
+    gradients = OFFICIAL.from_openmmlab(gradients)
     for key, (norm, first) in golden["grads"].items():
         assert gradients[key].double().norm().item() == pytest.approx(norm, rel=1e-5), key
         # The sum of seven entries of either sign: rounding is relative to the gradient's size.

@@ -8,10 +8,10 @@ from torch import nn
 
 from swin_dense import SwinTransformer
 from swin_dense.checkpoints import (
+    OFFICIAL,
+    OPENMMLAB,
+    find_backbone,
     load_backbone,
-    official_to_openmmlab,
-    openmmlab_to_official,
-    recognise,
     resize_absolute_pos_embed,
     resize_bias_table,
     unwrap,
@@ -44,7 +44,7 @@ class Detector(BaseModule):
 
 def as_released(model):
     """A state dict like the authors' releases: official keys, masks, classifier head."""
-    state = openmmlab_to_official(model.state_dict())
+    state = OFFICIAL.from_openmmlab(model.state_dict())
     state = {k: v for k, v in state.items() if not k.startswith("norm")}
     state["layers.0.blocks.0.attn_mask"] = torch.zeros(4, 9, 9)
     return state | {"norm.weight": torch.ones(64), "head.weight": torch.ones(10, 64)}
@@ -52,11 +52,11 @@ def as_released(model):
 
 def test_layouts_round_trip():
     state = random_model(use_abs_pos_embed=True).state_dict()
-    official = openmmlab_to_official(state)
-    assert recognise(state) == "openmmlab"
-    assert recognise(official) == "official"
-    assert recognise({"conv1.weight": 0}) == "unknown"
-    back = official_to_openmmlab(official)
+    official = OFFICIAL.from_openmmlab(state)
+    assert find_backbone(state).layout.name == "openmmlab"
+    assert find_backbone(official).layout.name == "official"
+    assert find_backbone({"conv1.weight": torch.zeros(1)}) is None
+    back = OPENMMLAB.from_openmmlab(OFFICIAL.to_openmmlab(official))
     assert back.keys() == state.keys()
     assert all(torch.equal(back[k], state[k]) for k in state)
 
@@ -65,7 +65,7 @@ def test_merging_follows_the_official_channel_order():
     """The official code joins four strided slices; the converted weights must agree with that."""
     model = random_model()
     merging = model.stages[0].downsample
-    official = openmmlab_to_official(model.state_dict())
+    official = OFFICIAL.from_openmmlab(model.state_dict())
     x = torch.randn(1, 6, 4, 8)
     slices = [x[:, 0::2, 0::2], x[:, 1::2, 0::2], x[:, 0::2, 1::2], x[:, 1::2, 1::2]]
     joined = torch.cat(slices, -1)
@@ -86,7 +86,7 @@ WRAPPED = {
 }
 
 
-@pytest.mark.parametrize("layout", [lambda s: s, openmmlab_to_official], ids=["ours", "official"])
+@pytest.mark.parametrize("layout", [lambda s: s, OFFICIAL.from_openmmlab], ids=["ours", "official"])
 @pytest.mark.parametrize("wrapping", WRAPPED)
 def test_init_cfg_finds_the_backbone_in_any_wrapping(tmp_path, wrapping, layout):
     source = random_model()
@@ -104,7 +104,7 @@ def test_released_classifier_loads_and_is_reported():
     report = load_backbone(model, {"model": as_released(source)}, "swin.pth")
     assert report.layout == "official"
     assert report.missing == [f"norm{i}.{n}" for i in range(4) for n in ("weight", "bias")]
-    assert report.unexpected == ["norm.weight", "head.weight"]
+    assert report.unexpected == ["norm.weight", "head.fc.weight"]
     assert not report.resized
     assert len(report.loaded) == len(list(model.parameters())) - 8
     text = str(report)
@@ -116,7 +116,7 @@ def test_released_classifier_loads_and_is_reported():
 def test_a_detector_takes_either_layout(tmp_path, loader):
     source, target = Detector(), Detector()
     state = {"head." + k: v for k, v in source.head.state_dict().items()}
-    official = openmmlab_to_official(source.backbone.state_dict())
+    official = OFFICIAL.from_openmmlab(source.backbone.state_dict())
     state |= {"backbone." + k: v for k, v in official.items()}
     if loader == "torch":
         target.load_state_dict(state, strict=True)

@@ -1,0 +1,37 @@
+"""The authors' code: classification, detection, segmentation, SimMIM, MoBY; timm until 0.8."""
+
+from __future__ import annotations
+
+from math import isqrt
+
+from swin_dense.checkpoints.layouts.base import ABSOLUTE, Layout, State
+
+ANCHOR = r"layers[._]0\.blocks\.0\.attn\.qkv\.weight"
+
+# What the names of timm have in common with these.
+BLOCKS = (
+    ("stages.{i}.blocks.{j}.attn.w_msa.*", "layers.{i}.blocks.{j}.attn.*"),
+    ("stages.{i}.blocks.{j}.ffn.layers.0.0.*", "layers.{i}.blocks.{j}.mlp.fc1.*"),
+    ("stages.{i}.blocks.{j}.ffn.layers.1.*", "layers.{i}.blocks.{j}.mlp.fc2.*"),
+    ("patch_embed.projection.*", "patch_embed.proj.*"),
+)
+
+
+def _embedding_as_map(state: State) -> State:
+    """Detection and segmentation, which have output norms, store the embedding (1, C, h, w)."""
+    embed = state.get(ABSOLUTE)
+    if embed is None or "norm0.weight" not in state:
+        return state
+    side = isqrt(embed.shape[1])
+    if side**2 != embed.shape[1]:
+        return state
+    return state | {ABSOLUTE: embed.transpose(1, 2).unflatten(2, (side, side)).contiguous()}
+
+
+OFFICIAL = Layout(
+    name="official",
+    anchor=ANCHOR,
+    table=(*BLOCKS, ("stages.{i}.*", "layers.{i}.*"), ("head.fc.*", "head.*")),
+    index="square",
+    split=_embedding_as_map,
+)

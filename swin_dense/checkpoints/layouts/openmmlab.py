@@ -1,0 +1,13 @@
+"""OpenMMLab: mmdet, mmseg, mmcls and mmpretrain, and this package. The common tongue."""
+
+from __future__ import annotations
+
+from swin_dense.checkpoints.layouts.base import Layout
+
+OPENMMLAB = Layout(
+    name="openmmlab",
+    anchor=r"stages\.0\.blocks\.0\.attn\.w_msa\.qkv\.weight",
+    table=(),
+    unfold=True,
+    index="square",
+)

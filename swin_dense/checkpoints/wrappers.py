@@ -1,0 +1,64 @@
+"""What is wrapped around weights in a file, and taking it off."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from swin_dense.checkpoints.layouts import Found, State, find_backbone
+
+# Weights averaged over training are preferred: they are what their authors evaluate. mmengine is
+# the exception that proves it: it stores the averages as state_dict, what was trained as
+# ema_state_dict, so that the latter counts only where it is alone.
+_ENTRIES = (
+    "state_dict_ema",
+    "model_ema",
+    "state_dict",
+    "model",
+    "model_state_dict",
+    "module",
+    "net",
+    "ema_state_dict",
+    "teacher",
+    "student",
+)
+
+
+def weights_of(checkpoint: Mapping[str, Any]) -> State:
+    """The tensors of a checkpoint, from within all entries that are wrapped around them."""
+    entry = _entry(checkpoint)
+    while entry is not None:
+        checkpoint = checkpoint[entry]
+        entry = _entry(checkpoint)
+    return {key: value for key, value in checkpoint.items() if isinstance(value, Tensor)}
+
+
+def unwrap(checkpoint: Mapping[str, Any]) -> State:
+    """The backbone's tensors in a checkpoint, in whatever layout, without any prefix.
+
+    Where no Swin is recognised, ``module.`` and ``backbone.`` are taken off.
+    """
+    return backbone_of(weights_of(checkpoint))[0]
+
+
+def backbone_of(state: Mapping[str, Tensor]) -> tuple[State, Found | None]:
+    """The backbone's tensors in a state dict, and how they were found, if they are a Swin's."""
+    found = find_backbone(state)
+    if found is not None:
+        return found.state, found
+    bare = {key.removeprefix("module."): value for key, value in state.items()}
+    below = {
+        key.removeprefix("backbone."): value
+        for key, value in bare.items()
+        if key.startswith("backbone.")
+    }
+    return below or bare, None
+
+
+def _entry(checkpoint: Mapping[str, Any]) -> str | None:
+    for name in _ENTRIES:
+        if isinstance(checkpoint.get(name), Mapping) and checkpoint[name]:
+            return name
+    return None

@@ -1,0 +1,112 @@
+"""Weights of timm, transformers and torchvision, loaded as they come: the same feature maps.
+
+At 448 x 448 with windows of 7 every map is whole windows, and no library shrinks its window.
+"""
+
+import pytest
+import torch
+from torch import nn
+
+from swin_dense import SwinTransformer
+
+DEPTHS, HEADS, CHANNELS = (2, 1, 2, 2), (1, 2, 2, 4), 8
+# Both sides compute in float32 and differ in the order of sums; maps are of order 1.
+TOLERANCE = 1e-4
+
+
+def shaken(model: nn.Module) -> nn.Module:
+    """The model with every parameter random, also those that start as zeros and ones."""
+    for name, parameter in model.named_parameters():
+        is_norm = parameter.ndim == 1 and name.endswith("weight")
+        nn.init.normal_(parameter, mean=1.0 if is_norm else 0.0, std=0.2)
+    return model.eval()
+
+
+def ours(state: dict, window: int, **kwargs) -> SwinTransformer:
+    """Our backbone with these weights; output norms that the weights lack pass maps through."""
+    model = SwinTransformer(
+        embed_dims=CHANNELS, depths=DEPTHS, num_heads=HEADS, window_size=window, **kwargs
+    )
+    missing = model.load_state_dict(state, strict=False).missing_keys
+    expected = {f"norm{i}.{n}" for i in range(4) for n in ("weight", "bias")}
+    assert set(missing) in (expected, set())
+    if missing:
+        for i in range(4):
+            setattr(model, f"norm{i}", nn.Identity())
+    return model.eval()
+
+
+def assert_same_maps(maps, reference) -> None:
+    assert len(maps) == len(reference) == 4
+    for a, b in zip(maps, reference, strict=True):
+        assert 0.5 < b.std() < 50  # neither is trivially equal
+        torch.testing.assert_close(a, b, atol=TOLERANCE, rtol=0)
+
+
+@pytest.fixture
+def image():
+    return torch.randn(1, 3, 448, 448)
+
+
+# Maps of the second have sides 64, 32, 16 and 8.
+@pytest.mark.parametrize(("window", "size"), [(7, 448), (4, 256)])
+@pytest.mark.parametrize("features_only", [True, False])
+@torch.no_grad()
+def test_timm(image, window, size, features_only):
+    timm = pytest.importorskip("timm")
+    image = image[..., :size, :size]
+    theirs = timm.create_model(
+        "swin_tiny_patch4_window7_224",
+        img_size=size,
+        window_size=window,
+        embed_dim=CHANNELS,
+        depths=DEPTHS,
+        num_heads=HEADS,
+        features_only=features_only,
+    )
+    shaken(theirs)
+    maps = theirs(image) if features_only else theirs.forward_intermediates(image)[1]
+    if features_only:
+        maps = [x.permute(0, 3, 1, 2) for x in maps]
+    assert_same_maps(ours(theirs.state_dict(), window)(image), maps)
+
+
+@pytest.mark.parametrize("position", [False, True])
+@torch.no_grad()
+def test_transformers(image, position):
+    transformers = pytest.importorskip("transformers")
+    config = transformers.SwinConfig(
+        image_size=448,
+        embed_dim=CHANNELS,
+        depths=DEPTHS,
+        num_heads=HEADS,
+        window_size=7,
+        use_absolute_embeddings=position,
+        out_features=["stage1", "stage2", "stage3", "stage4"],
+    )
+    backbone = shaken(transformers.SwinBackbone(config))
+    maps = backbone(image) if not position else None
+    model = ours(backbone.state_dict(), 7, use_abs_pos_embed=position, pretrain_img_size=448)
+    if position:  # its backbone cannot take a position embedding; the model can, and has no norms
+        whole = shaken(transformers.SwinModel(config, add_pooling_layer=False))
+        model = ours(whole.state_dict(), 7, use_abs_pos_embed=True, pretrain_img_size=448)
+        embedding = whole.embeddings.position_embeddings
+        found = model.absolute_pos_embed
+        assert torch.equal(found, embedding[:, -found.shape[1] :])
+        return
+    assert_same_maps(model(image), maps.feature_maps)
+
+
+@torch.no_grad()
+def test_torchvision(image):
+    from torchvision.models.swin_transformer import SwinTransformer as TorchvisionSwin
+
+    theirs = shaken(
+        TorchvisionSwin([4, 4], CHANNELS, list(DEPTHS), list(HEADS), [7, 7], num_classes=3)
+    )
+    maps, x = [], image
+    for i, part in enumerate(theirs.features):
+        x = part(x)
+        if i % 2:
+            maps.append(x.permute(0, 3, 1, 2))
+    assert_same_maps(ours(theirs.state_dict(), 7)(image), maps)

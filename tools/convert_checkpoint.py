@@ -1,0 +1,93 @@
+"""Converts Swin weights between the layouts of OpenMMLab, the authors, timm, HF, torchvision."""
+
+from __future__ import annotations
+
+import os
+import sys
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from swin_dense.checkpoints import local_file
+from swin_dense.checkpoints.conversion import TARGETS, Converted, as_checkpoint, convert
+from swin_dense.checkpoints.loading import first
+from swin_dense.compat import load_checkpoint
+from swin_dense.engine.cli import OneLineParser, run_tool
+from swin_dense.engine.terminal import say
+from swin_dense.errors import UserError
+
+_TORCH = (".pth", ".pt", ".bin", ".ckpt")
+_EPILOG = (
+    "The layout of IN is recognised; it may be wrapped, and a .safetensors file. hf writes the "
+    "names of the installed transformers, hf4 those of the hub and of transformers until 5.8, hf5 "
+    "those since 5.9."
+)
+
+
+def make_parser() -> OneLineParser:
+    """The command line."""
+    parser = OneLineParser(description=__doc__, epilog=_EPILOG)
+    parser.add_argument("source", metavar="IN", help="weights, a file or a URL")
+    parser.add_argument("target", metavar="OUT", help="a new .pth or .safetensors file")
+    parser.add_argument("--to", required=True, choices=list(TARGETS), help="layout of OUT")
+    parser.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of every error")
+    return parser
+
+
+def run(args: Namespace) -> None:
+    """Converts what the arguments say."""
+    target = Path(args.target).expanduser()
+    _check_target(target, args.overwrite)
+    checkpoint = load_checkpoint(local_file(args.source))
+    try:
+        converted = convert(checkpoint, args.to)
+    except UserError as error:
+        raise UserError(f"cannot convert {args.source}: {error}") from error
+    _write(target, converted, as_checkpoint(converted, args.to, checkpoint.get("meta")))
+    say(f"{args.source} ({converted.layout} layout) -> {target} ({args.to} layout)")
+    say(f"{len(converted.state)} weights" + (", heads included" if converted.whole else ""))
+    if converted.homeless:
+        say(f"no place in {args.to}, so under OpenMMLab's names: {first(converted.homeless)}")
+    if converted.left_out:
+        say(f"left out, being no part of the backbone: {first(converted.left_out)}")
+
+
+def _check_target(target: Path, overwrite: bool) -> None:
+    if target.suffix not in (*_TORCH, ".safetensors"):
+        raise UserError(f"{target} says no format: name it .pth or .safetensors")
+    if target.is_dir():
+        raise UserError(f"{target} is a folder: name a file in it")
+    if target.exists() and not overwrite:
+        raise UserError(f"{target} exists: name another file, or add --overwrite")
+    if not target.parent.is_dir():
+        raise UserError(f"no such folder: {target.parent}")
+
+
+def _write(target: Path, converted: Converted, content: dict[str, Any]) -> None:
+    """Writes beside the target first, so that a failure leaves what was there."""
+    part = target.with_name(f".{target.name}.part")
+    try:
+        if target.suffix == ".safetensors":
+            # safetensors refuses tensors that share memory; "pt" is what transformers asks for.
+            save_file({k: v.clone() for k, v in converted.state.items()}, part, {"format": "pt"})
+        else:
+            torch.save(content, part)
+        os.replace(part, target)
+    except OSError as error:
+        raise UserError(f"cannot write {target}: {error.strerror or error}") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the tool; returns its exit status."""
+    return run_tool(make_parser(), run, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
