@@ -1,0 +1,108 @@
+"""Published and counted figures side by side: on the terminal, as JSON, as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+from typing import Any
+
+from rich.table import Table
+
+from swin_dense.analysis.reproduction import Reproduced
+
+TITLES = {
+    "table_2a": "Table 2a: frameworks, COCO",
+    "table_2b": "Table 2b: backbones, COCO",
+    "table_2c": "Table 2c: systems, COCO",
+    "table_3": "Table 3: ADE20K",
+    "official_results_not_in_tables": "Official results that are in no table",
+}
+
+
+def as_json(result: Reproduced) -> dict[str, Any]:
+    """A row as ``--json`` writes it; ``paper_`` is published, the rest counted or said."""
+    row = result.row
+    return {
+        "row": row.name,
+        "table": row.table,
+        "method": row.method,
+        "backbone": row.backbone,
+        "config": f"configs/{row.config}.py",
+        "crop": row.crop,
+        "schedule": row.schedule,
+        "multi_scale_test": row.multi_scale_test,
+        "image_size": list(result.counts.image_size),
+        "params_m": round(result.params_m, 2),
+        "paper_params_m": row.params_m,
+        "flops_g": round(result.flops_g, 1),
+        "paper_flops_g": row.flops_g,
+        "paper_fps_v100": row.fps,
+        "paper_box_ap": row.box,
+        "paper_mask_ap": row.mask,
+        "paper_miou": row.miou,
+        "paper_miou_single": row.miou_single,
+        "remarks": result.remarks(),
+    }
+
+
+def terminal_tables(results: Sequence[Reproduced]) -> list[Table]:
+    """A table for each table of the paper, remarks below the row that they are about."""
+    tables = []
+    for name, group in groupby(results, lambda result: result.row.table):
+        table = Table(title=TITLES[name], title_justify="left", header_style="bold")
+        table.add_column("row")
+        for heading in ("M", "paper", "G", "paper"):
+            table.add_column(heading, justify="right")
+        for result in group:
+            row = result.row
+            label = row.name + (" *" if row.multi_scale_test else "")
+            remarks = result.remarks()
+            table.add_row(
+                f"{label}\n[dim]{remarks}[/dim]" if remarks else label,
+                f"{result.params_m:.1f}",
+                f"{row.params_m:g}",
+                f"{result.flops_g:.0f}",
+                _figure(row.flops_g),
+            )
+        tables.append(table)
+    return tables
+
+
+def markdown_tables(results: Sequence[Reproduced], configs: str) -> Iterable[str]:
+    """The same as Markdown, with all that is published; ``configs`` is the folder to link to."""
+    for name, group in groupby(results, lambda result: result.row.table):
+        yield f"## {TITLES[name]}\n"
+        yield (
+            "| method | backbone | row | M | M, paper | G | G, paper | FPS, V100, paper "
+            "| AP or mIoU, paper | remarks |"
+        )
+        yield "|---|---|---|--:|--:|--:|--:|--:|--:|---|"
+        for result in group:
+            row = result.row
+            label = f"[{row.name}]({configs}/{row.config}.py)"
+            cells = (
+                row.method,
+                row.backbone,
+                label + (f", {row.schedule}" if row.schedule else ""),
+                f"{result.params_m:.2f}",
+                f"{row.params_m:g}",
+                f"{result.flops_g:.1f}",
+                _figure(row.flops_g),
+                _figure(row.fps),
+                _score(result),
+                result.remarks(),
+            )
+            yield f"| {' | '.join(cells)} |"
+        yield ""
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:g}"
+
+
+def _score(result: Reproduced) -> str:
+    row = result.row
+    if row.miou is not None:
+        return f"{row.miou:g}"
+    score = f"box {row.box:g}" + ("" if row.mask is None else f", mask {row.mask:g}")
+    return score + (" (several scales)" if row.multi_scale_test else "")

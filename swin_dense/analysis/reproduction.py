@@ -1,0 +1,126 @@
+"""Every published row beside what counting its config gives."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import mmengine.config.utils
+
+from swin_dense.analysis.counting import Counts, count_config
+from swin_dense.analysis.paper import Row
+from swin_dense.engine.config import load_config
+
+# The tables round, and some of their models were counted by other tools.
+TOLERANCE = 0.01
+
+
+@dataclass(frozen=True)
+class Reproduced:
+    """A published row and what was counted.
+
+    Attributes:
+        row: what is published.
+        counts: of the row's config.
+        variants: of the row's other readings, by name.
+    """
+
+    row: Row
+    counts: Counts
+    variants: Mapping[str, Counts] = field(default_factory=dict)
+
+    @property
+    def params_m(self) -> float:
+        """Millions of parameters, counted."""
+        return self.counts.params / 1e6
+
+    @property
+    def flops_g(self) -> float:
+        """Billions of multiply-accumulates, counted."""
+        return self.counts.macs / 1e9
+
+    @property
+    def agrees(self) -> bool:
+        """Whether both counts are within 1 % of the published ones."""
+        return _close(self.params_m, self.row.params_m) and _close(self.flops_g, self.row.flops_g)
+
+    def remarks(self) -> str:
+        """Why the counts are not the published ones; how far off, where that is not known."""
+        parts = []
+        if self.row.note and not self.agrees:
+            parts.append(self.row.note)
+        elif not self.agrees:
+            parts.append(f"off by {self._offset()}, for a reason that is not known")
+        if self.row.unseen and not self.agrees:
+            unseen = sum(self.counts.products_of[name] for name in self.row.unseen)
+            parts.append(
+                f"without those of {', '.join(self.row.unseen)}: "
+                f"{self.flops_g - unseen / 1e9:.0f} G"
+            )
+        parts += [
+            f"{name}: {counts.params / 1e6:.1f} M, {counts.macs / 1e9:.0f} G"
+            for name, counts in self.variants.items()
+        ]
+        return "; ".join(parts)
+
+    def _offset(self) -> str:
+        pairs = (
+            (self.params_m, self.row.params_m, "parameters"),
+            (self.flops_g, self.row.flops_g, "FLOPs"),
+        )
+        return ", ".join(
+            f"{counted / published - 1:+.1%} in {name}"
+            for counted, published, name in pairs
+            if published is not None and not _close(counted, published)
+        )
+
+
+def _close(counted: float, published: float | None) -> bool:
+    return published is None or abs(counted - published) <= TOLERANCE * published
+
+
+def reproduce(rows: Iterable[Row], configs: Path) -> Iterator[Reproduced]:
+    """Counts the config of each row, one after the other; rows that share a config count once.
+
+    Args:
+        rows: of :data:`swin_dense.analysis.paper.ROWS`.
+        configs: the folder of the configs.
+
+    Raises:
+        UserError: a row's config is not there.
+    """
+
+    @functools.cache
+    def count(config: str, *options: tuple[str, Any]) -> Counts:
+        return count_config(load_config(configs / f"{config}.py", dict(options)))
+
+    for row in rows:
+        with index_files_read_once():
+            yield Reproduced(
+                row,
+                count(row.config),
+                {
+                    name: count(row.config, *options.items())
+                    for name, options in row.variants.items()
+                },
+            )
+
+
+@functools.cache
+def _load_once() -> Any:
+    return functools.cache(mmengine.config.utils.load)
+
+
+@contextlib.contextmanager
+def index_files_read_once() -> Iterator[None]:
+    """Within it, mmengine keeps the index files of mmdet and mmseg that it looks configs up in.
+
+    It reads a hundred YAML files for every ``mmdet::`` or ``mmseg::`` base, half a second each.
+    """
+    with mock.patch.object(mmengine.config.utils, "load", _load_once()):
+        yield
