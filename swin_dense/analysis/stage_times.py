@@ -1,0 +1,132 @@
+"""Table 5 of the paper: milliseconds of window attention, by stage and by way of shifting.
+
+The attention of a shifted window meets the edges of the map in one of two ways. Padding fills
+each part of a window that the edge cuts off, so that an (h, w) grid of windows becomes one of
+(h + 1, w + 1); the cyclic shift joins these parts to whole windows and masks what does not belong
+together (section 3.2, "efficient batch computation"). The results are the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.benchmark import Timer
+
+from swin_dense.attention import reference, windows
+from swin_dense.backbones.swin import WindowAttention
+
+TABLE = "table_5_speed_v100"
+# Milliseconds of stages 1 to 4 on a V100, as published.
+PAPER = {
+    "window (w/o shifting)": (2.8, 1.7, 1.2, 0.9),
+    "shifted window (padding)": (3.3, 2.3, 1.9, 2.2),
+    "shifted window (cyclic)": (3.0, 1.9, 1.3, 1.0),
+}
+# Swin-T on 224 x 224 pixels: side of the map in tokens, channels, heads.
+STAGES = ((56, 96, 3), (28, 192, 6), (14, 384, 12), (7, 768, 24))
+_WINDOW = 7
+
+
+@dataclass(frozen=True)
+class StageTimes:
+    """Milliseconds that one attention layer of each stage takes."""
+
+    kind: str
+    milliseconds: tuple[float, ...]
+
+    @property
+    def paper(self) -> tuple[float, ...]:
+        """The published ones, on a V100."""
+        return PAPER[self.kind]
+
+
+class _PaddedAttention(WindowAttention):
+    """The backbone's attention layer, shifting by :func:`padded_window_attention`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, H, W, C) -> (B, H, W, C)``."""
+        out = padded_window_attention(
+            self.qkv(x),
+            self.qkv.bias,
+            self.position_bias(),
+            self.num_heads,
+            self.window_size,
+            self.shift_size,
+            self.scale,
+        )
+        return self.proj(out)
+
+
+def _layer(kind: str, channels: int, num_heads: int) -> WindowAttention:
+    """An attention layer of Swin-T that shifts its windows as ``kind`` says."""
+    layer = _PaddedAttention if kind == "shifted window (padding)" else WindowAttention
+    return layer(
+        channels,
+        num_heads,
+        _WINDOW,
+        0 if kind == "window (w/o shifting)" else _WINDOW // 2,
+        qkv_bias=True,
+        scale=(channels // num_heads) ** -0.5,
+        use_rel_pos_bias=True,
+        attn_drop_rate=0.0,
+        drop_rate=0.0,
+        attn_impl="reference",  # plain PyTorch all three, so that only the shift differs
+    )
+
+
+def measure_stages(device: torch.device, batch: int, seconds: float = 1.0) -> Iterator[StageTimes]:
+    """Times the layers of Swin-T on 224 x 224 pixels in float32, forward only.
+
+    Args:
+        device: where to run.
+        batch: images at a time.
+        seconds: how long each layer is measured at least; the median counts.
+    """
+    for kind in PAPER:
+        times = []
+        for side, channels, heads in STAGES:
+            layer = _layer(kind, channels, heads).to(device).eval()
+            x = torch.randn(batch, side, side, channels, device=device)
+            timer = Timer(
+                "layer(x)",
+                globals={"layer": layer, "x": x},
+                num_threads=torch.get_num_threads(),
+            )
+            with torch.inference_mode():
+                times.append(timer.blocked_autorange(min_run_time=seconds).median * 1e3)
+        yield StageTimes(kind, tuple(times))
+
+
+def padded_window_attention(
+    qkv: Tensor,
+    qkv_bias: Tensor | None,
+    position_bias: Tensor | None,
+    num_heads: int,
+    window_size: int,
+    shift_size: int,
+    scale: float,
+) -> Tensor:
+    """Shifted-window attention that fills up the windows at the edges instead of joining them.
+
+    Arguments and result are those of :func:`swin_dense.attention.shifted_window_attention`.
+    """
+    h, w = qkv.shape[1:3]
+    m, before = window_size, window_size - shift_size
+    qkv = reference.pad_with_bias(qkv, qkv_bias, m)
+    rows, columns = qkv.shape[1:3]
+    # The first shifted window starts M - shift before the map, the last ends shift behind it.
+    edges = (0, 0, before, shift_size, before, shift_size)
+    qkv = F.pad(qkv, edges)
+    inside = F.pad(qkv.new_zeros(1, rows, columns, 1), edges, value=-100.0)
+    mask = windows.partition(inside, m)[0].transpose(1, 2)
+    q, k, v = reference.to_windows(qkv, qkv_bias, num_heads, m, 0)
+    scores = (q * scale) @ k.transpose(-2, -1)
+    if position_bias is not None:
+        scores = scores + position_bias
+    weights = (scores + mask[:, None]).softmax(dim=-1)
+    out = reference.from_windows(weights @ v, rows + m, columns + m, m, 0)
+    return out[:, before : before + h, before : before + w]

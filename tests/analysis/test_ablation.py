@@ -1,0 +1,72 @@
+"""Table 4: the options of each variant build it, and cost what they should."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+
+import pytest
+from mmengine import Config
+
+from swin_dense.analysis import ablation
+from swin_dense.engine.config import merge_options
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+
+
+@pytest.fixture(scope="module")
+def variants() -> dict[str, ablation.Variant]:
+    """Of the segmentor; the detector's go the same way."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # mmseg's losses warn of options that we leave as they are
+        found = ablation.count_variants(CONFIGS, ["upernet_swin_t_ade20k"])
+        return {variant.name: variant for variant in found}
+
+
+def test_published_scores_are_the_tables(shared):
+    tables = json.loads((shared / "paper" / "tables.json").read_text(encoding="utf-8"))
+    published = tables[ablation.TABLE]
+    published.pop("columns")
+    assert {name: tuple(row[2:]) for name, row in published.items()} == ablation.PAPER
+    assert set(ablation.VARIANTS) == set(published)
+
+
+def test_parameters_of_the_variants(variants):
+    params = {name: variant.counts.params for name, variant in variants.items()}
+    full = params["rel. pos."]
+    # (2 M - 1)^2 entries for each head of each block; an embedding of 56 x 56 patches.
+    tables = 13**2 * (2 * 3 + 2 * 6 + 6 * 12 + 2 * 24)
+    embedding = 56 * 56 * 96
+    assert params == {
+        "w/o shifting": full,
+        "shifted windows": full,
+        "no pos.": full - tables,
+        "abs. pos.": full - tables + embedding,
+        "abs.+rel. pos.": full + embedding,
+        "rel. pos. w/o app.": full,
+        "rel. pos.": full,
+    }
+
+
+def test_all_variants_do_the_same_products(variants):
+    assert len({variant.counts.macs for variant in variants.values()}) == 1
+
+
+def test_variant_as_json(variants):
+    entry = variants["abs. pos."].as_json()
+    assert entry["config"] == "configs/upernet_swin_t_ade20k.py"
+    assert entry["cfg_options"] == {
+        "model.backbone.use_rel_pos_bias": False,
+        "model.backbone.use_abs_pos_embed": True,
+    }
+    assert entry["paper_scores"] == {"mIoU": 43.2}
+    assert entry["crop"] == 512
+
+
+def test_options_are_those_of_the_configs():
+    detector, segmentor = (Config.fromfile(CONFIGS / f"{stem}.py") for stem in ablation.METHODS)
+    assert detector.default_scope == "mmdet"
+    assert segmentor.default_scope == "mmseg"
+    for name in ablation.VARIANTS:
+        merge_options(detector, ablation.backbone_options(name))
