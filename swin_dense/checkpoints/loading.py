@@ -31,7 +31,8 @@ class LoadReport:
 
     def __str__(self) -> str:
         counts = f"{len(self.loaded)} loaded ({len(self.resized)} of them resized)"
-        lines = [f"Weights from {self.source} ({self.layout} layout): {counts}"]
+        layout = f" ({self.layout} layout)" if self.layout else ""
+        lines = [f"Weights from {self.source}{layout}: {counts}"]
         for title in ("resized", "missing", "unexpected"):
             names = getattr(self, title)
             if names:
@@ -55,10 +56,6 @@ def adapt(module: nn.Module, state: Mapping[str, Tensor], source: str) -> tuple[
 
     Returns:
         The weights, those that do not fit as they are, and what loading them will do.
-
-    Raises:
-        UserError: they are less than 95 % of the backbone's parameters; those in
-            ``module.without_pretraining`` count as neither there nor missing.
     """
     bare, found = backbone_of(state)
     own = dict(module.named_parameters()) | dict(module.named_buffers())
@@ -75,19 +72,29 @@ def adapt(module: nn.Module, state: Mapping[str, Tensor], source: str) -> tuple[
     for key, parameter in module.named_parameters():
         there = key in adapted and adapted[key].shape == parameter.shape
         (report.loaded if there else report.missing).append(key)
-    _require_enough(module, report)
     return adapted, report
 
 
-def _require_enough(module: nn.Module, report: LoadReport) -> None:
+def is_enough(module: nn.Module, report: LoadReport) -> bool:
+    """Whether 95 % of a backbone's parameters are among those that a report calls loaded.
+
+    Those below ``module.without_pretraining`` count as neither there nor missing.
+    """
+    return _share(module, report) >= _ENOUGH
+
+
+def _share(module: nn.Module, report: LoadReport) -> float:
     new = cast("tuple[str, ...]", getattr(module, "without_pretraining", ()))
     sizes = {key: p.numel() for key, p in module.named_parameters() if not key.startswith(new)}
-    share = sum(sizes.get(key, 0) for key in report.loaded) / sum(sizes.values())
-    if share < _ENOUGH:
+    return sum(sizes.get(key, 0) for key in report.loaded) / sum(sizes.values())
+
+
+def _require_enough(module: nn.Module, report: LoadReport) -> None:
+    if not is_enough(module, report):
         raise UserError(
-            f"{report.source} holds {share:.0%} of this backbone's parameters ({report.layout} "
-            f"layout); missing: {first(report.missing)}; not fitting: {first(report.unexpected)}. "
-            "Give weights of the same architecture"
+            f"{report.source} holds {_share(module, report):.0%} of this backbone's parameters "
+            f"({report.layout} layout); missing: {first(report.missing)}; not fitting: "
+            f"{first(report.unexpected)}. Give weights of the same architecture"
         )
 
 
@@ -107,6 +114,7 @@ def load_backbone(module: nn.Module, checkpoint: Mapping[str, Any], source: str)
         UserError: the checkpoint holds less than 95 % of the backbone's parameters.
     """
     adapted, report = adapt(module, weights_of(checkpoint), source)
+    _require_enough(module, report)
     own = dict(module.named_parameters()) | dict(module.named_buffers())
     # Not by load_state_dict, whose hook would adapt, and report, once more.
     with torch.no_grad():
@@ -131,6 +139,7 @@ def adapt_state_dict(
     if not below:
         return None
     adapted, report = adapt(module, weights_of(below), "the state dict")
+    _require_enough(module, report)
     for key in below:
         del state_dict[prefix + key]
     state_dict.update({prefix + key: value for key, value in adapted.items()})

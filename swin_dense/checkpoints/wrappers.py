@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
@@ -32,7 +33,10 @@ def weights_of(checkpoint: Mapping[str, Any]) -> State:
     while entry is not None:
         checkpoint = checkpoint[entry]
         entry = _entry(checkpoint)
-    return {key: value for key, value in checkpoint.items() if isinstance(value, Tensor)}
+    state = OrderedDict((k, v) for k, v in checkpoint.items() if isinstance(v, Tensor))
+    if hasattr(checkpoint, "_metadata"):  # torch's notes on the versions of modules
+        state._metadata = checkpoint._metadata  # type: ignore[attr-defined]
+    return state
 
 
 def unwrap(checkpoint: Mapping[str, Any]) -> State:

@@ -16,7 +16,7 @@ from torch import nn
 
 from swin_dense.engine.pretrained import local_weights
 from swin_dense.engine.terminal import redirect_log, say
-from swin_dense.engine.weights import load_weights
+from swin_dense.engine.weights import adapt_checkpoint, load_adapted, load_exactly
 
 
 class Runner(MMEngineRunner):
@@ -72,10 +72,14 @@ class Runner(MMEngineRunner):
         from swin_dense.compat import load_checkpoint
 
         checkpoint = load_checkpoint(local_weights(filename, otherwise=""), map_location="cpu")
-        self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
         model = self.model.module if is_model_wrapper(self.model) else self.model
-        exact = strict or self.exact_weights or self._resume
-        load_weights(model, checkpoint, filename, exact=exact, revise_keys=revise_keys)
+        if self._resume:
+            self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
+            load_exactly(model, checkpoint, filename)
+        else:
+            checkpoint, report = adapt_checkpoint(model, checkpoint, filename, revise_keys)
+            self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
+            load_adapted(model, checkpoint["state_dict"], report, strict or self.exact_weights)
         self._has_loaded = True
         self.logger.info(f"Load checkpoint from {filename}")
         return checkpoint

@@ -100,6 +100,14 @@ class TerminalHandler(logging.Handler):
             console().print(Text(text), soft_wrap=True)
 
 
+class MessageHandler(logging.Handler):
+    """Shows on the terminal what is logged with ``extra={"for_user": True}``, as :func:`say`."""
+
+    def emit(self, record: logging.LogRecord) -> None:  # noqa: D102
+        if getattr(record, "for_user", False):
+            console().print(Text(record.getMessage()), soft_wrap=True)
+
+
 def console() -> Console:
     """The terminal, whatever stdout is redirected to in the meantime."""
     return _console or Console(highlight=False)
@@ -114,7 +122,9 @@ def say(message: str, style: str = "") -> None:
 
 
 def redirect_log(logger: logging.Logger) -> None:
-    """Takes an OpenMMLab logger off the terminal, warnings excepted; its file keeps everything.
+    """Takes an OpenMMLab logger off the terminal, except warnings and messages for the user.
+
+    Its file keeps everything.
 
     Args:
         logger: one with stream and file handlers, as mmengine builds it.
@@ -128,6 +138,8 @@ def redirect_log(logger: logging.Logger) -> None:
             quiet.addFilter(duplicate_filter)
         logger.removeHandler(handler)
         logger.addHandler(quiet)
+        if _is_first_process():
+            logger.addHandler(MessageHandler(logging.INFO))
     if _library_output is not None:
         _library_output.attach(list(files))
 
