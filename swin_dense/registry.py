@@ -9,6 +9,7 @@ from mmengine.registry import DATASETS as _DATASETS
 from mmengine.registry import HOOKS as _HOOKS
 from mmengine.registry import METRICS as _METRICS
 from mmengine.registry import MODELS as _MODELS
+from mmengine.registry import TRANSFORMS as _TRANSFORMS
 from mmengine.registry import Registry
 
 MODELS = Registry(
@@ -23,4 +24,10 @@ DATASETS = Registry(
 )
 METRICS = Registry(
     "metric", parent=_METRICS, scope="swin_dense", locations=["swin_dense.evaluation"]
+)
+TRANSFORMS = Registry(
+    "transform",
+    parent=_TRANSFORMS,
+    scope="swin_dense",
+    locations=["swin_dense.datasets.instaboost"],
 )

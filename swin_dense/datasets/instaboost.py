@@ -1,0 +1,175 @@
+"""InstaBoost (arXiv 1908.07801): instances are cut out, jittered, and pasted near where they were.
+
+The package that the method's authors released stops on NumPy 1.24 and later, as soon as a mask has
+two parts; this is our own, of the paper's random jittering (section 3.2). Its second variant, which
+looks for a place of similar appearance, is left out: HTC++ and mmdet's own configs do not use it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cv2
+import numpy as np
+from mmcv.transforms import BaseTransform
+from mmdet.structures.bbox import HorizontalBoxes
+from mmdet.structures.mask import BitmapMasks
+from numpy.typing import NDArray
+from scipy.sparse.csgraph import connected_components
+
+from swin_dense.registry import TRANSFORMS
+
+_BORDER = 10  # pixels; what ends closer to the image's border is taken to go on behind it
+_INPAINT_RADIUS = 3  # pixels around each that is filled in
+_UNKNOWN = 255  # label of what comes to light behind a moved instance
+
+Mask = NDArray[np.bool_]
+Floats = NDArray[np.float64]
+
+
+@TRANSFORMS.register_module()
+class InstaBoost(BaseTransform):
+    """Moves, scales and turns the instances of an image a little; the background is filled in.
+
+    Instances whose boxes overlap move together, so that they keep hiding each other. Those that
+    end at the image's border only grow and never move away from it. Crowds and other ignored
+    regions stay. Works on the image as it was read, after ``LoadAnnotations`` with masks, and
+    changes ``img`` ``(H, W, 3)`` of uint8, ``gt_masks`` (to bitmaps, less what a later instance
+    hides), ``gt_bboxes`` (of what moved: the boxes of the masks) and, where there is one,
+    ``gt_seg_map``: labels move with their instances, and what comes to light is 255, "unknown".
+    An instance that is hidden entirely is left out.
+
+    Args:
+        prob: of an image to be changed.
+        scale: least and greatest factor of size.
+        shift: greatest shift as a share of the width and of the height.
+        angle: greatest rotation in degrees, either way.
+    """
+
+    def __init__(
+        self,
+        prob: float = 0.5,
+        scale: tuple[float, float] = (0.8, 1.2),
+        shift: float = 1 / 15,
+        angle: float = 1.0,
+    ) -> None:
+        self.prob = prob
+        self.scale = scale
+        self.shift = shift
+        self.angle = angle
+
+    def transform(self, results: dict[str, Any]) -> dict[str, Any]:
+        """Change ``results`` in place, with NumPy's global random state, and return it."""
+        if np.random.random() >= self.prob or not len(results["gt_masks"]):
+            return results
+        masks = results["gt_masks"].to_ndarray().astype(bool)
+        movable = np.flatnonzero(~results["gt_ignore_flags"] & masks.any(axis=(1, 2)))
+        if not len(movable):
+            return results
+        boxes = boxes_of(masks[movable])
+        height, width = results["img"].shape[:2]
+        moves = [
+            (movable[members], self._draw(_hull(boxes[members]), width, height))
+            for members in overlapping_groups(boxes)
+        ]
+        _paste(results, masks, moves)
+        _write(results, masks, movable)
+        return results
+
+    def _draw(self, box: Floats, width: int, height: int) -> Floats:
+        """A random affine matrix ``(2, 3)`` about the middle of ``box`` (x1, y1, x2, y2)."""
+        size, middle = box[2:] - box[:2], (box[:2] + box[2:]) / 2
+        scale = np.random.uniform(*self.scale)
+        angle = np.random.uniform(-self.angle, self.angle)
+        shift = np.random.uniform(-self.shift, self.shift, 2) * size
+        at_start = box[:2] < _BORDER
+        at_end = box[2:] > np.array([width, height]) - _BORDER
+        if at_start.any() or at_end.any():
+            scale, angle = max(scale, 1.0), 0.0
+        shift = np.where(at_start, np.minimum(shift, 0), shift)
+        shift = np.where(at_end, np.maximum(shift, 0), shift)
+        matrix = cv2.getRotationMatrix2D(tuple(middle), angle, scale)
+        shift = np.where(at_start & at_end, 0, shift)
+        return np.column_stack([matrix[:, :2], matrix[:, 2] + shift])
+
+    def __repr__(self) -> str:
+        name, prob, scale = type(self).__name__, self.prob, self.scale
+        return f"{name}({prob=}, {scale=}, shift={self.shift:.3f}, angle={self.angle})"
+
+
+def boxes_of(masks: Mask) -> Floats:
+    """Boxes (x1, y1, x2, y2) in pixels, ``(N, 4)``, of masks ``(N, H, W)``, none of them empty."""
+    ends = []
+    for axis in (1, 2):  # columns, then rows, that hold something
+        some = np.asarray(masks.any(axis=axis))
+        ends.append((some.argmax(1), some.shape[1] - some[:, ::-1].argmax(1)))
+    (left, right), (top, bottom) = ends
+    return np.stack([left, top, right, bottom], axis=1).astype(float)
+
+
+def overlapping_groups(boxes: Floats) -> list[NDArray[np.intp]]:
+    """Indices of boxes ``(N, 4)`` that overlap, directly or through others, a group each."""
+    start, end = boxes[:, :2], boxes[:, 2:]
+    overlap = ((start[:, None] < end) & (start < end[:, None])).all(axis=-1)
+    count, group = connected_components(overlap, directed=False)
+    return [np.flatnonzero(group == i) for i in range(count)]
+
+
+def _hull(boxes: Floats) -> Floats:
+    """The box (x1, y1, x2, y2) around boxes ``(N, 4)``."""
+    return np.concatenate([boxes[:, :2].min(0), boxes[:, 2:].max(0)])
+
+
+def _paste(
+    results: dict[str, Any], masks: Mask, moves: list[tuple[NDArray[np.intp], Floats]]
+) -> None:
+    """Move each group's pixels and labels over the filled-in background; update ``masks``."""
+    image: NDArray[np.uint8] = results["img"]
+    labels: NDArray[Any] | None = results.get("gt_seg_map")
+    moving = masks[np.concatenate([members for members, _ in moves])].any(axis=0)
+    # One pixel more than the masks, which are drawn by hand and leave a rim of their instances.
+    hole = cv2.dilate(moving.astype(np.uint8), np.ones((3, 3), np.uint8))
+    canvas = cv2.inpaint(image, hole, _INPAINT_RADIUS, cv2.INPAINT_TELEA).astype(np.float32)
+    if labels is not None:
+        new_labels = np.where(moving, _UNKNOWN, labels).astype(labels.dtype)
+    done: list[NDArray[np.intp]] = []
+    for members, matrix in moves:
+        union = masks[members].any(axis=0)
+        alpha = _warp(np.float32(1) * union, matrix, cv2.INTER_LINEAR)[..., None]
+        pixels = _warp(image, matrix, cv2.INTER_LINEAR, cv2.BORDER_REPLICATE)
+        canvas += alpha * (pixels - canvas)
+        for i in members:
+            masks[i] = _warp(masks[i].astype(np.uint8), matrix, cv2.INTER_NEAREST)
+        covered = masks[members].any(axis=0)
+        for earlier in done:
+            masks[earlier] &= ~covered
+        done.append(members)
+        if labels is not None:
+            moved = _warp(labels, matrix, cv2.INTER_NEAREST, cv2.BORDER_REPLICATE)
+            new_labels = np.where(covered, moved, new_labels)
+    results["img"] = canvas.round().astype(image.dtype)
+    if labels is not None:
+        results["gt_seg_map"] = new_labels
+
+
+def _warp(
+    array: NDArray[Any], matrix: Floats, interpolation: int, border: int = cv2.BORDER_CONSTANT
+) -> NDArray[Any]:
+    height, width = array.shape[:2]
+    return cv2.warpAffine(
+        array, matrix, (width, height), flags=interpolation, borderMode=border, borderValue=0
+    )
+
+
+def _write(results: dict[str, Any], masks: Mask, moved: NDArray[np.intp]) -> None:
+    """Put masks and the boxes of what moved into ``results``; drop what is hidden entirely."""
+    left = np.ones(len(masks), bool)
+    left[moved] = masks[moved].any(axis=(1, 2))
+    boxes = results["gt_bboxes"].numpy().copy()
+    seen = moved[left[moved]]
+    boxes[seen] = boxes_of(masks[seen])
+    height, width = masks.shape[1:]
+    results["gt_masks"] = BitmapMasks(masks[left].astype(np.uint8), height, width)
+    results["gt_bboxes"] = HorizontalBoxes(boxes[left])
+    for key in ("gt_bboxes_labels", "gt_ignore_flags"):
+        results[key] = results[key][left]
