@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
 
@@ -62,47 +62,12 @@ def terminal_tables(results: Sequence[Reproduced]) -> list[Table]:
                 f"{result.params_m:.1f}",
                 f"{row.params_m:g}",
                 f"{result.flops_g:.0f}",
-                _figure(row.flops_g),
+                figure(row.flops_g),
             )
         tables.append(table)
     return tables
 
 
-def markdown_tables(results: Sequence[Reproduced], configs: str) -> Iterable[str]:
-    """The same as Markdown, with all that is published; ``configs`` is the folder to link to."""
-    for name, group in groupby(results, lambda result: result.row.table):
-        yield f"## {TITLES[name]}\n"
-        yield (
-            "| method | backbone | row | M | M, paper | G | G, paper | FPS, V100, paper "
-            "| AP or mIoU, paper | remarks |"
-        )
-        yield "|---|---|---|--:|--:|--:|--:|--:|--:|---|"
-        for result in group:
-            row = result.row
-            label = f"[{row.name}]({configs}/{row.config}.py)"
-            cells = (
-                row.method,
-                row.backbone,
-                label + (f", {row.schedule}" if row.schedule else ""),
-                f"{result.params_m:.2f}",
-                f"{row.params_m:g}",
-                f"{result.flops_g:.1f}",
-                _figure(row.flops_g),
-                _figure(row.fps),
-                _score(result),
-                result.remarks(),
-            )
-            yield f"| {' | '.join(cells)} |"
-        yield ""
-
-
-def _figure(value: float | None) -> str:
+def figure(value: float | None) -> str:
+    """A published figure as it was published; '-' for none."""
     return "-" if value is None else f"{value:g}"
-
-
-def _score(result: Reproduced) -> str:
-    row = result.row
-    if row.miou is not None:
-        return f"{row.miou:g}"
-    score = f"box {row.box:g}" + ("" if row.mask is None else f", mask {row.mask:g}")
-    return score + (" (several scales)" if row.multi_scale_test else "")

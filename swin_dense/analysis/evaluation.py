@@ -1,0 +1,101 @@
+"""Testing a row's model on the row's data, published scores beside measured ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from swin_dense.analysis.paper import WEIGHTS, Row
+from swin_dense.checkpoints.download import cached_path
+from swin_dense.datasets.check import check_data
+from swin_dense.engine.config import load_config
+from swin_dense.engine.testing import evaluate
+from swin_dense.errors import UserError
+
+# Names in mmdet's and mmseg's metrics, and the factor that makes them percent.
+_METRICS = {
+    "box AP": ("coco/bbox_mAP", 100),
+    "mask AP": ("coco/segm_mAP", 100),
+    "mIoU": ("mIoU", 1),
+}
+
+
+def evaluate_row(
+    row: Row,
+    configs: Path,
+    *,
+    checkpoint: str | Path | None = None,
+    data_root: str | Path | None = None,
+    tta: bool = False,
+    **how: Any,
+) -> dict[str, float]:
+    """Tests a row's model as ``tools/test.py`` does.
+
+    Args:
+        row: the row.
+        configs: the folder of the configs.
+        checkpoint: by default the released weights of the row, if they were downloaded.
+        data_root: by default the config's.
+        tta: predict several views of each image and merge them.
+        how: further arguments of :func:`swin_dense.engine.testing.evaluate`.
+
+    Returns:
+        'box AP', 'mask AP' and 'mIoU' in percent, those that the row's task has.
+
+    Raises:
+        UserError: weights or data are missing; says what to put where.
+    """
+    config = configs / f"{row.config}.py"
+    missing = []
+    try:
+        checkpoint = checkpoint or _released_weights(row)
+    except UserError as error:
+        missing.append(str(error))
+    try:
+        check_data(load_config(config, data_root=data_root), splits=("test",))
+    except UserError as error:
+        missing.append(str(error))
+    if missing or checkpoint is None:
+        raise UserError("; ".join(missing))
+    metrics = evaluate(config, checkpoint, data_root=data_root, tta=tta, **how)
+    return {
+        name: metrics[key] * factor for name, (key, factor) in _METRICS.items() if key in metrics
+    }
+
+
+def _released_weights(row: Row) -> Path:
+    url = WEIGHTS.get(row.config)
+    if url is None:
+        raise UserError(
+            f"no weights of {row.name} were released: train them with tools/train.py "
+            f"configs/{row.config}.py and give --checkpoint FILE"
+        )
+    path = cached_path(url)
+    if not path.is_file():
+        raise UserError(f"the weights are missing: download {url} to {path}, or give --checkpoint")
+    return path
+
+
+def published_scores(row: Row, tta: bool) -> dict[str, float]:
+    """The row's scores in percent, as far as they were measured the same way."""
+    miou = row.miou if tta else row.miou_single
+    same = row.miou is not None or row.multi_scale_test == tta
+    scores = {"box AP": row.box, "mask AP": row.mask, "mIoU": miou}
+    return {name: score for name, score in scores.items() if same and score is not None}
+
+
+def scores_table(rows: Sequence[Row], measured: Mapping[str, float], tta: bool) -> Table:
+    """Measured scores, and those of each of the rows, which share a config."""
+    table = Table(title="percent", title_justify="left", header_style="bold")
+    table.add_column("score")
+    table.add_column("measured", justify="right")
+    published = [published_scores(row, tta) for row in rows]
+    for row in rows:
+        table.add_column(row.table, justify="right")
+    for name, score in measured.items():
+        beside = (f"{scores[name]:g}" if name in scores else "-" for scores in published)
+        table.add_row(name, f"{score:.2f}", *beside)
+    return table

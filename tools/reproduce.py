@@ -1,0 +1,169 @@
+"""Counts every row of the paper's tables 2 and 3 and shows what is published beside it.
+
+tools/reproduce.py                        all rows: parameters and FLOPs
+tools/reproduce.py --row cascade_swin_t   one row, also timed on a GPU, and tested where
+                                          weights and data are at hand
+tools/reproduce.py --ablation             also tables 4 and 5
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+import shlex
+import sys
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from swin_dense.analysis.ablation import Variant, count_variants
+from swin_dense.analysis.ablation_report import stages_as_json, stages_table, variants_table
+from swin_dense.analysis.document import reproduction_document
+from swin_dense.analysis.evaluation import evaluate_row, scores_table
+from swin_dense.analysis.machine import describe_machine
+from swin_dense.analysis.paper import ROWS, Row, find_rows
+from swin_dense.analysis.report import as_json, terminal_tables
+from swin_dense.analysis.reproduction import Reproduced, reproduce
+from swin_dense.analysis.speed import frames_per_second
+from swin_dense.analysis.stage_times import StageTimes, measure_stages
+from swin_dense.engine.cli import OneLineParser, run_tool
+from swin_dense.engine.device import choose_device
+from swin_dense.engine.metrics import write_json
+from swin_dense.engine.terminal import console, quiet_terminal, say
+from swin_dense.engine.testing import check_checkpoint_path, make_output_dir
+from swin_dense.errors import UserError
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+# Images at a time for table 5: a GPU is not kept busy by few, a CPU not by many.
+_BATCH = {"cuda": 64, "cpu": 4}
+
+
+def make_parser() -> OneLineParser:
+    """The command line."""
+    summary, _, usage = (__doc__ or "").partition("\n")
+    parser = OneLineParser(description=summary, epilog=" ".join(usage.split()))
+    parser.add_argument("--row", metavar="ROW", help="one row: a config's name without data set")
+    parser.add_argument("--checkpoint", metavar="FILE", help="weights of the row's model")
+    parser.add_argument("--data-root", metavar="DIR", help="folder of the data to test the row on")
+    parser.add_argument("--tta", action="store_true", help="test several views of each image")
+    parser.add_argument("--ablation", action="store_true", help="also tables 4 and 5")
+    parser.add_argument("--json", metavar="FILE", type=Path, help="write the figures there")
+    parser.add_argument("--markdown", metavar="FILE", type=Path, help="write a document there")
+    parser.add_argument("--device", default="auto", help="auto (a GPU if any), cpu, cuda, cuda:N")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of every error")
+    return parser
+
+
+def run(args: Namespace) -> None:
+    """Reports what the arguments ask for."""
+    with quiet_terminal():
+        rows = find_rows(args.row) if args.row else list(ROWS)
+        device = _check(args)
+        results = _count(rows)
+        for table in terminal_tables(results):
+            console().print(table)
+        measured = _measure(args, rows, results[0], device) if args.row else {}
+        entries = [{**as_json(result), **measured} for result in results]
+        variants, times, how = _ablation(device) if args.ablation else ([], [], "")
+        entries += [variant.as_json() for variant in variants]
+        entries += [stages_as_json(row, how) for row in times]
+        if args.json:
+            write_json(args.json, entries)
+        if args.markdown:
+            _write_document(args.markdown, results, variants, times, how)
+
+
+def _check(args: Namespace) -> torch.device:
+    """Finds mistakes before the work; the device to measure on."""
+    if not args.row and (args.checkpoint or args.data_root or args.tta):
+        raise UserError("--checkpoint, --data-root and --tta are of a single row: add --row ROW")
+    if args.checkpoint:
+        check_checkpoint_path(args.checkpoint)
+    for path, flag in ((args.json, "--json"), (args.markdown, "--markdown")):
+        if path:
+            make_output_dir(path.parent, flag)
+    return choose_device(args.device)
+
+
+def _count(rows: Sequence[Row]) -> list[Reproduced]:
+    results = []
+    with console().status("counting") as status:
+        counting = reproduce(rows, CONFIGS)
+        for row in rows:
+            status.update(f"counting {row.name}")
+            results.append(next(counting))
+    return results
+
+
+def _measure(
+    args: Namespace, rows: Sequence[Row], result: Reproduced, device: torch.device
+) -> dict[str, Any]:
+    """Speed and scores of a row, as far as machine, weights and data allow."""
+    config = CONFIGS / f"{rows[0].config}.py"
+    found: dict[str, Any] = {}
+    if device.type == "cuda":
+        fps = frames_per_second(config, result.counts.image_size, device, args.checkpoint)
+        found["fps"], found["measured_on"] = round(fps, 1), describe_machine(device)
+        paper = next((f"; paper: {row.fps} on a V100" for row in rows if row.fps), "")
+        say(f"{fps:.1f} FPS on {found['measured_on']}, one image at a time, float32{paper}")
+    else:
+        say("FPS: not measured, they need a GPU")
+    try:
+        scores = evaluate_row(
+            rows[0],
+            CONFIGS,
+            checkpoint=args.checkpoint,
+            data_root=args.data_root,
+            tta=args.tta,
+            device=args.device,
+        )
+    except UserError as error:
+        say(f"not tested: {error}")
+    else:
+        console().print(scores_table(rows, scores, args.tta))
+        found["measured_scores"] = scores
+    return found
+
+
+def _ablation(device: torch.device) -> tuple[list[Variant], list[StageTimes], str]:
+    """Tables 4 and 5, and where the latter was measured."""
+    batch = _BATCH[device.type]
+    with console().status("counting the variants of table 4"):
+        variants = list(count_variants(CONFIGS))
+    console().print(variants_table(variants))
+    with console().status("timing the stages of table 5"):
+        times = list(measure_stages(device, batch))
+    today = datetime.date.today().isoformat()
+    how = f"{describe_machine(device)}, batch {batch}, {today}"
+    console().print(stages_table(times, how))
+    return variants, times, how
+
+
+def _write_document(
+    path: Path,
+    results: Sequence[Reproduced],
+    variants: Sequence[Variant],
+    times: Sequence[StageTimes],
+    how: str,
+) -> None:
+    text = reproduction_document(
+        results,
+        variants,
+        times,
+        command=f"tools/reproduce.py {shlex.join(sys.argv[1:])}".strip(),
+        configs=os.path.relpath(CONFIGS, path.resolve().parent),
+        measured_on=how,
+    )
+    path.write_text(text, encoding="utf-8")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the tool; returns its exit status."""
+    return run_tool(make_parser(), run, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
