@@ -20,16 +20,9 @@ from swin_dense.heads.box_overlap import paired_iou
 from swin_dense.heads.conditional_masks import MaskQueries
 from swin_dense.heads.corners import corner_targets, snap_to_corners
 from swin_dense.heads.foreground import foreground_targets
+from swin_dense.heads.pyramid import Points, flatten, pyramid_points
 from swin_dense.heads.reppoints_v2_layers import RepPointsMaps, RepPointsV2Layers
 from swin_dense.registry import MODELS
-
-
-class Points(NamedTuple):
-    """The points of all levels, N of them: ``xy`` (N, 2), ``strides`` and ``levels`` (N,)."""
-
-    xy: Tensor
-    strides: Tensor
-    levels: Tensor
 
 
 class Targets(NamedTuple):
@@ -54,11 +47,6 @@ class Objects(NamedTuple):
     labels: Tensor
     centers: Tensor
     masks: Tensor | None
-
-
-def flatten(maps: Sequence[Tensor]) -> Tensor:
-    """Maps ``(B, C, H_i, W_i)`` of all levels to ``(B, N, C)`` in full precision."""
-    return torch.cat([x.flatten(2).transpose(1, 2) for x in maps], 1).float()
 
 
 @MODELS.register_module()
@@ -148,7 +136,7 @@ class RepPointsV2Head(RepPointsV2Layers):
             UserError: masks are predicted, but the samples have none.
         """
         maps = self(x)
-        points = self._points(maps.scores)
+        points = pyramid_points(maps.scores, self.point_strides)
         first = self._boxes(maps.points_init, points)
         refined = self._boxes(maps.points_refine, points)
         height, width = (size * self.point_strides[0] for size in x[0].shape[2:])
@@ -169,7 +157,7 @@ class RepPointsV2Head(RepPointsV2Layers):
         if self.mask_head is not None:
             image, point = (targets.refine >= 0).nonzero(as_tuple=True)
             queries = self._queries(maps, points, image, point)
-            masks = torch.cat([image.masks for image in images])
+            masks = torch.cat([image.masks for image in images if image.masks is not None])
             losses.update(self.mask_head.loss(x, queries, masks, targets.refine[image, point]))
         return losses
 
@@ -184,7 +172,7 @@ class RepPointsV2Head(RepPointsV2Layers):
             rescale: report boxes and masks in the original image, else in the resized one.
         """
         maps = self(x)
-        points = self._points(maps.scores)
+        points = pyramid_points(maps.scores, self.point_strides)
         boxes = self._boxes(maps.points_refine, points)
         results = []
         for index, sample in enumerate(batch_data_samples):
@@ -201,17 +189,11 @@ class RepPointsV2Head(RepPointsV2Layers):
                     threshold=self.test_cfg.get("mask_thr_binary", 0.5),
                 )
             if rescale:
-                result.bboxes = result.bboxes / result.bboxes.new_tensor(meta["scale_factor"] * 2)
+                width, height = meta["scale_factor"][:2]
+                scale = result.bboxes.new_tensor([width, height, width, height])
+                result.bboxes = result.bboxes / scale
             results.append(result)
         return results
-
-    def _points(self, maps: Sequence[Tensor]) -> Points:
-        parts = []
-        for level, (x, stride) in enumerate(zip(maps, self.point_strides, strict=True)):
-            rows, columns = (torch.arange(size, device=x.device) for size in x.shape[2:])
-            xy = torch.cartesian_prod(rows, columns).flip(1).float() * stride
-            parts.append((xy, xy.new_full((len(xy),), stride), rows.new_full((len(xy),), level)))
-        return Points(*(torch.cat(part) for part in zip(*parts, strict=True)))
 
     def _boxes(self, maps: Sequence[Tensor], points: Points) -> Tensor:
         """Boxes ``(B, N, 4)`` in pixels: the first two points, y before x, are their corners."""
@@ -328,9 +310,10 @@ class RepPointsV2Head(RepPointsV2Layers):
         return {"loss_heatmap": heat_loss / 2, "loss_offset": offset_loss / 2}
 
     def _foreground_loss(self, maps: RepPointsMaps, images: Sequence[Objects]) -> Tensor:
-        size, stride = tuple(maps.foreground[0].shape[2:]), self.point_strides[0]
+        height, width = maps.foreground[0].shape[2:]
+        stride = self.point_strides[0]
         pairs = [
-            foreground_targets(image.boxes, image.labels, self.num_classes, size, stride)
+            foreground_targets(image.boxes, image.labels, self.num_classes, (height, width), stride)
             for image in images
         ]
         target, weight = (torch.stack(part) for part in zip(*pairs, strict=True))
@@ -383,8 +366,8 @@ class RepPointsV2Head(RepPointsV2Layers):
         result = InstanceData(
             bboxes=boxes[which], scores=scores[which, labels], labels=labels, points=rows[which]
         )
-        sizes = result.bboxes[:, 2:] - result.bboxes[:, :2]
-        return result[(sizes > 0).all(1)]
+        # Corners are found one by one: a box can end up without an inside.
+        return result[(result.bboxes[:, 2:] > result.bboxes[:, :2]).all(1)]
 
     def _suppress(self, result: InstanceData) -> InstanceData:
         """The best detections without duplicates of a class."""

@@ -38,7 +38,7 @@ class RepPointsMaps(NamedTuple):
     corner_scores: Sequence[Tensor]
     corner_offsets: Sequence[Tensor]
     foreground: Sequence[Tensor]
-    mask_params: Sequence[Tensor] | None
+    mask_params: Sequence[Tensor] | None = None
 
 
 class RepPointsV2Layers(BaseModule):
@@ -148,11 +148,10 @@ class RepPointsV2Layers(BaseModule):
 
     def forward(self, feats: Sequence[Tensor]) -> RepPointsMaps:
         """Predictions of the pyramid's maps ``(B, in_channels, H_i, W_i)``."""
-        levels = zip(*(self._forward_level(x) for x in feats), strict=True)
-        maps = [list(level) for level in levels]
-        return RepPointsMaps(*maps[:6], mask_params=maps[6] if self.controller else None)
+        levels = [self._forward_level(x) for x in feats]
+        return RepPointsMaps(*(list(maps) for maps in zip(*levels, strict=True)))
 
-    def _forward_level(self, x: Tensor) -> tuple[Tensor | None, ...]:
+    def _forward_level(self, x: Tensor) -> tuple[Tensor, ...]:
         cls_feat = pts_feat = x
         for conv in self.cls_convs:
             cls_feat = conv(cls_feat)
@@ -180,7 +179,7 @@ class RepPointsV2Layers(BaseModule):
             corner_scores,
             corner_offsets,
             foreground,
-            self.controller(cls_feat) if self.controller else None,
+            *([self.controller(cls_feat)] if self.controller else []),
         )
 
     def _corners(self, x: Tensor) -> tuple[Tensor, Tensor]:
