@@ -1,11 +1,6 @@
 """ATSS, as installed with mmdet, on stages 2-4 of a Swin backbone."""
 
-_base_ = "mmdet::atss/atss_r50_fpn_1x_coco.py"
-
-# mmdet keeps this model together with its data set and schedule; only the model is wanted.
-for key in [key for key in _base_ if key != "model"]:
-    del _base_[key]
-del key
+_base_ = "./atss.py"
 
 model = dict(
     backbone=dict(

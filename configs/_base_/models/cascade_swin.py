@@ -1,13 +1,6 @@
-"""Cascade Mask R-CNN as the Swin paper runs it: three 4conv1fc box heads trained with GIoU."""
+"""Cascade Mask R-CNN as the Swin paper runs it, on a Swin backbone."""
 
-_base_ = "mmdet::_base_/models/cascade-mask-rcnn_r50_fpn.py"
-
-# Each stage refines boxes that are already better, so its regression targets are smaller.
-target_stds_of_stages = [
-    [0.1, 0.1, 0.2, 0.2],
-    [0.05, 0.05, 0.1, 0.1],
-    [0.033, 0.033, 0.067, 0.067],
-]
+_base_ = "./cascade_mask_rcnn.py"
 
 model = dict(
     backbone=dict(
@@ -18,29 +11,4 @@ model = dict(
         init_cfg=dict(type="Pretrained", checkpoint=None),
     ),
     neck=dict(in_channels=[96, 192, 384, 768]),
-    roi_head=dict(
-        bbox_head=[
-            dict(
-                type="ConvFCBBoxHead",
-                num_shared_convs=4,
-                num_shared_fcs=1,
-                in_channels=256,
-                conv_out_channels=256,
-                fc_out_channels=1024,
-                roi_feat_size=7,
-                num_classes=80,
-                norm_cfg=dict(type="SyncBN", requires_grad=True),
-                reg_class_agnostic=False,
-                reg_decoded_bbox=True,
-                bbox_coder=dict(
-                    type="DeltaXYWHBBoxCoder",
-                    target_means=[0.0, 0.0, 0.0, 0.0],
-                    target_stds=target_stds,
-                ),
-                loss_cls=dict(type="CrossEntropyLoss", use_sigmoid=False, loss_weight=1.0),
-                loss_bbox=dict(type="GIoULoss", loss_weight=10.0),
-            )
-            for target_stds in target_stds_of_stages
-        ]
-    ),
 )

@@ -1,0 +1,8 @@
+"""ATSS with ResNet-50, as installed with mmdet."""
+
+_base_ = "mmdet::atss/atss_r50_fpn_1x_coco.py"
+
+# mmdet keeps this model together with its data set and schedule; only the model is wanted.
+for key in [key for key in _base_ if key != "model"]:
+    del _base_[key]
+del key

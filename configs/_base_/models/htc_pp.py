@@ -1,0 +1,16 @@
+"""The detector of HTC++ with ResNet-50: HTC with its semantic branch, 4conv1fc heads, soft-NMS."""
+
+_base_ = ["mmdet::htc/htc_r50_fpn_1x_coco.py", "./box_heads_4conv1fc.py"]
+
+model = dict(
+    roi_head=dict(
+        # One box for all classes, as in HTC: then all three published sizes come out exactly.
+        bbox_head=[{**head, "reg_class_agnostic": True} for head in _base_.box_heads]
+    ),
+    test_cfg=dict(rcnn=dict(nms=dict(type="soft_nms", iou_threshold=0.5, min_score=0.05))),
+)
+
+# mmdet keeps this model together with its data set and schedule; only the model is wanted.
+for key in [key for key in _base_ if key != "model"]:
+    del _base_[key]
+del key

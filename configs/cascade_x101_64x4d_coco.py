@@ -1,0 +1,18 @@
+"""Cascade Mask R-CNN, X101-64x4d, 3x: box AP 48.3, mask AP 41.7, 140 M, 972 G (Table 2b)."""
+
+_base_ = [
+    "./_base_/models/cascade_mask_rcnn.py",
+    "./_base_/datasets/coco_instance.py",
+    "./_base_/schedules/coco_3x.py",
+    "./_base_/mmdet_runtime.py",
+]
+
+model = dict(
+    backbone=dict(
+        type="ResNeXt",
+        depth=101,
+        groups=64,
+        base_width=4,
+        init_cfg=dict(checkpoint="open-mmlab://resnext101_64x4d"),
+    )
+)
