@@ -15,6 +15,10 @@ from swin_dense.errors import UserError
 _BOX_ONLY = (
     "to train boxes only, set masks=False in own_data, or add segmentations to the annotations"
 )
+_STUFF_MAPS = (
+    "http://calvin.inf.ed.ac.uk/wp-content/uploads/data/cocostuffdataset/"
+    "stuffthingmaps_trainval2017.zip"
+)
 
 
 def check_data(cfg: Any, splits: Iterable[str] = ("train", "val")) -> list[str]:
@@ -22,7 +26,8 @@ def check_data(cfg: Any, splits: Iterable[str] = ("train", "val")) -> list[str]:
 
     Looked at: folders and annotation files exist; COCO files are complete JSON of the right form,
     hold the config's classes in its order, and something to learn from; every image is there;
-    masks are there where masks are trained or evaluated; label maps are indices below the number
+    masks are there where masks are trained or evaluated, COCO-stuff's label maps where a semantic
+    branch is trained; label maps of segmentors are indices below the number
     of classes, of the size of their images (a sample is read); heads have as many classes as the
     data set. Data sets of other kinds, and those on remote storage, are left alone.
 
@@ -83,6 +88,8 @@ def _check_boxes(cfg: Any, dataset: dict, split: str, reader: _Reader) -> tuple[
         _check_usable(file, classes, (dataset.get("filter_cfg") or {}).get("min_size", 0))
         loads_masks = any(step.get("with_mask") for step in walk.steps(dataset.get("pipeline")))
         _check_masks(file, classes, loads_masks)
+        if any(step.get("with_seg") for step in walk.steps(dataset.get("pipeline"))):
+            _check_stuff_maps(file, dataset)
     for metric in evaluators:
         if not metric.get("format_only"):
             _check_evaluator(metric, file, classes, split, reader)
@@ -140,20 +147,44 @@ def _check_images(file: CocoFile, folder: Path) -> None:
         raise UserError(f"no image folder {folder}: put the images there, or correct data_prefix")
     if not file.file_names:
         raise UserError(f"{file.path} lists no images; export it again with its images")
+    missing = _missing(file.file_names, folder)
+    if missing:
+        raise UserError(
+            f"{len(missing)} of {len(file.file_names)} images of {file.path} are not in {folder}, "
+            f"the first is {missing[0]}; put them there, or take them out of the file"
+        )
+
+
+def _check_stuff_maps(file: CocoFile, dataset: dict) -> None:
+    mend = (
+        "without which the semantic branch cannot be trained: unpack "
+        f"{_STUFF_MAPS} there, or use a config htc_pp_without_semantic_*"
+    )
+    prefix = dataset["data_prefix"].get("seg")
+    if not prefix:
+        raise UserError(f"data_prefix names no folder seg with label maps, {mend}")
+    folder = walk.resolve(dataset, prefix)
+    suffix = dataset.get("seg_map_suffix", ".png")
+    missing = _missing([name.rsplit(".", 1)[0] + suffix for name in file.file_names], folder)
+    if missing:
+        raise UserError(
+            f"{folder} lacks {len(missing)} of {len(file.file_names)} COCO-stuff label maps, the "
+            f"first is {missing[0]}, {mend}"
+        )
+
+
+def _missing(names: Iterable[str], folder: Path) -> list[str]:
+    """Those of the files ``names`` (with folders, perhaps) that are not in ``folder``."""
     present: dict[str, set[str]] = {}
     missing = []
-    for name in file.file_names:
+    for name in names:
         parent, base = os.path.split(name)
         if parent not in present:
             here = folder / parent
             present[parent] = {e.name for e in os.scandir(here)} if here.is_dir() else set()
         if base not in present[parent]:
             missing.append(name)
-    if missing:
-        raise UserError(
-            f"{len(missing)} of {len(file.file_names)} images of {file.path} are not in {folder}, "
-            f"the first is {missing[0]}; put them there, or take them out of the file"
-        )
+    return missing
 
 
 def _check_usable(file: CocoFile, classes: tuple[str, ...], min_size: int) -> None:

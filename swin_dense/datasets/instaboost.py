@@ -17,6 +17,7 @@ from mmdet.structures.mask import BitmapMasks
 from numpy.typing import NDArray
 from scipy.sparse.csgraph import connected_components
 
+from swin_dense.errors import UserError
 from swin_dense.registry import TRANSFORMS
 
 _BORDER = 10  # pixels; what ends closer to the image's border is taken to go on behind it
@@ -59,7 +60,16 @@ class InstaBoost(BaseTransform):
         self.angle = angle
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
-        """Change ``results`` in place, with NumPy's global random state, and return it."""
+        """Change ``results`` in place, with NumPy's global random state, and return it.
+
+        Raises:
+            UserError: no masks were loaded.
+        """
+        if "gt_masks" not in results:
+            raise UserError(
+                "InstaBoost cuts instances out by their masks, and none were loaded: set "
+                "LoadAnnotations(with_mask=True) before it, or leave it out of the pipeline"
+            )
         if np.random.random() >= self.prob or not len(results["gt_masks"]):
             return results
         masks = results["gt_masks"].to_ndarray().astype(bool)

@@ -381,3 +381,20 @@ def test_files_that_users_fed_in(name, message, shared, root):
     shutil.copy(shared / "data" / "malformed" / name, root / "all.json")
     with pytest.raises(UserError, match=message):
         check_data(detector(root))
+
+
+def test_label_maps_of_a_semantic_branch(root):
+    cfg = detector(root)
+    cfg.train_dataloader.dataset.pipeline[0].with_seg = True
+    advice = r"unpack http://\S+/stuffthingmaps_trainval2017.zip there, or .*without_semantic_\*"
+    with pytest.raises(UserError, match=rf"data_prefix names no folder seg .*{advice}"):
+        check_data(cfg)
+    cfg.train_dataloader.dataset.data_prefix.seg = "stuff/"
+    with pytest.raises(UserError, match=rf"stuff lacks 2 of 2 .*first is 0.png, .*{advice}"):
+        check_data(cfg)
+    (root / "stuff").mkdir()
+    (root / "stuff" / "0.png").touch()
+    with pytest.raises(UserError, match=r"stuff lacks 1 of 2 .*first is 1.png"):
+        check_data(cfg)
+    (root / "stuff" / "1.png").touch()
+    assert check_data(cfg) == []

@@ -14,6 +14,7 @@ from mmengine.registry import TRANSFORMS as ROOT_TRANSFORMS
 from mmengine.registry import DefaultScope
 
 from swin_dense.datasets.instaboost import InstaBoost, boxes_of, overlapping_groups
+from swin_dense.errors import UserError
 
 HEIGHT, WIDTH = 120, 160
 # Rows and columns of four squares: two far from the border, one at it, one that is ignored.
@@ -173,6 +174,12 @@ def test_polygons_become_bitmaps():
     after = boosted(results)
     assert isinstance(after["gt_masks"], BitmapMasks)
     assert after["gt_masks"].masks.any()
+
+
+def test_missing_masks_are_named():
+    boxes_only = {key: value for key, value in scene().items() if key != "gt_masks"}
+    with pytest.raises(UserError, match=r"LoadAnnotations\(with_mask=True\) before it"):
+        boosted(boxes_only)
 
 
 def test_real_images_keep_their_annotations(shared: Path):
