@@ -1,0 +1,17 @@
+"""Cascade Mask R-CNN as the Swin paper runs it, on DeiT-S with a deconvolution pyramid."""
+
+_base_ = "./cascade_mask_rcnn.py"
+
+model = dict(
+    backbone=dict(
+        _delete_=True,
+        type="swin_dense.DeiT",
+        drop_path_rate=0.2,
+        norm_cfg=dict(type="SyncBN", requires_grad=True),
+        init_cfg=dict(
+            type="Pretrained",
+            checkpoint="https://dl.fbaipublicfiles.com/deit/deit_small_patch16_224-cd65a155.pth",
+        ),
+    ),
+    neck=dict(in_channels=[384, 384, 384, 384]),
+)

@@ -1,0 +1,14 @@
+"""Cascade Mask R-CNN, DeiT-S + deconv, 3x: box AP 48.0, mask AP 41.4, 80 M, 889 G (Table 2b)."""
+
+_base_ = [
+    "./_base_/models/cascade_deit.py",
+    "./_base_/datasets/coco_instance.py",
+    "./_base_/schedules/coco_3x.py",
+    "./_base_/mmdet_runtime.py",
+]
+
+optim_wrapper = dict(
+    paramwise_cfg=dict(
+        custom_keys={"pos_embed": dict(decay_mult=0.0), "cls_token": dict(decay_mult=0.0)}
+    )
+)
