@@ -1,7 +1,10 @@
 """Weights in other layouts and sizes, whoever loads them."""
 
+import logging
+
 import pytest
 import torch
+from mmengine.logging import MMLogger
 from mmengine.model import BaseModule
 from mmengine.runner.checkpoint import load_checkpoint as mmengine_load
 from torch import nn
@@ -14,7 +17,7 @@ from swin_dense.checkpoints import (
     load_backbone,
     resize_absolute_pos_embed,
     resize_bias_table,
-    unwrap,
+    resize_input_channels,
 )
 from swin_dense.errors import UserError
 
@@ -73,29 +76,6 @@ def test_merging_follows_the_official_channel_order():
     expected = nn.functional.layer_norm(joined, (32,), weight, bias)
     expected = expected @ official["layers.0.downsample.reduction.weight"].T
     torch.testing.assert_close(merging(x), expected)
-
-
-WRAPPED = {
-    "bare": lambda s: s,
-    "model": lambda s: {"model": s, "epoch": 3},
-    "state_dict": lambda s: {"state_dict": s, "meta": {}},
-    "data parallel": lambda s: {"state_dict": {"module." + k: v for k, v in s.items()}},
-    "detector": lambda s: {
-        "state_dict": {"backbone." + k: v for k, v in s.items()} | {"neck.w": torch.ones(1)}
-    },
-}
-
-
-@pytest.mark.parametrize("layout", [lambda s: s, OFFICIAL.from_openmmlab], ids=["ours", "official"])
-@pytest.mark.parametrize("wrapping", WRAPPED)
-def test_init_cfg_finds_the_backbone_in_any_wrapping(tmp_path, wrapping, layout):
-    source = random_model()
-    torch.save(WRAPPED[wrapping](dict(layout(source.state_dict()))), tmp_path / "w.pth")
-    model = SwinTransformer(
-        **SMALL, init_cfg={"type": "Pretrained", "checkpoint": str(tmp_path / "w.pth")}
-    )
-    model.init_weights()
-    assert same_parameters(source, model)
 
 
 def test_released_classifier_loads_and_is_reported():
@@ -186,6 +166,88 @@ def test_weights_of_another_model_are_refused():
     assert all(torch.equal(p, before[n]) for n, p in model.named_parameters())
 
 
-def test_unwrap_keeps_only_tensors():
-    state = {"a": torch.ones(1), "epoch": 3}
-    assert list(unwrap(state)) == ["a"]
+@pytest.mark.parametrize(("there", "wanted"), [(3, 1), (3, 4), (3, 6), (4, 3), (1, 3), (5, 2)])
+def test_other_image_channels_embed_a_grey_image_as_before(there, wanted):
+    """Equal values in all channels, of whatever pattern: the stated rule of the resizing."""
+    source = random_model(in_channels=there)
+    model = random_model(in_channels=wanted)
+    report = load_backbone(model, source.state_dict(), "w")
+    assert report.resized == ["patch_embed.projection.weight"]
+    grey = torch.randn(1, 1, 16, 16)
+    expected = source.patch_embed(grey.expand(-1, there, -1, -1))
+    found = model.patch_embed(grey.expand(-1, wanted, -1, -1))
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_image_channels_repeat_in_a_cycle():
+    weight = torch.tensor([1.0, 2.0, 4.0]).view(1, 3, 1, 1)
+    assert resize_input_channels(weight, 1).flatten().tolist() == [7]
+    assert resize_input_channels(weight, 4).flatten().tolist() == [0.5, 2, 4, 0.5]
+    assert resize_input_channels(weight, 6).flatten().tolist() == [0.5, 1, 2, 0.5, 1, 2]
+
+
+def test_absolute_embedding_of_an_image_that_is_not_square():
+    source = random_model(use_abs_pos_embed=True, pretrain_img_size=(16, 32))  # 4 x 8 patches
+    model = random_model(use_abs_pos_embed=True, pretrain_img_size=(32, 64))
+    report = load_backbone(model, source.state_dict(), "w")
+    assert report.resized == ["absolute_pos_embed"]
+    expected = resize_absolute_pos_embed(source.absolute_pos_embed, (4, 8), (8, 16))
+    assert torch.equal(model.absolute_pos_embed, expected.reshape(1, 128, 8))
+    # Neither square nor of these proportions: what grid it has is unknown.
+    other = random_model(use_abs_pos_embed=True, pretrain_img_size=(24, 32))
+    report = load_backbone(other, source.state_dict(), "w")
+    assert report.missing == ["absolute_pos_embed"]
+    assert report.unexpected == ["absolute_pos_embed (1, 32, 8) for (1, 48, 8)"]
+
+
+def test_weights_of_the_second_version_are_refused():
+    state = random_model().state_dict() | {
+        "stages.0.blocks.0.attn.w_msa.logit_scale": torch.ones(1, 1, 1)
+    }
+    with pytest.raises(UserError, match="V2"):
+        random_model().load_state_dict(state, strict=False)
+
+
+@pytest.fixture
+def logged():
+    """The records of OpenMMLab's logger during a test."""
+    records = []
+    handler = logging.Handler()
+    handler.emit = records.append
+    logger = MMLogger.get_current_instance()
+    logger.addHandler(handler)
+    yield records
+    logger.removeHandler(handler)
+
+
+class TestLoadStateDict:
+    """What ``load_state_dict`` does beyond torch's, whoever calls it."""
+
+    def test_speaks_once_when_it_converts(self, logged):
+        source, model = random_model(), random_model()
+        model.load_state_dict(OFFICIAL.from_openmmlab(source.state_dict()))
+        (record,) = logged
+        assert "(official layout): 86 loaded (0 of them resized)" in record.getMessage()
+        assert record.for_user
+
+    def test_is_silent_when_nothing_changes(self, logged):
+        random_model().load_state_dict(random_model().state_dict())
+        assert not logged
+
+    def test_refuses_weights_that_fill_less_than_it_takes(self):
+        state = random_model().state_dict()
+        half = {key: value for key, value in state.items() if "stages.3" not in key}
+        with pytest.raises(UserError, match=r"holds \d+% of .* missing: stages.3.blocks.0.norm1"):
+            random_model().load_state_dict(half, strict=False)
+
+    def test_leaves_a_detector_alone_that_gets_no_backbone_weights(self):
+        detector = Detector()
+        weights = {"head.weight": torch.ones(2, 2), "head.bias": torch.zeros(2)}
+        result = detector.load_state_dict(weights, strict=False)
+        assert not result.unexpected_keys
+        assert torch.equal(detector.head.weight, torch.ones(2, 2))
+
+    def test_takes_a_whole_checkpoint(self):
+        source, model = random_model(), random_model()
+        model.load_state_dict({"model": source.state_dict(), "epoch": 3})
+        assert same_parameters(source, model)
