@@ -212,7 +212,7 @@ def test_weights_of_the_second_version_are_refused():
 def logged():
     """The records of OpenMMLab's logger during a test."""
     records = []
-    handler = logging.Handler()
+    handler = logging.Handler(logging.INFO)
     handler.emit = records.append
     logger = MMLogger.get_current_instance()
     logger.addHandler(handler)
