@@ -60,7 +60,7 @@ def make_parser() -> OneLineParser:
 def run(args: Namespace) -> None:
     """Reports what the arguments ask for."""
     with quiet_terminal():
-        rows = find_rows(args.row) if args.row else list(ROWS)
+        rows = find_rows(args.row, CONFIGS) if args.row else list(ROWS)
         device = _check(args)
         results = _count(rows)
         for table in terminal_tables(results):
@@ -73,7 +73,15 @@ def run(args: Namespace) -> None:
         if args.json:
             write_json(args.json, entries)
         if args.markdown:
-            _write_document(args.markdown, results, variants, times, how)
+            text = reproduction_document(
+                results,
+                variants,
+                times,
+                command=f"tools/reproduce.py {shlex.join(args.command)}",
+                configs=os.path.relpath(CONFIGS, args.markdown.resolve().parent),
+                measured_on=how,
+            )
+            args.markdown.write_text(text, encoding="utf-8")
 
 
 def _check(args: Namespace) -> torch.device:
@@ -142,27 +150,11 @@ def _ablation(device: torch.device) -> tuple[list[Variant], list[StageTimes], st
     return variants, times, how
 
 
-def _write_document(
-    path: Path,
-    results: Sequence[Reproduced],
-    variants: Sequence[Variant],
-    times: Sequence[StageTimes],
-    how: str,
-) -> None:
-    text = reproduction_document(
-        results,
-        variants,
-        times,
-        command=f"tools/reproduce.py {shlex.join(sys.argv[1:])}".strip(),
-        configs=os.path.relpath(CONFIGS, path.resolve().parent),
-        measured_on=how,
-    )
-    path.write_text(text, encoding="utf-8")
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the tool; returns its exit status."""
-    return run_tool(make_parser(), run, argv)
+    parser = make_parser()
+    parser.set_defaults(command=sys.argv[1:] if argv is None else argv)
+    return run_tool(parser, run, argv)
 
 
 if __name__ == "__main__":

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import sys
-import warnings
 
 import swin_dense  # noqa: F401 (prepares OpenMMLab before it is imported)
 from swin_dense.analysis.counting import count_config
 
 if __name__ == "__main__":
-    warnings.simplefilter("ignore")
     for path in sys.argv[1:]:
         print(path, count_config(path).report())

@@ -9,6 +9,7 @@ included; norms, activations, interpolation and the addition of biases do not co
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -30,6 +31,7 @@ from swin_dense.attention.windows import padded_size
 from swin_dense.backbones.swin import WindowAttention
 from swin_dense.engine.config import is_segmentation, read_config
 
+Forward = Callable[[nn.Module, Tensor], Any]
 DETECTION_SIZE = (800, 1280)
 SEGMENTATION_SIZES = {512: (512, 2048), 640: (640, 2560)}
 
@@ -43,7 +45,8 @@ class Counts:
         macs: multiply-accumulates.
         image_size: height and width in pixels.
         params_of, macs_of: the same of every submodule, those of its children among them.
-        products_of: of ``macs_of``, the products of two activations: attention and the like.
+        outside_layers_of: of ``macs_of``, those that are done by no layer with weights of its own:
+            the matrix products of attention and the like. Counters that look at layers miss them.
     """
 
     params: int
@@ -51,7 +54,7 @@ class Counts:
     image_size: tuple[int, int]
     params_of: dict[str, int] = field(repr=False)
     macs_of: dict[str, int] = field(repr=False)
-    products_of: dict[str, int] = field(repr=False)
+    outside_layers_of: dict[str, int] = field(repr=False)
 
     def report(self, depth: int = 2) -> str:
         """Lines of ``module, M parameters, G multiply-accumulates``, for modules to this depth."""
@@ -68,6 +71,7 @@ def count_config(
     image_size: tuple[int, int] | None = None,
     *,
     project_padding: bool = True,
+    forward: Forward | None = None,
 ) -> Counts:
     """Count a config's model on one image of the size that the paper takes.
 
@@ -79,19 +83,19 @@ def count_config(
             fill it up before the linear layers of the attention. The backbone here fills up
             after the first of them and cuts before the last, so it does up to 2 % less; False
             counts that.
+        forward: how to call the model with an image, where it is no detector or segmentor.
 
     Raises:
         UserError: there is no such config, or it cannot be read.
     """
     cfg = config if isinstance(config, Config) else read_config(config)
-    forward: Callable[[nn.Module, Tensor], Any]
     if is_segmentation(cfg):
-        size = image_size or SEGMENTATION_SIZES.get(crop_size(cfg), SEGMENTATION_SIZES[512])
-        forward = forward_segmentor
+        size = SEGMENTATION_SIZES.get(crop_size(cfg), SEGMENTATION_SIZES[512])
+        usual: Forward = forward_segmentor
     else:
-        size, forward = image_size or DETECTION_SIZE, forward_detector
+        size, usual = DETECTION_SIZE, forward_detector
     with _projected_padding() if project_padding else contextlib.nullcontext():
-        return count_model(build_on_meta(cfg), forward, size)
+        return count_model(build_on_meta(cfg), forward or usual, image_size or size)
 
 
 def build_on_meta(cfg: Config) -> nn.Module:
@@ -99,16 +103,15 @@ def build_on_meta(cfg: Config) -> nn.Module:
     # Rates of stochastic depth are read back from this, which the meta device cannot.
     linspace = mock.patch.object(torch, "linspace", partial(torch.linspace, device="cpu"))
     scope = DefaultScope.overwrite_default_scope(cfg.default_scope)
-    with linspace, scope, torch.device("meta"):
+    with linspace, scope, torch.device("meta"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # they are about training
         return MODELS.build(cfg.model).eval().requires_grad_(False)
 
 
-def count_model(
-    model: nn.Module, forward: Callable[[nn.Module, Tensor], Any], image_size: tuple[int, int]
-) -> Counts:
+def count_model(model: nn.Module, forward: Forward, image_size: tuple[int, int]) -> Counts:
     """Count ``forward(model, image)`` for one RGB image of ``image_size`` (height, width).
 
-    ``model`` is on the meta device, and so is the image.
+    The image is on the meta device, and so should the model be.
     """
     image = torch.empty(1, 3, *image_size, device="meta")
     # The counter learns a module's name from its caller: let the model be the one that is called.
@@ -116,22 +119,18 @@ def count_model(
     counter = FlopCounterMode(display=False, custom_mapping=_MORE_OPERATORS)
     with counter, torch.no_grad(), torch.device("meta"):
         call(image)
-    found = counter.get_flop_counts()
-    every = {name: sum(ops.values()) // 2 for name, ops in found.items()}
-    products = {
-        name: sum(flops for op, flops in ops.items() if op not in _OF_LAYERS) // 2
-        for name, ops in found.items()
-    }
-    parts = {name: part for name, part in model.named_modules() if name}
+    macs = {name: sum(ops.values()) // 2 for name, ops in counter.get_flop_counts().items()}
     root = f"{type(call).__name__}.model"
+    parts = {name: (part, f"{root}.{name}") for name, part in model.named_modules() if name}
+    macs_of = {name: _below(*part, macs) for name, part in parts.items()}
     return Counts(
         params=_params(model),
-        macs=every.get("Global", 0),
+        macs=macs.get("Global", 0),
         image_size=image_size,
-        params_of={name: _params(part) for name, part in parts.items()},
-        macs_of={name: _below(part, f"{root}.{name}", every) for name, part in parts.items()},
-        products_of={
-            name: _below(part, f"{root}.{name}", products) for name, part in parts.items()
+        params_of={name: _params(part) for name, (part, _) in parts.items()},
+        macs_of=macs_of,
+        outside_layers_of={
+            name: macs_of[name] - _in_layers(*part, macs) for name, part in parts.items()
         },
     )
 
@@ -140,20 +139,26 @@ def _params(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
-def _below(module: nn.Module, name: str, found: dict[str, int]) -> int:
-    """What was found under ``name``; for a container that is never called, its children's."""
-    if name in found:
-        return found[name]
-    return sum(
-        _below(child, f"{name}.{child_name}", found)
-        for child_name, child in module.named_children()
-    )
+def _below(module: nn.Module, name: str, macs: dict[str, int]) -> int:
+    """What was counted under ``name``; for a container that is never called, its children's."""
+    if name in macs:
+        return macs[name]
+    children = module.named_children()
+    return sum(_below(child, f"{name}.{child_name}", macs) for child_name, child in children)
+
+
+def _in_layers(module: nn.Module, name: str, macs: dict[str, int]) -> int:
+    """What was counted in modules without children that have weights."""
+    children = list(module.named_children())
+    if not children:
+        return macs.get(name, 0) if _params(module) else 0
+    return sum(_in_layers(child, f"{name}.{child_name}", macs) for child_name, child in children)
 
 
 class _Call(nn.Module):
     """``model`` as called by ``forward``, so that its submodules are named from here."""
 
-    def __init__(self, model: nn.Module, forward: Callable[[nn.Module, Tensor], Any]) -> None:
+    def __init__(self, model: nn.Module, forward: Forward) -> None:
         super().__init__()
         self.model = model
         self._how = forward
@@ -193,13 +198,4 @@ _MORE_OPERATORS = {
     torch.ops.torchvision.deform_conv2d: _deform_conv_flops,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
     torch.ops.aten._scaled_dot_product_fused_attention_overrideable: _attention_flops,
-}
-# Operators of one activation and one weight. A matrix product (mm) is a linear layer's: attention
-# and its kind have batches of them.
-_OF_LAYERS = {
-    torch.ops.aten.mm,
-    torch.ops.aten.addmm,
-    torch.ops.aten.convolution,
-    torch.ops.aten._convolution,
-    torch.ops.torchvision.deform_conv2d,
 }

@@ -90,7 +90,8 @@ def _rows(group: Iterable[Reproduced], configs: str) -> tuple[list[str], Iterato
         [
             result.row.method,
             result.row.backbone,
-            _link(result.row.name, result.row.config, configs),
+            _link(result.row.name, result.row.config, configs)
+            + (f", {result.row.schedule}" if result.row.schedule else ""),
             f"{result.params_m:.2f}",
             figure(result.row.params_m),
             f"{result.flops_g:.1f}",
@@ -106,10 +107,9 @@ def _rows(group: Iterable[Reproduced], configs: str) -> tuple[list[str], Iterato
 
 def _score(result: Reproduced) -> str:
     row = result.row
-    if row.miou is not None:
-        return f"{row.miou:g} mIoU"
-    score = f"{row.box:g} box" + ("" if row.mask is None else f", {row.mask:g} mask")
-    return score + (", several scales" if row.multi_scale_test else "")
+    scores = ((row.box, "box"), (row.mask, "mask"), (row.miou, "mIoU"))
+    text = ", ".join(f"{score:g} {name}" for score, name in scores if score is not None)
+    return text + (", several scales" if row.multi_scale_test else "")
 
 
 def _variants(variants: Iterable[Variant], configs: str) -> tuple[list[str], Iterator[list[str]]]:

@@ -82,9 +82,13 @@ def _released_weights(row: Row) -> Path:
 def published_scores(row: Row, tta: bool) -> dict[str, float]:
     """The row's scores in percent, as far as they were measured the same way."""
     miou = row.miou if tta else row.miou_single
-    same = row.miou is not None or row.multi_scale_test == tta
-    scores = {"box AP": row.box, "mask AP": row.mask, "mIoU": miou}
-    return {name: score for name, score in scores.items() if same and score is not None}
+    boxes_alike = row.multi_scale_test == tta
+    scores = {
+        "box AP": row.box if boxes_alike else None,
+        "mask AP": row.mask if boxes_alike else None,
+        "mIoU": miou,
+    }
+    return {name: score for name, score in scores.items() if score is not None}
 
 
 def scores_table(rows: Sequence[Row], measured: Mapping[str, float], tta: bool) -> Table:

@@ -10,6 +10,7 @@ import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -42,10 +43,11 @@ class Row:
     """A published result.
 
     Attributes:
-        table: 'table_2a', 'table_2b', 'table_2c', 'table_3' or 'official_results_not_in_tables'.
+        table: 'table_2a', 'table_2b', 'table_2c', 'table_3', 'official_results_not_in_tables', or
+            'not_published'.
         method, backbone: as the table names them.
         config: stem of the config file.
-        params_m: millions of parameters.
+        params_m: millions of parameters; None where nothing is published.
         flops_g: billions of multiply-accumulates; None where nothing is published.
         fps: images a second on one V100; None where nothing is published.
         crop: side of the training crops in pixels, of segmentation.
@@ -55,9 +57,8 @@ class Row:
         schedule: of the official results: '1x' or '3x'.
         multi_scale_test: whether the box and mask AP are those of several scales merged.
         note: why counting gives something else, where it does.
-        unseen: modules whose products of two activations (attention, dynamic convolution) the
-            published count leaves out: such products are no layers of their own, and counters
-            that look at layers only do not see them.
+        unseen: modules in which the published count saw layers only, and not the products of
+            two activations (attention, dynamic convolution), which are no layers.
         variants: config options, by name, of other readings of the row that are counted as well.
     """
 
@@ -65,7 +66,7 @@ class Row:
     method: str
     backbone: str
     config: str
-    params_m: float
+    params_m: float | None
     flops_g: float | None
     fps: float | None = None
     crop: int | None = None
@@ -90,7 +91,7 @@ def row_name(config: str) -> str:
     return config.removesuffix("_coco").removesuffix("_ade20k")
 
 
-_NO_PRODUCTS = "the published count leaves out products of two activations"
+_ONLY_LAYERS = "the published count lacks matrix products that are outside of layers"
 _HTC_X101 = (
     "the published model has the extra global attention layer in a form that was never released; "
     "this config has none on X101"
@@ -105,7 +106,7 @@ _2c = partial(Row, "table_2c", "HTC++")
 _3 = partial(Row, "table_3", crop=512)
 _1x = partial(Row, "official_results_not_in_tables", schedule="1x")
 _3x = partial(Row, "official_results_not_in_tables", schedule="3x")
-_SPARSE: Any = {"note": _NO_PRODUCTS, "unseen": ("roi_head",)}
+_SPARSE: Any = {"note": _ONLY_LAYERS, "unseen": ("roi_head",)}
 # fmt: off
 ROWS: tuple[Row, ...] = (
     _2a(_CASCADE, "R-50", "cascade_r50_coco", 82, 739, 18.0, box=46.3),
@@ -131,7 +132,7 @@ ROWS: tuple[Row, ...] = (
     _2c("Swin-L", "htc_pp_swin_l_coco", 284, None, box=58.0, mask=50.4, multi_scale_test=True),
 
     _3("DANet", "R-101", "danet_r101_ade20k", 69, 1119, 15.2, miou=45.2,
-       note=_NO_PRODUCTS, unseen=("decode_head.pam",)),
+       note=_ONLY_LAYERS, unseen=("decode_head.pam",)),
     _3("DeepLabV3+", "R-101", "deeplabv3plus_r101_ade20k", 63, 1021, 16.0, miou=44.1),
     _3("DNL", "R-101", "dnl_r101_ade20k", 69, 1249, 14.8, miou=46.0),
     _3("OCRNet", "R-101", "ocrnet_r101_ade20k", 56, 923, 19.3, miou=45.3),
@@ -164,15 +165,23 @@ ROWS: tuple[Row, ...] = (
 # fmt: on
 
 
-def find_rows(name: str) -> list[Row]:
+def find_rows(name: str, configs: Path) -> list[Row]:
     """The rows of a name, or of a config's stem.
 
+    Args:
+        name: what :attr:`Row.name` is.
+        configs: the folder of the configs: one that is no published row has a row without
+            figures, in the table 'not_published'.
+
     Raises:
-        UserError: there is none; the message lists the closest names.
+        UserError: there is neither row nor config; the message lists the closest names.
     """
     rows = [row for row in ROWS if name in (row.name, row.config)]
     if rows:
         return rows
+    stems = {row_name(path.stem): path.stem for path in configs.glob("*.py")}
+    if name in stems:
+        return [Row("not_published", "", "", stems[name], None, None)]
     names = sorted({row.name for row in ROWS})
     close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     hint = f"did you mean {', '.join(close)}?" if close else f"there are {', '.join(names)}"

@@ -16,6 +16,7 @@ TITLES = {
     "table_2c": "Table 2c: systems, COCO",
     "table_3": "Table 3: ADE20K",
     "official_results_not_in_tables": "Official results that are in no table",
+    "not_published": "Not published",
 }
 
 
@@ -60,7 +61,7 @@ def terminal_tables(results: Sequence[Reproduced]) -> list[Table]:
             table.add_row(
                 f"{label}\n[dim]{remarks}[/dim]" if remarks else label,
                 f"{result.params_m:.1f}",
-                f"{row.params_m:g}",
+                figure(row.params_m),
                 f"{result.flops_g:.0f}",
                 figure(row.flops_g),
             )

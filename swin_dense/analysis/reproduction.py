@@ -57,11 +57,9 @@ class Reproduced:
         elif not self.agrees:
             parts.append(f"off by {self._offset()}, for a reason that is not known")
         if self.row.unseen and not self.agrees:
-            unseen = sum(self.counts.products_of[name] for name in self.row.unseen)
-            parts.append(
-                f"without those of {', '.join(self.row.unseen)}: "
-                f"{self.flops_g - unseen / 1e9:.0f} G"
-            )
+            unseen = sum(self.counts.outside_layers_of[name] for name in self.row.unseen)
+            seen = self.flops_g - unseen / 1e9
+            parts.append(f"without those of {', '.join(self.row.unseen)}: {seen:.0f} G")
         parts += [
             f"{name}: {counts.params / 1e6:.1f} M, {counts.macs / 1e9:.0f} G"
             for name, counts in self.variants.items()

@@ -10,7 +10,6 @@ from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, DefaultScope
 from torch import nn
-from torch.utils.benchmark import Timer
 
 from swin_dense.checkpoints import local_file
 from swin_dense.compat import load_checkpoint
@@ -40,6 +39,8 @@ def frames_per_second(
     Raises:
         UserError: config or checkpoint are missing or do not fit each other.
     """
+    from torch.utils.benchmark import Timer  # warns of missing GPUs when it is imported
+
     cfg = load_config(config, from_scratch=True)
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
         model: nn.Module = revert_sync_batchnorm(MODELS.build(cfg.model))

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.benchmark import Timer
 
 from swin_dense.attention import reference, windows
 from swin_dense.backbones.swin import WindowAttention
@@ -86,6 +85,8 @@ def measure_stages(device: torch.device, batch: int, seconds: float = 1.0) -> It
         batch: images at a time.
         seconds: how long each layer is measured at least; the median counts.
     """
+    from torch.utils.benchmark import Timer  # warns of missing GPUs when it is imported
+
     for kind in PAPER:
         times = []
         for side, channels, heads in STAGES:

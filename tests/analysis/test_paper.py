@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
 from swin_dense.analysis.paper import ROWS, WEIGHTS, find_rows
 from swin_dense.errors import UserError
 
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 TABLES = ("table_2a", "table_2b", "table_2c", "table_3", "official_results_not_in_tables")
 
 
@@ -42,13 +44,23 @@ def test_released_weights_are_the_official_ones(tables):
     assert set(WEIGHTS) <= {row.config for row in ROWS}
 
 
+def test_every_row_has_a_config():
+    assert [row.config for row in ROWS if not (CONFIGS / f"{row.config}.py").is_file()] == []
+
+
 def test_rows_are_found_by_name_and_by_config():
-    assert {row.table for row in find_rows("cascade_swin_t")} == {
+    assert {row.table for row in find_rows("cascade_swin_t", CONFIGS)} == {
         "table_2a",
         "table_2b",
         "official_results_not_in_tables",
     }
-    assert find_rows("cascade_swin_t_coco") == find_rows("cascade_swin_t")
+    assert find_rows("cascade_swin_t_coco", CONFIGS) == find_rows("cascade_swin_t", CONFIGS)
+
+
+def test_a_config_without_a_published_row(tmp_path):
+    (tmp_path / "own_detector_coco.py").touch()
+    (row,) = find_rows("own_detector", tmp_path)
+    assert (row.table, row.config, row.params_m) == ("not_published", "own_detector_coco", None)
 
 
 @pytest.mark.parametrize(
@@ -56,4 +68,4 @@ def test_rows_are_found_by_name_and_by_config():
 )
 def test_unknown_row_lists_names(name, hint):
     with pytest.raises(UserError, match=hint):
-        find_rows(name)
+        find_rows(name, CONFIGS)

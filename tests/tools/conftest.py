@@ -32,6 +32,12 @@ def tool() -> Callable[..., int]:
 
 
 @pytest.fixture(scope="session")
+def reproduce_tool() -> ModuleType:
+    """The module of ``tools/reproduce.py``, whose rows a test may replace."""
+    return load_tool("reproduce")
+
+
+@pytest.fixture(scope="session")
 def shapes_root(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("data") / "tiny"
     write_shapes(root, ShapesSpec(train=8, val=4, size=64))

@@ -1,0 +1,131 @@
+"""Rows beside counts: what agrees says nothing, what does not says why."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+from pathlib import Path
+
+import mmengine.config.utils
+import pytest
+from rich.console import Console
+
+from swin_dense.analysis.counting import Counts
+from swin_dense.analysis.document import reproduction_document
+from swin_dense.analysis.paper import ROWS, Row
+from swin_dense.analysis.report import as_json, terminal_tables
+from swin_dense.analysis.reproduction import Reproduced, index_files_read_once, reproduce
+from swin_dense.errors import UserError
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+
+
+def counts(params_m: float, flops_g: float, outside_g: float = 0) -> Counts:
+    return Counts(
+        params=int(params_m * 1e6),
+        macs=int(flops_g * 1e9),
+        image_size=(800, 1280),
+        params_of={},
+        macs_of={"head": int(flops_g * 1e9)},
+        outside_layers_of={"head": int(outside_g * 1e9)},
+    )
+
+
+def result(params_m: float, macs_g: float, outside_g: float = 0, **row) -> Reproduced:
+    published = Row("table_2a", "ATSS", "R-50", "atss_r50_coco", 32, 205, box=43.5)
+    published = dataclasses.replace(published, **row)
+    return Reproduced(published, counts(params_m, macs_g, outside_g))
+
+
+def shown(*results: Reproduced) -> str:
+    out = io.StringIO()
+    for table in terminal_tables(results):
+        Console(file=out, width=120).print(table)
+    return out.getvalue()
+
+
+def document(*results: Reproduced) -> str:
+    return reproduction_document(
+        results, [], [], command="tools/reproduce.py", configs="../configs", measured_on=""
+    )
+
+
+def test_within_a_percent_agrees():
+    close = result(32.3, 203.1)
+    assert close.agrees
+    assert close.remarks() == ""
+
+
+@pytest.mark.parametrize(
+    ("params_m", "flops_g", "said"),
+    [
+        (32, 208, "off by +1.5% in FLOPs"),
+        (30, 205, "off by -6.2% in parameters"),
+        (30, 208, "off by -6.2% in parameters, +1.5% in FLOPs"),
+    ],
+)
+def test_a_mismatch_shows_everywhere(params_m, flops_g, said):
+    off = result(params_m, flops_g)
+    assert not off.agrees
+    assert said in as_json(off)["remarks"]
+    assert said in shown(off)
+    assert said in document(off)
+
+
+def test_nothing_published_is_no_mismatch():
+    assert result(32, 300, flops_g=None).agrees
+
+
+def test_a_note_explains_a_mismatch_with_what_counting_gives():
+    row = {"note": "counted by layer", "unseen": ("head",)}
+    assert result(32, 220, 15, **row).remarks() == "counted by layer; without those of head: 205 G"
+    assert result(32, 205, 15, **row).remarks() == ""
+
+
+def test_both_forms_hold_published_and_counted():
+    row = result(32.3, 204.5)
+    entry = as_json(row)
+    assert entry["params_m"] == 32.3
+    assert entry["paper_params_m"] == 32
+    assert entry["flops_g"] == 204.5
+    assert entry["paper_flops_g"] == 205
+    assert entry["paper_box_ap"] == 43.5
+    text = document(row)
+    assert "| ATSS | R-50 | [atss_r50](../configs/atss_r50_coco.py) | 32.30 | 32 | 204.5" in text
+    assert "Generated, not edited: `tools/reproduce.py`" in text
+    json.dumps(entry)
+
+
+def test_rows_are_counted_from_their_configs():
+    (found,) = reproduce([r for r in ROWS if r.config == "atss_swin_t_coco"], CONFIGS)
+    assert found.agrees
+    assert found.remarks() == ""
+
+
+def test_other_readings_of_a_row_are_counted_too():
+    row = next(row for row in ROWS if row.config == "atss_swin_t_coco")
+    window_12 = {"window 12": {"model.backbone.window_size": 12}}
+    (found,) = reproduce([dataclasses.replace(row, variants=window_12)], CONFIGS)
+    heads_of_all_blocks = 2 * 3 + 2 * 6 + 6 * 12 + 2 * 24
+    more = (23**2 - 13**2) * heads_of_all_blocks  # entries of the bias tables
+    assert found.variants["window 12"].params == found.counts.params + more
+    assert found.remarks().startswith("window 12: 35.8 M, ")
+
+
+def test_a_missing_config_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"no such config: .*atss_r50_coco\.py"):
+        next(reproduce(ROWS[2:3], tmp_path))
+
+
+def test_index_files_are_read_once(monkeypatch):
+    from swin_dense.analysis import reproduction
+
+    reads = []
+    monkeypatch.setattr(mmengine.config.utils, "load", lambda path: reads.append(path) or {})
+    reproduction._load_once.cache_clear()
+    for _ in range(2):
+        with index_files_read_once():
+            mmengine.config.utils.load("a.yml")
+    reproduction._load_once.cache_clear()
+    assert reads == ["a.yml"]

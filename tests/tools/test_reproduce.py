@@ -1,0 +1,161 @@
+"""``tools/reproduce.py`` as a user calls it, on few rows."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from swin_dense.analysis import Counts, evaluation, stage_times
+from swin_dense.analysis.ablation import VARIANTS, Variant
+from swin_dense.analysis.evaluation import evaluate_row, published_scores, scores_table
+from swin_dense.analysis.paper import ROWS, WEIGHTS, Row
+from swin_dense.analysis.speed import frames_per_second
+from swin_dense.errors import UserError
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+KEYS = {
+    *("table", "method", "backbone", "config", "crop"),
+    *("params_m", "paper_params_m", "flops_g", "paper_flops_g"),
+}
+
+
+@pytest.fixture
+def reproduce(reproduce_tool, tmp_path, monkeypatch):
+    """Runs the tool in an empty folder, where neither weights nor data are."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    return lambda *args: reproduce_tool.main([str(a) for a in args])
+
+
+def test_all_rows_as_json_and_markdown(reproduce, reproduce_tool, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(reproduce_tool, "ROWS", [r for r in ROWS if "atss" in r.config])
+    assert reproduce("--json", tmp_path / "rows.json", "--markdown", "rows.md") == 0
+    entries = json.loads((tmp_path / "rows.json").read_text())
+    assert [(e["table"], e["method"], e["backbone"]) for e in entries] == [
+        ("table_2a", "ATSS", "R-50"),
+        ("table_2a", "ATSS", "Swin-T"),
+    ]
+    for entry in entries:
+        assert set(entry) >= KEYS
+        assert entry["params_m"] == pytest.approx(entry["paper_params_m"], rel=0.01)
+        assert entry["flops_g"] == pytest.approx(entry["paper_flops_g"], rel=0.01)
+    text = (tmp_path / "rows.md").read_text()
+    assert f"`tools/reproduce.py --json {tmp_path / 'rows.json'} --markdown rows.md`" in text
+    assert "configs/atss_swin_t_coco.py)" in text
+    assert "atss_r50" in capsys.readouterr().out
+
+
+def test_a_row_without_weights_and_data(reproduce, tmp_path, capsys):
+    assert reproduce("--row", "atss_r50", "--device", "cpu") == 0
+    out = capsys.readouterr().out
+    assert "32.3" in out
+    assert "FPS: not measured" in out
+    assert "train them with tools/train.py configs/atss_r50_coco.py" in out
+    assert "no data root data/coco/" in out
+
+
+def test_released_weights_that_are_not_there_are_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    row = next(row for row in ROWS if row.config == "cascade_swin_t_coco")
+    with pytest.raises(UserError) as error:
+        evaluate_row(row, CONFIGS, data_root=tmp_path)
+    url = WEIGHTS[row.config]
+    file = tmp_path / "checkpoints" / "cascade_mask_rcnn_swin_tiny_patch4_window7.pth"
+    assert f"download {url} to {file}" in str(error.value)
+    assert str(tmp_path / "annotations") in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["--row", "atss_r5"], "no row 'atss_r5'; did you mean atss_r50"),
+        (["--tta"], "add --row"),
+        (["--row", "atss_r50", "--checkpoint", "none.pth"], "no such checkpoint: none.pth"),
+        (["--device", "tpu"], "unknown device 'tpu'"),
+    ],
+)
+def test_mistakes(reproduce, capsys, args, said):
+    assert reproduce(*args) == 2
+    err = capsys.readouterr().err
+    assert said in err
+    assert err.count("\n") == 1
+
+
+def test_ablation(reproduce, reproduce_tool, tmp_path, monkeypatch, capsys):
+    counts = Counts(10**6, 10**9, (512, 2048), {}, {}, {})
+    variants = [Variant(name, "upernet_swin_t_ade20k", counts) for name in VARIANTS]
+    monkeypatch.setattr(reproduce_tool, "ROWS", [])
+    monkeypatch.setattr(reproduce_tool, "count_variants", lambda configs: variants)
+    monkeypatch.setattr(
+        reproduce_tool,
+        "measure_stages",
+        lambda device, batch: stage_times.measure_stages(device, batch=1, seconds=0.001),
+    )
+    flags = ["--json", "a.json", "--markdown", "a.md", "--device", "cpu"]
+    assert reproduce("--ablation", *flags) == 0
+    entries = json.loads((tmp_path / "a.json").read_text())
+    assert [e["table"] for e in entries] == ["table_4_ablation_swin_t"] * 7 + [
+        "table_5_speed_v100"
+    ] * 3
+    assert all(set(e) >= KEYS for e in entries)
+    text = (tmp_path / "a.md").read_text()
+    assert "| w/o shifting | `model.backbone.use_shift=False` |" in text
+    assert "| shifted window (padding) |" in text
+    assert "threads, batch 4, 20" in text
+    assert "model.backbone.use_abs_pos_embed=True" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.fixture
+def tiny_row(trained) -> Row:
+    scores = {"miou": 60.0, "miou_single": 50.0} if trained.kind == "segmentor" else {"box": 40.0}
+    return Row("table_x", "", "", trained.config.stem, 1, 1, **scores)
+
+
+def test_a_row_with_weights_and_data_is_tested(trained, tiny_row, tmp_path):
+    scores = evaluate_row(
+        tiny_row,
+        trained.config.parent,
+        checkpoint=trained.checkpoint,
+        data_root=trained.data_root,
+        device="cpu",
+        work_dir=tmp_path,
+    )
+    expected = ["mIoU"] if trained.kind == "segmentor" else ["box AP", "mask AP"]
+    assert list(scores) == expected
+    assert all(-100 <= score <= 100 for score in scores.values())
+    table = scores_table([tiny_row], scores, tta=False)
+    assert [column.header for column in table.columns] == ["score", "measured", "table_x"]
+    assert "50" in table.columns[2]._cells or "40" in table.columns[2]._cells
+
+
+def test_scores_are_compared_with_scores_measured_alike():
+    single, several = (r for r in ROWS if r.config == "htc_pp_swin_l_coco")
+    assert published_scores(single, tta=False) == {"box AP": 57.1, "mask AP": 49.5}
+    assert published_scores(single, tta=True) == {}
+    assert published_scores(several, tta=True) == {"box AP": 58.0, "mask AP": 50.4}
+    upernet = next(r for r in ROWS if r.config == "upernet_swin_t_ade20k")
+    assert published_scores(upernet, tta=False) == {"mIoU": 44.51}
+    assert published_scores(upernet, tta=True) == {"mIoU": 46.1}
+
+
+def test_metrics_become_percent(monkeypatch, trained, tiny_row):
+    metrics = {"coco/bbox_mAP": 0.505, "mIoU": 44.5, "aAcc": 80.0}
+    monkeypatch.setattr(evaluation, "evaluate", lambda *_, **__: metrics)
+    scores = evaluate_row(
+        tiny_row,
+        trained.config.parent,
+        checkpoint=trained.checkpoint,
+        data_root=trained.data_root,
+    )
+    assert scores == {"box AP": pytest.approx(50.5), "mIoU": 44.5}
+
+
+@pytest.mark.filterwarnings("ignore")  # of mmseg's losses about options
+def test_speed_of_a_model(trained):
+    fps = frames_per_second(
+        trained.config, (64, 96), torch.device("cpu"), trained.checkpoint, seconds=0.01
+    )
+    assert 0 < fps < 1e5
