@@ -175,6 +175,7 @@ class DeiT(BaseModule):
         self.out_indices = tuple(out_indices)
         self.frozen_stages = frozen_stages
         self.with_cp = with_cp
+        self.without_pretraining = ("pyramid.",)
         height, width = pair("pretrain_img_size", pretrain_img_size)
         self.patch_grid = (height // _PATCH, width // _PATCH)
 

@@ -1,0 +1,181 @@
+"""Every leaf of ``configs/``: it parses, dumps, reloads, builds, trains a step and predicts."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import mmengine.config.config
+import numpy as np
+import pytest
+import torch
+from mmdet.testing import demo_mm_inputs
+from mmengine import Config
+from mmengine.registry import MODELS, DefaultScope
+from mmengine.structures import PixelData
+from mmseg.structures import SegDataSample
+
+from swin_dense.analysis.counting import build_on_meta
+from swin_dense.analysis.paper import ROWS
+from swin_dense.backbones.swin_arguments import ARCHS
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+LEAVES = sorted(path.stem for path in CONFIGS.glob("*.py"))
+SIDE = 64  # pixels of the images here
+SHARE = 8  # full-size models are this many times as wide as those that run here
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # options of mmdet and mmseg that stay as set
+
+
+@functools.cache
+def load(name: str) -> Config:
+    return Config.fromfile(CONFIGS / f"{name}.py")
+
+
+def test_every_published_row_has_a_leaf_and_nothing_else():
+    published = {row.config for row in ROWS}
+    # The demo on generated shapes, and HTC++ for those who lack the maps of COCO-stuff.
+    others = {name for name in LEAVES if name.endswith("_shapes")}
+    others |= {name for name in LEAVES if name.replace("_without_semantic", "") in published}
+    assert set(LEAVES) - others == published - others
+    assert published <= set(LEAVES)
+
+
+@pytest.mark.parametrize("name", LEAVES)
+def test_leaf_says_what_it_is_and_inherits_from_shared_parts_only(name):
+    text = (CONFIGS / f"{name}.py").read_text()
+    assert re.match(r'"""\S.*\.\n?("""|\n)', text)
+    bases = re.findall(r'"(\S+\.py)"', text)
+    assert bases
+    assert all(re.match(r"(\./|mmseg::|mmdet::)_base_/", base) for base in bases)
+
+
+@pytest.mark.parametrize("name", LEAVES)
+def test_dumps_reloads_and_builds(name, tmp_path, monkeypatch):
+    cfg = load(name)
+    # yapf would lay the text out, for a second and for nothing
+    monkeypatch.setattr(mmengine.config.config, "FormatCode", lambda text, **_: (text, None))
+    cfg.dump(tmp_path / "dumped.py")
+    assert Config.fromfile(tmp_path / "dumped.py").to_dict() == cfg.to_dict()
+    assert sum(p.numel() for p in build_on_meta(copy.deepcopy(cfg)).parameters()) > 0
+
+
+@pytest.mark.parametrize("name", LEAVES)
+def test_trains_a_step_and_predicts(name):
+    cfg = reduced(load(name))
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        model = MODELS.build(cfg.model).train()
+    detects = cfg.default_scope == "mmdet"
+    data = detection_data() if detects else segmentation_data()
+    batch = model.data_preprocessor(copy.deepcopy(data), training=True)
+    loss, _ = model.parse_losses(model(**batch, mode="loss"))
+    assert loss.isfinite()
+    loss.backward()
+    # DistributedDataParallel stops at a parameter that takes no part.
+    assert [k for k, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
+    with torch.no_grad():
+        (sample, _) = model.eval().test_step(data)
+    if detects:
+        check_detections(sample.pred_instances, masks="segm" in cfg.val_evaluator.metric)
+        # Untrained RepPoints span no box but by chance.
+        assert len(sample.pred_instances) or "reppoints" in name
+    else:
+        assert sample.pred_sem_seg.data.shape == (1, SIDE, SIDE)
+        assert sample.seg_logits.data.isfinite().all()
+
+
+def check_detections(found: Any, *, masks: bool) -> None:
+    assert found.bboxes.shape == (len(found), 4)
+    assert found.bboxes.isfinite().all()
+    assert ((found.scores >= 0) & (found.scores <= 1)).all()
+    assert ("masks" in found) == masks
+    if masks:
+        assert found.masks.shape == (len(found), SIDE, SIDE)
+
+
+def detection_data() -> dict:
+    """Two images with two boxes, their masks and a map of things and stuff."""
+    np.random.seed(0)
+    shapes = [(3, SIDE, SIDE)] * 2
+    options = {"num_classes": 4, "with_mask": True, "with_semantic": True, "use_box_type": True}
+    data = demo_mm_inputs(2, shapes, num_items=[2, 2], sem_seg_output_strides=1, **options)
+    for sample in data["data_samples"]:
+        sample.set_metainfo({"scale_factor": (1.0, 1.0)})
+    return data
+
+
+def segmentation_data() -> dict:
+    """Two images with a map of five classes."""
+    images = [torch.randint(0, 256, (3, SIDE, SIDE), dtype=torch.uint8) for _ in range(2)]
+    meta = {"img_shape": (SIDE, SIDE), "ori_shape": (SIDE, SIDE)}
+    labels = PixelData(data=torch.arange(SIDE * SIDE).reshape(1, SIDE, SIDE) % 5)
+    samples = [SegDataSample(gt_sem_seg=labels.clone(), metainfo=meta) for _ in images]
+    return {"inputs": images, "data_samples": samples}
+
+
+def reduced(cfg: Config) -> Config:
+    """The same model with few channels, blocks and proposals, from scratch."""
+    cfg = copy.deepcopy(cfg)
+    model = cfg.model
+    shorten(model.backbone)
+    head = model.get("bbox_head", {})
+    if "RepPoints" in head.get("type", ""):
+        head.update(in_channels=256, feat_channels=256, point_feat_channels=256)
+        head.get("mask_head", {}).update(in_channels=256)
+    model.backbone.init_cfg = None
+    if model.get("pretrained"):
+        model.pretrained = None
+    for node in mappings(cfg.model):
+        for key, value in node.items():
+            if re.search(r"(channels?|embed_dims)$", key):
+                node[key] = narrowed(value)
+        node.update({key: few for key, few in FEW.items() if node.get(key)})
+        if "num" in (node.get("sampler") or {}):
+            node["sampler"]["num"] = 8
+    if model.data_preprocessor.get("size"):
+        model.data_preprocessor.size = (SIDE, SIDE)
+    return cfg
+
+
+# A score of 0 is enough: every class of an untrained head has about the same.
+FEW = {"nms_pre": 50, "max_per_img": 10, "num_proposals": 10, "score_thr": 1e-6}
+
+
+def narrowed(value: Any) -> Any:
+    """Numbers of channels by SHARE; those of an image and the least ones stay."""
+    if isinstance(value, (list, tuple)):
+        return [narrowed(entry) for entry in value]
+    return value // SHARE if isinstance(value, int) and value > SHARE else value
+
+
+def shorten(backbone: Any) -> None:
+    """One block where the kind allows it; sizes that have defaults are written out."""
+    kind = backbone.type.split(".")[-1]
+    if kind == "SwinTransformer":
+        channels, _depths, heads = ARCHS[backbone.pop("arch", None) or "tiny"]
+        sizes = {"embed_dims": channels, "num_heads": heads, **backbone}
+        backbone.update({**sizes, "depths": (2, 1, 1, 1)})
+    elif kind == "DeiT":
+        backbone.update(embed_dims=384, depth=1)
+    elif kind == "VisionTransformer":
+        backbone.update(num_layers=4, out_indices=(0, 1, 2, 3))
+    elif kind == "HRNet":
+        for stage in backbone.extra.values():
+            stage.update(num_modules=1, num_blocks=[1] * len(stage.num_blocks))
+    else:  # the kinds of ResNet: 50 is the least that has their channels
+        groups = {"groups": backbone.groups // SHARE} if "groups" in backbone else {}
+        backbone.update(depth=50, base_channels=64, **groups)
+
+
+def mappings(node: Any) -> Iterator[Any]:
+    """Every dictionary at or below a node."""
+    if isinstance(node, dict):
+        yield node
+        node = list(node.values())
+    if isinstance(node, (list, tuple)):
+        for value in node:
+            yield from mappings(value)
