@@ -116,8 +116,8 @@ def test_htc_pp_with_x101_lacks_what_the_block_of_swin_b_costs():
     """The evidence for what its docstring says about the published 155 M and 1033 G."""
     swin, ours = count("htc_pp_swin_b_coco"), count("htc_pp_x101_64x4d_coco")
     block = "backbone.stages.3.global_block"
-    params = ours.params + swin.params_by_module[block]
-    macs = ours.macs + swin.by_module[block]
+    params = ours.params + swin.params_of[block]
+    macs = ours.macs + swin.macs_of[block]
     assert params / 1e6 == pytest.approx(155, abs=0.5)
     # X101 has many norms, which are not counted here: 2.4 G of Cascade's 972 too.
     assert macs / 1e9 == pytest.approx(1033 - 2.4, abs=0.5)
