@@ -16,7 +16,12 @@ MODELS = Registry(
     "model",
     parent=_MODELS,
     scope="swin_dense",
-    locations=["swin_dense.backbones", "swin_dense.necks", "swin_dense.heads"],
+    locations=[
+        "swin_dense.backbones",
+        "swin_dense.necks",
+        "swin_dense.heads",
+        "swin_dense.evaluation",
+    ],
 )
 HOOKS = Registry("hook", parent=_HOOKS, scope="swin_dense", locations=["swin_dense.engine"])
 DATASETS = Registry(

@@ -26,15 +26,19 @@ _META_KEYS = (
 def use_test_time_augmentation(cfg: Config) -> None:
     """Makes the config test with several views: its ``tta_pipeline``, else the image and its flip.
 
-    mmdet merges boxes only, so a model with masks is tested without them, which is said.
+    Masks of two-stage detectors are merged too, by
+    :class:`~swin_dense.evaluation.InstanceTTAModel`; other models with masks are tested without
+    them, which is said.
 
     Raises:
         UserError: the model has masks that cannot be left out.
     """
-    if not is_segmentation(cfg):
+    if not is_segmentation(cfg) and not _merges_masks(cfg):
         _leave_out_masks(cfg)
     if not cfg.get("tta_model"):
         cfg.tta_model = _default_model(cfg)
+    if _merges_masks(cfg) and cfg.tta_model.type == "DetTTAModel":
+        cfg.tta_model.type = "swin_dense.InstanceTTAModel"
     if not cfg.get("tta_pipeline"):
         cfg.tta_pipeline = _flip_pipeline(cfg)
     cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
@@ -42,21 +46,26 @@ def use_test_time_augmentation(cfg: Config) -> None:
         dataset["pipeline"] = cfg.tta_pipeline
 
 
+def _merges_masks(cfg: Config) -> bool:
+    """Whether the model is a two-stage detector with masks."""
+    return bool((cfg.model.get("roi_head") or {}).get("mask_head"))
+
+
 def _leave_out_masks(cfg: Config) -> None:
     model = cfg.model
-    if model.get("mask_head") and not model.get("bbox_head"):
-        raise UserError("--tta merges boxes only, and this model has none: leave it out")
-    if not (model.get("roi_head") or {}).get("mask_head") and not model.get("mask_head"):
+    if not model.get("mask_head"):
         return
+    if not model.get("bbox_head"):
+        raise UserError("--tta merges boxes and the masks of two-stage detectors: leave it out")
     drop_masks(cfg)
-    say("--tta merges boxes only: masks are neither predicted nor evaluated")
+    say("--tta merges only the boxes of this model: masks are neither predicted nor evaluated")
 
 
 def _default_model(cfg: Config) -> ConfigDict:
     if is_segmentation(cfg):
         return ConfigDict(type="SegTTAModel")
     nms = {"type": "nms", "iou_threshold": 0.5}
-    return ConfigDict(type="DetTTAModel", tta_cfg={"nms": nms, "max_per_img": 100})
+    return ConfigDict(type="swin_dense.InstanceTTAModel", tta_cfg={"nms": nms, "max_per_img": 100})
 
 
 def _flip_pipeline(cfg: Config) -> list:

@@ -38,9 +38,10 @@ train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
 val_evaluator = dict(type="swin_dense.CocoMetric")
 test_evaluator = val_evaluator
 
-# Boxes only: mmdet cannot merge the masks of several views.
+# mmdet's own DetTTAModel merges boxes only.
 tta_model = dict(
-    type="DetTTAModel", tta_cfg=dict(nms=dict(type="nms", iou_threshold=0.5), max_per_img=100)
+    type="swin_dense.InstanceTTAModel",
+    tta_cfg=dict(nms=dict(type="nms", iou_threshold=0.5), max_per_img=100),
 )
 tta_pipeline = [
     dict(type="LoadImageFromFile"),
