@@ -167,10 +167,12 @@ class RepPointsV2Layers(BaseModule):
         points_init = self.reppoints_pts_init_out(self.relu(self.reppoints_pts_init_conv(pts_feat)))
         guess = points_init.detach()
         offsets = guess + self.gradient_mul * (points_init - guess) - self.points_base
-        verified = [corner_scores, corner_offsets]
-        cls_feat = self.relu(self.reppoints_cls_conv(torch.cat([cls_feat, *verified], 1), offsets))
-        pts_feat = self.relu(
-            self.reppoints_pts_refine_conv(torch.cat([pts_feat, *verified], 1), offsets)
+        cls_feat, pts_feat = (
+            self.relu(_deform(conv, torch.cat([feat, corner_scores, corner_offsets], 1), offsets))
+            for conv, feat in (
+                (self.reppoints_cls_conv, cls_feat),
+                (self.reppoints_pts_refine_conv, pts_feat),
+            )
         )
         return (
             self.reppoints_cls_out(cls_feat),
@@ -194,3 +196,9 @@ class RepPointsV2Layers(BaseModule):
             self.reppoints_hem_br_offset_out(bottom_right),
         ]
         return torch.cat(scores, 1), torch.cat(offsets, 1)
+
+
+def _deform(conv: DeformConv2d, x: Tensor, offsets: Tensor) -> Tensor:
+    """In full precision: places are lost in 16 bits, and torchvision has no kernel for bfloat16."""
+    with torch.autocast(x.device.type, enabled=False):
+        return conv(x.float(), offsets.float())
