@@ -1,8 +1,6 @@
 """160,000 iterations on ADE20K: AdamW, 16 images per step, linear warm-up, linear decay to 0."""
 
-train_cfg = dict(type="IterBasedTrainLoop", max_iters=160000, val_interval=16000)
-val_cfg = dict(type="ValLoop")
-test_cfg = dict(type="TestLoop")
+_base_ = "./ade20k_160k_sgd.py"
 
 # The decay runs from the first iteration, under the warm-up, as in the official code.
 param_scheduler = [
@@ -11,6 +9,7 @@ param_scheduler = [
 ]
 
 optim_wrapper = dict(
+    _delete_=True,
     type="OptimWrapper",
     optimizer=dict(type="AdamW", lr=0.00006, betas=(0.9, 0.999), weight_decay=0.01),
     paramwise_cfg=dict(
@@ -20,17 +19,4 @@ optim_wrapper = dict(
             "norm": dict(decay_mult=0.0),
         }
     ),
-)
-
-auto_scale_lr = dict(enable=False, base_batch_size=16)  # 8 GPUs x 2 images
-
-default_hooks = dict(
-    timer=dict(type="IterTimerHook"),
-    logger=dict(type="LoggerHook", interval=50, log_metric_by_epoch=False),
-    param_scheduler=dict(type="ParamSchedulerHook"),
-    checkpoint=dict(
-        type="CheckpointHook", by_epoch=False, interval=16000, max_keep_ckpts=3, save_best="mIoU"
-    ),
-    sampler_seed=dict(type="DistSamplerSeedHook"),
-    visualization=dict(type="SegVisualizationHook"),
 )

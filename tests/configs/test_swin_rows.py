@@ -1,10 +1,8 @@
-"""The leaves of ``configs/``: they load, build, and hold the official recipes."""
+"""The leaves with a Swin backbone hold the official recipes."""
 
 from __future__ import annotations
 
-import copy
 import functools
-import re
 from pathlib import Path
 
 import cv2
@@ -12,29 +10,25 @@ import numpy as np
 import pytest
 import torch
 from mmengine import Config
-from mmengine.dataset import Compose, pseudo_collate
+from mmengine.dataset import Compose
 from mmengine.optim import LinearLR, MultiStepLR, PolyLR, build_optim_wrapper
 from mmengine.registry import MODELS, DefaultScope
-from mmengine.structures import PixelData
-from mmseg.structures import SegDataSample
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
-# Millions of parameters (counted from stock mmdet and mmseg models with these heads; those of
-# Mask R-CNN and of the 512 Swin-B are the published, rounded ones), arch, drop path rate.
-LEAVES = {
-    "cascade_swin_t_coco": (85.63, "tiny", 0.2),
-    "cascade_swin_s_coco": (106.95, "small", 0.2),
-    "cascade_swin_b_coco": (144.98, "base", 0.3),
-    "cascade_swin_t_1x_coco": (85.63, "tiny", 0.0),
-    "mask_rcnn_swin_t_coco": (48, "tiny", 0.2),
-    "mask_rcnn_swin_s_coco": (69, "small", 0.2),
-    "mask_rcnn_swin_t_1x_coco": (48, "tiny", 0.1),
-    "atss_swin_t_coco": (35.73, "tiny", 0.2),
-    "upernet_swin_t_ade20k": (59.94, "tiny", 0.3),
-    "upernet_swin_s_ade20k": (81.26, "small", 0.3),
-    "upernet_swin_b_512_ade20k": (121.28, "base", 0.3),
-    "upernet_swin_b_ade20k": (121.28, "base", 0.3),
-    "upernet_swin_l_ade20k": (233.76, "large", 0.3),
+LEAVES = {  # arch, stochastic depth of the last block
+    "cascade_swin_t_coco": ("tiny", 0.2),
+    "cascade_swin_s_coco": ("small", 0.2),
+    "cascade_swin_b_coco": ("base", 0.3),
+    "cascade_swin_t_1x_coco": ("tiny", 0.0),
+    "mask_rcnn_swin_t_coco": ("tiny", 0.2),
+    "mask_rcnn_swin_s_coco": ("small", 0.2),
+    "mask_rcnn_swin_t_1x_coco": ("tiny", 0.1),
+    "atss_swin_t_coco": ("tiny", 0.2),
+    "upernet_swin_t_ade20k": ("tiny", 0.3),
+    "upernet_swin_s_ade20k": ("small", 0.3),
+    "upernet_swin_b_512_ade20k": ("base", 0.3),
+    "upernet_swin_b_ade20k": ("base", 0.3),
+    "upernet_swin_l_ade20k": ("large", 0.3),
 }
 COCO = [name for name in LEAVES if name.endswith("_coco")]
 ADE20K = [name for name in LEAVES if name.endswith("_ade20k")]
@@ -62,38 +56,11 @@ def picture(tmp_path: Path) -> Path:
     return path
 
 
-def test_every_reported_row_has_a_leaf_and_nothing_else():
-    found = {path.stem for path in CONFIGS.glob("*.py") if not path.stem.endswith("_shapes")}
-    assert found == set(LEAVES)
-
-
-@pytest.mark.parametrize("name", LEAVES)
-def test_leaf_inherits_from_shared_parts_only(name):
-    bases = re.findall(r'"(\S+\.py)"', (CONFIGS / f"{name}.py").read_text())
-    assert len(bases) == 4
-    assert all(base.startswith("./_base_/") for base in bases)
-
-
-@pytest.mark.parametrize(
-    "name", ["cascade_swin_b_coco", "atss_swin_t_coco", "upernet_swin_l_ade20k"]
-)
-def test_dumps_and_reloads(name, tmp_path):
-    path = tmp_path / "dumped.py"
-    load(name).dump(path)
-    assert Config.fromfile(path).to_dict() == load(name).to_dict()
-
-
 @pytest.mark.parametrize(("name", "row"), LEAVES.items(), ids=LEAVES)
-@pytest.mark.filterwarnings("ignore")  # mmseg's losses warn of options that we leave as they are
-def test_model_has_the_published_size(name, row):
-    params_m, arch, drop_path_rate = row
-    cfg = load(name)
-    model = build_on_meta(cfg)
-    counted = sum(p.numel() for p in model.parameters()) / 1e6
-    assert counted == pytest.approx(params_m, rel=0.01)
-    assert cfg.model.backbone.arch == arch
-    assert cfg.model.backbone.drop_path_rate == drop_path_rate
-    assert cfg.model.backbone.get("window_size", 7) == 7
+def test_backbone_is_the_published_one(name, row):
+    backbone = load(name).model.backbone
+    assert (backbone.arch, backbone.drop_path_rate) == row
+    assert backbone.get("window_size", 7) == 7
 
 
 @pytest.mark.parametrize("name", LEAVES)
@@ -103,7 +70,7 @@ def test_pretrained_weights_are_the_official_ones(name):
     assert init.type == "Pretrained"
     assert init.checkpoint == (
         "https://github.com/SwinTransformer/storage/releases/download/v1.0.0/"
-        f"swin_{LEAVES[name][1]}_patch4_window7_224{pretraining}.pth"
+        f"swin_{LEAVES[name][0]}_patch4_window7_224{pretraining}.pth"
     )
 
 
@@ -301,57 +268,3 @@ def test_segmentation_training_crops_and_test_views(name, picture, tmp_path):
     assert {min(v.shape[1:]) for v in views["inputs"]} == {
         int(crop * r) for r in (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
     }
-
-
-@pytest.mark.parametrize("name", LEAVES)
-def test_necks_and_heads_take_the_backbone_s_channels(name):
-    model = load(name).model
-    width = {"tiny": 96, "small": 96, "base": 128, "large": 192}[model.backbone.arch]
-    stages = [width * 2**stage for stage in model.backbone.get("out_indices", range(4))]
-    if "neck" in model:
-        assert model.neck.in_channels == stages
-    else:
-        assert model.decode_head.in_channels == stages
-        assert model.auxiliary_head.in_channels == stages[model.auxiliary_head.in_index]
-
-
-@pytest.mark.parametrize(
-    "name", ["cascade_swin_t_coco", "mask_rcnn_swin_t_1x_coco", "atss_swin_t_coco"]
-)
-def test_detector_trains_every_parameter(name, picture):
-    """One step on one device, where SyncBN has nobody to synchronise with."""
-    cfg = copy.deepcopy(load(name))
-    cfg.model.backbone.update(drop_path_rate=0.0)  # a dropped block would have no gradient
-    rcnn = cfg.model.train_cfg.get("rcnn", [])
-    for stage in rcnn if isinstance(rcnn, list) else [rcnn]:
-        stage.sampler.num = 8  # regions of an image; 512 take half a minute
-    packed = run_pipeline(cfg, shrunk(cfg), box_annotations(picture))
-    with DefaultScope.overwrite_default_scope("mmdet"):
-        model = MODELS.build(cfg.model).train()
-    batch = model.data_preprocessor(pseudo_collate([packed, copy.deepcopy(packed)]), training=True)
-    loss, _ = model.parse_losses(model(**batch, mode="loss"))
-    assert loss.isfinite()
-    loss.backward()
-    assert [key for key, p in model.named_parameters() if p.grad is None] == []
-
-
-def shrunk(cfg: Config) -> list:
-    """The training pipeline with one resize to 128 x 96, which takes seconds on a CPU."""
-    steps = cfg.train_dataloader.dataset.pipeline
-    kept = [step for step in steps if step.type not in ("RandomFlip", "RandomChoice")]
-    return [*kept[:-1], {"type": "Resize", "scale": (128, 96), "keep_ratio": True}, kept[-1]]
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_segmentor_trains_every_parameter():
-    cfg = copy.deepcopy(load("upernet_swin_t_ade20k"))
-    cfg.model.backbone.update(drop_path_rate=0.0)
-    with DefaultScope.overwrite_default_scope("mmseg"):
-        model = MODELS.build(cfg.model).train()
-    labels = PixelData(data=torch.arange(64 * 64).reshape(1, 64, 64) % 150)
-    sample = SegDataSample(gt_sem_seg=labels)
-    losses = model(torch.randn(2, 3, 64, 64), [sample, sample], mode="loss")
-    loss, _ = model.parse_losses(losses)
-    assert loss.isfinite()
-    loss.backward()
-    assert [key for key, p in model.named_parameters() if p.grad is None] == []
