@@ -19,9 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from swin_dense.attention import shifted_window_attention
-from swin_dense.attention.windows import relative_position_index
-from swin_dense.backbones.global_attention import GlobalAttention
+from swin_dense.backbones.attention_layers import GlobalAttention, WindowAttention
 from swin_dense.backbones.swin_arguments import check_arguments, resolve_arch
 from swin_dense.checkpoints import (
     LoadReport,
@@ -81,65 +79,6 @@ class PatchMerging(nn.Module):
         ]
         # OpenMMLab's channel order is nn.Unfold's: the four neighbours of a channel are adjacent.
         return self.reduction(self.norm(torch.stack(neighbours, dim=-1).flatten(-2)))
-
-
-class WindowAttention(nn.Module):
-    """Multi-head self-attention in (shifted) windows with relative position bias (equation 4)."""
-
-    relative_position_index: Tensor
-
-    def __init__(
-        self,
-        channels: int,
-        num_heads: int,
-        window_size: int,
-        shift_size: int,
-        *,
-        qkv_bias: bool,
-        scale: float,
-        use_rel_pos_bias: bool,
-        attn_drop_rate: float,
-        drop_rate: float,
-        attn_impl: str,
-    ) -> None:
-        super().__init__()
-        self.num_heads = num_heads
-        self.window_size = window_size
-        self.shift_size = shift_size
-        self.scale = scale
-        self.attn_drop_rate = attn_drop_rate
-        self.attn_impl = attn_impl
-        self.relative_position_bias_table: nn.Parameter | None = None
-        if use_rel_pos_bias:
-            table = torch.zeros((2 * window_size - 1) ** 2, num_heads)
-            self.relative_position_bias_table = nn.Parameter(table)
-            self.register_buffer("relative_position_index", relative_position_index(window_size))
-        self.qkv = nn.Linear(channels, 3 * channels, bias=qkv_bias)
-        self.proj = nn.Linear(channels, channels)
-        self.proj_drop = nn.Dropout(drop_rate)
-
-    def position_bias(self) -> Tensor | None:
-        """``(heads, N, N)``, the table's entries for every pair of tokens; None without a table."""
-        if self.relative_position_bias_table is None:
-            return None
-        index = self.relative_position_index
-        bias = self.relative_position_bias_table[index.flatten()]
-        return bias.view(*index.shape, self.num_heads).permute(2, 0, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``(B, H, W, C) -> (B, H, W, C)``."""
-        out = shifted_window_attention(
-            self.qkv(x),
-            self.qkv.bias,
-            self.position_bias(),
-            num_heads=self.num_heads,
-            window_size=self.window_size,
-            shift_size=self.shift_size,
-            scale=self.scale,
-            dropout_p=self.attn_drop_rate if self.training else 0.0,
-            impl=self.attn_impl,
-        )
-        return self.proj_drop(self.proj(out))
 
 
 class FeedForward(nn.Module):

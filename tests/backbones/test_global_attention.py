@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from swin_dense import SwinTransformer
-from swin_dense.backbones.global_attention import GlobalAttention
+from swin_dense.backbones.attention_layers import GlobalAttention
 from swin_dense.checkpoints import load_backbone
 
 SMALL = {"embed_dims": 8, "depths": (1, 1, 1, 2), "num_heads": (1, 2, 2, 4), "window_size": 3}
