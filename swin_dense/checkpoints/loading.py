@@ -30,7 +30,9 @@ class LoadReport:
     unexpected: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
-        counts = f"{len(self.loaded)} loaded ({len(self.resized)} of them resized)"
+        counts = f"{len(self.loaded)} loaded"
+        if self.resized:
+            counts += f", {len(self.resized)} of them resized"
         layout = f" ({self.layout} layout)" if self.layout else ""
         lines = [f"Weights from {self.source}{layout}: {counts}"]
         for title in ("resized", "missing", "unexpected"):

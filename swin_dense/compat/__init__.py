@@ -13,6 +13,8 @@ It prints nothing and compiles nothing. The global state it touches, all of it:
     with ``weights_only=True`` (:mod:`swin_dense.compat.checkpoint`).
 ``mmengine.runner.checkpoint.load_url``
     Replaced by itself with ``weights_only=True``: downloads are checked like local files.
+``mmengine.runner.checkpoint.CheckpointLoader``
+    Reads local ``.safetensors`` files as well.
 ``OMP_WAIT_POLICY``
     Set to PASSIVE, unless it is set, by :mod:`swin_dense` itself: PyTorch reads it when loaded.
 ``warnings.filters``
@@ -20,7 +22,12 @@ It prints nothing and compiles nothing. The global state it touches, all of it:
     (:mod:`swin_dense.compat.noise`).
 """
 
-from swin_dense.compat.checkpoint import allow_mmengine_types, check_downloads, load_checkpoint
+from swin_dense.compat.checkpoint import (
+    allow_mmengine_types,
+    check_downloads,
+    load_checkpoint,
+    read_safetensors_too,
+)
 from swin_dense.compat.mmcv_ext import install_finder
 from swin_dense.compat.noise import check_pkg_resources, ignore_openmmlab_warnings
 
@@ -38,3 +45,4 @@ def install() -> None:
     install_finder()
     allow_mmengine_types()
     check_downloads()
+    read_safetensors_too()

@@ -74,6 +74,18 @@ def check_downloads() -> None:
         vars(checkpoint)["load_url"] = functools.partial(checkpoint.load_url, weights_only=True)
 
 
+def read_safetensors_too() -> None:
+    """Make mmengine read local ``.safetensors`` files, wherever it reads ``.pth`` files."""
+    from mmengine.runner.checkpoint import CheckpointLoader, load_from_local
+
+    def load_from_local_file(filename: str, map_location: Any = None) -> dict[str, Any]:
+        if str(filename).endswith(".safetensors"):
+            return load_checkpoint(filename, map_location or "cpu")
+        return load_from_local(filename, map_location)
+
+    CheckpointLoader.register_scheme(prefixes="", loader=load_from_local_file, force=True)
+
+
 def load_checkpoint(
     file: str | PathLike[str] | IO[bytes], map_location: str | torch.device = "cpu"
 ) -> dict[str, Any]:

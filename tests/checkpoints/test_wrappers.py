@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from mmengine.runner.checkpoint import load_checkpoint as mmengine_load
 
 from swin_dense import SwinTransformer
 from swin_dense.checkpoints import TARGETS, convert, find_backbone, unwrap, weights_of
@@ -81,12 +82,15 @@ def test_safetensors_are_weights_too(tmp_path):
 
     source = random_model()
     state = {k: v.clone() for k, v in convert(source.state_dict(), "torchvision").state.items()}
-    save_file(state, tmp_path / "w.safetensors")
-    init_cfg = {"type": "Pretrained", "checkpoint": str(tmp_path / "w.safetensors")}
-    model = SwinTransformer(**SMALL, init_cfg=init_cfg)
-    model.init_weights()
+    file = str(tmp_path / "w.safetensors")
+    save_file(state, file)
+    ours = SwinTransformer(**SMALL, init_cfg={"type": "Pretrained", "checkpoint": file})
+    ours.init_weights()
+    by_mmengine = SwinTransformer(**SMALL)
+    mmengine_load(by_mmengine, file, map_location="cpu")
     for name, parameter in source.named_parameters():
-        assert torch.equal(parameter, model.get_parameter(name))
+        assert torch.equal(parameter, ours.get_parameter(name))
+        assert torch.equal(parameter, by_mmengine.get_parameter(name))
 
 
 def test_what_is_no_swin_loses_the_usual_prefixes():
