@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -29,7 +29,7 @@ STOCK = "SwinTransformer"
 OURS = "swin_dense.SwinTransformer"
 ZOOS = ("mmdet", "mmseg")
 # Odd, not square, and not a multiple of any window: every kind of padding occurs.
-_IMAGE_SIZE = (75, 110)
+_IMAGE_SIZE = (51, 70)
 
 
 @dataclass(frozen=True)
@@ -67,13 +67,10 @@ def zoo_folder(package: str) -> Path:
     return Path(str(import_module(package).__file__)).parent / ".mim" / "configs"
 
 
-def zoo_configs() -> Iterator[ZooConfig]:
-    """Every leaf config of the installed mmdet and mmsegmentation with a stock Swin backbone."""
-    for package in ZOOS:
-        folder = zoo_folder(package)
-        for path in sorted(folder.rglob("*swin*.py")):
-            if "_base_" in path.relative_to(folder).parts:
-                continue
+def zoo_configs(packages: Sequence[str] = ZOOS, folder: str = "") -> Iterator[ZooConfig]:
+    """Every leaf config with a stock Swin backbone in the installed zoos, or in one folder."""
+    for package in packages:
+        for path in sorted((zoo_folder(package) / folder).rglob("*swin*.py")):
             cfg = Config.fromfile(path)
             if backbone_type(cfg) == STOCK:
                 yield ZooConfig(package, path, cfg)
@@ -118,14 +115,14 @@ def build_backbone(cfg: Config) -> nn.Module:
         return MODELS.build(arguments)
 
 
-def parameter_settings(cfg: Config, backbone: nn.Module) -> dict[str, dict[str, Any]]:
-    """Learning rate, weight decay and what else the optimizer holds, per parameter name.
+def parameter_settings(cfg: Config) -> dict[str, dict[str, Any]]:
+    """Learning rate, weight decay and what else the optimizer holds, per backbone parameter.
 
     The backbone is a child named ``backbone``, as in every detector and segmentor, so that the
     patterns of ``paramwise_cfg`` apply. Mixed precision, which needs a GPU, is left out.
     """
     model = nn.Module()
-    model.backbone = backbone
+    model.backbone = build_backbone(cfg)
     wrapper = {**cfg.optim_wrapper.to_dict(), "type": "OptimWrapper"}
     for only_amp in ("loss_scale", "dtype", "use_fsdp"):
         wrapper.pop(only_amp, None)
@@ -140,37 +137,50 @@ def parameter_settings(cfg: Config, backbone: nn.Module) -> dict[str, dict[str, 
 
 
 def compare(cfg: Config) -> Comparison:
-    """Builds both backbones, gives ours the state dict of the stock one, and compares.
+    """Compares the stock backbone of a config with ours, as large as the config says.
 
     Raises:
         UserError: the config's backbone is not a stock Swin Transformer.
     """
+    return Comparison(different_names(cfg), different_groups(cfg), *map_errors(cfg))
+
+
+def different_names(cfg: Config) -> tuple[str, ...]:
+    """Names that only one state dict has, or with another shape; all, if their order differs."""
     theirs, ours = build_backbone(cfg), build_backbone(swapped(cfg))
-    fill(theirs)
-    names = different_names(theirs, ours)
-    ours.load_state_dict(theirs.state_dict(), strict=False)
-    groups: tuple[str, ...] = ()
-    if cfg.get("optim_wrapper"):
-        settings, own = parameter_settings(cfg, theirs), parameter_settings(cfg, ours)
-        every = [*settings, *(name for name in own if name not in settings)]
-        groups = tuple(name for name in every if settings.get(name) != own.get(name))
-    channels = cfg.model.backbone.get("in_channels", 3)
-    image = torch.randn(1, channels, *_IMAGE_SIZE, generator=torch.Generator().manual_seed(0))
-    errors = {}
-    for training in (False, True):
-        theirs.train(training)
-        ours.train(training)
-        errors[training] = largest_error(maps(theirs, image), maps(ours, image))
-    return Comparison(names, groups, errors[False], errors[True])
-
-
-def different_names(theirs: nn.Module, ours: nn.Module) -> tuple[str, ...]:
-    """Names that only one state dict has, or with another shape; all, if the order differs."""
     a = {name: value.shape for name, value in theirs.state_dict().items()}
     b = {name: value.shape for name, value in ours.state_dict().items()}
     if [n for n, _ in theirs.named_parameters()] != [n for n, _ in ours.named_parameters()]:
         return tuple(sorted(a.keys() | b.keys()))
     return tuple(sorted(name for name in a.keys() | b.keys() if a.get(name) != b.get(name)))
+
+
+def different_groups(cfg: Config) -> tuple[str, ...]:
+    """Parameters with another learning rate, weight decay or other optimizer setting."""
+    if not cfg.get("optim_wrapper"):
+        return ()
+    theirs, ours = parameter_settings(cfg), parameter_settings(swapped(cfg))
+    return tuple(sorted(n for n in theirs.keys() | ours.keys() if theirs.get(n) != ours.get(n)))
+
+
+def map_errors(cfg: Config) -> tuple[float, float]:
+    """Largest relative error of a map with the same weights, evaluating and training."""
+    theirs, ours = build_backbone(cfg), build_backbone(swapped(cfg))
+    fill(theirs)
+    ours.load_state_dict(theirs.state_dict())
+    image = image_for(cfg)
+    errors = []
+    for training in (False, True):
+        theirs.train(training)
+        ours.train(training)
+        errors.append(largest_error(maps(theirs, image), maps(ours, image)))
+    return errors[0], errors[1]
+
+
+def image_for(cfg: Config) -> Tensor:
+    """A random image ``(1, C, 51, 70)`` with the channels that the backbone takes."""
+    channels = cfg.model.backbone.get("in_channels", 3)
+    return torch.randn(1, channels, *_IMAGE_SIZE, generator=torch.Generator().manual_seed(0))
 
 
 def maps(model: nn.Module, image: Tensor) -> list[Tensor]:

@@ -44,7 +44,7 @@ class InstanceTTAModel(DetTTAModel):
         self, module: dict | nn.Module, tta_cfg: dict | None = None, **kwargs: Any
     ) -> None:
         super().__init__(module=module, tta_cfg=ConfigDict(tta_cfg or {}), **kwargs)
-        roi_head = getattr(self.module, "roi_head", None)
+        roi_head: Any = getattr(self.module, "roi_head", None)
         self.with_masks = roi_head is not None and roi_head.with_mask
         if not self.with_masks:
             return

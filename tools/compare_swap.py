@@ -1,0 +1,131 @@
+"""Compares the stock Swin backbone of configs with ours: names, optimizer groups and maps.
+
+tools/compare_swap.py               every Swin config of the installed mmdet and mmsegmentation
+tools/compare_swap.py CONFIG ...    your own
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+
+from mmengine.config import Config
+from rich.progress import track
+from rich.table import Table
+
+from swin_dense.analysis.machine import describe_versions
+from swin_dense.analysis.swap import Comparison, backbone_key, compare, optimizer_key, zoo_configs
+from swin_dense.engine.cli import OneLineParser, run_tool
+from swin_dense.engine.config import read_config
+from swin_dense.engine.terminal import console, quiet_terminal
+from swin_dense.engine.testing import make_output_dir
+from swin_dense.errors import UserError
+
+# Rounding of float32 through 24 blocks; a mistake is thousands of times larger.
+_TOLERANCE = 1e-5
+_HEADER = """# The swap in the zoos of mmdet and mmsegmentation
+
+Generated, not edited: `{command}`
+({versions}).
+
+Every config that is installed with mmdet and mmsegmentation and has their Swin Transformer as
+`model.backbone`, with `model.backbone.type=swin_dense.SwinTransformer`. Configs with the same
+backbone and the same optimizer settings share a row. "Names" are parameters and buffers that
+differ in name, shape or order; "groups" are parameters with another learning rate, weight decay
+or other optimizer setting; "evaluating" and "training" are the largest difference of any map over
+its largest value, with the same weights, on a random image of 51 x 70 pixels, in float32 at full
+size. Training draws stochastic depth from the same seed.
+
+Whole models of each kind, their losses and predictions with either backbone, are compared by
+`tests/zoo/test_zoo_models.py`.
+"""
+
+
+def make_parser() -> OneLineParser:
+    """The command line."""
+    summary, _, usage = (__doc__ or "").partition("\n")
+    parser = OneLineParser(description=summary, epilog=" ".join(usage.split()))
+    parser.add_argument("configs", nargs="*", metavar="CONFIG", help="configs of mmdet or mmseg")
+    parser.add_argument("--markdown", metavar="FILE", type=Path, help="write the table there")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of every error")
+    return parser
+
+
+def run(args: Namespace) -> None:
+    """Compares, shows the table, and fails if anything differs.
+
+    Raises:
+        UserError: a config has no stock Swin backbone, or the two differ.
+    """
+    with quiet_terminal():
+        if args.markdown:
+            make_output_dir(args.markdown.parent, "--markdown")
+        groups = list(_group([(path, read_config(path)) for path in args.configs] or _zoo()))
+        rows = []
+        for names, cfg in track(groups, "comparing", console=console(), transient=True):
+            rows.append((names, compare(cfg)))
+        console().print(_terminal_table(rows))
+        if args.markdown:
+            command = f"tools/compare_swap.py {shlex.join(args.command)}"
+            header = _HEADER.format(command=command, versions=describe_versions())
+            args.markdown.write_text(header + "\n" + _markdown_table(rows), encoding="utf-8")
+    different = [names[0] for names, result in rows if not _same(result)]
+    if different:
+        raise UserError(f"the two backbones differ: {', '.join(different)}")
+
+
+def _zoo() -> list[tuple[str, Config]]:
+    return [(config.name, config.cfg) for config in zoo_configs()]
+
+
+def _group(configs: Sequence[tuple[str, Config]]) -> list[tuple[list[str], Config]]:
+    """Configs that differ in neither backbone nor optimizer, together with one of them."""
+    groups: dict[tuple[str, str], tuple[list[str], Config]] = {}
+    for name, cfg in configs:
+        key = backbone_key(cfg), optimizer_key(cfg)
+        groups.setdefault(key, ([], cfg))[0].append(str(name))
+    return list(groups.values())
+
+
+def _same(result: Comparison) -> bool:
+    return not result.names and not result.groups and max(_errors(result)) <= _TOLERANCE
+
+
+def _errors(result: Comparison) -> tuple[float, float]:
+    return result.evaluating, result.training
+
+
+def _cells(result: Comparison) -> list[str]:
+    counts = (len(result.names), len(result.groups))
+    return [*map(str, counts), *(f"{error:.0e}" if error else "0" for error in _errors(result))]
+
+
+_HEADINGS = ("names", "groups", "evaluating", "training")
+
+
+def _terminal_table(rows: Sequence[tuple[list[str], Comparison]]) -> Table:
+    table = Table("config", *_HEADINGS)
+    for names, result in rows:
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        table.add_row(names[0] + more, *_cells(result))
+    return table
+
+
+def _markdown_table(rows: Sequence[tuple[list[str], Comparison]]) -> str:
+    lines = [["configs", *_HEADINGS], ["---", *("--:" for _ in _HEADINGS)]]
+    lines += [["<br>".join(names), *_cells(result)] for names, result in rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the tool; returns its exit status."""
+    parser = make_parser()
+    parser.set_defaults(command=sys.argv[1:] if argv is None else argv)
+    return run_tool(parser, run, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
