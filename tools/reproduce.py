@@ -22,7 +22,7 @@ import torch
 from swin_dense.analysis.ablation import Variant, count_variants
 from swin_dense.analysis.ablation_report import stages_as_json, stages_table, variants_table
 from swin_dense.analysis.document import reproduction_document
-from swin_dense.analysis.evaluation import evaluate_row, scores_table
+from swin_dense.analysis.evaluation import evaluate_row, released_weights, scores_table
 from swin_dense.analysis.machine import describe_machine
 from swin_dense.analysis.paper import ROWS, Row, find_rows
 from swin_dense.analysis.report import as_json, terminal_tables
@@ -111,9 +111,10 @@ def _measure(
 ) -> dict[str, Any]:
     """Speed and scores of a row, as far as machine, weights and data allow."""
     config = CONFIGS / f"{rows[0].config}.py"
+    checkpoint = args.checkpoint or released_weights(rows[0])
     found: dict[str, Any] = {}
     if device.type == "cuda":
-        fps = frames_per_second(config, result.counts.image_size, device, args.checkpoint)
+        fps = frames_per_second(config, result.counts.image_size, device, checkpoint)
         found["fps"], found["measured_on"] = round(fps, 1), describe_machine(device)
         paper = next((f"; paper: {row.fps} on a V100" for row in rows if row.fps), "")
         say(f"{fps:.1f} FPS on {found['measured_on']}, one image at a time, float32{paper}")
@@ -123,7 +124,7 @@ def _measure(
         scores = evaluate_row(
             rows[0],
             CONFIGS,
-            checkpoint=args.checkpoint,
+            checkpoint=checkpoint,
             data_root=args.data_root,
             tta=args.tta,
             device=args.device,
@@ -143,7 +144,7 @@ def _ablation(device: torch.device) -> tuple[list[Variant], list[StageTimes], st
         variants = list(count_variants(CONFIGS))
     console().print(variants_table(variants))
     with console().status("timing the stages of table 5"):
-        times = list(measure_stages(device, batch))
+        times = measure_stages(device, batch)
     today = datetime.date.today().isoformat()
     how = f"{describe_machine(device)}, batch {batch}, {today}"
     console().print(stages_table(times, how))

@@ -18,13 +18,13 @@ def options_text(variant: Variant) -> str:
 
 def scores_text(variant: Variant) -> str:
     """The variant's published scores."""
-    return ", ".join(f"{name} {score:g}" for name, score in variant.paper.items())
+    return ", ".join(f"{name} {score}" for name, score in variant.paper.items())
 
 
 def variants_table(variants: Sequence[Variant]) -> Table:
     """Table 4's variants, the options of each below its name."""
     table = Table(title="Table 4: ablations on Swin-T", title_justify="left", header_style="bold")
-    table.add_column("config, variant")
+    table.add_column("config, variant", overflow="fold")
     table.add_column("M", justify="right")
     table.add_column("G", justify="right")
     table.add_column("paper")
@@ -50,7 +50,7 @@ def stages_table(times: Sequence[StageTimes], how: str) -> Table:
         table.add_column(f"{stage}", justify="right")
     table.add_column("paper", justify="right")
     for row in times:
-        paper = " ".join(f"{ms:g}" for ms in row.paper)
+        paper = " ".join(str(ms) for ms in row.paper)
         table.add_row(row.kind, *(f"{ms:.2f}" for ms in row.milliseconds), paper)
     return table
 

@@ -117,7 +117,9 @@ def count_model(model: nn.Module, forward: Forward, image_size: tuple[int, int])
     # The counter learns a module's name from its caller: let the model be the one that is called.
     call = _Call(model, forward)
     counter = FlopCounterMode(display=False, custom_mapping=_MORE_OPERATORS)
-    with counter, torch.no_grad(), torch.device("meta"):
+    # A model may turn mixed precision off for some operators, which meta tensors do not know.
+    autocast = mock.patch.object(torch, "autocast", return_value=contextlib.nullcontext())
+    with counter, autocast, torch.no_grad(), torch.device("meta"):
         call(image)
     macs = {name: sum(ops.values()) // 2 for name, ops in counter.get_flop_counts().items()}
     root = f"{type(call).__name__}.model"

@@ -41,8 +41,9 @@ own. "w/o app." multiplies its queries and keys like the others, with a factor o
 _STAGES = """## Table 5: window, shifted by padding, shifted cyclically
 
 Milliseconds of one attention layer (its linear layers included) of each stage of Swin-T on
-224 x 224 pixels, forward, float32, plain PyTorch, the median. Measured on {how}. The published
+224 x 224 pixels, forward, float32, plain PyTorch, the fastest of several rounds. The published
 milliseconds are a V100's; their batch size is not published, so only their proportions compare.
+Measured on: {how}.
 """
 
 
@@ -108,7 +109,7 @@ def _rows(group: Iterable[Reproduced], configs: str) -> tuple[list[str], Iterato
 def _score(result: Reproduced) -> str:
     row = result.row
     scores = ((row.box, "box"), (row.mask, "mask"), (row.miou, "mIoU"))
-    text = ", ".join(f"{score:g} {name}" for score, name in scores if score is not None)
+    text = ", ".join(f"{score} {name}" for score, name in scores if score is not None)
     return text + (", several scales" if row.multi_scale_test else "")
 
 
@@ -135,7 +136,7 @@ def _times(times: Iterable[StageTimes]) -> tuple[list[str], Iterator[list[str]]]
         [
             row.kind,
             *(f"{milliseconds:.2f}" for milliseconds in row.milliseconds),
-            *(f"{milliseconds:g}" for milliseconds in row.paper),
+            *(str(milliseconds) for milliseconds in row.paper),
         ]
         for row in times
     )

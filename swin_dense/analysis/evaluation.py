@@ -49,11 +49,8 @@ def evaluate_row(
         UserError: weights or data are missing; says what to put where.
     """
     config = configs / f"{row.config}.py"
-    missing = []
-    try:
-        checkpoint = checkpoint or _released_weights(row)
-    except UserError as error:
-        missing.append(str(error))
+    checkpoint = checkpoint or released_weights(row)
+    missing = [] if checkpoint else [_where_to_get_weights(row)]
     try:
         check_data(load_config(config, data_root=data_root), splits=("test",))
     except UserError as error:
@@ -66,17 +63,23 @@ def evaluate_row(
     }
 
 
-def _released_weights(row: Row) -> Path:
+def released_weights(row: Row) -> Path | None:
+    """The file of the row's released weights; None if there are none, or not on this machine."""
+    url = WEIGHTS.get(row.config)
+    path = cached_path(url) if url else None
+    return path if path and path.is_file() else None
+
+
+def _where_to_get_weights(row: Row) -> str:
     url = WEIGHTS.get(row.config)
     if url is None:
-        raise UserError(
+        return (
             f"no weights of {row.name} were released: train them with tools/train.py "
             f"configs/{row.config}.py and give --checkpoint FILE"
         )
-    path = cached_path(url)
-    if not path.is_file():
-        raise UserError(f"the weights are missing: download {url} to {path}, or give --checkpoint")
-    return path
+    return (
+        f"the weights are missing: download {url} to {cached_path(url)}, or give --checkpoint FILE"
+    )
 
 
 def published_scores(row: Row, tta: bool) -> dict[str, float]:
@@ -100,6 +103,6 @@ def scores_table(rows: Sequence[Row], measured: Mapping[str, float], tta: bool) 
     for row in rows:
         table.add_column(row.table, justify="right")
     for name, score in measured.items():
-        beside = (f"{scores[name]:g}" if name in scores else "-" for scores in published)
+        beside = (str(scores[name]) if name in scores else "-" for scores in published)
         table.add_row(name, f"{score:.2f}", *beside)
     return table

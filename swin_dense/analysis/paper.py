@@ -93,8 +93,9 @@ def row_name(config: str) -> str:
 
 _ONLY_LAYERS = "the published count lacks matrix products that are outside of layers"
 _HTC_X101 = (
-    "the published model has the extra global attention layer in a form that was never released; "
-    "this config has none on X101"
+    "the published model has an extra global attention layer, whose form on X101 was never "
+    "released and which this config lacks; queries, keys and values of the last map, without an "
+    "output projection, would account for both differences"
 )
 _WINDOW_12 = {"window 12": {"model.backbone.window_size": 12}}
 

@@ -71,4 +71,4 @@ def terminal_tables(results: Sequence[Reproduced]) -> list[Table]:
 
 def figure(value: float | None) -> str:
     """A published figure as it was published; '-' for none."""
-    return "-" if value is None else f"{value:g}"
+    return "-" if value is None else str(value)

@@ -129,3 +129,21 @@ def test_index_files_are_read_once(monkeypatch):
             mmengine.config.utils.load("a.yml")
     reproduction._load_once.cache_clear()
     assert reads == ["a.yml"]
+
+
+@pytest.mark.parametrize("config", ["sparse_rcnn_swin_t_coco", "danet_r101_ade20k"])
+def test_the_explanation_of_a_mismatch_holds(config):
+    """What the note says is left out makes up the difference, to the same percent."""
+    (found,) = reproduce([row for row in ROWS if row.config == config], CONFIGS)
+    assert not found.agrees
+    unseen = sum(found.counts.outside_layers_of[name] for name in found.row.unseen) / 1e9
+    assert found.flops_g - unseen == pytest.approx(found.row.flops_g, rel=0.01)
+
+
+def test_the_guess_about_the_extra_layer_of_htc_pp_on_x101_holds():
+    (found,) = reproduce([row for row in ROWS if row.config == "htc_pp_x101_64x4d_coco"], CONFIGS)
+    channels, tokens = 2048, 25 * 40  # of the last map, stride 32
+    queries_keys_values = 3 * channels**2
+    attention = tokens * queries_keys_values + 2 * tokens**2 * channels
+    assert found.params_m + queries_keys_values / 1e6 == pytest.approx(155, rel=0.005)
+    assert found.flops_g + attention / 1e9 == pytest.approx(1033, rel=0.001)
