@@ -65,7 +65,9 @@ def drop_masks(cfg: Any) -> Any:
     model that has a mask branch but whose masks nobody labelled is trained this way.
     """
     model = cfg["model"]
-    for part in (model, model.get("roi_head") or {}, model.get("bbox_head") or {}):
+    for part in (model, model.get("roi_head"), model.get("bbox_head")):
+        if not isinstance(part, dict):  # a detector may have none, or a list of them
+            continue
         for key in ("mask_head", "mask_roi_extractor", "mask_iou_head"):
             part.pop(key, None)
     if "data_preprocessor" in model:

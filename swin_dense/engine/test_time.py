@@ -52,10 +52,11 @@ def _merges_masks(cfg: Config) -> bool:
 
 
 def _leave_out_masks(cfg: Config) -> None:
-    model = cfg.model
-    if not model.get("mask_head"):
+    box_head = cfg.model.get("bbox_head")
+    of_boxes = isinstance(box_head, dict) and box_head.get("mask_head")
+    if not (cfg.model.get("mask_head") or of_boxes):
         return
-    if not model.get("bbox_head"):
+    if not box_head:
         raise UserError("--tta merges boxes and the masks of two-stage detectors: leave it out")
     drop_masks(cfg)
     say("--tta merges only the boxes of this model: masks are neither predicted nor evaluated")

@@ -42,6 +42,15 @@ def test_masks_are_trained_and_evaluated(work_dir, tool, shapes_root, tmp_path):
     assert {"coco/bbox_mAP", "coco/segm_mAP"} <= set(figures[0])
 
 
+def test_time_augmentation_merges_the_boxes(work_dir, tool, shapes_root, tmp_path, capsys):
+    checkpoint = work_dir / Path((work_dir / "last_checkpoint").read_text()).name
+    flags = ["--data-root", shapes_root, "--work-dir", tmp_path, "--tta"]
+    assert tool("test", CONFIG, checkpoint, *flags) == 0
+    assert "only the boxes" in capsys.readouterr().out
+    (figures,) = json.loads(newest(tmp_path, "*/metrics.json").read_text())
+    assert {key.split("_")[0] for key in figures["metrics"]} == {"coco/bbox"}
+
+
 def test_boxes_only_on_own_data(tool, shapes_root, tmp_path):
     config = tmp_path / "own.py"
     root = shapes_root.as_posix()
