@@ -68,4 +68,5 @@ def _embedding(value: Tensor, wanted: Tensor, grid: tuple[int, int]) -> Tensor:
     stored = (value.shape[2], value.shape[3]) if is_map else guess_grid(rows.shape[1], grid)
     if stored is None or rows.shape[2] != wanted.shape[2]:
         return value
-    return resize_absolute_pos_embed(rows, stored, grid).reshape(wanted.shape)
+    # In the precision of the module: CPUs cannot interpolate every other.
+    return resize_absolute_pos_embed(rows.to(wanted.dtype), stored, grid).reshape(wanted.shape)
