@@ -19,6 +19,7 @@ _STUFF_MAPS = (
     "http://calvin.inf.ed.ac.uk/wp-content/uploads/data/cocostuffdataset/"
     "stuffthingmaps_trainval2017.zip"
 )
+_WITHOUT_SEMANTIC = "use a config htc_pp_without_semantic_*, which needs none"
 
 
 def check_data(cfg: Any, splits: Iterable[str] = ("train", "val")) -> list[str]:
@@ -156,20 +157,20 @@ def _check_images(file: CocoFile, folder: Path) -> None:
 
 
 def _check_stuff_maps(file: CocoFile, dataset: dict) -> None:
-    mend = (
-        "without which the semantic branch cannot be trained: unpack "
-        f"{_STUFF_MAPS} there, or use a config htc_pp_without_semantic_*"
-    )
     prefix = dataset["data_prefix"].get("seg")
     if not prefix:
-        raise UserError(f"data_prefix names no folder seg with label maps, {mend}")
+        raise UserError(
+            "the semantic branch is trained with COCO-stuff label maps, and data_prefix names no "
+            f"folder seg for them: {_WITHOUT_SEMANTIC}, or set it"
+        )
     folder = walk.resolve(dataset, prefix)
     suffix = dataset.get("seg_map_suffix", ".png")
     missing = _missing([name.rsplit(".", 1)[0] + suffix for name in file.file_names], folder)
     if missing:
         raise UserError(
-            f"{folder} lacks {len(missing)} of {len(file.file_names)} COCO-stuff label maps, the "
-            f"first is {missing[0]}, {mend}"
+            f"{folder} lacks {len(missing)} of {len(file.file_names)} COCO-stuff label maps, with "
+            f"which the semantic branch is trained, the first is {missing[0]}: unpack "
+            f"{_STUFF_MAPS} into {folder.parent}, or {_WITHOUT_SEMANTIC}"
         )
 
 

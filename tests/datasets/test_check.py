@@ -386,15 +386,15 @@ def test_files_that_users_fed_in(name, message, shared, root):
 def test_label_maps_of_a_semantic_branch(root):
     cfg = detector(root)
     cfg.train_dataloader.dataset.pipeline[0].with_seg = True
-    advice = r"unpack http://\S+/stuffthingmaps_trainval2017.zip there, or .*without_semantic_\*"
-    with pytest.raises(UserError, match=rf"data_prefix names no folder seg .*{advice}"):
+    with pytest.raises(UserError, match=r"no folder seg .* config htc_pp_without_semantic_\*"):
         check_data(cfg)
-    cfg.train_dataloader.dataset.data_prefix.seg = "stuff/"
-    with pytest.raises(UserError, match=rf"stuff lacks 2 of 2 .*first is 0.png, .*{advice}"):
+    cfg.train_dataloader.dataset.data_prefix.seg = "maps/stuff/"
+    mend = rf"unpack http://\S+/stuffthingmaps_trainval2017.zip into {root}/maps, or use a config"
+    with pytest.raises(UserError, match=rf"stuff lacks 2 of 2 .*first is 0.png: {mend}"):
         check_data(cfg)
-    (root / "stuff").mkdir()
-    (root / "stuff" / "0.png").touch()
+    (root / "maps" / "stuff").mkdir(parents=True)
+    (root / "maps" / "stuff" / "0.png").touch()
     with pytest.raises(UserError, match=r"stuff lacks 1 of 2 .*first is 1.png"):
         check_data(cfg)
-    (root / "stuff" / "1.png").touch()
+    (root / "maps" / "stuff" / "1.png").touch()
     assert check_data(cfg) == []
