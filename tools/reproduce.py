@@ -22,7 +22,12 @@ import torch
 from swin_dense.analysis.ablation import Variant, count_variants
 from swin_dense.analysis.ablation_report import stages_as_json, stages_table, variants_table
 from swin_dense.analysis.document import reproduction_document
-from swin_dense.analysis.evaluation import evaluate_row, released_weights, scores_table
+from swin_dense.analysis.evaluation import (
+    evaluate_row,
+    missing_for_evaluation,
+    released_weights,
+    scores_table,
+)
 from swin_dense.analysis.machine import describe_machine
 from swin_dense.analysis.paper import ROWS, Row, find_rows
 from swin_dense.analysis.report import as_json, terminal_tables
@@ -43,8 +48,7 @@ _BATCH = {"cuda": 64, "cpu": 4}
 
 def make_parser() -> OneLineParser:
     """The command line."""
-    summary, _, usage = (__doc__ or "").partition("\n")
-    parser = OneLineParser(description=summary, epilog=" ".join(usage.split()))
+    parser = OneLineParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--row", metavar="ROW", help="one row: a config's name without data set")
     parser.add_argument("--checkpoint", metavar="FILE", help="weights of the row's model")
     parser.add_argument("--data-root", metavar="DIR", help="folder of the data to test the row on")
@@ -120,21 +124,14 @@ def _measure(
         say(f"{fps:.1f} FPS on {found['measured_on']}, one image at a time, float32{paper}")
     else:
         say("FPS: not measured, they need a GPU")
-    try:
-        scores = evaluate_row(
-            rows[0],
-            CONFIGS,
-            checkpoint=checkpoint,
-            data_root=args.data_root,
-            tta=args.tta,
-            device=args.device,
-        )
-    except UserError as error:
-        say(f"not tested: {error}")
-    else:
-        console().print(scores_table(rows, scores, args.tta))
-        found["measured_scores"] = scores
-    return found
+    missing = missing_for_evaluation(rows[0], CONFIGS, checkpoint, args.data_root)
+    if missing or checkpoint is None:
+        say(f"not tested: {'; '.join(missing)}")
+        return found
+    how = {"data_root": args.data_root, "tta": args.tta, "device": args.device}
+    scores = evaluate_row(rows[0], CONFIGS, checkpoint, **how)
+    console().print(scores_table(rows, scores, args.tta))
+    return {**found, "measured_scores": scores}
 
 
 def _ablation(device: torch.device) -> tuple[list[Variant], list[StageTimes], str]:

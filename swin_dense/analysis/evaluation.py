@@ -23,43 +23,39 @@ _METRICS = {
 }
 
 
-def evaluate_row(
-    row: Row,
-    configs: Path,
-    *,
-    checkpoint: str | Path | None = None,
-    data_root: str | Path | None = None,
-    tta: bool = False,
-    **how: Any,
-) -> dict[str, float]:
+def missing_for_evaluation(
+    row: Row, configs: Path, checkpoint: str | Path | None, data_root: str | Path | None
+) -> list[str]:
+    """What to put where before a row can be tested; empty when all is there."""
+    missing = [] if checkpoint else [_where_to_get_weights(row)]
+    try:
+        cfg = load_config(configs / f"{row.config}.py", data_root=data_root)
+        check_data(cfg, splits=("test",))
+    except UserError as error:
+        missing.append(str(error))
+    return missing
+
+
+def evaluate_row(row: Row, configs: Path, checkpoint: str | Path, **how: Any) -> dict[str, float]:
     """Tests a row's model as ``tools/test.py`` does.
 
     Args:
         row: the row.
         configs: the folder of the configs.
-        checkpoint: by default the released weights of the row, if they were downloaded.
-        data_root: by default the config's.
-        tta: predict several views of each image and merge them.
+        checkpoint: weights of the row's model.
         how: further arguments of :func:`swin_dense.engine.testing.evaluate`.
 
     Returns:
         'box AP', 'mask AP' and 'mIoU' in percent, those that the row's task has.
 
     Raises:
-        UserError: weights or data are missing; says what to put where.
+        UserError: weights or data are missing or do not fit.
     """
-    config = configs / f"{row.config}.py"
-    checkpoint = checkpoint or released_weights(row)
-    missing = [] if checkpoint else [_where_to_get_weights(row)]
-    try:
-        check_data(load_config(config, data_root=data_root), splits=("test",))
-    except UserError as error:
-        missing.append(str(error))
-    if missing or checkpoint is None:
-        raise UserError("; ".join(missing))
-    metrics = evaluate(config, checkpoint, data_root=data_root, tta=tta, **how)
+    metrics = evaluate(configs / f"{row.config}.py", checkpoint, **how)
     return {
-        name: metrics[key] * factor for name, (key, factor) in _METRICS.items() if key in metrics
+        name: float(metrics[key]) * factor
+        for name, (key, factor) in _METRICS.items()
+        if key in metrics
     }
 
 

@@ -10,10 +10,15 @@ import torch
 
 from swin_dense.analysis import Counts, evaluation, stage_times
 from swin_dense.analysis.ablation import VARIANTS, Variant
-from swin_dense.analysis.evaluation import evaluate_row, published_scores, scores_table
+from swin_dense.analysis.evaluation import (
+    evaluate_row,
+    missing_for_evaluation,
+    published_scores,
+    released_weights,
+    scores_table,
+)
 from swin_dense.analysis.paper import ROWS, WEIGHTS, Row
 from swin_dense.analysis.speed import frames_per_second
-from swin_dense.errors import UserError
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 KEYS = {
@@ -57,15 +62,18 @@ def test_a_row_without_weights_and_data(reproduce, tmp_path, capsys):
     assert "no data root data/coco/" in out
 
 
-def test_released_weights_that_are_not_there_are_named(tmp_path, monkeypatch):
+def test_missing_weights_and_data_are_named(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     row = next(row for row in ROWS if row.config == "cascade_swin_t_coco")
-    with pytest.raises(UserError) as error:
-        evaluate_row(row, CONFIGS, data_root=tmp_path)
-    url = WEIGHTS[row.config]
+    assert released_weights(row) is None
+    weights, data = missing_for_evaluation(row, CONFIGS, None, tmp_path)
     file = tmp_path / "checkpoints" / "cascade_mask_rcnn_swin_tiny_patch4_window7.pth"
-    assert f"download {url} to {file}" in str(error.value)
-    assert str(tmp_path / "annotations") in str(error.value)
+    assert f"download {WEIGHTS[row.config]} to {file}" in weights
+    assert str(tmp_path / "annotations") in data
+    file.parent.mkdir()
+    file.touch()
+    assert released_weights(row) == file
+    assert missing_for_evaluation(row, CONFIGS, file, tmp_path) == [data]
 
 
 @pytest.mark.parametrize(
@@ -111,23 +119,23 @@ def test_ablation(reproduce, reproduce_tool, tmp_path, monkeypatch, capsys):
 @pytest.fixture
 def tiny_row(trained) -> Row:
     scores = {"miou": 60.0, "miou_single": 50.0} if trained.kind == "segmentor" else {"box": 40.0}
-    return Row("table_x", "", "", trained.config.stem, 1, 1, **scores)
+    return Row("not_published", "", "", trained.config.stem, 1, 1, **scores)
 
 
-def test_a_row_with_weights_and_data_is_tested(trained, tiny_row, tmp_path):
-    scores = evaluate_row(
-        tiny_row,
-        trained.config.parent,
-        checkpoint=trained.checkpoint,
-        data_root=trained.data_root,
-        device="cpu",
-        work_dir=tmp_path,
-    )
+def test_a_row_with_weights_and_data_is_tested(
+    reproduce, reproduce_tool, trained, tiny_row, monkeypatch, capsys
+):
+    monkeypatch.setattr(reproduce_tool, "find_rows", lambda name, configs: [tiny_row])
+    monkeypatch.setattr(reproduce_tool, "CONFIGS", trained.config.parent)
+    flags = ["--data-root", trained.data_root, "--device", "cpu", "--json", "row.json"]
+    assert reproduce("--row", "tiny", "--checkpoint", trained.checkpoint, *flags) == 0
+    (entry,) = json.loads(Path("row.json").read_text())
+    measured = entry["measured_scores"]
     expected = ["mIoU"] if trained.kind == "segmentor" else ["box AP", "mask AP"]
-    assert list(scores) == expected
-    assert all(-100 <= score <= 100 for score in scores.values())
-    table = scores_table([tiny_row], scores, tta=False)
-    assert [column.header for column in table.columns] == ["score", "measured", "table_x"]
+    assert list(measured) == expected
+    assert all(-100 <= score <= 100 for score in measured.values())
+    assert "percent" in capsys.readouterr().out
+    table = scores_table([tiny_row], measured, tta=False)
     published = {"mIoU": "50.0", "box AP": "40.0"}
     assert list(table.columns[2].cells) == [published.get(name, "-") for name in expected]
 
@@ -145,12 +153,7 @@ def test_scores_are_compared_with_scores_measured_alike():
 def test_metrics_become_percent(monkeypatch, trained, tiny_row):
     metrics = {"coco/bbox_mAP": 0.505, "mIoU": 44.5, "aAcc": 80.0}
     monkeypatch.setattr(evaluation, "evaluate", lambda *_, **__: metrics)
-    scores = evaluate_row(
-        tiny_row,
-        trained.config.parent,
-        checkpoint=trained.checkpoint,
-        data_root=trained.data_root,
-    )
+    scores = evaluate_row(tiny_row, trained.config.parent, trained.checkpoint)
     assert scores == {"box AP": pytest.approx(50.5), "mIoU": 44.5}
 
 
