@@ -1,4 +1,4 @@
-"""DeepLabV3+, R-101, 512: mIoU 44.1 at six scales with flip, 63 M, 1021 G (Table 3)."""
+"""DeepLabV3+, R-101 (V1c), 512: mIoU 44.1 at six scales with flip, 63 M, 1021 G (Table 3)."""
 
 _base_ = [
     "mmseg::_base_/models/deeplabv3plus_r50-d8.py",

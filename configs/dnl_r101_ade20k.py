@@ -1,4 +1,4 @@
-"""DNL, R-101, 512: mIoU 46.0 at six scales with flip, 69 M, 1249 G (Table 3)."""
+"""DNL, R-101 (V1c), 512: mIoU 46.0 at six scales with flip, 69 M, 1249 G (Table 3)."""
 
 _base_ = [
     "mmseg::_base_/models/dnl_r50-d8.py",

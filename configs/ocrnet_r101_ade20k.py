@@ -1,4 +1,4 @@
-"""OCRNet, R-101, 512: mIoU 45.3 at six scales with flip, 56 M, 923 G (Table 3)."""
+"""OCRNet, R-101 (V1c), 512: mIoU 45.3 at six scales with flip, 56 M, 923 G (Table 3)."""
 
 _base_ = [
     "mmseg::_base_/models/ocrnet_r50-d8.py",

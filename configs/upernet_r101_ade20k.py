@@ -1,4 +1,8 @@
-"""UperNet, R-101, 512: mIoU 44.9 at six scales with flip, 86 M, 1029 G (Table 3)."""
+"""UperNet, R-101 (V1c), 512: mIoU 44.9 at six scales with flip, 86 M, 1029 G (Table 3).
+
+The stem of three convolutions, mmseg's V1c, is what the published count has; the plain one of
+ResNet makes it 1024 G.
+"""
 
 _base_ = [
     "mmseg::_base_/models/upernet_r50.py",

@@ -2,10 +2,11 @@
 
 The paper says that hierarchical maps were made "using deconvolution layers" and no more; the code
 was never published. What its figures establish, by counting Cascade Mask R-CNN (80 M, 889 G) and
-UperNet (52 M, 1099 G): attention is global, its matrix products are counted (150 of the G), every
-map has 384 channels, and the layers that make the pyramid weigh and cost next to nothing. Full
-384 x 384 deconvolutions would add 1.2 to 1.8 M and give 81 to 82 M and 53 to 54 M; halving the
-channels with the stride leaves UperNet 10 G short. Depthwise deconvolutions fit all four figures.
+UperNet (52 M, 1099 G): attention is global and its matrix products are counted (about 150 G of
+either), every map has 384 channels, and the layers that make the pyramid weigh and cost next to
+nothing. Plain 384 x 384 deconvolutions would add 1.2 to 1.8 M, which gives 81 to 82 M and 53 to
+54 M; halving the channels with the stride leaves UperNet 10 G short. Depthwise deconvolutions fit
+all four figures: 79.8 M, 888.3 G, 51.8 M, 1097.8 G.
 
 Chosen, because counting cannot tell: all maps come from the last block, after the final norm;
 BatchNorm and GELU between the two deconvolutions of stride 4; max pooling for stride 32.
