@@ -73,6 +73,7 @@ def drop_masks(cfg: Any) -> Any:
     if "data_preprocessor" in model:
         model["data_preprocessor"].pop("pad_mask", None)
     for pipeline in walk.pipelines(cfg):
+        pipeline[:] = [step for step in pipeline if not _is_instaboost(step)]
         for step in walk.steps(pipeline):
             if step.get("with_mask"):
                 step["with_mask"] = False
@@ -80,6 +81,11 @@ def drop_masks(cfg: Any) -> Any:
         if "segm" in (metric.get("metric") or []):
             metric["metric"] = ["bbox"]
     return cfg
+
+
+def _is_instaboost(step: dict) -> bool:
+    """Whether a step, ours or mmdet's, cuts instances out by their masks."""
+    return str(step.get("type")).endswith("InstaBoost")
 
 
 def _apply_boxes(cfg: Any, own: dict) -> None:

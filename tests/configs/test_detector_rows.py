@@ -18,6 +18,7 @@ from mmengine.runner.checkpoint import get_external_models, get_torchvision_mode
 
 from swin_dense.analysis import Counts, count_config
 from swin_dense.datasets.check import check_data
+from swin_dense.datasets.own_data import drop_masks
 from swin_dense.errors import UserError
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -253,3 +254,16 @@ def test_every_parameter_gets_a_gradient(name, annotated):
     loss.backward()
     trained = {key: p for key, p in model.named_parameters() if p.requires_grad}
     assert [key for key, p in trained.items() if p.grad is None] == []
+
+
+def test_htc_pp_trains_on_boxes_alone(annotated):
+    cfg = drop_masks(reduced(load(WITHOUT_SEMANTIC[1])))
+    del annotated["instances"][0]["mask"]
+    packed = loaded(cfg, annotated)
+    assert "masks" not in packed["data_samples"].gt_instances
+    with DefaultScope.overwrite_default_scope("mmdet"):
+        model = MODELS.build(cfg.model).train()
+    batch = model.data_preprocessor(pseudo_collate([packed]), training=True)
+    losses = model(**batch, mode="loss")
+    assert any("loss_bbox" in key for key in losses)
+    assert not any("mask" in key for key in losses)
