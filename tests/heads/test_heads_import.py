@@ -1,0 +1,15 @@
+"""Looking up any model imports the heads: they must not drag mmdet in."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+
+def test_heads_and_necks_import_without_mmdet():
+    code = (
+        "import sys, swin_dense.heads, swin_dense.necks\n"
+        "print(*sorted({'mmdet', 'mmseg', 'mmcv.ops'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "", "")
