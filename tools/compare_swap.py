@@ -17,7 +17,15 @@ from rich.progress import track
 from rich.table import Table
 
 from swin_dense.analysis.machine import describe_versions
-from swin_dense.analysis.swap import Comparison, backbone_key, compare, optimizer_key, zoo_configs
+from swin_dense.analysis.swap import (
+    STOCK,
+    Comparison,
+    backbone_key,
+    backbone_type,
+    compare,
+    optimizer_key,
+    zoo_configs,
+)
 from swin_dense.engine.cli import OneLineParser, run_tool
 from swin_dense.engine.config import read_config
 from swin_dense.engine.terminal import console, quiet_terminal
@@ -63,7 +71,7 @@ def run(args: Namespace) -> None:
     with quiet_terminal():
         if args.markdown:
             make_output_dir(args.markdown.parent, "--markdown")
-        groups = list(_group([(path, read_config(path)) for path in args.configs] or _zoo()))
+        groups = _group([(path, _read(path)) for path in args.configs] or _zoo())
         rows = []
         for names, cfg in track(groups, "comparing", console=console(), transient=True):
             rows.append((names, compare(cfg)))
@@ -75,6 +83,15 @@ def run(args: Namespace) -> None:
     different = [names[0] for names, result in rows if not _same(result)]
     if different:
         raise UserError(f"the two backbones differ: {', '.join(different)}")
+
+
+def _read(path: str) -> Config:
+    cfg = read_config(path)
+    if backbone_type(cfg) != STOCK:
+        raise UserError(
+            f"{path}: model.backbone.type is {backbone_type(cfg)!r}, expected {STOCK!r}"
+        )
+    return cfg
 
 
 def _zoo() -> list[tuple[str, Config]]:

@@ -1,0 +1,53 @@
+"""``tools/compare_swap.py`` on single configs; the zoos themselves are in tests/zoo."""
+
+from __future__ import annotations
+
+import pytest
+
+from swin_dense.analysis import swap
+
+CONFIG = """
+default_scope = 'mmdet'
+model = dict(backbone=dict(
+    type='SwinTransformer', embed_dims=8, depths=(1, 1, 1, 1), num_heads=(1, 1, 1, 1)))
+optim_wrapper = dict(optimizer=dict(type='AdamW', lr=0.1))
+"""
+
+
+@pytest.fixture
+def configs(tmp_path):
+    """Two configs with the same backbone and optimizer, and a third with another window."""
+    texts = [CONFIG, CONFIG, CONFIG.replace("embed_dims=8", "embed_dims=8, window_size=5")]
+    paths = [tmp_path / f"config{i}.py" for i in range(len(texts))]
+    for path, text in zip(paths, texts, strict=True):
+        path.write_text(text)
+    return paths
+
+
+def test_the_same_backbones_share_a_row(tool, configs, tmp_path, capsys):
+    document = tmp_path / "docs" / "zoo.md"
+    assert tool("compare_swap", *configs, "--markdown", document) == 0
+    rows = [line for line in document.read_text().splitlines() if line.startswith("| ")][2:]
+    assert len(rows) == 2
+    assert rows[0].startswith(f"| {configs[0]}<br>{configs[1]} | 0 | 0 |")
+    assert rows[1].startswith(f"| {configs[2]} | 0 | 0 |")
+    assert "and 1 more" in capsys.readouterr().out
+
+
+def test_a_difference_is_an_error_that_names_the_config(tool, configs, monkeypatch, capsys):
+    monkeypatch.setattr(swap, "map_errors", lambda _: (0.0, 1e-3))
+    assert tool("compare_swap", configs[0]) == 2
+    assert f"the two backbones differ: {configs[0]}" in capsys.readouterr().err
+
+
+def test_a_config_without_swin_is_an_error(tool, tmp_path, capsys):
+    path = tmp_path / "resnet.py"
+    path.write_text("model = dict(backbone=dict(type='ResNet'))")
+    assert tool("compare_swap", path) == 2
+    err = capsys.readouterr().err
+    assert f"{path}: model.backbone.type is 'ResNet', expected 'SwinTransformer'" in err
+
+
+def test_no_such_config(tool, tmp_path, capsys):
+    assert tool("compare_swap", tmp_path / "none.py") == 2
+    assert "no such config" in capsys.readouterr().err
