@@ -1,8 +1,8 @@
 """InstaBoost (arXiv 1908.07801): instances are cut out, jittered, and pasted near where they were.
 
 The package that the method's authors released stops on NumPy 1.24 and later, as soon as a mask has
-two parts; this is our own, of the paper's random variant. The other one, which
-looks for a place of similar appearance, is left out: HTC++ and mmdet's own configs do not use it.
+two parts; this is our own, of the paper's random variant. The other one, which looks for a place of
+similar appearance, is left out: mmdet's configs do not use it either.
 """
 
 from __future__ import annotations
