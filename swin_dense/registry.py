@@ -20,7 +20,7 @@ MODELS = Registry(
         "swin_dense.backbones",
         "swin_dense.necks",
         "swin_dense.heads",
-        "swin_dense.evaluation",
+        "swin_dense.detectors",
     ],
 )
 HOOKS = Registry("hook", parent=_HOOKS, scope="swin_dense", locations=["swin_dense.engine"])

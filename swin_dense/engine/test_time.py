@@ -27,7 +27,7 @@ def use_test_time_augmentation(cfg: Config) -> None:
     """Makes the config test with several views: its ``tta_pipeline``, else the image and its flip.
 
     Masks of two-stage detectors are merged too, by
-    :class:`~swin_dense.evaluation.InstanceTTAModel`; other models with masks are tested without
+    :class:`~swin_dense.detectors.InstanceTTAModel`; other models with masks are tested without
     them, which is said.
 
     Raises:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from mmdet.models.test_time_augs import DetTTAModel
-from mmdet.structures import DetDataSample
-from mmdet.structures.bbox import bbox_flip
 from mmengine.config import ConfigDict
+from mmengine.model import BaseTTAModel
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 from swin_dense.registry import MODELS
+
+if TYPE_CHECKING:  # who only segments need not wait for mmdet
+    from mmdet.structures import DetDataSample
+
+# Axes of (..., H, W) that a flip mirrors.
+_AXES = {"horizontal": (-1,), "vertical": (-2,), "diagonal": (-2, -1)}
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,7 @@ class _View:
 
 
 @MODELS.register_module()
-class InstanceTTAModel(DetTTAModel):
+class InstanceTTAModel(BaseTTAModel):
     """Boxes and masks of a detector, merged over several views of each image.
 
     The boxes of all views, brought back to the image, pass one more suppression. The boxes that
@@ -43,7 +47,8 @@ class InstanceTTAModel(DetTTAModel):
     def __init__(
         self, module: dict | nn.Module, tta_cfg: dict | None = None, **kwargs: Any
     ) -> None:
-        super().__init__(module=module, tta_cfg=ConfigDict(tta_cfg or {}), **kwargs)
+        super().__init__(module=module, **kwargs)
+        self.tta_cfg = ConfigDict(tta_cfg or {})
         roi_head: Any = getattr(self.module, "roi_head", None)
         self.with_masks = roi_head is not None and roi_head.with_mask
         if not self.with_masks:
@@ -86,6 +91,32 @@ class InstanceTTAModel(DetTTAModel):
             sample.pred_instances.masks = self._predict_masks(sample.pred_instances, of_image)
         return merged
 
+    def merge_preds(self, data_samples_list: list[Sequence[DetDataSample]]) -> list[DetDataSample]:
+        """Merge the boxes of the views of each image.
+
+        Args:
+            data_samples_list: for each image its views, with boxes at the size of the image.
+
+        Returns:
+            The first view of each image, with the boxes of all that one more suppression leaves.
+        """
+        return [self._merge_boxes(views) for views in data_samples_list]
+
+    def _merge_boxes(self, views: Sequence[DetDataSample]) -> DetDataSample:
+        from mmcv.ops import batched_nms
+
+        found = [view.pred_instances for view in views]
+        boxes = torch.cat([_flipped(view.pred_instances.bboxes, view.metainfo) for view in views])
+        scores = torch.cat([instances.scores for instances in found])
+        labels = torch.cat([instances.labels for instances in found])
+        if len(boxes):
+            kept, order = batched_nms(boxes, scores, labels, self.tta_cfg.nms)
+            best = slice(self.tta_cfg.max_per_img)
+            boxes, scores, labels = kept[best, :4], kept[best, 4], labels[order][best]
+        merged = views[0]
+        merged.pred_instances = InstanceData(bboxes=boxes, scores=scores, labels=labels)
+        return merged
+
     def _predict_boxes(
         self, features: Sequence[Tensor], samples: list[DetDataSample]
     ) -> list[InstanceData]:
@@ -114,9 +145,7 @@ class InstanceTTAModel(DetTTAModel):
     def _mask_probabilities(self, instances: InstanceData, view: _View) -> Tensor:
         """``(n, H, W)`` of the unflipped image, from one view of it."""
         meta = view.meta
-        boxes = instances.bboxes
-        if meta["flip"]:
-            boxes = bbox_flip(boxes, meta["ori_shape"], meta["flip_direction"])
+        boxes = _flipped(instances.bboxes, meta)
         boxes = boxes * boxes.new_tensor(meta["scale_factor"]).repeat(2)
         seen = InstanceData(bboxes=boxes, labels=instances.labels, scores=instances.scores)
         masks = self.module.roi_head.predict_mask(
@@ -129,8 +158,7 @@ class InstanceTTAModel(DetTTAModel):
             **self._semantic("semantic_heat", view.features),
         )[0].masks
         if meta["flip"]:
-            axes = {"horizontal": (2,), "vertical": (1,), "diagonal": (1, 2)}
-            masks = masks.flip(axes[meta["flip_direction"]])
+            masks = masks.flip(_AXES[meta["flip_direction"]])
         return masks.float() / 255
 
     def _semantic(self, name: str, features: Sequence[Tensor]) -> dict[str, Tensor | None]:
@@ -139,3 +167,16 @@ class InstanceTTAModel(DetTTAModel):
         if not hasattr(roi_head, "with_semantic"):
             return {}
         return {name: roi_head.semantic_head(features)[1] if roi_head.with_semantic else None}
+
+
+def _flipped(boxes: Tensor, meta: dict[str, Any]) -> Tensor:
+    """Boxes ``(n, 4)`` at the size of the image, mirrored as the view is; twice is no change."""
+    if not meta["flip"]:
+        return boxes
+    height, width = meta["ori_shape"][:2]
+    x1, y1, x2, y2 = boxes.unbind(-1)
+    if meta["flip_direction"] in ("horizontal", "diagonal"):
+        x1, x2 = width - x2, width - x1
+    if meta["flip_direction"] in ("vertical", "diagonal"):
+        y1, y2 = height - y2, height - y1
+    return torch.stack([x1, y1, x2, y2], -1)

@@ -12,7 +12,7 @@ from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 from torch.nn import functional as F
 
-from swin_dense.evaluation.instance_tta import InstanceTTAModel
+from swin_dense.detectors import InstanceTTAModel
 
 HEIGHT, WIDTH = 48, 64
 CONFIG = """
@@ -95,6 +95,18 @@ def test_flipped_view_of_the_flipped_image_is_the_same_view(detector, image):
     x1, x2 = WIDTH - a.bboxes[:, 2], WIDTH - a.bboxes[:, 0]
     torch.testing.assert_close(b.bboxes[:, 0::2], torch.stack([x1, x2], 1))
     assert torch.equal(b.masks, a.masks.flip(-1))
+
+
+@pytest.mark.parametrize("direction", ["vertical", "diagonal"])
+def test_other_flips_are_undone(detector, image, direction):
+    axes = {"vertical": (-2,), "diagonal": (-2, -1)}[direction]
+    _, sample = view(image, flip=True)
+    sample.set_metainfo({"flip_direction": direction})
+    model = merging(detector)
+    a = model.test_step(batch(view(image)))[0].pred_instances
+    b = model.test_step(batch((image, sample)))[0].pred_instances
+    assert torch.equal(b.masks, a.masks.flip(axes))
+    torch.testing.assert_close(b.bboxes[:, 1], HEIGHT - a.bboxes[:, 3])
 
 
 def test_masks_are_averaged_over_views(detector, image, monkeypatch):
