@@ -22,12 +22,12 @@ from typing import Any
 import torch
 from mmcv.cnn import build_norm_layer
 from mmcv.cnn.bricks import DropPath
-from mmengine.logging import print_log
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from swin_dense.backbones.announcing import announce
 from swin_dense.backbones.swin_arguments import pair
 from swin_dense.checkpoints import (
     load_backbone,
@@ -251,7 +251,7 @@ class DeiT(BaseModule):
             report.layout = "DeiT"
             if tokens not in (0, self.pos_embed.shape[1]):
                 report.resized.append("pos_embed")
-            print_log(str(report), logger="current")
+            announce(report)
         self._is_init = True
 
     def _init_from_scratch(self) -> None:

@@ -13,16 +13,15 @@ from typing import Any
 import torch
 from mmcv.cnn import build_activation_layer, build_norm_layer
 from mmcv.cnn.bricks import DropPath
-from mmengine.logging import MMLogger
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from swin_dense.backbones.announcing import announce
 from swin_dense.backbones.attention_layers import GlobalAttention, WindowAttention
 from swin_dense.backbones.swin_arguments import check_arguments, resolve_arch
 from swin_dense.checkpoints import (
-    LoadReport,
     adapt_state_dict,
     load_backbone,
     local_file,
@@ -354,7 +353,7 @@ class SwinTransformer(BaseModule):
         if self.init_cfg is not None:
             source = self.init_cfg["checkpoint"]
             report = load_backbone(self, load_checkpoint(local_file(source)), source)
-            _announce(report)
+            announce(report)
         self._is_init = True
 
     def _init_from_scratch(self) -> None:
@@ -391,9 +390,4 @@ def _adapt_weights(module: nn.Module, state_dict: dict[str, Any], prefix: str, *
     """Pre-hook of ``load_state_dict``: takes weights in any layout and size."""
     report = adapt_state_dict(module, state_dict, prefix)
     if report is not None:
-        _announce(report)
-
-
-def _announce(report: LoadReport) -> None:
-    # The tools keep the log off the terminal, except what is marked as for the user.
-    MMLogger.get_current_instance().info(str(report), extra={"for_user": True})
+        announce(report)
