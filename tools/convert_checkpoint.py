@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
-from safetensors.torch import save_file
 
 from swin_dense.checkpoints import local_file
 from swin_dense.checkpoints.conversion import TARGETS, Converted, as_checkpoint, convert
@@ -72,11 +72,13 @@ def _write(target: Path, converted: Converted, content: dict[str, Any]) -> None:
     """Writes beside the target first, so that a failure leaves what was there."""
     part = target.with_name(f".{target.name}.part")
     try:
-        if target.suffix == ".safetensors":
-            # safetensors refuses tensors that share memory; "pt" is what transformers asks for.
-            save_file({k: v.clone() for k, v in converted.state.items()}, part, {"format": "pt"})
-        else:
-            torch.save(content, part)
+        with part.open("wb") as file:
+            if target.suffix == ".safetensors":
+                # safetensors refuses tensors that share memory; transformers asks for "pt".
+                state = {name: value.clone() for name, value in converted.state.items()}
+                file.write(safetensors.torch.save(state, {"format": "pt"}))
+            else:
+                torch.save(content, file)
         os.replace(part, target)
     except OSError as error:
         raise UserError(f"cannot write {target}: {error.strerror or error}") from error

@@ -141,6 +141,8 @@ def test_mistakes(mistake, tmp_path):
     assert "invalid choice: 'flax'" in mistake("in.pth", "out.pth", "--to", "flax")
     assert "out.txt says no format" in mistake("in.pth", "out.txt", "--to", "timm")
     assert "no such folder: gone" in mistake("in.pth", "gone/out.pth", "--to", "timm")
+    if Path("/proc").is_dir():  # where no one can write, whoever runs the tests
+        assert "cannot write /proc/out.pth" in mistake("in.pth", "/proc/out.pth", "--to", "timm")
     torch.save({"conv1.weight": torch.ones(1)}, "resnet.pth")
     line = mistake("resnet.pth", "out.pth", "--to", "timm")
     assert "cannot convert resnet.pth: these are no Swin weights" in line
