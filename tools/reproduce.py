@@ -143,7 +143,8 @@ def _ablation(device: torch.device) -> tuple[list[Variant], list[StageTimes], st
     with console().status("timing the stages of table 5"):
         times = measure_stages(device, batch)
     today = datetime.date.today().isoformat()
-    how = f"{describe_machine(device)}, batch {batch}, {today}"
+    threads = "" if device.type == "cuda" else "one thread, "
+    how = f"{describe_machine(device)}, {threads}batch {batch}, {today}"
     console().print(stages_table(times, how))
     return variants, times, how
 

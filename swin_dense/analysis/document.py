@@ -43,7 +43,8 @@ _STAGES = """## Table 5: window, shifted by padding, shifted cyclically
 Milliseconds of one attention layer (its linear layers included) of each stage of Swin-T on
 224 x 224 pixels, forward, float32, plain PyTorch, the fastest of several rounds. The published
 milliseconds are a V100's; their batch size is not published, so only their proportions compare.
-Measured on: {how}.
+On a CPU the shifted kinds lose more than there: the weights that their masks leave, exp(-100), are
+denormal numbers, with which CPUs are slow. Measured on: {how}.
 """
 
 

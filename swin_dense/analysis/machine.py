@@ -12,10 +12,8 @@ _PACKAGES = ("torch", "torchvision", "mmengine", "mmcv", "mmcv-lite", "mmdet", "
 
 
 def describe_machine(device: torch.device) -> str:
-    """The device's name; of a CPU also the number of threads in use."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{_cpu_name()}, {torch.get_num_threads()} threads"
+    """The device's name."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()
 
 
 def describe_versions() -> str:

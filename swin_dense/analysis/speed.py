@@ -50,7 +50,6 @@ def frames_per_second(
         step = Timer(
             "model.test_step(batch())",
             globals={"model": model, "batch": lambda: _batch(cfg, image_size)},
-            num_threads=torch.get_num_threads(),
         )
         with torch.inference_mode():
             return 1 / step.blocked_autorange(min_run_time=seconds).median

@@ -159,3 +159,10 @@ def test_the_guess_about_the_extra_layer_of_htc_pp_on_x101_holds():
     attention = tokens * queries_keys_values + 2 * tokens**2 * channels
     assert found.params_m + queries_keys_values / 1e6 == pytest.approx(155, rel=0.005)
     assert found.flops_g + attention / 1e9 == pytest.approx(1033, rel=0.001)
+
+
+def test_the_document_in_docs_has_every_row():
+    text = (CONFIGS.parent / "docs" / "reproduction.md").read_text(encoding="utf-8")
+    for row in ROWS:
+        line = f"| {row.method} | {row.backbone} | [{row.name}](../configs/{row.config}.py)"
+        assert line in text
