@@ -19,6 +19,7 @@ from typing import Any
 from unittest import mock
 
 import torch
+import torchvision  # noqa: F401 (registers its operators)
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn

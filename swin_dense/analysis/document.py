@@ -21,7 +21,7 @@ M is millions of parameters, G billions of multiply-accumulates, "paper" what is
 2 and 3 of the paper, and the result tables of the official code). Counted are the convolutions,
 the linear layers and the matrix products of attention that one forward runs, from the config,
 without running the arithmetic: of detectors on 1280 x 800 pixels, with 1000 regions for every box
-head and 100 for every mask head (Sparse R-CNN: its 300 proposals); of segmentors on 2048 x 512
+head and 100 for every mask head (Sparse R-CNN: its own proposals); of segmentors on 2048 x 512
 pixels, or 2560 x 640 where the crops are 640. Norms, activations, interpolation and auxiliary
 heads do not count; the parameters of auxiliary heads do. Maps that windows do not divide are
 filled up before the attention's linear layers, as in the paper's code; the backbone here leaves

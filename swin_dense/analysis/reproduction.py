@@ -95,18 +95,13 @@ def reproduce(rows: Iterable[Row], configs: Path) -> Iterator[Reproduced]:
 
     @functools.cache
     def count(config: str, *options: tuple[str, Any]) -> Counts:
-        return count_config(load_config(configs / f"{config}.py", dict(options)))
+        with index_files_read_once():
+            cfg = load_config(configs / f"{config}.py", dict(options))
+        return count_config(cfg)
 
     for row in rows:
-        with index_files_read_once():
-            yield Reproduced(
-                row,
-                count(row.config),
-                {
-                    name: count(row.config, *options.items())
-                    for name, options in row.variants.items()
-                },
-            )
+        variants = {name: count(row.config, *new.items()) for name, new in row.variants.items()}
+        yield Reproduced(row, count(row.config), variants)
 
 
 @functools.cache
