@@ -47,14 +47,17 @@ def data_samples(truth: dict, results: list[dict]) -> list[dict]:
 
 
 @pytest.mark.parametrize("kind", ["bbox", "segm"])
-def test_published_figures_come_out(kind, shared, repo):
+@pytest.mark.parametrize("backend", ["auto", "faster", "pycocotools"])
+def test_published_figures_come_out(kind, backend, shared, repo):
+    if backend == "faster":
+        pytest.importorskip("faster_coco_eval")
     folder: Path = shared / "data" / "coco_golden"
     truth = json.loads((folder / "instances_val2014_100.json").read_text())
     results = json.loads((folder / f"instances_val2014_fake{kind}100_results.json").read_text())
     expected = json.loads((folder / "expected_stats.json").read_text())[kind]
 
     cfg = Config.fromfile(repo / "configs" / "cascade_swin_t_coco.py").val_evaluator
-    cfg.update(ann_file=str(folder / "instances_val2014_100.json"), metric=kind)
+    cfg.update(ann_file=str(folder / "instances_val2014_100.json"), metric=kind, backend=backend)
     metric = METRICS.build(cfg)
     assert type(metric) is CocoMetric
     metric.dataset_meta = CocoDataset.METAINFO

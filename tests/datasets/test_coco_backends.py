@@ -1,0 +1,257 @@
+"""faster-coco-eval and pycocotools: the same figures, whatever is evaluated."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from mmdet.datasets.api_wrappers import COCO
+from mmdet.evaluation import CocoMetric as StockMetric
+from mmengine.structures import InstanceData
+from pycocotools import mask as rle
+
+from swin_dense.errors import UserError
+from swin_dense.evaluation import CocoMetric, coco_figures
+
+CLASSES = ("cup", "dog", "hat")
+SIZE = 160
+
+pytestmark = pytest.mark.skipif(
+    not importlib.util.find_spec("faster_coco_eval"), reason="faster-coco-eval is not installed"
+)
+
+
+def random_boxes(draw: np.random.Generator, count: int) -> np.ndarray:
+    """(count, 4) as x, y, width, height; objects of every area range."""
+    sides = draw.uniform(2, 130, (count, 2))
+    return np.hstack([draw.uniform(0, 1, (count, 2)) * (SIZE - sides), sides]).round(2)
+
+
+def box_mask(box) -> dict:
+    x, y, w, h = np.asarray(box).astype(int)
+    mask = np.zeros((SIZE, SIZE), dtype=np.uint8)
+    mask[y : y + h + 1, x : x + w + 1] = 1
+    return rle.encode(np.asfortranarray(mask))
+
+
+def polygon(box) -> list:
+    x, y, w, h = box
+    return [[x, y, x + w, y, x + w, y + h, x, y + h]]
+
+
+def scene(
+    seed: int = 0, images: int = 24, first_id: int = 1, crowd: float = 0.2
+) -> SimpleNamespace:
+    """Ground truth as COCO content, and detections: some of them near the ground truth."""
+    draw = np.random.default_rng(seed)
+    truth, samples = [], []
+    for image in range(images):
+        boxes, labels = random_boxes(draw, image % 5), draw.integers(0, 2, image % 5)
+        for box, label in zip(boxes, labels, strict=True):
+            is_crowd = int(draw.random() < crowd)
+            shape = box_mask(box) if is_crowd else None
+            truth.append(
+                {
+                    "id": first_id + len(truth),
+                    "image_id": image,
+                    # the third class has no ground truth, and ids are not in the classes' order
+                    "category_id": (7, 3, 5)[label],
+                    "bbox": box.tolist(),
+                    "area": float(box[2] * box[3]),
+                    "iscrowd": is_crowd,
+                    "segmentation": {**shape, "counts": shape["counts"].decode()}
+                    if shape
+                    else polygon(box),
+                }
+            )
+        near = boxes + draw.normal(0, 2, boxes.shape) if image % 4 else boxes[:0]
+        found = np.vstack([near.clip(0, SIZE - 1), random_boxes(draw, image % 3)])
+        found_labels = np.concatenate([labels[: len(near)], draw.integers(0, 3, image % 3)])
+        samples.append(sample(image, found, draw.random(len(found)).round(1), found_labels))
+    categories = [{"id": i, "name": n} for i, n in zip((7, 3, 5), CLASSES, strict=True)]
+    info = [
+        {"id": i, "width": SIZE, "height": SIZE, "file_name": f"{i}.jpg"} for i in range(images)
+    ]
+    content = {"images": info, "annotations": truth, "categories": categories}
+    return SimpleNamespace(content=content, samples=samples)
+
+
+def sample(image, boxes: np.ndarray, scores, labels) -> dict:
+    corners = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
+    corners[:, 2:] += corners[:, :2]
+    found = InstanceData(
+        bboxes=corners, scores=torch.tensor(scores), labels=torch.tensor(labels, dtype=int)
+    )
+    found.masks = [box_mask(box) for box in boxes]
+    return {"img_id": image, "ori_shape": (SIZE, SIZE), "pred_instances": found}
+
+
+def evaluated(kind_of_metric, tmp_path, scene: SimpleNamespace, **kwargs) -> dict:
+    """The figures that a metric class reports for the scene."""
+    path = tmp_path / "truth.json"
+    path.write_text(json.dumps(scene.content))
+    one = kind_of_metric(ann_file=str(path), **kwargs)
+    one.dataset_meta = {"classes": CLASSES}
+    one.process({}, scene.samples)
+    return one.evaluate(len(scene.samples))
+
+
+def stats(tmp_path, scene: SimpleNamespace, kind: str, backend: str):
+    """The evaluation itself, before anything is rounded."""
+    path = tmp_path / "truth.json"
+    path.write_text(json.dumps(scene.content))
+    metric = CocoMetric(str(path))
+    metric.process({}, scene.samples)
+    found = coco_figures.to_annotations([one for _, one in metric.results], kind, (7, 3, 5))
+    return coco_figures.evaluate(
+        COCO(str(path)),
+        found,
+        kind,
+        backend=backend,
+        category_ids=(7, 3, 5),
+        iou_thresholds=np.linspace(0.5, 0.95, 10),
+        detections=(1, 10, 100),
+        say=lambda _: None,
+    )
+
+
+def assert_the_same(tmp_path, scene: SimpleNamespace, kind: str) -> np.ndarray:
+    theirs, ours = (stats(tmp_path, scene, kind, name) for name in ("pycocotools", "faster"))
+    # pycocotools adds 2e-16 to a denominator
+    np.testing.assert_allclose(ours.stats, theirs.stats, rtol=0, atol=1e-14)
+    for table in ("precision", "recall"):
+        np.testing.assert_allclose(ours.eval[table], theirs.eval[table], rtol=0, atol=1e-14)
+    names = dict(zip((7, 3, 5), CLASSES, strict=True))
+    ours_by_class, theirs_by_class = (
+        coco_figures.figures_of_classes(one, names) for one in (ours, theirs)
+    )
+    for name, figures in theirs_by_class.items():
+        assert ours_by_class[name] == pytest.approx(figures, abs=1e-14, nan_ok=True)
+    return ours.stats
+
+
+@pytest.mark.parametrize("kind", ["bbox", "segm"])
+@pytest.mark.parametrize("seed", range(4))
+def test_random_scenes(kind, seed, tmp_path):
+    figures = assert_the_same(tmp_path, scene(seed), kind)
+    assert 0 < figures[0] < 1
+    assert (figures[3:6] > -1).all()  # every area range occurs
+
+
+@pytest.mark.parametrize("kind", ["bbox", "segm"])
+def test_nothing_but_crowds(kind, tmp_path):
+    assert (assert_the_same(tmp_path, scene(crowd=1.0), kind) == -1).all()
+
+
+@pytest.mark.parametrize("kind", ["bbox", "segm"])
+def test_annotation_of_id_0(kind, tmp_path):
+    assert_the_same(tmp_path, scene(first_id=0), kind)
+
+
+@pytest.mark.parametrize("kind", ["bbox", "segm"])
+def test_more_detections_than_count(kind, tmp_path):
+    crowded = scene()
+    draw = np.random.default_rng(5)
+    crowded.samples[3] = sample(3, random_boxes(draw, 130), draw.random(130), np.zeros(130))
+    assert_the_same(tmp_path, crowded, kind)
+
+
+@pytest.mark.parametrize("kind", ["bbox", "segm"])
+@pytest.mark.parametrize("backend", ["faster", "pycocotools"])
+def test_nothing_detected(kind, backend, tmp_path):
+    empty = scene()
+    empty.samples = [sample(i, np.zeros((0, 4)), [], []) for i in range(len(empty.samples))]
+    figures = evaluated(CocoMetric, tmp_path, empty, metric=kind, backend=backend)
+    assert set(figures.values()) == {0.0}
+    assert_the_same(tmp_path, empty, kind)
+
+
+@pytest.mark.parametrize("backend", ["faster", "pycocotools"])
+def test_figures_and_classes_are_those_of_mmdet(backend, tmp_path):
+    """mmdet lists the categories as the file does, so here they are in the order of their ids."""
+    ordered = scene(1)
+    ordered.content["categories"].sort(key=lambda category: category["id"])
+    stock = evaluated(StockMetric, tmp_path, ordered, metric=["bbox", "segm"], classwise=True)
+    both = ["bbox", "segm"]
+    ours = evaluated(CocoMetric, tmp_path, ordered, metric=both, classwise=True, backend=backend)
+    assert sum(name.endswith("_precision") for name in ours) == len(CLASSES)
+    for name, value in stock.items():
+        assert ours[name] == pytest.approx(value, nan_ok=True), name
+
+
+def test_classes_keep_their_names_in_any_order_of_ids(tmp_path):
+    """Only cups are found; their id is the largest, and their place in the file the first."""
+    cups = scene(2, crowd=0.0)
+    for annotation in cups.content["annotations"]:
+        annotation["category_id"] = 7
+    for one in cups.samples:
+        one["pred_instances"].labels[:] = 0
+    figures = evaluated(CocoMetric, tmp_path, cups, classwise=True)
+    assert figures["coco/cup_precision"] > 0
+    assert np.isnan([figures["coco/dog_precision"], figures["coco/hat_precision"]]).all()
+
+
+def test_scores_of_masks_count_for_masks_alone(tmp_path):
+    plain, scored = scene(3), scene(3)
+    for one in scored.samples:
+        found = one["pred_instances"]
+        found.mask_scores = 1 - found.scores
+    both = ["bbox", "segm"]
+    before, after = (evaluated(CocoMetric, tmp_path, s, metric=both) for s in (plain, scored))
+    assert before["coco/bbox_mAP"] == after["coco/bbox_mAP"]
+    assert before["coco/segm_mAP"] != after["coco/segm_mAP"]
+
+
+def test_results_are_written_where_asked(tmp_path):
+    figures = evaluated(CocoMetric, tmp_path, scene(), outfile_prefix=str(tmp_path / "mine"))
+    written = json.loads((tmp_path / "mine.bbox.json").read_text())
+    assert figures
+    assert set(written[0]) == {"image_id", "bbox", "score", "category_id"}
+    only = {"format_only": True, "outfile_prefix": str(tmp_path / "only")}
+    assert evaluated(CocoMetric, tmp_path, scene(), metric="segm", **only) == {}
+    assert json.loads((tmp_path / "only.segm.json").read_text())
+
+
+def test_ground_truth_of_the_samples():
+    metric = CocoMetric(backend="faster")
+    metric.dataset_meta = {"classes": CLASSES}
+    one = sample(0, np.array([[10, 10, 50, 50]]), [0.9], [1])
+    one["instances"] = [{"bbox": [10, 10, 60, 60], "bbox_label": 1}]
+    metric.process({}, [one])
+    assert metric.evaluate(1)["coco/bbox_mAP"] == 1
+
+
+def test_ids_that_are_text_go_to_pycocotools(tmp_path):
+    named = scene()
+    for entry in named.content["images"]:
+        entry["id"] = f"photo {entry['id']:02}"
+    for entry in named.content["annotations"]:
+        entry["image_id"] = f"photo {entry['image_id']:02}"
+    for entry in named.samples:
+        entry["img_id"] = f"photo {entry['img_id']:02}"
+    figures = evaluated(CocoMetric, tmp_path, named)
+    assert figures == evaluated(CocoMetric, tmp_path, scene())
+    with pytest.raises(UserError, match="not all integers"):
+        evaluated(CocoMetric, tmp_path, named, backend="faster")
+
+
+def test_without_faster_coco_eval(tmp_path, monkeypatch):
+    expected = evaluated(CocoMetric, tmp_path, scene())
+    monkeypatch.setattr(coco_figures, "find_spec", lambda _: None)
+    assert evaluated(CocoMetric, tmp_path, scene()) == expected
+    with pytest.raises(UserError, match="pip install faster-coco-eval"):
+        evaluated(CocoMetric, tmp_path, scene(), backend="faster")
+
+
+def test_mistakes_are_named(tmp_path):
+    with pytest.raises(UserError, match="auto, faster, pycocotools"):
+        CocoMetric(backend="slow")
+    boxes = scene()
+    for one in boxes.samples:
+        del one["pred_instances"].masks
+    with pytest.raises(UserError, match="no masks"):
+        evaluated(CocoMetric, tmp_path, boxes, metric=["bbox", "segm"])
