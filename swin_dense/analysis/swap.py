@@ -204,8 +204,8 @@ def fill(module: nn.Module) -> None:
     with torch.no_grad():
         for parameter in module.parameters():
             noise = torch.randn(parameter.shape, generator=generator)
-            if parameter.ndim == 1:
-                # Norm weights and biases alike: nothing cancels, nothing explodes.
+            if parameter.ndim <= 1:
+                # Norm weights, biases and scales alike: nothing cancels, nothing explodes.
                 parameter.copy_(0.5 + 0.2 * noise)
             else:
                 parameter.copy_(noise / parameter[0].numel() ** 0.5)

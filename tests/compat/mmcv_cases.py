@@ -118,8 +118,25 @@ def deform_case(number: int, modulated: bool, with_bias: bool = False) -> Output
     return {"output": output, **{f"grad_{name}": leaf.grad for name, leaf in leaves.items()}}
 
 
+def finer_offsets_case() -> Outputs:
+    """Offsets and mask of a map of twice the size, as DyHead gives them for its coarser level."""
+    leaves = {
+        "input": uniform(61, 2, 4, 5, 7) - 0.5,
+        "offset": 4 * uniform(62, 2, 18, 9, 13) - 2,
+        "mask": uniform(63, 2, 9, 9, 13),
+        "weight": uniform(64, 6, 4, 3, 3) - 0.5,
+    }
+    leaves = {name: leaf.requires_grad_() for name, leaf in leaves.items()}
+    output = ops().modulated_deform_conv2d(*leaves.values(), None, 1, 1, 1, 1, 1)
+    (output * (uniform(65, *output.shape) - 0.5)).sum().backward()
+    return {"output": output, **{f"grad_{name}": leaf.grad for name, leaf in leaves.items()}}
+
+
 def cases() -> dict[str, Callable[[], Outputs]]:
-    named: dict[str, Callable[[], Outputs]] = {"nms_match": nms_match_case}
+    named: dict[str, Callable[[], Outputs]] = {
+        "nms_match": nms_match_case,
+        "finer_offsets": finer_offsets_case,
+    }
 
     def add(function: Callable[..., Outputs], *arguments: object) -> None:
         label = "-".join(str(a) for a in (function.__name__.removesuffix("_case"), *arguments))

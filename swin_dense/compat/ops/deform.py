@@ -5,6 +5,8 @@ at every kernel point, the mask without the factor 2. mmcv passes buffers for un
 which torchvision manages itself.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -123,6 +125,7 @@ def modulated_deform_conv_forward(
 ) -> None:
     """DCN v2: write the convolution, its samples weighted by ``mask``, to ``output``."""
     geometry = (stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, group, deformable_group)
+    offset, mask = (_at_size(tensor, output.shape[2:]) for tensor in (offset, mask))
     output.copy_(_convolve(input, weight, offset, mask, bias if with_bias else None, geometry))
 
 
@@ -154,12 +157,26 @@ def modulated_deform_conv_backward(
 ) -> None:
     """DCN v2: write the gradients of input, weight, offset, mask and, if there is one, bias."""
     geometry = (stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, group, deformable_group)
+    size = grad_output.shape[2:]
+    offset, mask = (_at_size(tensor, size) for tensor in (offset, mask))
     grads = _gradients(grad_output, input, weight, offset, mask, geometry)
-    buffers = [grad_input, grad_weight, grad_offset, grad_mask]
+    buffers = [grad_input, grad_weight, _at_size(grad_offset, size), _at_size(grad_mask, size)]
     if with_bias:
         buffers.append(grad_bias)
     for buffer, grad in zip(buffers, grads, strict=False):
         buffer.copy_(grad)
+
+
+def _at_size(tensor: Tensor, size: Sequence[int]) -> Tensor:
+    """An offset or a mask ``(B, C, H, W)`` as mmcv's kernels read it; a view.
+
+    They take the numbers of an image one after the other, whatever their height and width are.
+    DyHead's weights depend on it: for the coarser of two levels it gives the offsets of the finer.
+    """
+    count = tensor[0].numel() // tensor[0, 0].numel() * size[0] * size[1]
+    if tensor.shape[2:] == tuple(size) or count > tensor[0].numel():
+        return tensor
+    return tensor.flatten(1)[:, :count].view(len(tensor), -1, *size)
 
 
 def _convolve(
