@@ -5,8 +5,9 @@
 =============  ==========================================================================
 ``reference``  plain PyTorch (:mod:`~swin_dense.attention.reference`), any device
 ``sdpa``       PyTorch's fused attention (:mod:`~swin_dense.attention.sdpa`), any device
-``auto``       ``sdpa`` on CUDA; ``reference`` elsewhere, because on a CPU the fused
-               attention falls back to the same arithmetic with more overhead
+``cpu``        one gather in and one out (:mod:`~swin_dense.attention.cpu`), CPU; plain PyTorch
+               where it is traced or drops attention weights
+``auto``       ``sdpa`` on CUDA, ``cpu`` on a CPU, ``reference`` elsewhere
 =============  ==========================================================================
 """
 
@@ -14,11 +15,12 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from swin_dense.attention import reference, sdpa
+from swin_dense.attention import cpu, reference, sdpa
 
 _IMPLEMENTATIONS = {
     "reference": reference.shifted_window_attention,
     "sdpa": sdpa.shifted_window_attention,
+    "cpu": cpu.shifted_window_attention,
 }
 
 
@@ -27,7 +29,7 @@ def check_impl(impl: str) -> None:
     if impl == "triton":
         raise ValueError(
             "attn_impl='triton' is not in this version of swin_dense; "
-            "use 'auto', 'sdpa' or 'reference'"
+            "use 'auto', 'sdpa', 'cpu' or 'reference'"
         )
     if impl != "auto" and impl not in _IMPLEMENTATIONS:
         raise ValueError(
@@ -37,7 +39,9 @@ def check_impl(impl: str) -> None:
 
 def choose(qkv: Tensor) -> str:
     """Name of the implementation that 'auto' stands for with this input."""
-    return "sdpa" if qkv.is_cuda else "reference"
+    if qkv.is_cuda:
+        return "sdpa"
+    return "cpu" if qkv.device.type == "cpu" else "reference"
 
 
 def shifted_window_attention(

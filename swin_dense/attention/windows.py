@@ -36,6 +36,19 @@ def merge(windows: Tensor, height: int, width: int) -> Tensor:
     return x.permute(0, 1, 3, 2, 4, 5).reshape(b, height, width, c)
 
 
+def window_tokens(height: int, width: int, window_size: int, shift_size: int) -> Tensor:
+    """Which token of a map each place of the shifted windows holds, ``(nW, N)`` int64.
+
+    Tokens are counted row by row; -1 is one that fills the map up to whole windows.
+    """
+    padded_h, padded_w = padded_size(height, width, window_size)
+    rows = (torch.arange(padded_h)[:, None] + shift_size) % padded_h
+    columns = (torch.arange(padded_w) + shift_size) % padded_w
+    inside = (rows < height) & (columns < width)
+    tokens = torch.where(inside, rows * width + columns, -1)
+    return partition(tokens[None, :, :, None], window_size)[0, :, :, 0]
+
+
 def relative_position_index(window_size: int) -> Tensor:
     """Row of the bias table for every (query, key) pair of a window, ``(N, N)`` int64.
 

@@ -91,7 +91,7 @@ def test_reference_equals_the_definition(case):
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("impl", ["sdpa", "auto"])
+@pytest.mark.parametrize("impl", ["sdpa", "cpu", "auto"])
 def test_implementations_equal_the_reference(case, impl):
     inputs = make_inputs(case)
     expected = run(shifted_window_attention, inputs, case, impl="reference")
@@ -143,7 +143,7 @@ def test_bad_input_is_named():
     good = {"num_heads": 2, "window_size": 4, "scale": 1.0}
     with pytest.raises(ValueError, match=r"triton.*not in this version"):
         shifted_window_attention(*inputs.values(), **good, impl="triton")
-    with pytest.raises(ValueError, match="one of auto, reference, sdpa, got 'flash'"):
+    with pytest.raises(ValueError, match="one of auto, reference, sdpa, cpu, got 'flash'"):
         shifted_window_attention(*inputs.values(), **good, impl="flash")
     with pytest.raises(ValueError, match=r"qkv must be \(B, H, W, 3 \* C\)"):
         shifted_window_attention(*inputs.values(), **(good | {"num_heads": 5}))

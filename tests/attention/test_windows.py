@@ -29,6 +29,18 @@ def test_padded_size_is_the_next_multiple(h, w, m):
         assert 0 <= padded - size < m
 
 
+@settings(max_examples=30, deadline=None)
+@given(h=st.integers(1, 20), w=st.integers(1, 20), m=window_sizes, data=st.data())
+def test_window_tokens_are_the_map_padded_rolled_and_cut(h, w, m, data):
+    shift = data.draw(st.integers(0, m - 1))
+    padded_h, padded_w = windows.padded_size(h, w, m)
+    tokens = torch.full((padded_h, padded_w), -1)
+    tokens[:h, :w] = torch.arange(h * w).view(h, w)
+    rolled = tokens.roll((-shift, -shift), dims=(0, 1))[None, :, :, None]
+    expected = windows.partition(rolled, m)[0, :, :, 0]
+    assert torch.equal(windows.window_tokens(h, w, m, shift), expected)
+
+
 @settings(max_examples=10, deadline=None)
 @given(m=window_sizes)
 def test_relative_position_index_follows_the_offset(m):
