@@ -43,6 +43,11 @@ def as_user_error(error: BaseException) -> UserError | None:
         return UserError(
             "the training data has no image that can be read: check data_prefix and --data-root"
         )
+    if text.startswith("Expected more than 1 value per channel when training"):
+        return UserError(
+            "batch normalisation needs more than one image per step and device: raise "
+            "train_dataloader.batch_size"
+        )
     return None
 
 

@@ -116,6 +116,10 @@ def test_the_clock_counts_iterations_and_evaluations_apart(monkeypatch):
         (OSError(28, "No space left on device", "w"), "no space left"),
         (KeyError("Foo is not in the mmdet::model registry. Please check"), "'Foo'"),
         (Exception("Cannot find valid image after 1000!"), "no image that can be read"),
+        (
+            ValueError("Expected more than 1 value per channel when training, got input size"),
+            "train_dataloader.batch_size",
+        ),
     ],
 )
 def test_well_known_errors_of_libraries_are_the_users(error, words):
