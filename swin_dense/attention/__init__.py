@@ -7,41 +7,67 @@
 ``sdpa``       PyTorch's fused attention (:mod:`~swin_dense.attention.sdpa`), any device
 ``cpu``        one gather in and one out (:mod:`~swin_dense.attention.cpu`), CPU; plain PyTorch
                where it is traced or drops attention weights
-``auto``       ``sdpa`` on CUDA, ``cpu`` on a CPU, ``reference`` elsewhere
+``triton``     our fused kernels (:mod:`~swin_dense.attention.triton_attention`): CUDA devices
+               of capability 8.0 or later, windows of 5 to 16, heads of 32 channels,
+               fp32, fp16 or bf16, no dropout of attention weights
+``auto``       ``sdpa`` on CUDA, ``cpu`` on a CPU, ``reference`` elsewhere. Not ``triton``:
+               its speed is not measured yet
 =============  ==========================================================================
+
+What 'auto' chose is logged at debug level, once for each choice.
 """
 
 from __future__ import annotations
 
+import logging
+from functools import lru_cache
+
+import torch
 from torch import Tensor
 
-from swin_dense.attention import cpu, reference, sdpa
+from swin_dense.attention import cpu, reference, sdpa, triton_attention
 
 _IMPLEMENTATIONS = {
     "reference": reference.shifted_window_attention,
     "sdpa": sdpa.shifted_window_attention,
     "cpu": cpu.shifted_window_attention,
+    "triton": triton_attention.shifted_window_attention,
 }
+
+# What 'auto' tries on CUDA, in this order; the first that can run does.
+_ON_CUDA: tuple[str, ...] = ("sdpa",)
+
+logger = logging.getLogger(__name__)
 
 
 def check_impl(impl: str) -> None:
-    """Raise ValueError unless ``impl`` is 'auto' or the name of an implementation."""
-    if impl == "triton":
-        raise ValueError(
-            "attn_impl='triton' is not in this version of swin_dense; "
-            "use 'auto', 'sdpa', 'cpu' or 'reference'"
-        )
+    """Raise ValueError unless ``impl`` is 'auto' or an implementation that is installed."""
     if impl != "auto" and impl not in _IMPLEMENTATIONS:
         raise ValueError(
             f"attn_impl must be one of auto, {', '.join(_IMPLEMENTATIONS)}, got {impl!r}"
         )
+    if impl == "triton" and triton_attention.missing():
+        raise ValueError(
+            f"attn_impl='triton' {triton_attention.missing()}; or use attn_impl='auto'"
+        )
 
 
-def choose(qkv: Tensor) -> str:
-    """Name of the implementation that 'auto' stands for with this input."""
-    if qkv.is_cuda:
-        return "sdpa"
-    return "cpu" if qkv.device.type == "cpu" else "reference"
+def choose(qkv: Tensor, num_heads: int, window_size: int, dropout_p: float) -> str:
+    """Name of the implementation that 'auto' stands for with these arguments."""
+    if not qkv.is_cuda:
+        return "cpu" if qkv.device.type == "cpu" else "reference"
+    for impl in _ON_CUDA:
+        if impl != "triton" or not triton_attention.unfit(qkv, num_heads, window_size, dropout_p):
+            return impl
+    return "sdpa"
+
+
+@lru_cache
+def _announce(impl: str, device: str, dtype: torch.dtype, num_heads: int, window_size: int) -> None:
+    logger.debug(
+        "attn_impl='auto' is %r for %s %s, window %d, %d heads",
+        impl, device, dtype, window_size, num_heads,
+    )  # fmt: skip
 
 
 def shifted_window_attention(
@@ -78,8 +104,12 @@ def shifted_window_attention(
     """
     check_impl(impl)
     _check_input(qkv, qkv_bias, position_bias, num_heads, window_size, shift_size)
-    attend = _IMPLEMENTATIONS[choose(qkv) if impl == "auto" else impl]
-    return attend(
+    if impl == "auto":
+        impl = choose(qkv, num_heads, window_size, dropout_p)
+        # Logging would break the graph of torch.compile.
+        if not torch.compiler.is_compiling():
+            _announce(impl, qkv.device.type, qkv.dtype, num_heads, window_size)
+    return _IMPLEMENTATIONS[impl](
         qkv, qkv_bias, position_bias, num_heads, window_size, shift_size, scale, dropout_p
     )
 

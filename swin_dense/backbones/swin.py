@@ -183,7 +183,7 @@ class SwinTransformer(BaseModule):
         frozen_stages: -1 trains everything, 0 freezes the patch embedding, k also k stages.
         init_cfg: ``dict(type='Pretrained', checkpoint=path or URL)``, or None.
         arch: 'tiny', 'small', 'base' or 'large' instead of sizes, depths and heads (section 3.3).
-        attn_impl: 'auto', 'reference', 'sdpa' or 'cpu', see :mod:`swin_dense.attention`.
+        attn_impl: 'auto', 'triton', 'sdpa', 'cpu' or 'reference', see :mod:`swin_dense.attention`.
         use_shift: shift the windows of every second block; False is "w/o shifting" in table 4.
         use_rel_pos_bias: add the relative position bias to the scores; False with
             ``use_abs_pos_embed`` is "abs. pos." in table 4, without it "no pos.".

@@ -64,7 +64,7 @@ BAD = {
     r"frozen_stages must lie in -1..4, got 5": {"frozen_stages": 5},
     r"window_size must be at least 1, got 0": {"window_size": 0},
     r"drop rates must lie in 0..1": {"drop_path_rate": 1.5},
-    r"'triton' is not in this version": {"attn_impl": "triton"},
+    r"attn_impl must be one of auto, .*triton, got 'flash'": {"attn_impl": "flash"},
     r"pretrained and init_cfg exclude each other": {
         "pretrained": "a",
         "init_cfg": {"checkpoint": "b"},

@@ -1,0 +1,184 @@
+"""Shifted-window attention as one fused operator, ``swin_dense::shifted_window_attention``.
+
+The arithmetic is in :mod:`~swin_dense.attention.triton_kernels`. This module declares the
+operator and its gradient to PyTorch, so that torch.compile and torch.export see one node, and
+says where it can run. Importing it does not import Triton.
+
+For backward it keeps qkv and the position bias, which the linear layer and the parameters keep
+anyway: no scores, no weights, no copies of q, k and v.
+"""
+
+from __future__ import annotations
+
+import os
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import Tensor
+
+HEAD_DIM = 32
+WINDOW_SIZES = range(5, 17)
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+CAPABILITY = (8, 0)
+
+# Read once: torch.compile does not see through either.
+_INSTALLED = find_spec("triton") is not None
+_INTERPRETED = os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "yes")
+
+
+def missing() -> str | None:
+    """Why the operator can run nowhere in this process; None if it can somewhere."""
+    return None if _INSTALLED else "needs the package triton (Linux: pip install triton)"
+
+
+def unfit(qkv: Tensor, num_heads: int, window_size: int, dropout_p: float) -> str | None:
+    """Why the operator cannot run on these arguments, as 'needs ...'; None if it can."""
+    head_dim = qkv.shape[-1] // 3 // num_heads
+    if missing() is not None:
+        return missing()
+    if head_dim != HEAD_DIM:
+        return f"needs heads of {HEAD_DIM} channels, got {head_dim}"
+    if window_size not in WINDOW_SIZES:
+        return f"needs a window size in {WINDOW_SIZES[0]}..{WINDOW_SIZES[-1]}, got {window_size}"
+    if qkv.dtype not in DTYPES:
+        return f"needs float32, float16 or bfloat16, got {str(qkv.dtype).removeprefix('torch.')}"
+    if dropout_p > 0:
+        return f"needs attention without dropout, got a rate of {dropout_p}"
+    if qkv.device.type != "cuda":
+        return None if _INTERPRETED else f"needs a CUDA device, got a tensor on {qkv.device}"
+    if torch.cuda.get_device_capability(qkv.device) < CAPABILITY:
+        return "needs a GPU of compute capability 8.0 (Ampere) or later"
+    return None
+
+
+def shifted_window_attention(
+    qkv: Tensor,
+    qkv_bias: Tensor | None,
+    position_bias: Tensor | None,
+    num_heads: int,
+    window_size: int,
+    shift_size: int,
+    scale: float,
+    dropout_p: float = 0.0,
+) -> Tensor:
+    """Equal to :func:`swin_dense.attention.reference.shifted_window_attention` up to rounding.
+
+    Products of fp16 and bf16 are summed in fp32, in which the softmax is too. The result and all
+    gradients are the same bits at every call on one machine. Arguments and result are those of
+    :func:`swin_dense.attention.shifted_window_attention`.
+
+    Raises:
+        ValueError: the operator cannot run on these arguments, see :func:`unfit`.
+    """
+    reason = unfit(qkv, num_heads, window_size, dropout_p)
+    if reason is not None:
+        raise ValueError(f"attn_impl='triton' {reason}; use attn_impl='auto'")
+    return _attend(qkv, qkv_bias, position_bias, num_heads, window_size, shift_size, scale)
+
+
+@torch.library.custom_op("swin_dense::shifted_window_attention", mutates_args=())
+def _attend(
+    qkv: Tensor,
+    qkv_bias: Tensor | None,
+    position_bias: Tensor | None,
+    num_heads: int,
+    window_size: int,
+    shift_size: int,
+    scale: float,
+) -> Tensor:
+    from swin_dense.attention import triton_launch
+
+    return triton_launch.forward(
+        qkv.contiguous(),
+        _contiguous(qkv_bias),
+        _contiguous(position_bias),
+        num_heads,
+        window_size,
+        shift_size,
+        scale,
+    )
+
+
+@_attend.register_fake
+def _attend_fake(qkv: Tensor, *_: Any) -> Tensor:
+    return qkv.new_empty(*qkv.shape[:-1], qkv.shape[-1] // 3)
+
+
+@torch.library.custom_op("swin_dense::shifted_window_attention_backward", mutates_args=())
+def _attend_backward(
+    d_out: Tensor,
+    qkv: Tensor,
+    qkv_bias: Tensor | None,
+    position_bias: Tensor | None,
+    num_heads: int,
+    window_size: int,
+    shift_size: int,
+    scale: float,
+    want_qkv_bias: bool,
+    want_position_bias: bool,
+) -> list[Tensor]:
+    """Gradients of qkv and of those of the two biases that are wanted, in this order."""
+    from swin_dense.attention import triton_launch
+
+    d_qkv, d_qkv_bias, d_position_bias = triton_launch.backward(
+        d_out.contiguous(),
+        qkv.contiguous(),
+        _contiguous(qkv_bias),
+        _contiguous(position_bias),
+        num_heads,
+        window_size,
+        shift_size,
+        scale,
+        want_qkv_bias,
+        want_position_bias,
+    )
+    biases = [(d_qkv_bias, qkv_bias), (d_position_bias, position_bias)]
+    return [d_qkv, *(d.to(x.dtype) for d, x in biases if d is not None and x is not None)]
+
+
+@_attend_backward.register_fake
+def _attend_backward_fake(
+    d_out: Tensor,
+    qkv: Tensor,
+    qkv_bias: Tensor | None,
+    position_bias: Tensor | None,
+    num_heads: int,
+    window_size: int,
+    shift_size: int,
+    scale: float,
+    want_qkv_bias: bool,
+    want_position_bias: bool,
+) -> list[Tensor]:
+    biases = [(qkv_bias, want_qkv_bias), (position_bias, want_position_bias)]
+    wanted = [bias for bias, want in biases if want and bias is not None]
+    return [torch.empty_like(x, memory_format=torch.contiguous_format) for x in (qkv, *wanted)]
+
+
+def _setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+    *tensors, ctx.num_heads, ctx.window_size, ctx.shift_size, ctx.scale = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _backward(ctx: Any, d_out: Tensor) -> tuple:
+    _, want_qkv_bias, want_position_bias, *rest = ctx.needs_input_grad
+    d_qkv, *biases = _attend_backward(
+        d_out,
+        *ctx.saved_tensors,
+        ctx.num_heads,
+        ctx.window_size,
+        ctx.shift_size,
+        ctx.scale,
+        want_qkv_bias,
+        want_position_bias,
+    )
+    d_qkv_bias = biases.pop(0) if want_qkv_bias else None
+    d_position_bias = biases.pop(0) if want_position_bias else None
+    return d_qkv, d_qkv_bias, d_position_bias, *(None for _ in rest)
+
+
+_attend.register_autograd(_backward, setup_context=_setup_context)
+
+
+def _contiguous(bias: Tensor | None) -> Tensor | None:
+    return None if bias is None else bias.contiguous()

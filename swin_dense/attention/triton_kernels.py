@@ -1,0 +1,351 @@
+"""Triton kernels of shifted-window attention, forward and backward.
+
+A program owns one head and one block of a window's tokens, and strides over the windows of all
+images. Roll, padding, partition and mask are index arithmetic, so q, k and v are read from the
+map where the linear layer left them and results are written to where they belong; sizes are
+run-time arguments. The scores of a query never leave the chip. Backward computes them again:
+
+* windows of up to 64 tokens: one kernel, the whole window in a tile;
+* larger windows: one kernel by blocks of queries (gradients of q and of the position bias),
+  then one by blocks of keys (gradients of k and v). A row of keys is two tiles, since a tile's
+  sides are powers of 2 and 144 tokens are better 128 + 16 than 256.
+
+Nothing is added atomically: what a program sums over its windows (gradients of the position
+bias, and of padded tokens) it writes to a place of its own, to be summed up afterwards.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+HEAD_DIM = tl.constexpr(32)
+
+# Integers that depend on the size of the input: a kernel is not compiled again for their values.
+_SIZES = ("n_windows", "rows", "columns", "height", "width", "heads")
+
+
+@triton.jit
+def _program(heads, BLOCKS: tl.constexpr):
+    """Head and block of this program, its first window, and the step to its next.
+
+    Heads vary fastest: programs that run side by side read the same cache lines.
+    """
+    program = tl.program_id(0)
+    first = program // (heads * BLOCKS)
+    step = tl.num_programs(0) // (heads * BLOCKS)
+    return program % heads, program // heads % BLOCKS, first, step
+
+
+@triton.jit
+def _place(window, n, size, M: tl.constexpr, SHIFT: tl.constexpr, WIDE: tl.constexpr):
+    """Tokens n of a window: row of each in the maps, whether it is on the map, its region.
+
+    A token is off the map if it is padding, or beyond the window's M * M.
+    """
+    rows, columns, height, width = size
+    image = window // (rows * columns)
+    cell = window % (rows * columns)
+    y = cell // columns * M + n // M
+    x = cell % columns * M + n % M
+    # What the cyclic shift brings around to the far end is a region of its own (figure 4).
+    wraps_y = y >= rows * M - SHIFT
+    wraps_x = x >= columns * M - SHIFT
+    y = y + SHIFT - tl.where(wraps_y, rows * M, 0)
+    x = x + SHIFT - tl.where(wraps_x, columns * M, 0)
+    if WIDE:
+        image = image.to(tl.int64)
+    region = wraps_y.to(tl.int32) * 2 + wraps_x.to(tl.int32)
+    return (image * height + y) * width + x, (n < M * M) & (y < height) & (x < width), region
+
+
+@triton.jit
+def _load(qkv, qkv_bias, column, stride, row, on_map, PADDED: tl.constexpr):
+    """Columns ``column + 0..31`` of some rows of qkv; off the map the bias stands in."""
+    d = tl.arange(0, HEAD_DIM)
+    at = row[:, None] * stride + column + d[None, :]
+    tile = tl.load(qkv + at, mask=on_map[:, None], other=0.0)
+    if PADDED:  # noqa: SIM102 - pointers that are None are known to Triton by `is` alone
+        if qkv_bias is not None:
+            fill = tl.load(qkv_bias + column + d).to(tile.dtype)
+            tile = tl.where(on_map[:, None], tile, fill[None, :])
+    return tile
+
+
+@triton.jit
+def _store(pointer, column, stride, row, on_map, tile):
+    """Write a tile to columns ``column + 0..31`` of the rows that are on the map."""
+    d = tl.arange(0, HEAD_DIM)
+    at = row[:, None] * stride + column + d[None, :]
+    tl.store(pointer + at, tile.to(pointer.dtype.element_ty), mask=on_map[:, None])
+
+
+@triton.jit
+def _bias(position_bias, head, n_q, n_k, M: tl.constexpr):
+    """What is added to scores of queries against keys, in fp32: -inf for keys off the window."""
+    N: tl.constexpr = M * M
+    is_key = n_k[None, :] < N
+    if position_bias is None:
+        bias = tl.where(is_key, 0.0, float("-inf"))
+    else:
+        at = (head * N + n_q[:, None]) * N + n_k[None, :]
+        bias = tl.load(position_bias + at, mask=(n_q[:, None] < N) & is_key, other=0.0)
+        bias = tl.where(is_key, bias.to(tl.float32), float("-inf"))
+    return bias
+
+
+@triton.jit
+def _scores(
+    q, k, bias, region_q, region_k, scale, SHIFT: tl.constexpr, PRECISION: tl.constexpr
+):  # fmt: skip
+    """Scores of queries against keys in fp32: scaled products, bias and mask (equation 4)."""
+    scores = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale + bias
+    if SHIFT > 0:
+        scores = tl.where(region_q[:, None] == region_k[None, :], scores, scores - 100.0)
+    return scores
+
+
+@triton.jit
+def _store_pairs(pointer, group, head, heads, n_q, n_k, tile, M: tl.constexpr):
+    """Write a program's sum over windows for pairs of tokens, ``(groups, heads, N, N)``."""
+    N: tl.constexpr = M * M
+    at = ((group * heads + head).to(tl.int64) * N + n_q[:, None]) * N + n_k[None, :]
+    tl.store(pointer + at, tile, mask=(n_q[:, None] < N) & (n_k[None, :] < N))
+
+
+@triton.jit
+def _store_padding(pointer, at, head, heads, dk, dv):
+    """Write a program's sums over padded tokens, to ``(..., 2, heads, 32)``."""
+    d = tl.arange(0, HEAD_DIM)
+    tl.store(pointer + (2 * at * heads + head) * HEAD_DIM + d, dk)
+    tl.store(pointer + ((2 * at + 1) * heads + head) * HEAD_DIM + d, dv)
+
+
+@triton.jit(do_not_specialize=_SIZES)
+def forward(
+    qkv, qkv_bias, position_bias, out,
+    n_windows, rows, columns, height, width, heads, scale,
+    M: tl.constexpr, SHIFT: tl.constexpr, PADDED: tl.constexpr, WIDE: tl.constexpr,
+    PRECISION: tl.constexpr, BLOCK: tl.constexpr, KEYS_1: tl.constexpr, KEYS_2: tl.constexpr,
+):  # fmt: skip
+    """Out of a block of queries: ``(B, H, W, C)``; the row of keys is KEYS_1 + KEYS_2 tokens."""
+    BLOCKS: tl.constexpr = (M * M + BLOCK - 1) // BLOCK
+    head, block, first, step = _program(heads, BLOCKS)
+    size = (rows, columns, height, width)
+    c = heads * HEAD_DIM
+    column = head * HEAD_DIM
+    n_q = block * BLOCK + tl.arange(0, BLOCK)
+    n_1 = tl.arange(0, KEYS_1)
+    bias_1 = _bias(position_bias, head, n_q, n_1, M)
+    if KEYS_2 > 0:
+        n_2 = KEYS_1 + tl.arange(0, KEYS_2)
+        bias_2 = _bias(position_bias, head, n_q, n_2, M)
+    for window in range(first, n_windows, step):
+        row_q, on_q, region_q = _place(window, n_q, size, M, SHIFT, WIDE)
+        q = _load(qkv, qkv_bias, column, 3 * c, row_q, on_q, PADDED)
+        row_1, on_1, region_1 = _place(window, n_1, size, M, SHIFT, WIDE)
+        k_1 = _load(qkv, qkv_bias, c + column, 3 * c, row_1, on_1, PADDED)
+        v_1 = _load(qkv, qkv_bias, 2 * c + column, 3 * c, row_1, on_1, PADDED)
+        s_1 = _scores(q, k_1, bias_1, region_q, region_1, scale, SHIFT, PRECISION)
+        if KEYS_2 > 0:
+            row_2, on_2, region_2 = _place(window, n_2, size, M, SHIFT, WIDE)
+            k_2 = _load(qkv, qkv_bias, c + column, 3 * c, row_2, on_2, PADDED)
+            v_2 = _load(qkv, qkv_bias, 2 * c + column, 3 * c, row_2, on_2, PADDED)
+            s_2 = _scores(q, k_2, bias_2, region_q, region_2, scale, SHIFT, PRECISION)
+            top = tl.maximum(tl.max(s_1, 1), tl.max(s_2, 1))
+            p_2 = tl.exp(s_2 - top[:, None])
+            p_1 = tl.exp(s_1 - top[:, None])
+            total = tl.sum(p_1, 1) + tl.sum(p_2, 1)
+            o = tl.dot(p_1.to(v_1.dtype), v_1, input_precision=PRECISION)
+            o = tl.dot(p_2.to(v_2.dtype), v_2, o, input_precision=PRECISION)
+        else:
+            p_1 = tl.exp(s_1 - tl.max(s_1, 1)[:, None])
+            total = tl.sum(p_1, 1)
+            o = tl.dot(p_1.to(v_1.dtype), v_1, input_precision=PRECISION)
+        _store(out, column, c, row_q, on_q, o / total[:, None])
+
+
+@triton.jit(do_not_specialize=_SIZES)
+def backward(
+    qkv, qkv_bias, position_bias, d_out, d_qkv, d_position_bias, d_padding,
+    n_windows, rows, columns, height, width, heads, scale,
+    M: tl.constexpr, SHIFT: tl.constexpr, PADDED: tl.constexpr, WIDE: tl.constexpr,
+    PRECISION: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """All gradients of windows that fit into one tile, M * M <= BLOCK."""
+    head, _, first, step = _program(heads, 1)
+    size = (rows, columns, height, width)
+    c = heads * HEAD_DIM
+    column = head * HEAD_DIM
+    n = tl.arange(0, BLOCK)
+    bias = _bias(position_bias, head, n, n, M)
+    pairs = tl.zeros((BLOCK, BLOCK), tl.float32)
+    padded_k = tl.zeros((HEAD_DIM,), tl.float32)
+    padded_v = tl.zeros((HEAD_DIM,), tl.float32)
+    for window in range(first, n_windows, step):
+        row, on_map, region = _place(window, n, size, M, SHIFT, WIDE)
+        q = _load(qkv, qkv_bias, column, 3 * c, row, on_map, PADDED)
+        k = _load(qkv, qkv_bias, c + column, 3 * c, row, on_map, PADDED)
+        v = _load(qkv, qkv_bias, 2 * c + column, 3 * c, row, on_map, PADDED)
+        # 0 off the map: such queries send no gradient to anything.
+        do = _load(d_out, None, column, c, row, on_map, False)
+        s = _scores(q, k, bias, region, region, scale, SHIFT, PRECISION)
+        p = tl.exp(s - tl.max(s, 1)[:, None])
+        p = p / tl.sum(p, 1)[:, None]
+        dp = tl.dot(do, tl.trans(v), input_precision=PRECISION)
+        ds = p * (dp - tl.sum(p * dp, 1)[:, None])
+        if d_position_bias is not None:
+            pairs += ds
+        ds = ds.to(q.dtype)
+        dq = tl.dot(ds, k, input_precision=PRECISION) * scale
+        dk = tl.dot(tl.trans(ds), q, input_precision=PRECISION) * scale
+        dv = tl.dot(tl.trans(p.to(q.dtype)), do, input_precision=PRECISION)
+        _store(d_qkv, column, 3 * c, row, on_map, dq)
+        _store(d_qkv, c + column, 3 * c, row, on_map, dk)
+        _store(d_qkv, 2 * c + column, 3 * c, row, on_map, dv)
+        if d_padding is not None:
+            padded = ((n < M * M) & (on_map == 0))[:, None]
+            padded_k += tl.sum(tl.where(padded, dk, 0.0), 0)
+            padded_v += tl.sum(tl.where(padded, dv, 0.0), 0)
+    if d_position_bias is not None:
+        _store_pairs(d_position_bias, first, head, heads, n, n, pairs, M)
+    if d_padding is not None:
+        _store_padding(d_padding, first, head, heads, padded_k, padded_v)
+
+
+@triton.jit(do_not_specialize=_SIZES)
+def backward_queries(
+    qkv, qkv_bias, position_bias, d_out, d_qkv, d_position_bias, statistics,
+    n_windows, rows, columns, height, width, heads, scale,
+    M: tl.constexpr, SHIFT: tl.constexpr, PADDED: tl.constexpr, WIDE: tl.constexpr,
+    PRECISION: tl.constexpr, BLOCK: tl.constexpr, KEYS_1: tl.constexpr, KEYS_2: tl.constexpr,
+):  # fmt: skip
+    """Gradients of a block of queries and of its position bias; leaves what the keys need.
+
+    That is ``statistics``, ``(nW, heads, 3, N)`` fp32: of every query the largest score, the
+    softmax's denominator, and the mean of the weights' gradients. Largest score and denominator
+    are two figures, as rounding the logarithm of their product would show in fp32 gradients.
+    """
+    BLOCKS: tl.constexpr = (M * M + BLOCK - 1) // BLOCK
+    head, block, first, step = _program(heads, BLOCKS)
+    size = (rows, columns, height, width)
+    c = heads * HEAD_DIM
+    column = head * HEAD_DIM
+    n_q = block * BLOCK + tl.arange(0, BLOCK)
+    n_1 = tl.arange(0, KEYS_1)
+    bias_1 = _bias(position_bias, head, n_q, n_1, M)
+    pairs_1 = tl.zeros((BLOCK, KEYS_1), tl.float32)
+    if KEYS_2 > 0:
+        n_2 = KEYS_1 + tl.arange(0, KEYS_2)
+        bias_2 = _bias(position_bias, head, n_q, n_2, M)
+        pairs_2 = tl.zeros((BLOCK, KEYS_2), tl.float32)
+    for window in range(first, n_windows, step):
+        row_q, on_q, region_q = _place(window, n_q, size, M, SHIFT, WIDE)
+        q = _load(qkv, qkv_bias, column, 3 * c, row_q, on_q, PADDED)
+        do = _load(d_out, None, column, c, row_q, on_q, False)
+        row_1, on_1, region_1 = _place(window, n_1, size, M, SHIFT, WIDE)
+        k_1 = _load(qkv, qkv_bias, c + column, 3 * c, row_1, on_1, PADDED)
+        v_1 = _load(qkv, qkv_bias, 2 * c + column, 3 * c, row_1, on_1, PADDED)
+        p_1 = _scores(q, k_1, bias_1, region_q, region_1, scale, SHIFT, PRECISION)
+        top = tl.max(p_1, 1)
+        if KEYS_2 > 0:
+            row_2, on_2, region_2 = _place(window, n_2, size, M, SHIFT, WIDE)
+            k_2 = _load(qkv, qkv_bias, c + column, 3 * c, row_2, on_2, PADDED)
+            v_2 = _load(qkv, qkv_bias, 2 * c + column, 3 * c, row_2, on_2, PADDED)
+            p_2 = _scores(q, k_2, bias_2, region_q, region_2, scale, SHIFT, PRECISION)
+            top = tl.maximum(top, tl.max(p_2, 1))
+            p_2 = tl.exp(p_2 - top[:, None])
+        p_1 = tl.exp(p_1 - top[:, None])
+        total = tl.sum(p_1, 1)
+        dp_1 = tl.dot(do, tl.trans(v_1), input_precision=PRECISION)
+        mean = tl.sum(p_1 * dp_1, 1)
+        if KEYS_2 > 0:
+            total += tl.sum(p_2, 1)
+            dp_2 = tl.dot(do, tl.trans(v_2), input_precision=PRECISION)
+            mean += tl.sum(p_2 * dp_2, 1)
+        mean = mean / total
+        ds_1 = p_1 / total[:, None] * (dp_1 - mean[:, None])
+        dq = tl.dot(ds_1.to(k_1.dtype), k_1, input_precision=PRECISION)
+        if d_position_bias is not None:
+            pairs_1 += ds_1
+        if KEYS_2 > 0:
+            ds_2 = p_2 / total[:, None] * (dp_2 - mean[:, None])
+            dq = tl.dot(ds_2.to(k_2.dtype), k_2, dq, input_precision=PRECISION)
+            if d_position_bias is not None:
+                pairs_2 += ds_2
+        _store(d_qkv, column, 3 * c, row_q, on_q, dq * scale)
+        _store_statistics(statistics, window, head, heads, n_q, top, total, mean, M, WIDE)
+    if d_position_bias is not None:
+        _store_pairs(d_position_bias, first, head, heads, n_q, n_1, pairs_1, M)
+        if KEYS_2 > 0:
+            _store_pairs(d_position_bias, first, head, heads, n_q, n_2, pairs_2, M)
+
+
+@triton.jit
+def _statistics(pointer, window, head, heads, M: tl.constexpr, WIDE: tl.constexpr):
+    """Where the statistics of a window's head begin."""
+    if WIDE:
+        heads = heads.to(tl.int64)
+    return pointer + (window * heads + head) * (3 * M * M)
+
+
+@triton.jit
+def _store_statistics(
+    pointer, window, head, heads, n_q, top, total, mean, M: tl.constexpr, WIDE: tl.constexpr
+):
+    N: tl.constexpr = M * M
+    at = _statistics(pointer, window, head, heads, M, WIDE) + n_q
+    tl.store(at, top, mask=n_q < N)
+    tl.store(at + N, total, mask=n_q < N)
+    tl.store(at + 2 * N, mean, mask=n_q < N)
+
+
+@triton.jit(do_not_specialize=_SIZES)
+def backward_keys(
+    qkv, qkv_bias, position_bias, d_out, d_qkv, d_padding, statistics,
+    n_windows, rows, columns, height, width, heads, scale,
+    M: tl.constexpr, SHIFT: tl.constexpr, PADDED: tl.constexpr, WIDE: tl.constexpr,
+    PRECISION: tl.constexpr, BLOCK: tl.constexpr, QUERIES: tl.constexpr,
+):  # fmt: skip
+    """Gradients of a block of keys and values, over all queries of the window, QUERIES a step."""
+    BLOCKS: tl.constexpr = (M * M + BLOCK - 1) // BLOCK
+    head, block, first, step = _program(heads, BLOCKS)
+    size = (rows, columns, height, width)
+    c = heads * HEAD_DIM
+    column = head * HEAD_DIM
+    n_k = block * BLOCK + tl.arange(0, BLOCK)
+    padded_k = tl.zeros((HEAD_DIM,), tl.float32)
+    padded_v = tl.zeros((HEAD_DIM,), tl.float32)
+    for window in range(first, n_windows, step):
+        row_k, on_k, region_k = _place(window, n_k, size, M, SHIFT, WIDE)
+        k = _load(qkv, qkv_bias, c + column, 3 * c, row_k, on_k, PADDED)
+        v = _load(qkv, qkv_bias, 2 * c + column, 3 * c, row_k, on_k, PADDED)
+        window_statistics = _statistics(statistics, window, head, heads, M, WIDE)
+        dk = tl.zeros((BLOCK, HEAD_DIM), tl.float32)
+        dv = tl.zeros((BLOCK, HEAD_DIM), tl.float32)
+        for query in range(0, M * M, QUERIES):
+            n_q = query + tl.arange(0, QUERIES)
+            row_q, on_q, region_q = _place(window, n_q, size, M, SHIFT, WIDE)
+            q = _load(qkv, qkv_bias, column, 3 * c, row_q, on_q, PADDED)
+            do = _load(d_out, None, column, c, row_q, on_q, False)
+            at = window_statistics + n_q
+            # Beyond the window, exp(score - inf) makes a weight of 0.
+            top = tl.load(at, mask=n_q < M * M, other=float("inf"))
+            total = tl.load(at + M * M, mask=n_q < M * M, other=1.0)
+            mean = tl.load(at + 2 * M * M, mask=n_q < M * M, other=0.0)
+            bias = _bias(position_bias, head, n_q, n_k, M)
+            s = _scores(q, k, bias, region_q, region_k, scale, SHIFT, PRECISION)
+            p = tl.exp(s - top[:, None]) / total[:, None]
+            dp = tl.dot(do, tl.trans(v), input_precision=PRECISION)
+            ds = (p * (dp - mean[:, None])).to(q.dtype)
+            dk = tl.dot(tl.trans(ds), q, dk, input_precision=PRECISION)
+            dv = tl.dot(tl.trans(p.to(q.dtype)), do, dv, input_precision=PRECISION)
+        dk = dk * scale
+        _store(d_qkv, c + column, 3 * c, row_k, on_k, dk)
+        _store(d_qkv, 2 * c + column, 3 * c, row_k, on_k, dv)
+        if d_padding is not None:
+            padded = ((n_k < M * M) & (on_k == 0))[:, None]
+            padded_k += tl.sum(tl.where(padded, dk, 0.0), 0)
+            padded_v += tl.sum(tl.where(padded, dv, 0.0), 0)
+    if d_padding is not None:
+        _store_padding(d_padding, first * BLOCKS + block, head, heads, padded_k, padded_v)
