@@ -38,6 +38,12 @@ def reproduce_tool() -> ModuleType:
 
 
 @pytest.fixture(scope="session")
+def benchmark_tool() -> ModuleType:
+    """The module of ``tools/benchmark.py``."""
+    return load_tool("benchmark")
+
+
+@pytest.fixture(scope="session")
 def shapes_root(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("data") / "tiny"
     write_shapes(root, ShapesSpec(train=8, val=4, size=64))

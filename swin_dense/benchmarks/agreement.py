@@ -1,0 +1,67 @@
+"""Whether contestants compute the same: asked before any of them is timed."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from swin_dense.benchmarks.peers import OURS
+
+# Largest difference over the largest value, after up to 24 blocks and random weights.
+TOLERANCES = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+def precision(dtype: torch.dtype, device: torch.device) -> contextlib.AbstractContextManager:
+    """Mixed precision in ``dtype``; nothing for float32."""
+    if dtype == torch.float32:
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype)
+
+
+def differences(
+    models: Mapping[str, nn.Module], image: Tensor, dtype: torch.dtype
+) -> dict[str, float]:
+    """How far each contestant is from ours: maps and the gradient of the image, the worst of them.
+
+    The models should be in evaluation mode, where nothing is drawn at random.
+
+    Args:
+        models: by name, :data:`OURS` among them; each turns an image into maps.
+        image: ``(B, 3, H, W)``.
+        dtype: precision; lower ones by autocast.
+
+    Returns:
+        Of each other model, the largest difference over ours' largest value; infinite if shapes
+        differ.
+    """
+    expected = _outputs(models[OURS], image, dtype)
+    return {
+        name: _largest(expected, _outputs(model, image, dtype))
+        for name, model in models.items()
+        if name != OURS
+    }
+
+
+def _outputs(model: nn.Module, image: Tensor, dtype: torch.dtype) -> list[Tensor]:
+    image = image.detach().clone().requires_grad_()
+    with precision(dtype, image.device):
+        maps = [x.float() for x in model(image)]
+    # Unequal weights, so that an exchange of two places or channels would be seen.
+    total = sum(
+        (x * torch.linspace(-1, 1, x.numel(), device=x.device).view_as(x)).sum() for x in maps
+    )
+    (gradient,) = torch.autograd.grad(total, image)
+    return [*(x.detach() for x in maps), gradient]
+
+
+def _largest(expected: list[Tensor], found: list[Tensor]) -> float:
+    if [x.shape for x in expected] != [x.shape for x in found]:
+        return float("inf")
+    pairs = zip(expected, found, strict=True)
+    errors = [float((a - b).abs().max() / a.abs().max().clamp(min=1e-30)) for a, b in pairs]
+    # max() would pass over a nan that is not the first
+    return float("inf") if any(error != error for error in errors) else max(errors)

@@ -1,0 +1,198 @@
+"""A whole training step of a config, with our backbone and with OpenMMLab's."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.model import revert_sync_batchnorm
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import MODELS, DefaultScope
+from torch import Tensor, nn
+
+from swin_dense.analysis.swap import OURS as OUR_TYPE
+from swin_dense.analysis.swap import STOCK, backbone_type, swapped
+from swin_dense.backbones.swin_arguments import ARCHS
+from swin_dense.benchmarks import costs
+from swin_dense.benchmarks.agreement import DTYPES
+from swin_dense.benchmarks.backbone import Run
+from swin_dense.benchmarks.peers import OURS
+from swin_dense.benchmarks.timing import interleave
+from swin_dense.engine.config import is_segmentation
+from swin_dense.engine.pretrained import drop_pretrained
+from swin_dense.errors import UserError
+
+# Losses of the same weights and random numbers; samples of boxes could change with less rounding.
+_TOLERANCE = 1e-3
+_BOXES = 8
+
+
+def both_configs(cfg: Config) -> dict[str, Config]:
+    """The config with our backbone and with the stock one, without pretrained weights.
+
+    Raises:
+        UserError: its backbone is neither, or has a part that the stock one lacks.
+    """
+    cfg = copy.deepcopy(cfg)
+    drop_pretrained(cfg)
+    kind = backbone_type(cfg)
+    scope = "mmseg" if is_segmentation(cfg) else "mmdet"
+    if kind == STOCK:
+        return {OURS: swapped(cfg), scope: cfg}
+    if kind != OUR_TYPE:
+        raise UserError(f"model.backbone.type is {kind!r}, expected {OUR_TYPE!r} or {STOCK!r}")
+    stock = copy.deepcopy(cfg)
+    stock.model.backbone = _stock_arguments(cfg.model.backbone.to_dict(), scope)
+    return {OURS: cfg, scope: stock}
+
+
+def _stock_arguments(backbone: dict[str, Any], scope: str) -> dict[str, Any]:
+    arguments = dict(backbone)
+    if arch := arguments.pop("arch", None):
+        names = ("embed_dims", "depths", "num_heads")
+        arguments |= dict(zip(names, ARCHS[arch], strict=True))
+    arguments.pop("attn_impl", None)
+    known = inspect.signature(import_module(f"{scope}.models").SwinTransformer).parameters
+    if unknown := [name for name in arguments if name != "type" and name not in known]:
+        raise UserError(f"{scope}'s SwinTransformer has no {unknown[0]}: there is no such model")
+    return arguments | {"type": f"{scope}.{STOCK}"}
+
+
+def measure_detector(cfg: Config, size: tuple[int, int], run: Run) -> dict[str, Any]:
+    """Check that losses agree, then time training steps in turns.
+
+    A step is ``model.train_step`` on noise with a few objects: forward, losses, backward,
+    clipping, optimizer.
+
+    Args:
+        cfg: a detector or segmentor with Swin.
+        size: height and width of the images in pixels.
+        run: how to measure.
+
+    Returns:
+        ``settings`` and ``contestants``, as of the backbone.
+
+    Raises:
+        UserError: the backbone is not Swin, or losses disagree; nothing is timed then.
+    """
+    configs = both_configs(cfg)
+    if is_segmentation(cfg):
+        for one in configs.values():
+            one.model.data_preprocessor.size = size  # else images are filled up to the crop's
+    models = {name: _build(one, run.device) for name, one in configs.items()}
+    ours, stock = models.values()
+    stock.load_state_dict(ours.state_dict())
+    batch = make_batch(cfg, size, run.batch)
+    error = _loss_difference(ours, stock, batch)
+    if not error <= _TOLERANCE:
+        raise UserError(f"losses with either backbone differ by {error:.1g}: nothing was timed")
+    steps = {n: _step(m, configs[n], batch, run) for n, m in models.items()}
+    times = interleave(steps, run.rounds, run.device)
+    contestants = []
+    for name, timing in times.items():
+        record = timing.as_json()
+        record["times_ours"] = round(timing.median / times[OURS].median, 3)
+        record["launches"] = costs.launches(steps[name], run.device)
+        memory = costs.training_memory(models[name], steps[name], run.device)
+        record["memory_mb"] = round(memory / 1e6, 1)
+        contestants.append({"name": name, "difference": float(f"{error:.2g}"), "training": record})
+    settings = {"size": list(size), "batch": run.batch, "dtype": run.dtype, "rounds": run.rounds}
+    return {"settings": settings, "contestants": contestants}
+
+
+def _build(cfg: Config, device: torch.device) -> nn.Module:
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        model = revert_sync_batchnorm(MODELS.build(copy.deepcopy(cfg.model)))
+    torch.manual_seed(0)
+    model.init_weights()
+    return model.to(device)
+
+
+def _step(
+    model: nn.Module, cfg: Config, batch: dict[str, Any], run: Run
+) -> Callable[[], dict[str, Tensor]]:
+    wrapper = {**cfg.optim_wrapper.to_dict(), "type": "OptimWrapper"}
+    for only_amp in ("loss_scale", "dtype"):
+        wrapper.pop(only_amp, None)
+    if DTYPES[run.dtype] != torch.float32:
+        wrapper |= {
+            "type": "AmpOptimWrapper",
+            "dtype": {"fp16": "float16"}.get(run.dtype, "bfloat16"),
+        }
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        optimizer = build_optim_wrapper(model, wrapper)
+    model.train()
+    trained: Any = model
+    return lambda: trained.train_step(copy.deepcopy(batch), optimizer)
+
+
+def _loss_difference(ours: nn.Module, stock: nn.Module, batch: dict[str, Any]) -> float:
+    """Largest relative difference of a loss."""
+    a, b = _losses(ours, batch), _losses(stock, batch)
+    if a.keys() != b.keys():
+        return float("inf")
+    return max(abs(a[name] - b[name]) / max(abs(a[name]), 1e-6) for name in a)
+
+
+def _losses(model: Any, batch: dict[str, Any]) -> dict[str, float]:
+    model.train()
+    torch.manual_seed(1)
+    np.random.seed(1)
+    with torch.no_grad():
+        data = model.data_preprocessor(copy.deepcopy(batch), training=True)
+        losses = model(**data, mode="loss")
+    return {
+        name: float(sum(value) if isinstance(value, list) else value)
+        for name, value in losses.items()
+        if "loss" in name
+    }
+
+
+def make_batch(cfg: Config, size: tuple[int, int], images: int) -> dict[str, Any]:
+    """Noise and random targets, as the training pipeline would pack them."""
+    draw = np.random.default_rng(0)
+    inputs = [torch.from_numpy(draw.integers(0, 256, (3, *size), np.uint8)) for _ in range(images)]
+    make = _segmentation_sample if is_segmentation(cfg) else _detection_sample
+    return {"inputs": inputs, "data_samples": [make(size, draw) for _ in range(images)]}
+
+
+def _facts(size: tuple[int, int]) -> dict[str, Any]:
+    return {"img_shape": size, "ori_shape": size, "pad_shape": size, "scale_factor": (1.0, 1.0)}
+
+
+def _segmentation_sample(size: tuple[int, int], draw: np.random.Generator) -> Any:
+    from mmengine.structures import PixelData
+    from mmseg.structures import SegDataSample
+
+    sample = SegDataSample(metainfo=_facts(size))
+    labels = torch.from_numpy(draw.integers(0, 2, (1, *size)))
+    sample.gt_sem_seg = PixelData(data=labels)
+    return sample
+
+
+def _detection_sample(size: tuple[int, int], draw: np.random.Generator) -> Any:
+    from mmdet.structures import DetDataSample
+    from mmdet.structures.mask import BitmapMasks
+    from mmengine.structures import InstanceData, PixelData
+
+    height, width = size
+    corner = draw.uniform(0, 0.6, (_BOXES, 2)) * (width, height)
+    boxes = np.hstack([corner, corner + draw.uniform(0.1, 0.4, (_BOXES, 2)) * (width, height)])
+    masks = np.zeros((_BOXES, height, width), np.uint8)
+    for mask, (x1, y1, x2, y2) in zip(masks, boxes.astype(int), strict=True):
+        mask[y1:y2, x1:x2] = 1
+    sample = DetDataSample(metainfo=_facts(size) | {"img_id": 0, "batch_input_shape": size})
+    sample.gt_instances = InstanceData(
+        bboxes=torch.from_numpy(boxes).float(),
+        labels=torch.zeros(_BOXES, dtype=torch.long),
+        masks=BitmapMasks(masks, height, width),
+    )
+    sample.ignored_instances = InstanceData(bboxes=torch.zeros(0, 4), labels=torch.zeros(0).long())
+    sample.gt_sem_seg = PixelData(sem_seg=torch.from_numpy(masks[:1]).long())
+    return sample

@@ -1,0 +1,75 @@
+"""Records of measurements: where and with what they were made, and their JSON files."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from swin_dense.analysis.machine import describe_machine, describe_versions
+from swin_dense.engine.metrics import write_json
+from swin_dense.errors import UserError
+
+KINDS = ("backbone", "detector", "scaling", "evaluation", "pipeline")
+
+
+def circumstances(
+    device: torch.device, command: Sequence[str], remark: str | None
+) -> dict[str, Any]:
+    """Machine, versions, date and command of a measurement.
+
+    Args:
+        device: where it ran.
+        command: arguments of the tool.
+        remark: what else should be known, such as other work on the machine.
+    """
+    machine: dict[str, Any] = {"device": device.type, "name": describe_machine(device)}
+    if device.type == "cpu":
+        machine |= {"cores": os.cpu_count(), "threads": torch.get_num_threads()}
+    return {
+        "command": f"tools/benchmark.py {shlex.join(_without_places(command))}",
+        "date": datetime.date.today().isoformat(),
+        "machine": machine,
+        "versions": describe_versions(),
+        "remark": remark,
+    }
+
+
+def _without_places(command: Sequence[str]) -> list[str]:
+    """The command without folders of this machine, which nobody else has."""
+    return [Path(word).name if Path(word).is_absolute() else word for word in command]
+
+
+def machine_text(record: Mapping[str, Any]) -> str:
+    """The machine in one phrase."""
+    machine = record["machine"]
+    if machine["device"] != "cpu":
+        return machine["name"]
+    threads = machine["threads"]
+    return f"{machine['name']}, {threads} thread{'s' if threads != 1 else ''}"
+
+
+def save(path: Path, record: dict[str, Any]) -> None:
+    """Writes a record."""
+    write_json(path, record)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A record.
+
+    Raises:
+        UserError: the file is not one.
+    """
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+    if not isinstance(record, dict) or record.get("kind") not in KINDS:
+        raise UserError(f"{path} is no record of tools/benchmark.py")
+    return record

@@ -1,0 +1,90 @@
+"""``docs/benchmarks.md`` from the records of measurements."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
+from typing import Any
+
+from swin_dense.benchmarks.goals import GOALS
+from swin_dense.benchmarks.record import KINDS, machine_text
+from swin_dense.benchmarks.tables import notes_of, rows_of, title_of
+
+_HEADER = """# Benchmarks
+
+Generated, not edited: `{command}`. Every table is one record there, made by the command below it.
+
+Contestants have the same weights, and their outputs and the gradient of the image were found to
+agree with ours before anything was timed ("difference": the largest, over the largest value).
+They take turns (A B C A B C ...); times are medians, with quartiles. "Times ours" is how many
+times as long as ours a contestant takes. "Training" of a backbone is forward and backward, of a
+detector or segmentor the whole step with the optimizer. "Roofline" is the part of the time that
+the matrix products take at the measured rate of the machine, or reading and writing the maps
+between the blocks at the measured rate of its copies, whichever is longer.
+"""
+_GOALS = """## Goals
+
+Times as fast as mmdet (or mmseg), or part of its memory, in one run.
+"""
+_TITLES = {
+    "backbone": "Backbone",
+    "scaling": "Time against pixels",
+    "detector": "Whole training steps",
+    "evaluation": "COCO evaluation",
+    "pipeline": "Input pipeline",
+}
+
+
+def benchmarks_document(
+    records: Sequence[Mapping[str, Any]], command: str, plots: Mapping[int, str]
+) -> str:
+    """The document.
+
+    Args:
+        records: as they were saved; their order does not matter.
+        command: what generates the document.
+        plots: paths of pictures, as the document names them, by place in ``records``.
+    """
+    parts = [_HEADER.format(command=command), _GOALS + "\n" + markdown(_goals(records))]
+    order = sorted(range(len(records)), key=lambda i: _place(records[i]))
+    for kind, places in groupby(order, lambda i: records[i]["kind"]):
+        parts.append(f"## {_TITLES[kind]}\n")
+        parts += [_section(records[i], plots.get(i)) for i in places]
+    return "\n".join(parts)
+
+
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    """A table; the first row is the headings."""
+    headings, *rest = rows
+    rule = ["---" if heading in ("", "case") else "--:" for heading in headings]
+    return "".join(f"| {' | '.join(row)} |\n" for row in [headings, rule, *rest])
+
+
+def _goals(records: Iterable[Mapping[str, Any]]) -> list[list[str]]:
+    records = list(records)
+    rows = [["case", "must", "aim", "measured"]]
+    for goal in GOALS:
+        found = goal.measured(records)
+        text = "not measured" if found is None else f"{found:.2f}x"
+        aim = f"{goal.aim:g}x" if goal.aim else ""
+        rows.append([goal.case, f"{goal.must:g}x", aim, text])
+    return rows
+
+
+def _section(record: Mapping[str, Any], plot: str | None) -> str:
+    lines = [
+        f"### {title_of(record)}\n",
+        f"{machine_text(record)}, {record['date']}. `{record['command']}`\n",
+        markdown(rows_of(record)),
+        *(f"{note}\n" for note in notes_of(record)),
+        f"Versions: {record['versions']}.\n",
+    ]
+    if plot:
+        lines.append(f"![{title_of(record)}]({plot})\n")
+    return "\n".join(lines)
+
+
+def _place(record: Mapping[str, Any]) -> tuple[Any, ...]:
+    # GPUs first; then what tells records of a kind apart
+    on_cpu = record["machine"]["device"] == "cpu"
+    return KINDS.index(record["kind"]), on_cpu, title_of(record), record["date"]

@@ -1,0 +1,149 @@
+"""Records as tables: headings and cells, the same on the terminal and in the document."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.table import Table
+
+from swin_dense.benchmarks.costs import LAUNCHES, MEMORY
+
+Record = Mapping[str, Any]
+Rows = list[list[str]]
+
+
+def rows_of(record: Record) -> Rows:
+    """Headings, then a row of cells for each line of the record's table."""
+    return _ROWS[record["kind"]](record)
+
+
+def terminal_table(record: Record) -> Table:
+    """The table for the terminal."""
+    headings, *rows = rows_of(record)
+    table = Table(title=title_of(record), title_justify="left", header_style="bold")
+    for heading in headings:
+        table.add_column(heading, justify="right" if heading else "left")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def title_of(record: Record) -> str:
+    """What was measured, in a line."""
+    settings = record["settings"]
+    size = settings.get("size")
+    facts = [record.get("config"), settings.get("arch"), f"{size[0]}x{size[1]}" if size else None]
+    if settings.get("window_size", 7) != 7:
+        facts.append(f"window {settings['window_size']}")
+    for name in ("batch", "images", "detections"):
+        facts.append(f"{name} {settings[name]}" if name in settings else None)
+    facts += [settings.get("dtype")]
+    return f"{record['kind']}: " + ", ".join(str(fact) for fact in facts if fact)
+
+
+def notes_of(record: Record) -> list[str]:
+    """What a reader of the table has to know."""
+    device = record["machine"]["device"]
+    notes = []
+    if record["kind"] in ("backbone", "detector"):
+        notes.append(f"Memory: {MEMORY[device]}. Launches: {LAUNCHES[device]}.")
+    if "rates" in record:
+        rates, least = record["rates"], record["roofline_ms"]
+        notes.append(
+            f"Roofline: copies at {rates['copy_gb_s']} GB/s, products at "
+            f"{rates['matmul_gflop_s']} GFLOP/s, so forward takes {least['forward']:.1f} ms or "
+            f"more, forward and backward {least['training']:.1f} ms."
+        )
+    for one in record.get("contestants", ()):
+        if "note" in one:
+            height, width = one["checked_at"]
+            notes.append(f"{one['name']} {one['note']}; compared with ours at {height}x{width}.")
+    for name in record.get("skipped", []):
+        notes.append(f"{name} is not installed and was skipped.")
+    if record.get("remark"):
+        notes.append(f"Remark: {record['remark']}.")
+    return notes
+
+
+def _backbone(record: Record) -> Rows:
+    headings = ["", "ms", "quartiles", "times ours", "roofline", "launches", "MB", "difference"]
+    rows = [headings]
+    for phase in ("forward", "training"):
+        for one in record["contestants"]:
+            figures = one[phase]
+            cells = [f"{phase}, {_name(one)}", *_time(figures), f"{figures['roofline_share']:.1%}"]
+            memory = _number(figures["memory_mb"]) if "memory_mb" in figures else ""
+            rows.append([*cells, str(figures["launches"]), memory, _difference(one)])
+    return rows
+
+
+def _detector(record: Record) -> Rows:
+    headings = ["", "training ms", "quartiles", "times ours", "launches", "MB", "difference"]
+    rows = [headings]
+    for one in record["contestants"]:
+        figures = one["training"]
+        cells = [_name(one), *_time(figures), str(figures["launches"])]
+        rows.append([*cells, _number(figures["memory_mb"]), _difference(one)])
+    return rows
+
+
+def _scaling(record: Record) -> Rows:
+    sides = record["settings"]["sides"]
+    rows = [["", *(f"{side}x{side} ms" for side in sides), "exponent", "difference"]]
+    for one in record["contestants"]:
+        for phase in (p for p in ("forward", "training") if p in one):
+            times = [_number(size["median_ms"]) for size in one[phase]["sizes"]]
+            exponent = f"{one[phase]['exponent']:.3f}"
+            rows.append([f"{phase}, {_name(one)}", *times, exponent, _difference(one)])
+    return rows
+
+
+def _evaluation(record: Record) -> Rows:
+    kinds = [kind for kind in ("bbox", "segm") if kind in record["contestants"][0]]
+    rows = [["", *(f"{kind} {what}" for kind in kinds for what in ("s", "times ours"))]]
+    for one in record["contestants"]:
+        cells = [
+            text
+            for kind in kinds
+            for text in (f"{one[kind]['median_ms'] / 1e3:.2f}", f"{one[kind]['times_ours']:.2f}")
+        ]
+        rows.append([_name(one), *cells])
+    return rows
+
+
+def _pipeline(record: Record) -> Rows:
+    total = sum(step["ms_per_image"] for step in record["steps"])
+    rows = [["", "ms an image", "share"]]
+    for step in record["steps"]:
+        share = step["ms_per_image"] / total
+        rows.append([step["name"], f"{step['ms_per_image']:.2f}", f"{share:.0%}"])
+    rate = record["images_per_second"]
+    return [*rows, [f"all: {rate:.1f} images/s on one core", f"{1e3 / rate:.2f}", ""]]
+
+
+_ROWS = {
+    "backbone": _backbone,
+    "detector": _detector,
+    "scaling": _scaling,
+    "evaluation": _evaluation,
+    "pipeline": _pipeline,
+}
+
+
+def _name(one: Mapping[str, Any]) -> str:
+    return f"{one['name']} {one['version']}" if one.get("version") else one["name"]
+
+
+def _time(figures: Mapping[str, Any]) -> list[str]:
+    low, high = figures["quartiles_ms"]
+    quartiles = f"{_number(low)}-{_number(high)}"
+    return [_number(figures["median_ms"]), quartiles, f"{figures['times_ours']:.2f}"]
+
+
+def _difference(one: Mapping[str, Any]) -> str:
+    return f"{one['difference']:.0e}" if "difference" in one else ""
+
+
+def _number(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"

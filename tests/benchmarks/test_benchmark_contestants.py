@@ -1,0 +1,128 @@
+"""Other libraries with our weights, and what happens when they do not agree."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from swin_dense.benchmarks import backbone, peers
+from swin_dense.benchmarks.agreement import differences
+from swin_dense.benchmarks.backbone import Run, check_agreement, measure_backbone
+from swin_dense.benchmarks.peers import OURS, PEERS, Spec, build_contestants
+from swin_dense.benchmarks.scaling import measure_scaling
+from swin_dense.errors import UserError
+
+CPU = torch.device("cpu")
+RUN = Run(batch=1, dtype="fp32", rounds=2, device=CPU)
+MODULES = {"mmdet": "mmdet", "timm": "timm", "hf": "transformers", "torchvision": "torchvision"}
+
+
+def tiny(side: int, window: int = 4) -> Spec:
+    return Spec(8, (1, 1, 2, 1), (1, 2, 2, 4), window, (side, side), drop_path_rate=0.0)
+
+
+@pytest.mark.parametrize("name", PEERS)
+def test_peers_agree_in_evaluation_and_in_gradients(name):
+    pytest.importorskip(MODULES[name])
+    spec = tiny(256)  # the last map has 8 x 8 tokens: 2 x 2 windows
+    assert spec.whole_windows
+    models = build_contestants(spec, [name], CPU)
+    error = differences(models, RUN.image(spec.size), torch.float32)[name]
+    assert error < 1e-5  # rounding of float32
+
+
+@pytest.mark.parametrize(
+    ("size", "window", "whole"),
+    [
+        ((448, 448), 7, True),
+        ((224, 224), 7, False),  # a map of one window: some drop its shift
+        ((480, 640), 7, False),
+        ((256, 512), 4, True),
+        ((250, 512), 4, False),
+    ],
+)
+def test_sizes_at_which_all_libraries_agree(size, window, whole):
+    assert Spec(8, (1,) * 4, (1,) * 4, window, size).whole_windows == whole
+
+
+def test_other_definitions_are_noted_and_compared_where_they_agree():
+    pytest.importorskip("timm")
+    found = check_agreement(tiny(200), ["mmdet", "timm"], RUN)
+    assert found["mmdet"]["checked_at"] == [200, 200]
+    assert "note" not in found["mmdet"]
+    assert found["timm"]["checked_at"] == [256, 256]
+    assert "differs by" in found["timm"]["note"]
+    assert found["timm"]["difference"] < 1e-5
+
+
+class Wrong(nn.Module):
+    """Ours with one map that is slightly off."""
+
+    def __init__(self, body: nn.Module, factor: float) -> None:
+        super().__init__()
+        self.body, self.factor = body, factor
+
+    def forward(self, x):
+        *maps, last = self.body(x)
+        return (*maps, last * self.factor)
+
+
+@pytest.mark.parametrize("side", [256, 200])
+@pytest.mark.parametrize("factor", [1.01, float("nan")])
+def test_nothing_is_timed_when_outputs_disagree(side, factor, monkeypatch):
+    def build(spec, names, device):
+        models = {OURS: peers.build_ours(spec).eval()}
+        return models | {name: Wrong(models[OURS], factor) for name in names}
+
+    monkeypatch.setattr(backbone, "build_contestants", build)
+    monkeypatch.setattr(backbone, "interleave", lambda *_, **__: pytest.fail("timed"))
+    with pytest.raises(UserError, match=r"timm and ours disagree.*nothing was timed"):
+        measure_backbone(tiny(side), {"timm": "1"}, RUN)
+
+
+def test_a_wrong_gradient_is_seen():
+    class NoGradient(nn.Module):
+        def __init__(self, body):
+            super().__init__()
+            self.body = body
+
+        def forward(self, x):
+            return tuple(y.detach() + 0 * x.sum() for y in self.body(x))
+
+    ours = peers.build_ours(tiny(64)).eval()
+    models = {OURS: ours, "mmdet": NoGradient(ours)}
+    assert differences(models, RUN.image((64, 64)), torch.float32)["mmdet"] > 0.5
+
+
+def test_record_of_the_backbone():
+    record = measure_backbone(tiny(64), {"mmdet": "3.3.0"}, RUN)
+    ours, mmdet = record["contestants"]
+    assert (ours["name"], mmdet["name"], mmdet["version"]) == ("ours", "mmdet", "3.3.0")
+    assert record["settings"]["size"] == [64, 64]
+    assert set(record["rates"]) == {"copy_gb_s", "matmul_gflop_s"}
+    for phase in ("forward", "training"):
+        assert ours[phase]["times_ours"] == 1
+        assert mmdet[phase]["launches"] > 50
+        assert 0 < mmdet[phase]["roofline_share"] < 1
+        expected = mmdet[phase]["median_ms"] / ours[phase]["median_ms"]
+        assert mmdet[phase]["times_ours"] == pytest.approx(expected, rel=1e-2)
+    assert mmdet["training"]["memory_mb"] > 0
+    assert record["roofline_ms"]["training"] == pytest.approx(3 * record["roofline_ms"]["forward"])
+
+
+def test_record_of_scaling():
+    record = measure_scaling(tiny(32), {}, RUN, [32, 64, 96], ["forward", "training"])
+    (ours,) = record["contestants"]
+    assert record["settings"]["sides"] == [32, 64, 96]
+    assert len(ours["training"]["sizes"]) == 3
+    assert isinstance(ours["forward"]["exponent"], float)
+
+
+def test_unknown_names():
+    with pytest.raises(UserError, match="unknown --arch 'huge': choose one of tiny"):
+        Spec.of_arch("huge", 7, (64, 64))
+    with pytest.raises(UserError, match="unknown peer 'jax' in --against: choose of mmdet"):
+        peers.peers_named("mmdet,jax")
+    assert peers.peers_named(" timm, mmdet,timm,") == ["timm", "mmdet"]
+    assert peers.peers_named("") == []

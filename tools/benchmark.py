@@ -1,0 +1,253 @@
+"""Measures speed and memory against other implementations, with the same weights.
+
+tools/benchmark.py backbone           the backbone against mmdet, timm, transformers, torchvision
+tools/benchmark.py detector CONFIG    a training step with our backbone and with OpenMMLab's
+tools/benchmark.py scaling            time against pixels
+tools/benchmark.py evaluation         COCO evaluation against mmdet's
+tools/benchmark.py pipeline CONFIG    images a second of the input pipeline on one core
+tools/benchmark.py report             docs/benchmarks.md from the records in docs/benchmarks/
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shlex
+import sys
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from swin_dense.benchmarks.agreement import DTYPES
+from swin_dense.benchmarks.backbone import PHASES, Run, measure_backbone
+from swin_dense.benchmarks.detector import measure_detector
+from swin_dense.benchmarks.evaluation import measure_evaluation
+from swin_dense.benchmarks.peers import PEERS, Spec, installed, peers_named
+from swin_dense.benchmarks.pipeline import measure_pipeline
+from swin_dense.benchmarks.plots import save_plot
+from swin_dense.benchmarks.record import circumstances, machine_text, read, save
+from swin_dense.benchmarks.report import benchmarks_document
+from swin_dense.benchmarks.scaling import SIDES, measure_scaling
+from swin_dense.benchmarks.tables import notes_of, terminal_table
+from swin_dense.datasets.check import check_data
+from swin_dense.engine.cli import OneLineParser, run_tool
+from swin_dense.engine.config import is_segmentation, load_config, read_config
+from swin_dense.engine.device import choose_device
+from swin_dense.engine.terminal import console, quiet_terminal, say
+from swin_dense.engine.testing import make_output_dir
+from swin_dense.errors import UserError
+
+RECORDS = Path("docs/benchmarks")
+# A CPU takes a couple of minutes with these; the GPU's are those of the published comparisons.
+_DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {
+    "backbone": {
+        "cuda": {"size": "800x1344", "batch": 16, "dtype": "bf16", "rounds": 20},
+        "cpu": {"size": "480x640", "batch": 1, "dtype": "fp32", "rounds": 5},
+    },
+    "detector": {
+        "cuda": {"size": "800x1344", "batch": 2, "dtype": "bf16", "rounds": 20},
+        "cpu": {"size": "256x320", "batch": 2, "dtype": "fp32", "rounds": 5},
+    },
+    "scaling": {
+        "cuda": {"sizes": SIDES["cuda"], "batch": 4, "dtype": "bf16", "rounds": 10},
+        "cpu": {"sizes": SIDES["cpu"], "batch": 1, "dtype": "fp32", "rounds": 5},
+    },
+}
+
+
+def make_parser() -> OneLineParser:
+    """The command line."""
+    summary, _, usage = (__doc__ or "").partition("\n")
+    parser = OneLineParser(
+        description=summary, epilog=usage, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="kind", required=True, metavar="COMMAND")
+    backbone = commands.add_parser("backbone", help="against other libraries")
+    backbone.add_argument("--size", metavar="HxW", help="of the images, in pixels")
+    scaling = commands.add_parser("scaling", help="time against pixels")
+    scaling.add_argument("--sizes", metavar="S,S,...", type=_sides, help="sides of square images")
+    scaling.add_argument("--phases", default="forward", help="forward, training or both: a,b")
+    for one, against in ((backbone, ",".join(PEERS)), (scaling, "mmdet")):
+        one.add_argument("--arch", default="tiny", help="tiny, small, base or large")
+        one.add_argument("--window-size", type=int, default=7, help="side of a window in tokens")
+        one.add_argument("--attn-impl", default="auto", help="of ours")
+        one.add_argument("--against", default=against, help="peers, with commas; '' for none")
+    detector = commands.add_parser("detector", help="a whole training step")
+    detector.add_argument("config", help="config of a detector or segmentor with Swin")
+    detector.add_argument("--size", metavar="HxW", help="of the images, in pixels")
+    for one in (backbone, scaling, detector):
+        one.add_argument("--batch", type=int, help="images at a time")
+        one.add_argument("--dtype", choices=list(DTYPES), help="fp16 and bf16 by autocast")
+        one.add_argument("--device", default="auto", help="auto (a GPU if any), cpu, cuda, cuda:N")
+    evaluation = commands.add_parser("evaluation", help="COCO evaluation against mmdet's")
+    evaluation.add_argument("--images", type=int, default=5000)
+    evaluation.add_argument("--detections", type=int, default=100, help="of each image")
+    evaluation.add_argument("--metric", default="bbox,segm", help="bbox, segm or both")
+    pipeline = commands.add_parser("pipeline", help="images a second on one core")
+    pipeline.add_argument("config", help="config whose training pipeline runs")
+    pipeline.add_argument("--data-root", metavar="DIR", help="folder of the data")
+    pipeline.add_argument("--images", type=int, default=100)
+    for one in (backbone, scaling, detector, evaluation, pipeline):
+        one.add_argument("--rounds", type=int, help="turns of each contestant")
+        one.add_argument("--json", metavar="FILE", type=Path, help="write the record there")
+        one.add_argument("--remark", help="what else the record should say of the circumstances")
+    report = commands.add_parser("report", help="the document")
+    report.add_argument("records", nargs="*", type=Path, help=f"default: {RECORDS}/*.json")
+    report.add_argument("--markdown", type=Path, default=RECORDS.with_suffix(".md"))
+    for one in (backbone, scaling, detector, evaluation, pipeline, report):
+        one.add_argument("--debug", action="store_true", help="show the traceback of every error")
+    return parser
+
+
+def run(args: Namespace) -> None:
+    """Measures what the arguments ask for, and shows and keeps the record."""
+    with quiet_terminal():
+        if args.kind == "report":
+            _report(args)
+            return
+        path = args.json or Path("work_dirs/benchmarks") / f"{args.kind}.json"
+        make_output_dir(path.parent, "--json")
+        device = choose_device(getattr(args, "device", "cpu"))
+        _fill_in(args, device)
+        record = {"kind": args.kind, **circumstances(device, args.command, args.remark)}
+        say(f"measuring on {machine_text(record)}")
+        record |= _MEASURE[args.kind](args, device)
+        save(path, record)
+        console().print(terminal_table(record))
+        for note in notes_of(record):
+            say(note)
+        picture = path.with_suffix(".png")
+        drawn = f", {picture}" if save_plot(record, picture) else ""
+        say(f"record: {path}{drawn}")
+
+
+def _fill_in(args: Namespace, device: torch.device) -> None:
+    """Takes defaults that suit the device, and says them."""
+    taken = []
+    for name, value in _DEFAULTS.get(args.kind, {}).get(device.type, {}).items():
+        if getattr(args, name) is None:
+            setattr(args, name, value)
+            text = ",".join(map(str, value)) if isinstance(value, tuple) else value
+            taken.append(f"--{name} {text}")
+    if args.rounds is None:
+        args.rounds = 1 if args.kind == "evaluation" else 3
+    if taken:
+        say(f"defaults on {device.type}: {' '.join(taken)}")
+    for name in ("batch", "rounds", "window_size", "images", "detections"):
+        value = getattr(args, name, 1)
+        if value < 1:
+            raise UserError(f"--{name.replace('_', '-')} {value}: expected 1 or more")
+
+
+def _backbone(args: Namespace, device: torch.device) -> dict[str, Any]:
+    spec, versions, skipped = _spec(args, parse_size(args.size))
+    with console().status("measuring"):
+        record = measure_backbone(spec, versions, _run(args, device))
+    record["settings"]["arch"] = args.arch
+    return record | {"skipped": skipped}
+
+
+def _scaling(args: Namespace, device: torch.device) -> dict[str, Any]:
+    phases = args.phases.split(",")
+    if unknown := set(phases) - set(PHASES):
+        raise UserError(f"--phases {min(unknown)!r}: expected {' or '.join(PHASES)}")
+    if len(set(args.sizes)) < 2:
+        raise UserError("--sizes: an exponent needs two different sizes or more")
+    spec, versions, skipped = _spec(args, (min(args.sizes),) * 2)
+    with console().status("measuring"):
+        record = measure_scaling(spec, versions, _run(args, device), args.sizes, phases)
+    record["settings"]["arch"] = args.arch
+    return record | {"skipped": skipped}
+
+
+def _detector(args: Namespace, device: torch.device) -> dict[str, Any]:
+    cfg = read_config(args.config)
+    with console().status("measuring"):
+        record = measure_detector(cfg, parse_size(args.size), _run(args, device))
+    task = "segmentor" if is_segmentation(cfg) else "detector"
+    return record | {"config": Path(args.config).stem, "task": task}
+
+
+def _evaluation(args: Namespace, device: torch.device) -> dict[str, Any]:
+    kinds = args.metric.split(",")
+    if unknown := set(kinds) - {"bbox", "segm"}:
+        raise UserError(f"--metric {min(unknown)!r}: expected bbox or segm")
+    with console().status("measuring"):
+        return measure_evaluation(args.images, args.detections, kinds, args.rounds)
+
+
+def _pipeline(args: Namespace, device: torch.device) -> dict[str, Any]:
+    cfg = load_config(args.config, data_root=args.data_root, from_scratch=True)
+    check_data(cfg, splits=("train",))
+    with console().status("measuring"):
+        record = measure_pipeline(cfg, args.images, args.rounds)
+    return record | {"config": Path(args.config).stem}
+
+
+_MEASURE = {
+    "backbone": _backbone,
+    "scaling": _scaling,
+    "detector": _detector,
+    "evaluation": _evaluation,
+    "pipeline": _pipeline,
+}
+
+
+def _spec(args: Namespace, size: tuple[int, int]) -> tuple[Spec, dict[str, str], list[str]]:
+    """The model, versions of the peers, and the names of those that are not installed."""
+    spec = Spec.of_arch(args.arch, args.window_size, size, attn_impl=args.attn_impl)
+    versions, missing = installed(peers_named(args.against))
+    for name in missing:
+        say(f"{name} is not installed: skipped")
+    return spec, versions, missing
+
+
+def _run(args: Namespace, device: torch.device) -> Run:
+    return Run(args.batch, args.dtype, args.rounds, device)
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """Height and width of 'HxW'.
+
+    Raises:
+        UserError: it is not of that form, or smaller than 32 x 32.
+    """
+    found = re.fullmatch(r"(\d+)x(\d+)", text)
+    if not found or min(map(int, found.groups())) < 32:
+        raise UserError(f"--size {text!r}: expected HEIGHTxWIDTH in pixels, such as 800x1344")
+    return int(found[1]), int(found[2])
+
+
+def _sides(text: str) -> tuple[int, ...]:
+    sides = [side.partition("x")[0] for side in text.split(",")]
+    if not all(side.isdigit() and int(side) >= 32 for side in sides):
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form 512,1024,2048")
+    return tuple(map(int, sides))
+
+
+def _report(args: Namespace) -> None:
+    paths = sorted(args.records or RECORDS.glob("*.json"))
+    records = [read(path) for path in paths]
+    make_output_dir(args.markdown.parent, "--markdown")
+    plots = {}
+    for i, (path, record) in enumerate(zip(paths, records, strict=True)):
+        picture = path.with_suffix(".png")
+        if save_plot(record, picture):
+            plots[i] = f"{picture.parent.name}/{picture.name}"
+    command = f"tools/benchmark.py {shlex.join(args.command)}"
+    args.markdown.write_text(benchmarks_document(records, command, plots), encoding="utf-8")
+    say(f"document: {args.markdown}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the tool; returns its exit status."""
+    parser = make_parser()
+    parser.set_defaults(command=sys.argv[1:] if argv is None else argv)
+    return run_tool(parser, run, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
