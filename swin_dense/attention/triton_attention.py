@@ -20,7 +20,7 @@ from torch import Tensor
 HEAD_DIM = 32
 WINDOW_SIZES = range(5, 17)
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-CAPABILITY = (8, 0)
+MAJOR_CAPABILITY = 8
 
 # Read once: torch.compile does not see through either.
 _INSTALLED = find_spec("triton") is not None
@@ -47,7 +47,8 @@ def unfit(qkv: Tensor, num_heads: int, window_size: int, dropout_p: float) -> st
         return f"needs attention without dropout, got a rate of {dropout_p}"
     if qkv.device.type != "cuda":
         return None if _INTERPRETED else f"needs a CUDA device, got a tensor on {qkv.device}"
-    if torch.cuda.get_device_capability(qkv.device) < CAPABILITY:
+    # Not get_device_capability(), which torch.compile would put into its graph.
+    if torch.cuda.get_device_properties(qkv.device).major < MAJOR_CAPABILITY:
         return "needs a GPU of compute capability 8.0 (Ampere) or later"
     return None
 

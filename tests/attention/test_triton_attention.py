@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -117,7 +118,8 @@ def test_auto_falls_back_where_the_kernels_do_not_fit(
     monkeypatch, qkv, window, dropout, capability, expected
 ):
     monkeypatch.setattr(attention, "_ON_CUDA", ("triton", "sdpa"))
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    properties = SimpleNamespace(major=capability[0], minor=capability[1])
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: properties)
     monkeypatch.setattr(triton_attention, "_INSTALLED", True)
     assert attention.choose(qkv, 2, window, dropout) == expected
 

@@ -162,6 +162,16 @@ def test_backbone_and_its_gradients():
         )
 
 
+def test_only_inputs_are_kept_for_backward():
+    inputs = make_inputs(MIXED, torch.float32, torch.float32)
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(kept.append, lambda x: x):
+        shifted_window_attention(
+            *inputs, num_heads=2, window_size=5, shift_size=2, scale=0.2, impl="triton"
+        )
+    assert [x.data_ptr() for x in kept] == [x.data_ptr() for x in inputs]
+
+
 def test_same_bits_every_time():
     inputs = make_inputs(MIXED, torch.float32, torch.float32)
     first, second = (run("triton", MIXED, inputs) for _ in range(2))
