@@ -9,6 +9,7 @@ from pathlib import Path
 import mmengine.config.utils
 import pytest
 import torch
+from mmengine.registry import DefaultScope
 
 import swin_dense  # noqa: F401  (prepares OpenMMLab before any test imports it)
 
@@ -35,6 +36,12 @@ def shared() -> Path:
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _no_scope_is_left():
+    """mmengine's runners set a default scope and never take it back."""
+    DefaultScope._instance_dict.clear()
 
 
 @pytest.fixture(scope="session", autouse=True)
