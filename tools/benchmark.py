@@ -33,8 +33,8 @@ from swin_dense.benchmarks.report import benchmarks_document
 from swin_dense.benchmarks.scaling import SIDES, measure_scaling
 from swin_dense.benchmarks.tables import notes_of, terminal_table
 from swin_dense.datasets.check import check_data
-from swin_dense.engine.cli import OneLineParser, run_tool
-from swin_dense.engine.config import is_segmentation, load_config, read_config
+from swin_dense.engine.cli import ConfigOptions, OneLineParser, run_tool
+from swin_dense.engine.config import is_segmentation, load_config
 from swin_dense.engine.device import choose_device
 from swin_dense.engine.terminal import console, quiet_terminal, say
 from swin_dense.engine.testing import make_output_dir
@@ -90,6 +90,8 @@ def make_parser() -> OneLineParser:
     pipeline.add_argument("config", help="config whose training pipeline runs")
     pipeline.add_argument("--data-root", metavar="DIR", help="folder of the data")
     pipeline.add_argument("--images", type=int, default=100)
+    for one in (detector, pipeline):
+        one.add_argument("--cfg-options", nargs="+", action=ConfigOptions, metavar="KEY=VALUE")
     for one in (backbone, scaling, detector, evaluation, pipeline):
         one.add_argument("--rounds", type=int, help="turns of each contestant")
         one.add_argument("--json", metavar="FILE", type=Path, help="write the record there")
@@ -164,11 +166,11 @@ def _scaling(args: Namespace, device: torch.device) -> dict[str, Any]:
 
 
 def _detector(args: Namespace, device: torch.device) -> dict[str, Any]:
-    cfg = read_config(args.config)
+    cfg = load_config(args.config, args.cfg_options, from_scratch=True)
     with console().status("measuring"):
         record = measure_detector(cfg, parse_size(args.size), _run(args, device))
     task = "segmentor" if is_segmentation(cfg) else "detector"
-    return record | {"config": Path(args.config).stem, "task": task}
+    return record | {"config": Path(args.config).stem, "task": task, "options": _options(args)}
 
 
 def _evaluation(args: Namespace, device: torch.device) -> dict[str, Any]:
@@ -180,11 +182,11 @@ def _evaluation(args: Namespace, device: torch.device) -> dict[str, Any]:
 
 
 def _pipeline(args: Namespace, device: torch.device) -> dict[str, Any]:
-    cfg = load_config(args.config, data_root=args.data_root, from_scratch=True)
+    cfg = load_config(args.config, args.cfg_options, args.data_root, from_scratch=True)
     check_data(cfg, splits=("train",))
     with console().status("measuring"):
         record = measure_pipeline(cfg, args.images, args.rounds)
-    return record | {"config": Path(args.config).stem}
+    return record | {"config": Path(args.config).stem, "options": _options(args)}
 
 
 _MEASURE = {
@@ -194,6 +196,10 @@ _MEASURE = {
     "evaluation": _evaluation,
     "pipeline": _pipeline,
 }
+
+
+def _options(args: Namespace) -> str:
+    return " ".join(f"{key}={value}" for key, value in (args.cfg_options or {}).items())
 
 
 def _spec(args: Namespace, size: tuple[int, int]) -> tuple[Spec, dict[str, str], list[str]]:

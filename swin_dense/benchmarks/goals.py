@@ -52,6 +52,7 @@ class Goal:
             record["kind"] == self.kind
             and record["machine"]["device"] == self.device
             and (self.config is None or record.get("config") == self.config)
+            and not record.get("options")
             and all(found.get(key) == value for key, value in self.settings.items())
         )
 

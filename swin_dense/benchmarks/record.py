@@ -17,6 +17,7 @@ from swin_dense.engine.metrics import write_json
 from swin_dense.errors import UserError
 
 KINDS = ("backbone", "detector", "scaling", "evaluation", "pipeline")
+_WITHOUT_EFFECT = ("--json", "--remark")
 
 
 def circumstances(
@@ -33,7 +34,7 @@ def circumstances(
     if device.type == "cpu":
         machine |= {"cores": os.cpu_count(), "threads": torch.get_num_threads()}
     return {
-        "command": f"tools/benchmark.py {shlex.join(_without_places(command))}",
+        "command": f"tools/benchmark.py {shlex.join(_telling(command))}",
         "date": datetime.date.today().isoformat(),
         "machine": machine,
         "versions": describe_versions(),
@@ -41,9 +42,15 @@ def circumstances(
     }
 
 
-def _without_places(command: Sequence[str]) -> list[str]:
-    """The command without folders of this machine, which nobody else has."""
-    return [Path(word).name if Path(word).is_absolute() else word for word in command]
+def _telling(command: Sequence[str]) -> list[str]:
+    """The command without what does not change the figures, and without folders that only this
+    machine has."""
+    words, skip = [], False
+    for word in command:
+        if not skip and word.partition("=")[0] not in _WITHOUT_EFFECT:
+            words.append(Path(word).name if Path(word).is_absolute() else word)
+        skip = word in _WITHOUT_EFFECT
+    return words
 
 
 def machine_text(record: Mapping[str, Any]) -> str:

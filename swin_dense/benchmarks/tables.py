@@ -38,7 +38,7 @@ def title_of(record: Record) -> str:
         facts.append(f"window {settings['window_size']}")
     for name in ("batch", "images", "detections"):
         facts.append(f"{name} {settings[name]}" if name in settings else None)
-    facts += [settings.get("dtype")]
+    facts += [settings.get("dtype"), record.get("options")]
     return f"{record['kind']}: " + ", ".join(str(fact) for fact in facts if fact)
 
 

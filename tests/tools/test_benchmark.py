@@ -82,9 +82,11 @@ def test_pipeline(run, repo, shapes_root, tmp_path, capsys):
     path = tmp_path / "pipeline.json"
     config = repo / "configs" / "cascade_swin_nano_shapes.py"
     flags = ["--data-root", shapes_root, "--images", 4, "--rounds", 1, "--json", path]
+    flags += ["--cfg-options", "train_dataloader.dataset.pipeline.1.poly2mask=False"]
     assert run("pipeline", config, *flags) == 0
     record = json.loads(path.read_text())
     assert record["images_per_second"] > 0
+    assert record["options"] == "train_dataloader.dataset.pipeline.1.poly2mask=False"
     steps = {step["name"]: step["ms_per_image"] for step in record["steps"]}
     assert {"LoadImageFromFile", "LoadAnnotations", "PackDetInputs"} <= set(steps)
     assert list(steps.values()) == sorted(steps.values(), reverse=True)
@@ -145,12 +147,13 @@ def test_goals_take_the_latest_record_that_fits():
     assert "| CPU, fp32, 480x640, tiny, forward | 1.5x | 2.7x | not measured |" in text
 
 
-def test_commands_are_recorded_without_folders():
+def test_commands_are_recorded_without_what_is_of_this_machine():
     import torch
 
     command = ["pipeline", "/home/someone/configs/a.py", "--data-root", "/data/coco"]
+    command += ["--json", "/home/someone/a.json", "--remark=busy", "--rounds", "3"]
     found = circumstances(torch.device("cpu"), command, None)
-    assert found["command"] == "tools/benchmark.py pipeline a.py --data-root coco"
+    assert found["command"] == "tools/benchmark.py pipeline a.py --data-root coco --rounds 3"
 
 
 @pytest.mark.parametrize(
