@@ -11,11 +11,16 @@ anyway: no scores, no weights, no copies of q, k and v.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.library import custom_op
+
+from swin_dense.attention.eager import is_eager
 
 HEAD_DIM = 32
 WINDOW_SIZES = range(5, 17)
@@ -75,11 +80,16 @@ def shifted_window_attention(
     reason = unfit(qkv, num_heads, window_size, dropout_p)
     if reason is not None:
         raise ValueError(f"attn_impl='triton' {reason}; use attn_impl='auto'")
-    return _attend(qkv, qkv_bias, position_bias, num_heads, window_size, shift_size, scale)
+    attend = _Attend.apply if _is_direct(qkv, qkv_bias, position_bias) else _attend
+    return attend(qkv, qkv_bias, position_bias, num_heads, window_size, shift_size, scale)
 
 
-@torch.library.custom_op("swin_dense::shifted_window_attention", mutates_args=())
-def _attend(
+def _is_direct(*tensors: Tensor | None) -> bool:
+    """Whether nothing looks on that should see an operator: calling one takes much longer."""
+    return is_eager(*tensors) and not torch._C._len_torch_dispatch_stack()
+
+
+def _forward(
     qkv: Tensor,
     qkv_bias: Tensor | None,
     position_bias: Tensor | None,
@@ -101,13 +111,7 @@ def _attend(
     )
 
 
-@_attend.register_fake
-def _attend_fake(qkv: Tensor, *_: Any) -> Tensor:
-    return qkv.new_empty(*qkv.shape[:-1], qkv.shape[-1] // 3)
-
-
-@torch.library.custom_op("swin_dense::shifted_window_attention_backward", mutates_args=())
-def _attend_backward(
+def _backward(
     d_out: Tensor,
     qkv: Tensor,
     qkv_bias: Tensor | None,
@@ -138,8 +142,53 @@ def _attend_backward(
     return [d_qkv, *(d.to(x.dtype) for d, x in biases if d is not None and x is not None)]
 
 
+def _contiguous(bias: Tensor | None) -> Tensor | None:
+    return None if bias is None else bias.contiguous()
+
+
+def _keep(ctx: Any, inputs: tuple, output: Tensor) -> None:
+    tensors, ctx.numbers = inputs[:3], inputs[3:]
+    ctx.save_for_backward(*tensors)
+
+
+def _gradients(ctx: Any, d_out: Tensor, compute: Callable[..., list[Tensor]]) -> tuple:
+    """What autograd asks for: a gradient or None for each argument of the forward function."""
+    _, *wanted = ctx.needs_input_grad[:3]
+    d_qkv, *found = compute(d_out, *ctx.saved_tensors, *ctx.numbers, *wanted)
+    biases = (found.pop(0) if want else None for want in wanted)
+    return d_qkv, *biases, *(None for _ in ctx.numbers)
+
+
+class _Attend(torch.autograd.Function):
+    """The operator without its costs of dispatch."""
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> Tensor:  # type: ignore[override]
+        _keep(ctx, inputs, output := _forward(*inputs))
+        return output
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_out: Tensor) -> tuple:  # type: ignore[override]
+        return _gradients(ctx, d_out, _backward)
+
+
+_attend = custom_op("swin_dense::shifted_window_attention", _forward, mutates_args=())
+_attend_backward = custom_op(
+    "swin_dense::shifted_window_attention_backward", _backward, mutates_args=()
+)
+_attend.register_autograd(
+    lambda ctx, d_out: _gradients(ctx, d_out, _attend_backward), setup_context=_keep
+)
+
+
+@_attend.register_fake
+def _fake_forward(qkv: Tensor, *_: Any) -> Tensor:
+    return qkv.new_empty(*qkv.shape[:-1], qkv.shape[-1] // 3)
+
+
 @_attend_backward.register_fake
-def _attend_backward_fake(
+def _fake_backward(
     d_out: Tensor,
     qkv: Tensor,
     qkv_bias: Tensor | None,
@@ -154,32 +203,3 @@ def _attend_backward_fake(
     biases = [(qkv_bias, want_qkv_bias), (position_bias, want_position_bias)]
     wanted = [bias for bias, want in biases if want and bias is not None]
     return [torch.empty_like(x, memory_format=torch.contiguous_format) for x in (qkv, *wanted)]
-
-
-def _setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
-    *tensors, ctx.num_heads, ctx.window_size, ctx.shift_size, ctx.scale = inputs
-    ctx.save_for_backward(*tensors)
-
-
-def _backward(ctx: Any, d_out: Tensor) -> tuple:
-    _, want_qkv_bias, want_position_bias, *rest = ctx.needs_input_grad
-    d_qkv, *biases = _attend_backward(
-        d_out,
-        *ctx.saved_tensors,
-        ctx.num_heads,
-        ctx.window_size,
-        ctx.shift_size,
-        ctx.scale,
-        want_qkv_bias,
-        want_position_bias,
-    )
-    d_qkv_bias = biases.pop(0) if want_qkv_bias else None
-    d_position_bias = biases.pop(0) if want_position_bias else None
-    return d_qkv, d_qkv_bias, d_position_bias, *(None for _ in rest)
-
-
-_attend.register_autograd(_backward, setup_context=_setup_context)
-
-
-def _contiguous(bias: Tensor | None) -> Tensor | None:
-    return None if bias is None else bias.contiguous()

@@ -47,6 +47,17 @@ def tiles(window_size: int) -> Tiles:
     return Tiles(64 if n <= 144 else 16, (first, second), 16, 64, 32)
 
 
+def schedule(direction: str, dtype: torch.dtype) -> dict[str, int]:
+    """Warps of a program, and windows that it has in flight.
+
+    Without tensor cores, as fp32 in full precision is, a tile needs twice the threads. Backward
+    has no registers left for the next window's loads.
+    """
+    if dtype == torch.float32:
+        return {"num_warps": 8, "num_stages": 1}
+    return {"num_warps": 4, "num_stages": 2 if direction == "forward" else 1}
+
+
 class _Problem:
     """What one call is about: sizes, and the arguments that all kernels share."""
 
@@ -62,12 +73,15 @@ class _Problem:
         self.tokens = window_size**2
         self.windows = b * rows * columns
         self.device = qkv.device
+        self.dtype = qkv.dtype
         self.sizes = (self.windows, rows, columns, h, w, num_heads, float(scale))
+        # Of a map smaller than a window, padding makes these the larger.
+        statistics = 3 * self.windows * self.tokens * num_heads
         self.constants = {
             "M": window_size,
             "SHIFT": shift_size,
             "PADDED": self.padded,
-            "WIDE": qkv.numel() > _LARGEST_INT32,
+            "WIDE": max(qkv.numel(), statistics) > _LARGEST_INT32,
             "PRECISION": _precision(),
         }
 
@@ -121,9 +135,8 @@ def forward(
     with _on(qkv.device):
         kernels.forward[(num_heads * blocks * groups,)](
             qkv, qkv_bias, position_bias, out, *problem.sizes, **problem.constants,
+            **schedule("forward", qkv.dtype),
             BLOCK=tile.forward, KEYS_1=tile.keys[0], KEYS_2=tile.keys[1],
-            # The next window's loads overlap this one's arithmetic where they are small.
-            num_stages=2 if qkv.itemsize == 2 else 1,
         )  # fmt: skip
     return out
 
@@ -167,8 +180,9 @@ def _backward_small(
     pairs = problem.pairs(groups) if want_pairs else None
     padding = problem.padding(groups) if want_padding else None
     kernels.backward[(problem.heads * groups,)](
-        *inputs, pairs, padding, *problem.sizes, **problem.constants, BLOCK=side, num_stages=1
-    )
+        *inputs, pairs, padding, *problem.sizes, **problem.constants,
+        **schedule("backward", problem.dtype), BLOCK=side,
+    )  # fmt: skip
     return pairs, padding
 
 
@@ -178,7 +192,7 @@ def _backward_large(
     """A kernel for the queries and one for the keys; returns as :func:`_backward_small`."""
     tile = tiles(problem.window_size)
     statistics = problem.floats(problem.windows, problem.heads, 3, problem.tokens)
-    shared = {**problem.constants, "num_stages": 1}
+    shared = {**problem.constants, **schedule("backward", problem.dtype)}
     blocks, groups = problem.grid(tile.backward_queries)
     pairs = problem.pairs(groups) if want_pairs else None
     kernels.backward_queries[(problem.heads * blocks * groups,)](

@@ -18,7 +18,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, CompiledKernel, compile
 
 from swin_dense.attention import triton_kernels
-from swin_dense.attention.triton_launch import tiles
+from swin_dense.attention.triton_launch import schedule, tiles
 
 TARGET = GPUTarget("cuda", 90, 32)
 ELEMENT = {torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.float32: "*fp32"}
@@ -26,7 +26,7 @@ ELEMENT = {torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.float32: "*fp3
 IN_PRECISION = ("qkv", "out", "d_out", "d_qkv")
 
 
-def compiled(name: str, dtype: torch.dtype, num_stages: int, **constants: object) -> CompiledKernel:
+def compiled(name: str, dtype: torch.dtype, **constants: object) -> CompiledKernel:
     """A kernel for qkv of ``dtype``, shifted, padded, all tensors aligned as PyTorch's are."""
     kernel = getattr(triton_kernels, name)
     constants = {"SHIFT": 3, "PADDED": True, "WIDE": False, "PRECISION": "ieee", **constants}
@@ -43,7 +43,7 @@ def compiled(name: str, dtype: torch.dtype, num_stages: int, **constants: object
             signature[parameter.name] = ELEMENT[dtype if in_precision else torch.float32]
             attributes[(i,)] = [["tt.divisibility", 16]]
     source = ASTSource(kernel, signature, constants, attributes)
-    return compile(source, target=TARGET, options={"num_warps": 4, "num_stages": num_stages})
+    return compile(source, target=TARGET, options=schedule(name, dtype))
 
 
 def registers(kernel: CompiledKernel) -> str:
@@ -80,15 +80,14 @@ def main() -> None:
         todo += [(m, d) for m in (7, 12, 16) for d in (torch.float16, torch.float32)]
     for window_size, dtype in todo:
         for name, tile in kernels(window_size).items():
-            stages = 2 if name == "forward" and dtype.itemsize == 2 else 1
-            kernel = compiled(name, dtype, stages, M=window_size, **tile)
+            kernel = compiled(name, dtype, M=window_size, **tile)
             figures = f" {registers(kernel)}, {kernel.metadata.shared} shared" if report else ""
             print(f"{Path(__file__).stem} {name} M={window_size} {dtype}{figures} ok", flush=True)
     if not report:
         # 64-bit offsets, and neither bias: other code paths.
         tile = kernels(7)["backward"]
         nothing = {"qkv_bias": None, "position_bias": None, "d_position_bias": None}
-        compiled("backward", torch.float16, 1, M=7, **{**tile, **nothing, "WIDE": True})
+        compiled("backward", torch.float16, M=7, **{**tile, **nothing, "WIDE": True})
         print("backward without biases ok")
 
 

@@ -9,6 +9,7 @@ Not in bf16, whose products the interpreter gets wrong.
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from triton_cases import CASES, Case, assert_as_exact_as_plain_pytorch, make_inputs, run
 
 from swin_dense.attention import shifted_window_attention, triton_attention
@@ -87,6 +88,29 @@ def test_declarations_to_pytorch_hold():
     inputs = make_inputs(Case(1, 6, 4, 1, 5, 2), torch.float32, torch.float32)
     result = torch.library.opcheck(triton_attention._attend, (*inputs, 1, 5, 2, 0.2))
     assert set(result.values()) == {"SUCCESS"}
+
+
+def test_operator_and_direct_call_are_the_same():
+    inputs = make_inputs(MIXED, torch.float32, torch.float32)
+    direct = run("triton", MIXED, inputs)
+    with Seen() as seen:
+        observed = run("triton", MIXED, inputs)
+    operators = torch.ops.swin_dense
+    assert operators.shifted_window_attention.default in seen.operators
+    assert operators.shifted_window_attention_backward.default in seen.operators
+    assert all(torch.equal(observed[name], direct[name]) for name in direct)
+
+
+class Seen(TorchDispatchMode):
+    """Operators that were called."""
+
+    def __init__(self):
+        super().__init__()
+        self.operators = set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.operators.add(function)
+        return function(*args, **(kwargs or {}))
 
 
 def test_compiles_to_one_operator_for_all_sizes():
