@@ -41,11 +41,16 @@ def test_every_window_size(window):
         assert_as_exact_as_plain_pytorch(case, dtype, torch.float32, "cuda")
 
 
-def test_tf32_is_used_only_where_it_is_allowed(monkeypatch):
+def test_tf32_is_used_only_where_it_is_allowed():
     inputs = make_inputs(LARGE[0], torch.float32, torch.float32, "cuda")
     exact = run("triton", LARGE[0], inputs)
-    monkeypatch.setattr(torch.backends.cuda.matmul, "fp32_precision", "tf32")
-    rounded = run("triton", LARGE[0], inputs)
+    matmul = torch.backends.cuda.matmul
+    before = matmul.fp32_precision
+    try:
+        matmul.fp32_precision = "tf32"
+        rounded = run("triton", LARGE[0], inputs)
+    finally:
+        matmul.fp32_precision = before
     # 10 bits of mantissa instead of 23.
     difference = (exact["out"] - rounded["out"]).abs().max()
     assert 0 < difference < 2e-2
@@ -127,22 +132,24 @@ def test_cuda_graph_replays():
 
 
 def test_backbone_under_autocast():
-    """Maps and gradients of a whole backbone are near those of plain PyTorch in fp32."""
-    results = {}
+    """Maps and gradients of a whole backbone: as near to fp32 as plain PyTorch under autocast."""
     x = torch.randn(1, 3, 200, 168, device="cuda")
-    for impl in ("reference", "triton"):
+
+    def results(impl: str, autocast: bool) -> list[torch.Tensor]:
         torch.manual_seed(0)
-        model = SwinTransformer(depths=(2, 2, 2, 2), drop_path_rate=0.0, attn_impl=impl).cuda()
+        model = SwinTransformer(drop_path_rate=0.0, attn_impl=impl).cuda()
         model.init_weights()
-        with torch.autocast("cuda", torch.bfloat16, enabled=impl == "triton"):
+        with torch.autocast("cuda", torch.bfloat16, enabled=autocast):
             maps = model(x)
         generator = torch.Generator("cuda").manual_seed(1)
         weights = [torch.randn(m.shape, device="cuda", generator=generator) for m in maps]
         sum((m.float() * w).sum() for m, w in zip(maps, weights, strict=True)).backward()
-        results[impl] = [*maps, *(p.grad for p in model.parameters())]
-    for ours, expected in zip(results["triton"], results["reference"], strict=True):
-        # 8 bits of mantissa through 8 blocks.
-        assert (ours.float() - expected).norm() <= 0.1 * expected.norm()
+        return [*(m.detach().float() for m in maps), *(p.grad for p in model.parameters())]
+
+    runs = (results("reference", False), results("reference", True), results("triton", True))
+    for exact, plain, ours in zip(*runs, strict=True):
+        allowed = 2 * (plain - exact).norm() + 1e-3 * exact.norm()
+        assert (ours - exact).norm() <= allowed
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="one GPU")
