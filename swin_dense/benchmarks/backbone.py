@@ -63,20 +63,23 @@ def measure_backbone(spec: Spec, names: Mapping[str, str], run: Run) -> dict[str
     models = build_contestants(spec, list(names), run.device)
     image = run.image(spec.size)
     rates = measure_rates(run.device, DTYPES[run.dtype])
-    least = _least_seconds(spec, run, rates)
     records: dict[str, dict[str, Any]] = {
         name: {"name": name, "version": names.get(name), **found.get(name, {})} for name in models
     }
+    times: dict[str, dict[str, Timing]] = {}
     for phase in PHASES:
         steps = {name: make_step(model, image, run, phase) for name, model in models.items()}
-        times = interleave(steps, run.rounds, run.device)
-        for name, timing in times.items():
-            records[name][phase] = _record(timing, times[OURS], least[phase])
-            records[name][phase]["launches"] = costs.launches(steps[name], run.device)
-        if phase == "training":
-            for name, model in models.items():
+        times[phase] = interleave(steps, run.rounds, run.device)
+        for name, model in models.items():
+            record = records[name][phase] = {"launches": costs.launches(steps[name], run.device)}
+            if phase == "training":
                 memory = costs.training_memory(model, steps[name], run.device)
-                records[name][phase]["memory_mb"] = round(memory / 1e6, 1)
+                record["memory_mb"] = round(memory / 1e6, 1)
+    rates = rates.at_best(measure_rates(run.device, DTYPES[run.dtype]))
+    least = _least_seconds(spec, run, rates)
+    for phase in PHASES:
+        for name, timing in times[phase].items():
+            records[name][phase] |= _record(timing, times[phase][OURS], least[phase])
     return {
         "settings": settings(spec, run),
         "rates": rates.as_json(),

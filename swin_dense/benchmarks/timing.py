@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-Step = Callable[[], Any]
+Step = Callable[..., Any]
 
 
 @dataclass(frozen=True)

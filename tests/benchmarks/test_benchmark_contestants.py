@@ -108,7 +108,10 @@ def test_record_of_the_backbone():
         expected = mmdet[phase]["median_ms"] / ours[phase]["median_ms"]
         assert mmdet[phase]["times_ours"] == pytest.approx(expected, rel=1e-2)
     assert mmdet["training"]["memory_mb"] > 0
-    assert record["roofline_ms"]["training"] == pytest.approx(3 * record["roofline_ms"]["forward"])
+    assert record["roofline_ms"]["training"] == pytest.approx(
+        3 * record["roofline_ms"]["forward"],
+        abs=3e-4,  # both are rounded
+    )
 
 
 def test_record_of_scaling():
