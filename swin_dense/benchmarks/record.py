@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import os
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from swin_dense.engine.metrics import write_json
 from swin_dense.errors import UserError
 
 KINDS = ("backbone", "detector", "scaling", "evaluation", "pipeline")
+_MORE_PACKAGES = ("timm", "transformers", "pycocotools", "faster-coco-eval", "opencv-python")
 _WITHOUT_EFFECT = ("--json", "--remark")
 
 
@@ -37,9 +40,15 @@ def circumstances(
         "command": f"tools/benchmark.py {shlex.join(_telling(command))}",
         "date": datetime.date.today().isoformat(),
         "machine": machine,
-        "versions": describe_versions(),
+        "versions": ", ".join([describe_versions(), *_more_versions()]),
         "remark": remark,
     }
+
+
+def _more_versions() -> Iterator[str]:
+    for name in _MORE_PACKAGES:
+        with contextlib.suppress(PackageNotFoundError):
+            yield f"{name} {version(name)}"
 
 
 def _telling(command: Sequence[str]) -> list[str]:

@@ -12,7 +12,8 @@ from swin_dense.benchmarks.tables import notes_of, rows_of, title_of
 
 _HEADER = """# Benchmarks
 
-Generated, not edited: `{command}`. Every table is one record there, made by the command below it.
+Generated, not edited: `{command}`. Every table is a record in `docs/benchmarks/`, measured by the
+command above it.
 
 Contestants have the same weights, and their outputs and the gradient of the image were found to
 agree with ours before anything was timed ("difference": the largest, over the largest value).

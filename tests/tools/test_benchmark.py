@@ -8,7 +8,7 @@ import pytest
 
 from swin_dense.backbones import swin_arguments
 from swin_dense.benchmarks import peers
-from swin_dense.benchmarks.record import circumstances
+from swin_dense.benchmarks.record import circumstances, read
 from swin_dense.benchmarks.report import benchmarks_document
 
 
@@ -110,6 +110,14 @@ def test_report_is_the_same_every_time(run, tmp_path):
     assert text.index("## Backbone") < text.index("## Time against pixels")
     assert "![scaling: tiny, batch 1, fp32](benchmarks/a.png)" in text
     assert "not measured" in text  # what needs a GPU
+
+
+def test_the_document_is_up_to_date(repo):
+    paths = sorted((repo / "docs" / "benchmarks").glob("*.json"))
+    pictures = [path.with_suffix(".png") for path in paths]
+    plots = {i: f"benchmarks/{p.name}" for i, p in enumerate(pictures) if p.is_file()}
+    text = benchmarks_document([read(p) for p in paths], "tools/benchmark.py report", plots)
+    assert (repo / "docs" / "benchmarks.md").read_text(encoding="utf-8") == text
 
 
 def record_of_a_gpu(speedup: float, date: str) -> dict:
