@@ -49,7 +49,7 @@ _DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {
     },
     "detector": {
         "cuda": {"size": "800x1344", "batch": 2, "dtype": "bf16", "rounds": 20},
-        "cpu": {"size": "256x320", "batch": 2, "dtype": "fp32", "rounds": 5},
+        "cpu": {"size": "128x192", "batch": 2, "dtype": "fp32", "rounds": 2},
     },
     "scaling": {
         "cuda": {"sizes": SIDES["cuda"], "batch": 4, "dtype": "bf16", "rounds": 10},

@@ -93,15 +93,17 @@ def measure_detector(cfg: Config, size: tuple[int, int], run: Run) -> dict[str, 
     if not error <= _TOLERANCE:
         raise UserError(f"losses with either backbone differ by {error:.1g}: nothing was timed")
     steps = {n: _step(m, configs[n], batch, run) for n, m in models.items()}
-    times = interleave(steps, run.rounds, run.device)
-    contestants = []
-    for name, timing in times.items():
-        record = timing.as_json()
-        record["times_ours"] = round(timing.median / times[OURS].median, 3)
-        record["launches"] = costs.launches(steps[name], run.device)
-        memory = costs.training_memory(models[name], steps[name], run.device)
+    contestants: list[dict[str, Any]] = []
+    for name, step in steps.items():  # these steps warm up for the timed ones
+        memory = costs.training_memory(models[name], step, run.device)
+        record: dict[str, Any] = {"launches": costs.launches(step, run.device)}
         record["memory_mb"] = round(memory / 1e6, 1)
         contestants.append({"name": name, "difference": float(f"{error:.2g}"), "training": record})
+    times = interleave(steps, run.rounds, run.device, warm_up=False)
+    for one in contestants:
+        timing = times[one["name"]]
+        ratio = round(timing.median / times[OURS].median, 3)
+        one["training"] |= timing.as_json() | {"times_ours": ratio}
     settings = {"size": list(size), "batch": run.batch, "dtype": run.dtype, "rounds": run.rounds}
     return {"settings": settings, "contestants": contestants}
 
