@@ -145,7 +145,7 @@ def _paste(
     done: list[NDArray[np.intp]] = []
     for members, matrix in moves:
         union = masks[members].any(axis=0)
-        alpha = _warp(np.float32(1) * union, matrix, cv2.INTER_LINEAR)[..., None]
+        alpha = _warp(union.astype(np.float32), matrix, cv2.INTER_LINEAR)[..., None]
         pixels = _warp(image, matrix, cv2.INTER_LINEAR, cv2.BORDER_REPLICATE)
         canvas += alpha * (pixels - canvas)
         for i in members:
