@@ -144,8 +144,8 @@ def _paste(
         new_labels = np.where(moving, _UNKNOWN, labels).astype(labels.dtype)
     done: list[NDArray[np.intp]] = []
     for members, matrix in moves:
-        union = masks[members].any(axis=0)
-        alpha = _warp(union.astype(np.float32), matrix, cv2.INTER_LINEAR)[..., None]
+        union = np.asarray(masks[members].any(axis=0), np.float32)
+        alpha = _warp(union, matrix, cv2.INTER_LINEAR)[..., None]
         pixels = _warp(image, matrix, cv2.INTER_LINEAR, cv2.BORDER_REPLICATE)
         canvas += alpha * (pixels - canvas)
         for i in members:
