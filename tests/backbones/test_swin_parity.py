@@ -75,7 +75,7 @@ def assert_models_agree(ours, theirs, x):
 
 
 @pytest.mark.parametrize("stock", [MmdetSwin, MmsegSwin], ids=["mmdet", "mmseg"])
-@pytest.mark.parametrize("impl", ["reference", "sdpa"])
+@pytest.mark.parametrize("impl", ["reference", "sdpa", "cpu"])
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_same_as_stock(stock, impl, variant):
     kwargs = SMALL | VARIANTS[variant]
@@ -133,7 +133,8 @@ def test_same_random_numbers_as_stock_in_training():
 
 
 @pytest.mark.parametrize(
-    ("name", "impl"), [("t_odd", "reference"), ("t_odd", "sdpa"), ("b_w12", "reference")]
+    ("name", "impl"),
+    [(name, impl) for name in ("t_odd", "b_w12") for impl in ("reference", "sdpa", "cpu")],
 )
 def test_same_as_the_official_code(shared, name, impl):
     """Figures measured on the official detection backbone, in its own key layout."""
