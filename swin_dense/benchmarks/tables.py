@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from swin_dense.benchmarks.costs import LAUNCHES, MEMORY
@@ -21,9 +22,18 @@ def rows_of(record: Record) -> Rows:
 def terminal_table(record: Record) -> Table:
     """The table for the terminal."""
     headings, *rows = rows_of(record)
-    table = Table(title=title_of(record), title_justify="left", header_style="bold")
-    for heading in headings:
-        table.add_column(heading, justify="right" if heading else "left")
+    table = Table(
+        title=title_of(record),
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
+        show_edge=False,
+    )
+    for heading, *cells in zip(headings, *rows, strict=True):
+        # Names and headings may break between words, but 80 columns cut no word and no figure.
+        longest = max(len(word) for text in (heading, *cells) for word in text.split() or [""])
+        table.add_column(heading, justify="right" if heading else "left", min_width=longest)
     for row in rows:
         table.add_row(*row)
     return table
