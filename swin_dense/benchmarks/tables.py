@@ -27,7 +27,7 @@ def terminal_table(record: Record) -> Table:
         title_justify="left",
         box=SIMPLE_HEAD,
         pad_edge=False,
-        collapse_padding=True,
+        padding=(0, 1, 0, 0),
         show_edge=False,
     )
     for heading, *cells in zip(headings, *rows, strict=True):
