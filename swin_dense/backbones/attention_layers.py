@@ -59,8 +59,12 @@ class WindowAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, H, W, C) -> (B, H, W, C)``."""
-        out = shifted_window_attention(
-            self.qkv(x),
+        return self.proj_drop(self.proj(self.attend(self.qkv(x))))
+
+    def attend(self, qkv: Tensor) -> Tensor:
+        """Attention alone: ``(B, H, W, 3C)`` of the qkv layer to ``(B, H, W, C)``."""
+        return shifted_window_attention(
+            qkv,
             self.qkv.bias,
             self.position_bias(),
             num_heads=self.num_heads,
@@ -70,7 +74,6 @@ class WindowAttention(nn.Module):
             dropout_p=self.attn_drop_rate if self.training else 0.0,
             impl=self.attn_impl,
         )
-        return self.proj_drop(self.proj(out))
 
 
 class GlobalAttention(nn.Module):

@@ -11,15 +11,17 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from mmcv.cnn import build_activation_layer, build_norm_layer
+from mmcv.cnn import build_norm_layer
 from mmcv.cnn.bricks import DropPath
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from swin_dense.backbones import fused_block
 from swin_dense.backbones.announcing import announce
 from swin_dense.backbones.attention_layers import GlobalAttention, WindowAttention
+from swin_dense.backbones.feed_forward import FeedForward
 from swin_dense.backbones.swin_arguments import check_arguments, resolve_arch
 from swin_dense.checkpoints import (
     adapt_state_dict,
@@ -65,6 +67,12 @@ class PatchMerging(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, H, W, C) -> (B, ceil(H / s), ceil(W / s), 2C)``."""
+        if fused_block.fits_merging(self, x):
+            return fused_block.merge(self, x)
+        return self.reduction(self.norm(self.neighbours(x)))
+
+    def neighbours(self, x: Tensor) -> Tensor:
+        """The channels of 2 x 2 tokens side by side: ``(B, ceil(H / s), ceil(W / s), 4C)``."""
         h, w = x.shape[1:3]
         rows, columns = (-(-size // self.stride) for size in (h, w))
         reach_h, reach_w = ((n - 1) * self.stride + 1 for n in (rows, columns))
@@ -77,22 +85,7 @@ class PatchMerging(nn.Module):
             for j in (0, 1)
         ]
         # OpenMMLab's channel order is nn.Unfold's: the four neighbours of a channel are adjacent.
-        return self.reduction(self.norm(torch.stack(neighbours, dim=-1).flatten(-2)))
-
-
-class FeedForward(nn.Module):
-    """The two-layer perceptron of a block; the nesting is that of OpenMMLab's parameter names."""
-
-    def __init__(self, channels: int, hidden: int, act_cfg: dict, drop_rate: float) -> None:
-        super().__init__()
-        expand = nn.Sequential(
-            nn.Linear(channels, hidden), build_activation_layer(act_cfg), nn.Dropout(drop_rate)
-        )
-        self.layers = nn.Sequential(expand, nn.Linear(hidden, channels), nn.Dropout(drop_rate))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``(..., C) -> (..., C)``."""
-        return self.layers(x)
+        return torch.stack(neighbours, dim=-1).flatten(-2)
 
 
 class SwinBlock(nn.Module):
@@ -117,6 +110,8 @@ class SwinBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, H, W, C) -> (B, H, W, C)``."""
+        if fused_block.fits(self, x):  # the same in fewer passes over memory
+            return fused_block.forward(self, x)
         x = x + self.drop_path(self.attn["w_msa"](self.norm1(x)))
         return x + self.drop_path(self.ffn(self.norm2(x)))
 

@@ -1,0 +1,134 @@
+"""Blocks by the fused functions: the same as their modules, and only where they may stand in."""
+
+import copy
+
+import pytest
+import torch
+from mmcv.cnn.bricks import DropPath
+from torch import nn
+from torch.nn.utils import parametrizations
+
+from swin_dense.backbones import fused_block
+from swin_dense.backbones.swin import SwinTransformer
+
+SMALL = {"embed_dims": 16, "depths": (2, 2), "num_heads": (2, 2), "strides": (4, 2), "out_indices": (0, 1)}  # fmt: skip
+
+
+def make(**kwargs):
+    torch.manual_seed(0)
+    model = SwinTransformer(**{**SMALL, "window_size": 5, **kwargs})
+    for p in model.parameters():
+        nn.init.normal_(p, std=0.3)
+    return model
+
+
+def step(model, image):
+    """Maps and gradients of a training step."""
+    torch.manual_seed(1)  # stochastic depth
+    maps = model(image)
+    inputs = [image, *model.parameters()]
+    return [*maps, *torch.autograd.grad(sum(m.square().sum() for m in maps), inputs)]
+
+
+@pytest.fixture
+def count(monkeypatch):
+    """Number of blocks that the fused functions compute."""
+    calls = []
+    inner = fused_block.forward
+    monkeypatch.setattr(fused_block, "forward", lambda *args: calls.append(1) or inner(*args))
+    return lambda: len(calls)
+
+
+@pytest.mark.parametrize("with_cp", [False, True])
+@pytest.mark.parametrize("qkv_bias", [True, False])
+def test_equals_the_modules(qkv_bias, with_cp, count):
+    """In training with stochastic depth, by the same random numbers."""
+    ours = make(qkv_bias=qkv_bias, drop_path_rate=0.5, with_cp=with_cp).double()
+    plain = make(qkv_bias=qkv_bias, drop_path_rate=0.5, attn_impl="reference").double()
+    g = torch.Generator().manual_seed(0)
+    image = torch.randn(3, 3, 45, 62, generator=g, dtype=torch.float64, requires_grad=True)
+    found = step(ours, image)
+    assert count() == (8 if with_cp else 4)
+    for a, b in zip(found, step(plain, image), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
+    assert count() == (8 if with_cp else 4)  # 'reference' is the modules themselves
+
+
+class Adapter(nn.Linear):
+    """What parameter-efficient tuning puts in a linear layer's place."""
+
+    def forward(self, x):
+        return super().forward(x) + 1
+
+
+def adapt(block):
+    block.ffn.layers[1] = Adapter(64, 16)
+
+
+def hook(block):
+    block.norm2.register_forward_hook(lambda _module, _args, out: out + 1)
+
+
+def reparametrize(block):
+    parametrizations.weight_norm(block.attn["w_msa"].qkv)
+
+
+def replace_forward(block):
+    layer = block.attn["w_msa"].proj
+    layer.forward = lambda x: nn.Linear.forward(layer, x) + 1
+
+
+def replace_perceptron(block):
+    block.ffn = nn.Linear(16, 16)
+
+
+def replace_activation(block):
+    block.ffn.layers[0][1] = nn.GELU(approximate="tanh")
+
+
+def replace_norm(block):
+    block.norm1 = nn.Identity()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [adapt, hook, reparametrize, replace_forward, replace_perceptron, replace_activation, replace_norm],
+)  # fmt: skip
+def test_changed_blocks_are_what_their_modules_say(change, count):
+    model, image = make().eval(), torch.ones(1, 3, 20, 20)
+    plain = make(attn_impl="reference").eval()
+    for one in (model, plain):
+        torch.manual_seed(2)
+        change(one.stages[0].blocks[0])
+    maps = model(image)
+    assert count() == 3
+    for a, b in zip(maps, plain(image), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+def test_global_hooks_see_every_module(count):
+    seen = []
+    handle = nn.modules.module.register_module_forward_hook(lambda m, *_: seen.append(type(m)))
+    try:
+        make().eval()(torch.ones(1, 3, 20, 20))
+    finally:
+        handle.remove()
+    assert count() == 0
+    assert seen.count(DropPath) == 8
+
+
+def test_dropout_is_for_the_modules_while_training(count):
+    model = make(drop_rate=0.5)
+    model.train()(torch.ones(1, 3, 20, 20))
+    assert count() == 0
+    model.eval()(torch.ones(1, 3, 20, 20))
+    assert count() == 4
+
+
+def test_traced_and_fake_tensors_see_plain_operators(count):
+    model = make().eval()
+    meta = copy.deepcopy(model).to("meta")
+    meta(torch.ones(1, 3, 20, 20, device="meta"))
+    torch.func.functional_call(model, {n: p.to("meta") for n, p in model.named_parameters()}, torch.ones(1, 3, 20, 20, device="meta"))  # fmt: skip
+    torch.func.jvp(lambda x: model(x)[0], (torch.ones(1, 3, 20, 20),), (torch.ones(1, 3, 20, 20),))
+    assert count() == 0

@@ -1,0 +1,52 @@
+"""What the backbone keeps for backward, in bytes."""
+
+import pytest
+import torch
+from mmdet.models.backbones.swin import SwinTransformer as MMDetSwin
+from torch import Tensor
+
+from swin_dense.backbones.swin import SwinTransformer
+from swin_dense.benchmarks.costs import kept_for_backward
+
+SIZE = (224, 224)
+# Of an image of 800 x 1344 in bf16, MB: input, q, k, v and result of every attention, and the
+# hidden units of blocks of more than 256 channels.
+BUDGET = {"tiny": 481, "small": 871, "base": 1159}
+
+
+def kept(model, dtype=torch.bfloat16):
+    """Megabytes that a training step keeps for one image, scaled to 800 x 1344 pixels."""
+    image = torch.ones(1, 3, *SIZE)
+    model.train()
+
+    def forward() -> tuple[Tensor, ...]:
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+            return model(image)
+
+    return kept_for_backward(model, forward) * (800 * 1344) / (SIZE[0] * SIZE[1]) / 1e6
+
+
+@pytest.mark.parametrize("arch", BUDGET)
+def test_a_block_keeps_four_maps_and_wide_hidden_units(arch):
+    assert kept(SwinTransformer(arch=arch)) <= BUDGET[arch]
+
+
+@pytest.mark.parametrize(("dtype", "part"), [(torch.bfloat16, 0.5), (torch.float32, 0.6)])
+def test_keeps_half_of_what_mmdet_keeps(dtype, part):
+    assert kept(SwinTransformer(arch="tiny"), dtype) <= part * kept(MMDetSwin(), dtype)
+
+
+def test_with_cp_keeps_the_inputs_of_blocks():
+    """Of every block one map, besides what the patch embedding and the output norms keep."""
+    tokens_by_channels = [200 * 336 * 96 / 2**i for i in range(4)]
+    inputs = sum(n * t for n, t in zip((2, 2, 6, 2), tokens_by_channels, strict=True))
+    image, embedded, outputs = 800 * 1344 * 3, tokens_by_channels[0], sum(tokens_by_channels)
+    budget = 2 * (inputs + image + embedded + outputs) / 1e6
+    assert kept(SwinTransformer(arch="tiny", with_cp=True)) <= 1.02 * budget
+
+
+def test_frozen_stages_keep_nothing():
+    model = SwinTransformer(arch="tiny", frozen_stages=4)
+    for p in (*model.norm2.parameters(), *model.norm3.parameters()):
+        p.requires_grad_(False)
+    assert kept(model) == 0
