@@ -10,8 +10,8 @@ Backward computes anew what was not kept. Nothing here knows of modules: argumen
 Both follow autocast, and give what the plain layers would, up to rounding.
 """
 
-from swin_dense.fused.after_attention import after_attention
+from swin_dense.fused.block_end import after_attention
 from swin_dense.fused.layers import Linear, Norm
-from swin_dense.fused.norm_linear import norm_linear
+from swin_dense.fused.normed_linear import norm_linear
 
 __all__ = ["Linear", "Norm", "after_attention", "norm_linear"]

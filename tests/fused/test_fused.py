@@ -7,10 +7,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from swin_dense.fused import Linear, Norm, after_attention, layers, norm_linear
+from swin_dense.fused import Linear, Norm, after_attention, block_end, layers, norm_linear
 
-# ``import swin_dense.fused.after_attention`` is the function of that name.
-after = __import__("sys").modules["swin_dense.fused.after_attention"]
 B, H, W, C = 2, 5, 6, 8
 
 
@@ -40,9 +38,8 @@ class Half(nn.Module):
             return Linear(layer.weight, layer.bias)
 
         norm = Norm(self.norm.weight, self.norm.bias, self.norm.eps)
-        return after_attention(
-            x, attended, linear(self.projection), norm, linear(self.fc1), linear(self.fc2), self.scales
-        )  # fmt: skip
+        projection, fc1, fc2 = map(linear, (self.projection, self.fc1, self.fc2))
+        return after_attention(x, attended, projection, norm, fc1, fc2, self.scales)
 
 
 def gradients(function, inputs, parameters):
@@ -64,7 +61,7 @@ def chunked(request, monkeypatch):
 )
 @pytest.mark.parametrize("bias", [True, False])
 def test_after_attention_equals_the_plain_layers(chunked, scales, bias, kept, monkeypatch):
-    monkeypatch.setattr(after, "RECOMPUTED_CHANNELS", 0 if kept else C)
+    monkeypatch.setattr(block_end, "RECOMPUTED_CHANNELS", 0 if kept else C)
     scales = tuple(None if s is None else torch.tensor(s, dtype=torch.float64) for s in scales)
     half = Half(scales, bias).double()
     inputs = [draw(B, H, W, C, seed=1), draw(B, H, W, C, seed=2)]
@@ -107,7 +104,8 @@ def test_error_is_that_of_plain_layers_in_the_same_precision(chunked, dtype):
     half = Half().float()
     inputs = [draw(B, H, W, C, dtype=torch.float32, seed=i) for i in (1, 2)]
     exact = copy.deepcopy(half).double()
-    expected = gradients(exact.plain, [x.detach().double().requires_grad_() for x in inputs], exact.parameters())  # fmt: skip
+    exact_inputs = [x.detach().double().requires_grad_() for x in inputs]
+    expected = gradients(exact.plain, exact_inputs, exact.parameters())
     with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
         ours = gradients(half.fused, inputs, half.parameters())
         plain = gradients(half.plain, inputs, half.parameters())
