@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from swin_dense.attention import shifted_window_attention
+from swin_dense.attention.position_bias import position_bias
 from swin_dense.attention.windows import relative_position_index
 
 # The fused kernels never hold the scores: 2200 tokens of a 1600-pixel image have 5 million a head.
@@ -53,9 +54,7 @@ class WindowAttention(nn.Module):
         """``(heads, N, N)``, the table's entries for every pair of tokens; None without a table."""
         if self.relative_position_bias_table is None:
             return None
-        index = self.relative_position_index
-        bias = self.relative_position_bias_table[index.flatten()]
-        return bias.view(*index.shape, self.num_heads).permute(2, 0, 1)
+        return position_bias(self.relative_position_bias_table, self.relative_position_index)
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, H, W, C) -> (B, H, W, C)``."""
