@@ -1,13 +1,14 @@
 """A Swin block by the functions of :mod:`swin_dense.fused`, where its layers are what they expect.
 
 Whoever puts something else into a block (adapters, hooks, quantised layers, dropout), or traces
-it, gets the block as it is written in :class:`swin_dense.backbones.swin.SwinBlock`.
+it, gets the block as it is written in :class:`swin_dense.backbones.swin.SwinBlock`. What is there
+is looked up at every call, so this module reads the dictionaries of ``nn.Module`` directly:
+attributes take several times as long.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from mmcv.cnn.bricks import DropPath
@@ -23,59 +24,80 @@ if TYPE_CHECKING:
     from swin_dense.backbones.swin import PatchMerging, SwinBlock
 
 
-class _FeedForward(NamedTuple):
-    """The layers of a block's perceptron."""
+class Layers(NamedTuple):
+    """A block's layers (equation 3)."""
 
-    fc1: nn.Linear
-    activation: nn.GELU
-    drop_1: nn.Dropout
-    fc2: nn.Linear
-    drop_2: nn.Dropout
-
-    @classmethod
-    def of(cls, block: SwinBlock) -> _FeedForward | None:
-        """None if these are other layers than :class:`FeedForward` makes, or more."""
-        if type(block.ffn) is not FeedForward:
-            return None
-        expand, *rest = block.ffn.layers.children()
-        layers = (*expand.children(), *rest)
-        kinds = (nn.Linear, nn.GELU, nn.Dropout, nn.Linear, nn.Dropout)
-        return cls(*layers) if tuple(map(type, layers)) == kinds else None  # type: ignore[arg-type]
+    attention: WindowAttention
+    drop_path: DropPath
+    norm1: Norm
+    qkv: Linear
+    projection: Linear
+    norm2: Norm
+    fc1: Linear
+    fc2: Linear
 
 
-def fits(block: SwinBlock, x: Tensor) -> bool:
-    """Whether the fused functions compute what the modules of this block do."""
-    attention = block.attn["w_msa"]
-    if type(attention) is not WindowAttention or attention.attn_impl == "reference":
-        return False
-    ffn = _FeedForward.of(block)
-    if ffn is None or ffn.activation.approximate != "none":
-        return False
-    drops = (attention.proj_drop, ffn.drop_1, ffn.drop_2)
-    hookable = (attention, block.ffn, block.ffn.layers, block.ffn.layers[0], ffn.activation, *drops)
-    return (
-        type(block.drop_path) is DropPath
-        and not any(drop.p and drop.training for drop in drops)
-        and not any(map(_is_hooked, hookable))
-        and _are_plain(
-            x, (block.norm1, block.norm2), (attention.qkv, attention.proj, ffn.fc1, ffn.fc2)
-        )
+def plain_layers(block: SwinBlock, x: Tensor) -> Layers | None:
+    """The layers of a block, if they do what their classes say; None if something else is there."""
+    if torch.compiler.is_compiling():  # which fuses by itself
+        return None
+    modules: dict[str, Any] = block._modules
+    attention, drop_path = modules["attn"]._modules["w_msa"], modules["drop_path"]
+    if (
+        type(attention) is not WindowAttention
+        or attention.attn_impl == "reference"
+        or type(drop_path) is not DropPath
+        or _is_hooked(attention)
+        or _does_more(attention._modules["proj_drop"], nn.Dropout)
+    ):
+        return None
+    layers = _plain(
+        x,
+        _norm(modules["norm1"]),
+        _linear(attention._modules["qkv"]),
+        _linear(attention._modules["proj"]),
+        _norm(modules["norm2"]),
+        *_perceptron(modules["ffn"]),
     )
+    return None if layers is None else Layers(attention, drop_path, *layers)
 
 
-def fits_merging(merging: PatchMerging, x: Tensor) -> bool:
-    """Whether the fused function computes what the modules of this patch merging do."""
-    return _are_plain(x, (merging.norm,), (merging.reduction,))
+def plain_merging(merging: PatchMerging, x: Tensor) -> tuple[Norm, Linear] | None:
+    """Norm and reduction of a patch merging, under the same condition."""
+    if torch.compiler.is_compiling():
+        return None
+    return _plain(x, _norm(merging.norm), _linear(merging.reduction))
 
 
-def _are_plain(x: Tensor, norms: Sequence[nn.Module], linears: Sequence[nn.Module]) -> bool:
-    """Whether these are LayerNorms and linear layers and no more, on numbers computed now."""
-    if _has_any_global_hook() or any(map(_is_hooked, (*norms, *linears))):
-        return False
+def _plain(x: Tensor, *layers: Any) -> tuple[Any, ...] | None:
+    """The layers, if there is not one None and all hold numbers that are computed now."""
+    if None in layers or _has_any_global_hook():
+        return None
+    return layers if is_eager(x, *(p for layer in layers for p in layer[:2])) else None
+
+
+def _perceptron(ffn: Any) -> tuple[Linear | None, ...]:
+    """fc1 and fc2, None where something else is."""
+    if type(ffn) is not FeedForward or any(map(_is_hooked, (ffn, ffn.layers, ffn.layers[0]))):
+        return (None,)
+    expand, *rest = ffn.layers._modules.values()
+    layers = (*expand._modules.values(), *rest)  # type: ignore[union-attr]
+    if len(layers) != 5:
+        return (None,)
+    fc1, activation, drop_1, fc2, drop_2 = layers
+    others = ((activation, nn.GELU), (drop_1, nn.Dropout), (drop_2, nn.Dropout))
+    if any(_does_more(module, kind) for module, kind in others):
+        return (None,)
+    return _linear(fc1), _linear(fc2)
+
+
+def _does_more(module: Any, kind: type[nn.Module]) -> bool:
+    """Whether a GELU is not the exact one, a dropout drops, or either is something else."""
     return (
-        all(type(norm) is nn.LayerNorm and norm.bias is not None for norm in norms)
-        and all(type(linear) is nn.Linear for linear in linears)
-        and is_eager(x, *(p for layer in (*norms, *linears) for p in (layer.weight, layer.bias)))  # type: ignore[arg-type]
+        type(module) is not kind
+        or _is_hooked(module)
+        or (kind is nn.Dropout and module.p and module.training)
+        or (kind is nn.GELU and module.approximate != "none")
     )
 
 
@@ -90,45 +112,37 @@ def _is_hooked(module: nn.Module) -> bool:
     )
 
 
-def forward(block: SwinBlock, x: Tensor) -> Tensor:
-    """``(B, H, W, C) -> (B, H, W, C)``: equation 3."""
-    attention = block.attn["w_msa"]
-    assert isinstance(attention, WindowAttention)
-    ffn = _FeedForward.of(block)
-    assert ffn is not None
-    qkv = norm_linear(x, _norm(block.norm1), _linear(attention.qkv))
-    attended = attention.attend(qkv)
+def _norm(layer: Any) -> Norm | None:
+    if type(layer) is not nn.LayerNorm or layer._parameters["bias"] is None or _is_hooked(layer):
+        return None
+    return Norm(layer._parameters["weight"], layer._parameters["bias"], layer.eps)  # type: ignore
+
+
+def _linear(layer: Any) -> Linear | None:
+    if type(layer) is not nn.Linear or _is_hooked(layer):
+        return None
+    return Linear(layer._parameters["weight"], layer._parameters["bias"])  # type: ignore[arg-type]
+
+
+def forward(layers: Layers, x: Tensor) -> Tensor:
+    """A block: ``(B, H, W, C) -> (B, H, W, C)``."""
+    attended = layers.attention.attend(norm_linear(x, layers.norm1, layers.qkv))
     return after_attention(
         x,
         attended,
-        _linear(attention.proj),
-        _norm(block.norm2),
-        _linear(ffn.fc1),
-        _linear(ffn.fc2),
-        (_scale(block, attended), _scale(block, attended)),
+        layers.projection,
+        layers.norm2,
+        layers.fc1,
+        layers.fc2,
+        (_scale(layers.drop_path, attended), _scale(layers.drop_path, attended)),
     )
 
 
-def merge(merging: PatchMerging, x: Tensor) -> Tensor:
-    """``(B, H, W, C) -> (B, ceil(H / s), ceil(W / s), 2C)`` (section 3.1)."""
-    norm = merging.norm
-    assert isinstance(norm, nn.LayerNorm)
-    return norm_linear(x, _norm(norm), _linear(merging.reduction), arrange=merging.neighbours)
-
-
-def _norm(layer: nn.LayerNorm) -> Norm:
-    return Norm(layer.weight, layer.bias, layer.eps)
-
-
-def _linear(layer: nn.Linear) -> Linear:
-    return Linear(layer.weight, layer.bias)
-
-
-def _scale(block: SwinBlock, branch: Tensor) -> Tensor | None:
+def _scale(drop_path: DropPath, branch: Tensor) -> Tensor | None:
     """What stochastic depth multiplies a branch of every image by, ``(B,)`` fp32; None for 1."""
-    rate = block.drop_path.drop_prob
-    if not (rate and block.drop_path.training):
+    if not (drop_path.drop_prob and drop_path.training):
         return None
     # Drawn by the layer itself and in the branch's precision: the same numbers as without us.
-    drawn = block.drop_path(branch.new_ones(len(branch), 1, 1, 1)).flatten()
-    return (drawn > 0).to(torch.promote_types(branch.dtype, torch.float32)) / (1 - rate)
+    drawn = drop_path(branch.new_ones(len(branch), 1, 1, 1)).flatten()
+    keep = 1 - drop_path.drop_prob
+    return (drawn > 0).to(torch.promote_types(branch.dtype, torch.float32)) / keep

@@ -30,6 +30,7 @@ from swin_dense.checkpoints import (
     resize_absolute_pos_embed,
 )
 from swin_dense.compat import load_checkpoint
+from swin_dense.fused import norm_linear
 from swin_dense.registry import MODELS
 
 
@@ -67,8 +68,9 @@ class PatchMerging(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, H, W, C) -> (B, ceil(H / s), ceil(W / s), 2C)``."""
-        if fused_block.fits_merging(self, x):
-            return fused_block.merge(self, x)
+        layers = fused_block.plain_merging(self, x)
+        if layers is not None:
+            return norm_linear(x, *layers, arrange=self.neighbours)
         return self.reduction(self.norm(self.neighbours(x)))
 
     def neighbours(self, x: Tensor) -> Tensor:
@@ -110,8 +112,9 @@ class SwinBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, H, W, C) -> (B, H, W, C)``."""
-        if fused_block.fits(self, x):  # the same in fewer passes over memory
-            return fused_block.forward(self, x)
+        layers = fused_block.plain_layers(self, x)
+        if layers is not None:  # the same in fewer passes over memory
+            return fused_block.forward(layers, x)
         x = x + self.drop_path(self.attn["w_msa"](self.norm1(x)))
         return x + self.drop_path(self.ffn(self.norm2(x)))
 

@@ -29,6 +29,8 @@ class Linear(NamedTuple):
 
     def to(self, dtype: torch.dtype) -> Linear:
         """This layer in another precision."""
+        if self.weight.dtype == dtype and (self.bias is None or self.bias.dtype == dtype):
+            return self
         bias = None if self.bias is None else self.bias.to(dtype)
         return Linear(self.weight.to(dtype), bias)
 

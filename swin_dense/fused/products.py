@@ -21,6 +21,8 @@ from torch.nn import functional as F
 # Rows, input and output channels of the product that is raced: one of Swin's, a few milliseconds.
 _RACE = (1024, 384, 384)
 _TURNS = 5
+# Multiplications of the smallest product that is given to oneDNN, whose calls cost more.
+_SMALLEST = 2**23
 # What oneDNN has to win by: less is noise, and not worth a private operator.
 _MARGIN = 0.97
 
@@ -29,14 +31,14 @@ logger = logging.getLogger(__name__)
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """``x @ weight.T + bias``: ``(T, in)`` and ``(out, in)`` to ``(T, out)``."""
-    if _by_onednn(x):
+    if _by_onednn(x, weight):
         return _onednn(x, weight, bias, "none")
     return F.linear(x, weight, bias)
 
 
 def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """:func:`linear`, then the exact GELU."""
-    if _by_onednn(x):
+    if _by_onednn(x, weight):
         return _onednn(x, weight, bias, "gelu")
     hidden = F.linear(x, weight, bias)
     return torch.ops.aten.gelu.out(hidden, out=hidden)
@@ -44,7 +46,7 @@ def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 def input_gradient(grad: Tensor, weight: Tensor) -> Tensor:
     """Gradient of a linear layer's input: ``(T, out)`` and ``(out, in)`` to ``(T, in)``."""
-    if _by_onednn(grad):
+    if _by_onednn(grad, weight):
         return _onednn(grad, weight.t(), None, "none")
     return grad @ weight
 
@@ -53,14 +55,15 @@ def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str) -> 
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, activation, [], "none")
 
 
-def _by_onednn(x: Tensor) -> bool:
-    """Whether oneDNN is to multiply these rows.
+def _by_onednn(x: Tensor, weight: Tensor) -> bool:
+    """Whether oneDNN is to multiply these rows by these weights.
 
     Not where someone looks on at operators, to count their operations say: it is not a known one.
     """
     return (
         x.device.type == "cpu"
         and x.dtype == torch.float32
+        and len(x) * weight.numel() >= _SMALLEST
         and bool(torch.backends.mkldnn.enabled)
         and not torch._C._len_torch_dispatch_stack()
         and _chosen(torch.get_num_threads(), torch.are_deterministic_algorithms_enabled())

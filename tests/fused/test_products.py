@@ -14,6 +14,8 @@ ONEDNN = pytest.mark.skipif(not products._available(), reason="this PyTorch has 
 def setting(monkeypatch):
     """Sets the environment variable, and forgets what was chosen before."""
 
+    monkeypatch.setattr(products, "_SMALLEST", 0)
+
     def choose(value):
         monkeypatch.setenv("SWIN_DENSE_ONEDNN", value)
         products._chosen.cache_clear()
@@ -64,6 +66,9 @@ def test_setting_and_switches_decide(setting, monkeypatch):
     assert not found
     products.linear(x, weight, None)
     assert found
+    monkeypatch.setattr(products, "_SMALLEST", 25)
+    products.linear(x, weight, None)
+    assert len(found) == 1
 
 
 @ONEDNN
