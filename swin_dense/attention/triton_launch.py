@@ -82,13 +82,13 @@ class _Problem:
             "SHIFT": shift_size,
             "PADDED": self.padded,
             "WIDE": max(qkv.numel(), statistics) > _LARGEST_INT32,
-            "PRECISION": _precision(),
+            "PRECISION": precision(),
         }
 
     def grid(self, block: int) -> tuple[int, int]:
         """Blocks of ``block`` tokens in a window, and programs that share a block's windows."""
         blocks = triton.cdiv(self.tokens, block)
-        programs = _PROGRAMS_PER_SM * _multiprocessors(self.device)
+        programs = _PROGRAMS_PER_SM * multiprocessors(self.device)
         groups = triton.cdiv(programs, self.heads * blocks)
         return blocks, max(1, min(self.windows, groups))
 
@@ -106,14 +106,14 @@ class _Problem:
 
 
 @lru_cache
-def _multiprocessors(device: torch.device) -> int:
+def multiprocessors(device: torch.device) -> int:
     # Without a GPU there is Triton's interpreter, which runs one program after the other.
     if device.type != "cuda":
         return 1
     return torch.cuda.get_device_properties(device).multi_processor_count
 
 
-def _precision() -> str:
+def precision() -> str:
     """How fp32 products are formed: as PyTorch's own are on this device."""
     return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee"
 
@@ -132,7 +132,7 @@ def forward(
     out = qkv.new_empty(*qkv.shape[:3], qkv.shape[3] // 3)
     tile = tiles(window_size)
     blocks, groups = problem.grid(tile.forward)
-    with _on(qkv.device):
+    with on(qkv.device):
         kernels.forward[(num_heads * blocks * groups,)](
             qkv, qkv_bias, position_bias, out, *problem.sizes, **problem.constants,
             **schedule("forward", qkv.dtype),
@@ -158,7 +158,7 @@ def backward(
     d_qkv = torch.empty_like(qkv)
     inputs = (qkv, qkv_bias, position_bias, d_out, d_qkv)
     want_padding = want_qkv_bias and problem.padded
-    with _on(qkv.device):
+    with on(qkv.device):
         launch = _backward_small if problem.tokens <= 64 else _backward_large
         pairs, padding = launch(problem, inputs, want_padding, want_position_bias)
     d_qkv_bias = None
@@ -208,6 +208,6 @@ def _backward_large(
     return pairs, padding
 
 
-def _on(device: torch.device) -> torch.cuda.device:
+def on(device: torch.device) -> torch.cuda.device:
     """Triton launches on the current device, which need not be the tensors'."""
     return torch.cuda.device(device if device.type == "cuda" else -1)

@@ -1,0 +1,146 @@
+"""Launches the fused kernels of a Swin block: functions on rows of channels, without autograd.
+
+Tensors of T tokens are ``(T, C)``. The residual stream (``x``, ``m`` and their gradients) is in
+fp32 or in the precision of the products, ``dtype``: fp32, fp16 or bf16. ``scale`` is None or the
+factor of each image in stochastic depth, ``(B,)`` fp32 (0, or 1 / the rate of survival): image b
+has rows ``b * T / B`` and on. Norms and sums are in fp32, as are gradients of norms' weights and
+biases. All results are the same bits at every call on one machine.
+
+Every function raises ValueError where it cannot run, see
+:mod:`~swin_dense.fused.triton_limits`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+
+from swin_dense.attention.triton_launch import multiprocessors, on
+from swin_dense.fused import triton_norm_kernels as norm_kernels
+from swin_dense.fused.triton_limits import unfit
+
+# Warps of backward programs on a multiprocessor: what its registers hold at 64 a thread.
+_WARPS_PER_SM = 32
+_LARGEST_INT32 = 2**31 - 1
+
+
+def norm_schedule(direction: str, channels: int) -> dict[str, int]:
+    """Tile and warps of a norm's kernel: 16 numbers a thread forward, 8 backward.
+
+    Backward holds two sums of the tile's size; chosen by compiling for sm_90 without a GPU, so
+    that no register is spilled. The speed is not measured.
+    """
+    columns = triton.next_power_of_2(channels)
+    numbers = max(2048 if direction == "forward" else 1024, columns)
+    return {
+        "COLUMNS": columns,
+        "ROWS": numbers // columns,
+        "num_warps": max(4, numbers // (512 if direction == "forward" else 256)),
+    }
+
+
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
+    """LayerNorm of ``x``, ``(T, C)``, in ``dtype``."""
+    _check("layer_norm", unfit(x, dtype))
+    xn = torch.empty_like(x, dtype=dtype, memory_format=torch.contiguous_format)
+    _add_layer_norm(x, None, None, weight, bias, eps, None, xn)
+    return xn
+
+
+def add_layer_norm(
+    x: Tensor, y: Tensor, scale: Tensor | None, weight: Tensor, bias: Tensor, eps: float,
+    dtype: torch.dtype,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """``m = x + scale * y`` in the precision of ``x``, and LayerNorm of ``m`` in ``dtype``."""
+    _check("add_layer_norm", unfit(x, dtype))
+    m = torch.empty_like(x, memory_format=torch.contiguous_format)
+    mn = torch.empty_like(m, dtype=dtype)
+    _add_layer_norm(x, y, scale, weight, bias, eps, m, mn)
+    return m, mn
+
+
+def add(x: Tensor, y: Tensor, scale: Tensor | None) -> Tensor:
+    """``x + scale * y`` in the precision of ``x``."""
+    _check("add", unfit(x, y.dtype))
+    m = torch.empty_like(x, memory_format=torch.contiguous_format)
+    _add_layer_norm(x, y, scale, None, None, 0.0, m, None)
+    return m
+
+
+def _add_layer_norm(
+    x: Tensor, y: Tensor | None, scale: Tensor | None, weight: Tensor | None, bias: Tensor | None,
+    eps: float, m: Tensor | None, mn: Tensor | None,
+) -> None:  # fmt: skip
+    schedule = norm_schedule("forward", x.shape[1])
+    blocks = max(1, triton.cdiv(x.shape[0], schedule["ROWS"]))
+    with on(x.device):
+        norm_kernels.add_layer_norm[(blocks,)](
+            *_contiguous(x, y, scale, weight, bias), m, mn, *_sizes(x, scale), float(eps),
+            C=x.shape[1], WIDE=_is_wide(x.numel()), **schedule,
+        )  # fmt: skip
+
+
+def layer_norm_backward(
+    d_xn: Tensor, x: Tensor, weight: Tensor, eps: float, d_residual: Tensor | None,
+    scale: Tensor | None, dtype: torch.dtype | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:  # fmt: skip
+    """Gradients of a norm's input and parameters, and what the branch below it receives.
+
+    Args:
+        d_xn: gradient of the norm's output, ``(T, C)``.
+        x: the norm's input, ``(T, C)``.
+        weight: the norm's weight, ``(C,)``.
+        eps: the norm's.
+        d_residual: gradient of ``x`` by another way, ``(T, C)``, or None.
+        scale: factors of the images in the branch that was added to make ``x``, or None.
+        dtype: precision of the branch, or None if there is none.
+
+    Returns:
+        ``dx`` in the precision of ``x``, ``d_weight`` and ``d_bias`` in fp32, ``(C,)``, and
+        ``d_branch = scale * dx`` in ``dtype``: None without one, ``dx`` itself if equal.
+    """
+    _check("layer_norm_backward", unfit(x, dtype or x.dtype))
+    dx = torch.empty_like(x, memory_format=torch.contiguous_format)
+    d_branch = None
+    if dtype is not None and (scale is not None or dtype != x.dtype):
+        d_branch = torch.empty_like(dx, dtype=dtype)
+    schedule = norm_schedule("backward", x.shape[1])
+    blocks = max(1, triton.cdiv(x.shape[0], schedule["ROWS"]))
+    programs = min(blocks, _WARPS_PER_SM // schedule["num_warps"] * multiprocessors(x.device))
+    sums = _floats(x, 2, programs)
+    with on(x.device):
+        norm_kernels.layer_norm_backward[(programs,)](
+            *_contiguous(d_xn, x, weight, d_residual, scale), dx, d_branch, *sums,
+            *_sizes(x, scale), float(eps),
+            C=x.shape[1], WIDE=_is_wide(x.numel()), **schedule,
+        )  # fmt: skip
+    d_weight, d_bias = sums.sum(1)
+    return dx, d_weight, d_bias, dx if dtype is not None and d_branch is None else d_branch
+
+
+def _check(name: str, reason: str | None) -> None:
+    if reason is not None:
+        raise ValueError(f"{name} in Triton {reason}; use plain PyTorch")
+
+
+def _contiguous(*tensors: Any) -> list[Tensor | None]:
+    return [None if t is None else t.contiguous() for t in tensors]
+
+
+def _sizes(x: Tensor, scale: Tensor | None) -> tuple[int, int]:
+    """Rows, and rows of an image."""
+    rows = x.shape[0]
+    return rows, max(1, rows if scale is None else rows // scale.shape[0])
+
+
+def _is_wide(numbers: int) -> bool:
+    """Whether offsets into a tensor of so many numbers need 64 bits."""
+    return numbers > _LARGEST_INT32
+
+
+def _floats(x: Tensor, *shape: int) -> Tensor:
+    """An fp32 buffer of ``(*shape, C)``."""
+    return torch.empty(*shape, x.shape[1], dtype=torch.float32, device=x.device)

@@ -1,0 +1,46 @@
+"""What the fused kernels of a block can run on. Importing this does not import Triton."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from swin_dense.attention.triton_attention import (
+    _INTERPRETED,
+    DTYPES,
+    MAJOR_CAPABILITY,
+    missing,
+)
+
+LARGEST_NORM = 4096
+# Sums of at most two powers of 2, which the sides of a tile are.
+PRODUCT_WIDTHS = (32, 64, 96, 128, 160, 192, 256)
+HIDDEN_MULTIPLE = 32
+
+
+def unfit(x: Tensor, dtype: torch.dtype) -> str | None:
+    """Why rows ``x``, ``(T, C)``, cannot be normalised to ``dtype``, as 'needs ...', or None."""
+    if missing() is not None:
+        return missing()
+    if x.dim() != 2:
+        return f"needs rows of channels, (T, C), got a shape of {tuple(x.shape)}"
+    if not 0 < x.shape[1] <= LARGEST_NORM:
+        return f"needs 1..{LARGEST_NORM} channels, got {x.shape[1]}"
+    for name in (dtype, x.dtype):
+        if name not in DTYPES:
+            return f"needs float32, float16 or bfloat16, got {str(name).removeprefix('torch.')}"
+    if x.device.type != "cuda":
+        return None if _INTERPRETED else f"needs a CUDA device, got a tensor on {x.device}"
+    # Not get_device_capability(), which torch.compile would put into its graph.
+    if torch.cuda.get_device_properties(x.device).major < MAJOR_CAPABILITY:
+        return "needs a GPU of compute capability 8.0 (Ampere) or later"
+    return None
+
+
+def unfit_product(x: Tensor, dtype: torch.dtype, features: int) -> str | None:
+    """Why a linear layer of ``features`` outputs cannot be fused with rows ``x``, or None."""
+    if x.dim() == 2 and x.shape[1] not in PRODUCT_WIDTHS:
+        return f"needs a number of channels in {PRODUCT_WIDTHS}, got {x.shape[1]}"
+    if features < 1 or features % HIDDEN_MULTIPLE:
+        return f"needs a multiple of {HIDDEN_MULTIPLE} features, got {features}"
+    return unfit(x, dtype)

@@ -1,0 +1,158 @@
+"""What the fused kernels of a block are tried on, in Triton's interpreter and on a GPU alike.
+
+Every function is held to plain PyTorch, whose gradients are autograd's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from swin_dense.fused import triton_block
+
+EPS = 1e-5
+# Factors of stochastic depth: an image without the branch, and the others made up for it.
+KEPT = (1.25, 0.0, 1.25, 1.25)
+
+
+class Case(NamedTuple):
+    """Sizes of a call, and its precisions: of the residual stream and of products."""
+
+    images: int
+    tokens: int
+    channels: int
+    scale: bool
+    stream: torch.dtype
+    dtype: torch.dtype
+    hidden: int = 64
+
+    def __str__(self) -> str:
+        """An identifier of the test."""
+        kinds = "-".join(str(d).removeprefix("torch.") for d in (self.stream, self.dtype))
+        scale = "-scale" if self.scale else ""
+        return f"{self.images}x{self.tokens}x{self.channels}-{self.hidden}{scale}-{kinds}"
+
+
+Tensors = dict[str, Tensor | None]
+
+
+def make_inputs(case: Case, device: str = "cpu") -> Tensors:
+    """All tensors that any function takes; parameters are fp32, as under autocast."""
+    g = torch.Generator().manual_seed(3)
+    rows, c, hidden = case.images * case.tokens, case.channels, case.hidden
+
+    def normal(*shape: int, dtype: torch.dtype = torch.float32, factor: float = 1.0) -> Tensor:
+        return (torch.randn(*shape, generator=g) * factor).to(device, dtype)
+
+    return {
+        # Not centred, as a residual stream is not.
+        "x": (1 + normal(rows, c)).to(case.stream),
+        "y": normal(rows, c, dtype=case.dtype),
+        "scale": torch.tensor(KEPT[: case.images], device=device) if case.scale else None,
+        "norm_weight": 1 + normal(c, factor=0.3),
+        "norm_bias": normal(c, factor=0.3),
+        "w1": normal(hidden, c, dtype=case.dtype, factor=c**-0.5),
+        "b1": normal(hidden, factor=0.3),
+        "w2": normal(c, hidden, dtype=case.dtype, factor=hidden**-0.5),
+        "b2": normal(c, factor=0.3),
+        "d": normal(rows, c, dtype=case.stream),
+        "d_low": normal(rows, c, dtype=case.dtype),
+    }
+
+
+def kept(scale: Tensor | None, branch: Tensor) -> Tensor:
+    """A branch under stochastic depth."""
+    if scale is None:
+        return branch
+    factor = scale.repeat_interleave(len(branch) // len(scale)).to(branch.dtype)
+    return branch * factor[:, None]
+
+
+def normed(x: Tensor, t: Tensors, dtype: torch.dtype) -> Tensor:
+    """LayerNorm, in no less than fp32 as under autocast."""
+    wide = torch.promote_types(x.dtype, torch.float32)
+    weight, bias = t["norm_weight"].to(wide), t["norm_bias"].to(wide)
+    return F.layer_norm(x.to(wide), x.shape[1:], weight, bias, EPS).to(dtype)
+
+
+def gradients(out: Tensor, d: Tensor, inputs: Tensors) -> Tensors:
+    """Of a sum weighed by ``d``, with respect to named tensors."""
+    given = dict(zip(inputs, torch.autograd.grad(out, list(inputs.values()), d), strict=True))
+    return {f"d_{name}": grad for name, grad in given.items()}
+
+
+def leaves(t: Tensors, *names: str) -> Tensors:
+    """The tensors, with gradients wanted of some."""
+    return {k: v.detach().requires_grad_() if k in names else v for k, v in t.items()}
+
+
+def plain_norm(t: Tensors, dtype: torch.dtype) -> Tensors:
+    return {"xn": normed(t["x"], t, dtype)}
+
+
+def our_norm(t: Tensors, dtype: torch.dtype) -> Tensors:
+    return {"xn": triton_block.layer_norm(t["x"], t["norm_weight"], t["norm_bias"], EPS, dtype)}
+
+
+def plain_add(t: Tensors, dtype: torch.dtype) -> Tensors:
+    m = t["x"] + kept(t["scale"], t["y"]).to(t["x"].dtype)
+    return {"m": m, "mn": normed(m, t, dtype), "sum": m}
+
+
+def our_add(t: Tensors, dtype: torch.dtype) -> Tensors:
+    m, mn = triton_block.add_layer_norm(
+        t["x"], t["y"], t["scale"], t["norm_weight"], t["norm_bias"], EPS, dtype
+    )
+    return {"m": m, "mn": mn, "sum": triton_block.add(t["x"], t["y"], t["scale"])}
+
+
+def plain_norm_backward(t: Tensors, dtype: torch.dtype) -> Tensors:
+    t = leaves(t, "x", "norm_weight", "norm_bias")
+    wanted = {name: t[name] for name in ("x", "norm_weight", "norm_bias")}
+    grads = gradients(normed(t["x"], t, dtype), t["d_low"], wanted)
+    alone = grads["d_x"]
+    grads["d_x"] = alone + t["d"]
+    return {**grads, "d_branch": kept(t["scale"], grads["d_x"]).to(dtype), "alone": alone}
+
+
+def our_norm_backward(t: Tensors, dtype: torch.dtype) -> Tensors:
+    call = (t["d_low"], t["x"], t["norm_weight"], EPS)
+    dx, d_weight, d_bias, d_branch = triton_block.layer_norm_backward(
+        *call, t["d"], t["scale"], dtype
+    )
+    alone, *same, nothing = triton_block.layer_norm_backward(*call, None, None, None)
+    assert nothing is None
+    assert torch.equal(same[0], d_weight)
+    assert torch.equal(same[1], d_bias)
+    names = ("d_x", "d_norm_weight", "d_norm_bias", "d_branch", "alone")
+    return dict(zip(names, (dx, d_weight, d_bias, d_branch, alone), strict=True))
+
+
+# A function's name, plain and ours: of tensors and of the precision of products.
+Function = Callable[[Tensors, torch.dtype], Tensors]
+FUNCTIONS: dict[str, tuple[Function, Function]] = {
+    "layer_norm": (plain_norm, our_norm),
+    "add": (plain_add, our_add),
+    "layer_norm_backward": (plain_norm_backward, our_norm_backward),
+}
+
+
+def assert_as_exact_as_plain_pytorch(name: str, case: Case, device: str = "cpu") -> None:
+    """Errors against float64 are at most twice those of plain PyTorch in the same precision."""
+    plain, ours = FUNCTIONS[name]
+    inputs = make_inputs(case, device)
+    exact = plain({k: None if v is None else v.double() for k, v in inputs.items()}, torch.double)
+    rounded = plain(inputs, case.dtype)
+    for key, found in ours(inputs, case.dtype).items():
+        expected = exact[key]
+        assert found.dtype == rounded[key].dtype, key
+        assert found.shape == expected.shape, key
+        error = (found.double() - expected).abs().max()
+        allowed = 2 * (rounded[key].double() - expected).abs().max()
+        # Where plain PyTorch happens to be exact, one rounding of the result must be allowed.
+        rounding = torch.finfo(found.dtype).eps * expected.abs().max()
+        assert error <= allowed + rounding, f"{key}: {error:.2g}, allowed {allowed:.2g}"
