@@ -12,15 +12,16 @@ Every function raises ValueError where it cannot run, see
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import triton
 from torch import Tensor
 
-from swin_dense.attention.triton_launch import multiprocessors, on
+from swin_dense.attention.triton_launch import multiprocessors, on, precision
+from swin_dense.fused import triton_mlp_kernels as mlp_kernels
 from swin_dense.fused import triton_norm_kernels as norm_kernels
-from swin_dense.fused.triton_limits import unfit
+from swin_dense.fused.triton_limits import unfit, unfit_product
 
 # Warps of backward programs on a multiprocessor: what its registers hold at 64 a thread.
 _WARPS_PER_SM = 32
@@ -39,6 +40,20 @@ def norm_schedule(direction: str, channels: int) -> dict[str, int]:
         "COLUMNS": columns,
         "ROWS": numbers // columns,
         "num_warps": max(4, numbers // (512 if direction == "forward" else 256)),
+    }
+
+
+def mlp_schedule(direction: str, channels: int, hidden: int, dtype: torch.dtype) -> dict[str, int]:
+    """Tiles, warps and stages of an MLP's kernel."""
+    first = 1 << (channels.bit_length() - 1)
+    return {
+        "C_1": first,
+        "C_2": channels - first,
+        "HIDDEN": hidden,
+        "ROWS": 16 if dtype == torch.float32 else 128,
+        "CHUNK": 32,
+        "num_warps": 8,
+        "num_stages": 2,
     }
 
 
@@ -119,6 +134,67 @@ def layer_norm_backward(
         )  # fmt: skip
     d_weight, d_bias = sums.sum(1)
     return dx, d_weight, d_bias, dx if dtype is not None and d_branch is None else d_branch
+
+
+def mlp(
+    m: Tensor, scale: Tensor | None, norm_weight: Tensor, norm_bias: Tensor, eps: float,
+    w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor,
+) -> Tensor:  # fmt: skip
+    """``m + scale * fc2(gelu(fc1(norm(m))))`` in the precision of ``m``, ``(T, C)``.
+
+    ``w1`` is ``(hidden, C)`` and ``w2`` ``(C, hidden)``, both in the precision of the products;
+    ``b1`` is ``(hidden,)`` and ``b2`` ``(C,)``. GELU is the exact one.
+    """
+    _check("mlp", unfit_product(m, w1.dtype, w1.shape[0]))
+    y = torch.empty_like(m, memory_format=torch.contiguous_format)
+    schedule = mlp_schedule("forward", m.shape[1], w1.shape[0], w1.dtype)
+    with on(m.device):
+        mlp_kernels.mlp[(max(1, triton.cdiv(m.shape[0], schedule["ROWS"])),)](
+            *_contiguous(m, scale, norm_weight, norm_bias, w1, b1, w2, b2), y,
+            *_sizes(m, scale), float(eps),
+            WIDE=_is_wide(m.numel()), PRECISION=precision(), **schedule,
+        )  # fmt: skip
+    return y
+
+
+class MlpGradients(NamedTuple):
+    """What :func:`mlp_backward` computes."""
+
+    dm: Tensor  # (T, C), in the precision of dy
+    d_norm_weight: Tensor  # (C,) fp32
+    d_norm_bias: Tensor  # (C,) fp32
+    mn: Tensor  # (T, C), the norm's output; this and what follows in the products' precision
+    g: Tensor  # (T, hidden), what enters the second layer
+    dh: Tensor  # (T, hidden), gradient of what leaves the first layer
+    d2: Tensor  # (T, C), gradient of what leaves the second layer; dy itself if equal
+
+
+def mlp_backward(
+    m: Tensor, dy: Tensor, scale: Tensor | None, norm_weight: Tensor, norm_bias: Tensor,
+    eps: float, w1: Tensor, b1: Tensor, w2: Tensor,
+) -> MlpGradients:  # fmt: skip
+    """Gradients of :func:`mlp` and what its weights' gradients need; ``dy`` is ``(T, C)``.
+
+    They are ``dh.T @ mn`` of ``w1``, ``dh.sum(0)`` of ``b1``, ``d2.T @ g`` of ``w2``,
+    ``d2.sum(0)`` of ``b2``.
+    """
+    hidden, dtype = w1.shape[0], w1.dtype
+    _check("mlp_backward", unfit_product(m, dtype, hidden))
+    m, dy = m.contiguous(), dy.contiguous()
+    schedule = mlp_schedule("backward", m.shape[1], hidden, dtype)
+    programs = max(1, triton.cdiv(m.shape[0], schedule["ROWS"]))
+    dm, mn = torch.empty_like(dy), torch.empty_like(m, dtype=dtype)
+    g, dh = (m.new_empty(m.shape[0], hidden, dtype=dtype) for _ in range(2))
+    d2 = None if scale is None and dy.dtype == dtype else torch.empty_like(mn)
+    sums = _floats(m, 2, programs)
+    with on(m.device):
+        mlp_kernels.mlp_backward[(programs,)](
+            *_contiguous(m, dy, scale, norm_weight, norm_bias, w1, b1, w2),
+            dm, *sums, mn, g, dh, d2, *_sizes(m, scale), float(eps),
+            WIDE=_is_wide(max(m.numel(), g.numel())), PRECISION=precision(), **schedule,
+        )  # fmt: skip
+    d_weight, d_bias = sums.sum(1)
+    return MlpGradients(dm, d_weight, d_bias, mn, g, dh, dy if d2 is None else d2)
 
 
 def _check(name: str, reason: str | None) -> None:

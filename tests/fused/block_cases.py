@@ -132,12 +132,48 @@ def our_norm_backward(t: Tensors, dtype: torch.dtype) -> Tensors:
     return dict(zip(names, (dx, d_weight, d_bias, d_branch, alone), strict=True))
 
 
+def plain_mlp(t: Tensors, dtype: torch.dtype) -> Tensors:
+    """As autocast does: weights and biases in the precision of products."""
+    hidden = F.gelu(F.linear(normed(t["x"], t, dtype), t["w1"].to(dtype), t["b1"].to(dtype)))
+    branch = F.linear(hidden, t["w2"].to(dtype), t["b2"].to(dtype))
+    return {"y": t["x"] + kept(t["scale"], branch).to(t["x"].dtype)}
+
+
+def our_mlp(t: Tensors, dtype: torch.dtype) -> Tensors:
+    norm = (t["norm_weight"], t["norm_bias"], EPS)
+    return {"y": triton_block.mlp(t["x"], t["scale"], *norm, t["w1"], t["b1"], t["w2"], t["b2"])}
+
+
+def plain_mlp_backward(t: Tensors, dtype: torch.dtype) -> Tensors:
+    names = ("x", "norm_weight", "norm_bias", "w1", "b1", "w2", "b2")
+    t = leaves(t, *names)
+    return gradients(plain_mlp(t, dtype)["y"], t["d"], {name: t[name] for name in names})
+
+
+def our_mlp_backward(t: Tensors, dtype: torch.dtype) -> Tensors:
+    norm = (t["norm_weight"], t["norm_bias"], EPS)
+    found = triton_block.mlp_backward(
+        t["x"], t["d"], t["scale"], *norm, t["w1"], t["b1"], t["w2"]
+    )
+    return {
+        "d_x": found.dm,
+        "d_norm_weight": found.d_norm_weight,
+        "d_norm_bias": found.d_norm_bias,
+        "d_w1": found.dh.T @ found.mn,
+        "d_b1": found.dh.sum(0, dtype=torch.float32),
+        "d_w2": found.d2.T @ found.g,
+        "d_b2": found.d2.sum(0, dtype=torch.float32),
+    }
+
+
 # A function's name, plain and ours: of tensors and of the precision of products.
 Function = Callable[[Tensors, torch.dtype], Tensors]
 FUNCTIONS: dict[str, tuple[Function, Function]] = {
     "layer_norm": (plain_norm, our_norm),
     "add": (plain_add, our_add),
     "layer_norm_backward": (plain_norm_backward, our_norm_backward),
+    "mlp": (plain_mlp, our_mlp),
+    "mlp_backward": (plain_mlp_backward, our_mlp_backward),
 }
 
 

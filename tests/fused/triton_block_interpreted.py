@@ -31,3 +31,18 @@ NORMS = ("layer_norm", "add", "layer_norm_backward")
 )
 def test_norms_are_as_exact_as_plain_pytorch(name, case):
     assert_as_exact_as_plain_pytorch(name, case)
+
+
+@pytest.mark.parametrize("name", ["mlp", "mlp_backward"])
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case(2, 35, 96, True, FP32, FP32, 384),
+        Case(4, 9, 64, True, FP32, FP16, 96),
+        Case(1, 33, 96, False, FP16, FP16, 64),
+        Case(1, 1, 32, False, FP32, FP32, 32),
+    ],
+    ids=str,
+)
+def test_mlps_are_as_exact_as_plain_pytorch(name, case):
+    assert_as_exact_as_plain_pytorch(name, case)
