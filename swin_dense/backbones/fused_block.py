@@ -126,7 +126,8 @@ def _linear(layer: Any) -> Linear | None:
 
 def forward(layers: Layers, x: Tensor) -> Tensor:
     """A block: ``(B, H, W, C) -> (B, H, W, C)``."""
-    attended = layers.attention.attend(norm_linear(x, layers.norm1, layers.qkv))
+    impl = layers.attention.attn_impl
+    attended = layers.attention.attend(norm_linear(x, layers.norm1, layers.qkv, impl=impl))
     return after_attention(
         x,
         attended,
@@ -135,6 +136,7 @@ def forward(layers: Layers, x: Tensor) -> Tensor:
         layers.fc1,
         layers.fc2,
         (_scale(layers.drop_path, attended), _scale(layers.drop_path, attended)),
+        impl,
     )
 
 

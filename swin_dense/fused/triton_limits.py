@@ -18,6 +18,14 @@ PRODUCT_WIDTHS = (32, 64, 96, 128, 160, 192, 256)
 HIDDEN_MULTIPLE = 32
 
 
+def takes_triton(impl: str, x: Tensor, dtype: torch.dtype) -> bool:
+    """Whether rows ``x``, ``(T, C)``, with products in ``dtype`` are for our kernels.
+
+    Only where they are asked for: their speed is not measured yet, so 'auto' does not take them.
+    """
+    return impl == "triton" and unfit(x, dtype) is None
+
+
 def unfit(x: Tensor, dtype: torch.dtype) -> str | None:
     """Why rows ``x``, ``(T, C)``, cannot be normalised to ``dtype``, as 'needs ...', or None."""
     if missing() is not None:

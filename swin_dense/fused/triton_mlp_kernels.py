@@ -179,7 +179,7 @@ def _store_norm_gradients(
     C: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     """Gradients through the norm for a tile of columns, and the program's sums over its rows."""
-    d = (dn * _vector(weight, first, WIDTH) - mean[:, None] - unit * mean_unit[:, None])
+    d = dn * _vector(weight, first, WIDTH) - mean[:, None] - unit * mean_unit[:, None]
     d = d * rstd[:, None] + _load(dy, row, inside, first, C, WIDTH).to(tl.float32)
     _store(dm, row, inside, first, d, C, WIDTH)
     at = tl.program_id(0) * C + first + tl.arange(0, WIDTH)

@@ -152,9 +152,7 @@ def plain_mlp_backward(t: Tensors, dtype: torch.dtype) -> Tensors:
 
 def our_mlp_backward(t: Tensors, dtype: torch.dtype) -> Tensors:
     norm = (t["norm_weight"], t["norm_bias"], EPS)
-    found = triton_block.mlp_backward(
-        t["x"], t["d"], t["scale"], *norm, t["w1"], t["b1"], t["w2"]
-    )
+    found = triton_block.mlp_backward(t["x"], t["d"], t["scale"], *norm, t["w1"], t["b1"], t["w2"])
     return {
         "d_x": found.dm,
         "d_norm_weight": found.d_norm_weight,

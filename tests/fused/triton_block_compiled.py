@@ -72,7 +72,9 @@ def norms(channels: int) -> list[tuple]:
 def main() -> None:
     report = "--registers" in sys.argv
     dtypes = (torch.bfloat16, torch.float32) if report else (torch.bfloat16,)
-    wanted = [(c, d, n) for d in dtypes for c in (NORM_WIDTHS if report else (96,)) for n in norms(c)]
+    wanted = [
+        (c, d, n) for d in dtypes for c in (NORM_WIDTHS if report else (96,)) for n in norms(c)
+    ]
     for channels, dtype, (kernel, schedule) in wanted:
         if sys.argv[2:] and sys.argv[2] not in kernel.__name__:
             continue
