@@ -119,12 +119,14 @@ class _NormLinear(torch.autograd.Function):
         if torch.is_grad_enabled():
             arguments = (x, *ctx.settings, *parameters)
             return tuple(differentiable_gradients(_differentiable, arguments, grad))
-        with torch.enable_grad():
-            leaf = x.detach().requires_grad_()
-            arranged = _arranged(leaf, arrange)
         sums = Sums(("norm", "linear"), ctx.needs_input_grad[5:])
         norm, weight = Norm(parameters[0], parameters[1], eps), parameters[2].to(dtype)
-        dx = _backward(arranged.detach(), grad, norm, weight, impl, sums)
-        if arrange is not None:
-            (dx,) = torch.autograd.grad(arranged, leaf, dx)
+        if arrange is None:
+            dx = _backward(x, grad, norm, weight, impl, sums)
+        else:
+            with torch.enable_grad():
+                leaf = x.detach().requires_grad_()
+                arranged = arrange(leaf)
+            d_arranged = _backward(arranged.detach(), grad, norm, weight, impl, sums)
+            (dx,) = torch.autograd.grad(arranged, leaf, d_arranged)
         return dx, *[None] * 4, *sums.like(parameters)

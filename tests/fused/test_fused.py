@@ -4,49 +4,12 @@ import copy
 
 import pytest
 import torch
+from fused_cases import Half, draw, gradients
 from torch import nn
-from torch.nn import functional as F
 
-from swin_dense.fused import Linear, Norm, after_attention, block_end, layers, norm_linear
+from swin_dense.fused import Linear, Norm, block_end, layers, norm_linear
 
 B, H, W, C = 2, 5, 6, 8
-
-
-def draw(*shape, dtype=torch.float64, seed=0):
-    g = torch.Generator().manual_seed(seed + sum(shape))
-    return torch.randn(shape, generator=g, dtype=torch.float64).to(dtype).requires_grad_()
-
-
-class Half(nn.Module):
-    """What follows the attention, by plain layers."""
-
-    def __init__(self, scales=(None, None), bias=True):
-        super().__init__()
-        self.projection, self.norm = nn.Linear(C, C, bias=bias), nn.LayerNorm(C, eps=1e-5)
-        self.fc1, self.fc2 = nn.Linear(C, 4 * C, bias=bias), nn.Linear(4 * C, C, bias=bias)
-        self.scales = scales
-        for i, p in enumerate(self.parameters()):
-            p.data.copy_(draw(*p.shape, seed=i).detach())
-
-    def plain(self, x, attended):
-        scales = (1 if s is None else s.view(-1, 1, 1, 1) for s in self.scales)
-        x = x + next(scales) * self.projection(attended)
-        return x + next(scales) * self.fc2(F.gelu(self.fc1(self.norm(x))))
-
-    def fused(self, x, attended):
-        def linear(layer):
-            return Linear(layer.weight, layer.bias)
-
-        norm = Norm(self.norm.weight, self.norm.bias, self.norm.eps)
-        projection, fc1, fc2 = map(linear, (self.projection, self.fc1, self.fc2))
-        return after_attention(x, attended, projection, norm, fc1, fc2, self.scales)
-
-
-def gradients(function, inputs, parameters):
-    """Output, and gradients of a loss that weighs every output differently."""
-    out = function(*inputs)
-    weight = torch.linspace(-1, 1, out.numel()).view(out.shape).to(out)
-    return [out, *torch.autograd.grad((out * weight).sum(), [*inputs, *parameters])]
 
 
 @pytest.fixture(params=["whole", "chunks of rows"])
@@ -63,7 +26,7 @@ def chunked(request, monkeypatch):
 def test_after_attention_equals_the_plain_layers(chunked, scales, bias, kept, monkeypatch):
     monkeypatch.setattr(block_end, "RECOMPUTED_CHANNELS", 0 if kept else C)
     scales = tuple(None if s is None else torch.tensor(s, dtype=torch.float64) for s in scales)
-    half = Half(scales, bias).double()
+    half = Half(C, scales, bias).double()
     inputs = [draw(B, H, W, C, seed=1), draw(B, H, W, C, seed=2)]
     ours = gradients(half.fused, inputs, half.parameters())
     plain = gradients(half.plain, inputs, half.parameters())
@@ -105,7 +68,7 @@ def test_error_is_that_of_plain_layers_in_the_same_precision(chunked, dtype):
     Sums over rows are added up in another order, so in fp32 some of them lose a few more bits.
     """
     rounding = {torch.float32: 16 * torch.finfo(torch.float32).eps, torch.bfloat16: 2**-8}[dtype]
-    half = Half((torch.tensor((0, 1.25)), torch.tensor((1.25, 1.25)))).float()
+    half = Half(C, (torch.tensor((0, 1.25)), torch.tensor((1.25, 1.25)))).float()
     inputs = [draw(B, H, W, C, dtype=torch.float32, seed=i) for i in (1, 2)]
     exact = copy.deepcopy(half).double()
     exact_inputs = [x.detach().double().requires_grad_() for x in inputs]
@@ -119,7 +82,7 @@ def test_error_is_that_of_plain_layers_in_the_same_precision(chunked, dtype):
 
 
 def test_gradients_can_be_differentiated_again():
-    half = Half().double()
+    half = Half(C).double()
     inputs = [draw(1, 2, 2, C, seed=i) for i in (1, 2)]
     assert torch.autograd.gradgradcheck(half.fused, inputs)
     norm, linear = Norm(draw(C), draw(C, seed=4), 1e-5), Linear(draw(3, C), None)
@@ -127,7 +90,7 @@ def test_gradients_can_be_differentiated_again():
 
 
 def test_frozen_layers_get_no_gradient():
-    half = Half().double()
+    half = Half(C).double()
     for p in (*half.norm.parameters(), *half.fc2.parameters(), half.fc1.bias):
         p.requires_grad_(False)
     inputs = [draw(B, H, W, C, seed=1).detach(), draw(B, H, W, C, seed=2)]
@@ -142,7 +105,7 @@ def test_frozen_layers_get_no_gradient():
 
 @pytest.mark.parametrize("shape", [(0, 3, 3, C), (1, 1, 1, C)])
 def test_smallest_inputs(shape):
-    half = Half().double()
+    half = Half(C).double()
     inputs = [draw(*shape, seed=i) for i in (1, 2)]
     for a, b in zip(
         gradients(half.fused, inputs, half.parameters()),
