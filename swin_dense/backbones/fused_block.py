@@ -113,15 +113,18 @@ def _is_hooked(module: nn.Module) -> bool:
 
 
 def _norm(layer: Any) -> Norm | None:
-    if type(layer) is not nn.LayerNorm or layer._parameters["bias"] is None or _is_hooked(layer):
+    if type(layer) is not nn.LayerNorm or _is_hooked(layer):
         return None
-    return Norm(layer._parameters["weight"], layer._parameters["bias"], layer.eps)  # type: ignore
+    # Replicas of DataParallel have no parameters, but tensors in their place.
+    weight, bias = layer._parameters.get("weight"), layer._parameters.get("bias")
+    return None if weight is None or bias is None else Norm(weight, bias, layer.eps)
 
 
 def _linear(layer: Any) -> Linear | None:
     if type(layer) is not nn.Linear or _is_hooked(layer):
         return None
-    return Linear(layer._parameters["weight"], layer._parameters["bias"])  # type: ignore[arg-type]
+    weight = layer._parameters.get("weight")
+    return None if weight is None else Linear(weight, layer._parameters.get("bias"))
 
 
 def forward(layers: Layers, x: Tensor) -> Tensor:

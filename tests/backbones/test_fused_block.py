@@ -113,6 +113,14 @@ def test_changed_blocks_are_what_their_modules_say(change, count):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
 
 
+def test_replicas_of_data_parallel_use_their_modules(count):
+    block = copy.copy(make().eval().stages[0].blocks[0])
+    block._modules = {**block._modules, "norm1": block.norm1._replicate_for_data_parallel()}
+    block._modules["norm1"].weight, block._modules["norm1"].bias = torch.ones(16), torch.zeros(16)
+    block(torch.ones(1, 5, 5, 16))
+    assert count() == 0
+
+
 def test_global_hooks_see_every_module(count):
     seen = []
     handle = nn.modules.module.register_module_forward_hook(lambda m, *_: seen.append(type(m)))
