@@ -22,9 +22,8 @@ from torch import Tensor
 from swin_dense.attention import reference, windows
 from swin_dense.attention.eager import is_eager
 
-# Scores that are worked on at once, in numbers: 16 MB, about what the caches hold. Less would be
-# no faster, and slower where other processes keep one of the threads waiting.
-_CHUNK = 2**22
+# Scores that are worked on at once, in numbers: 2 MB, which the cores' own caches hold.
+_CHUNK = 2**19
 # exp() of a score this far below its row's largest is less than the least normal float.
 _NEGLIGIBLE = -87.0
 

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from swin_dense.fused import products
+
 # Numbers of the widest intermediate map that are worked on at once on a CPU: 4 MB, which stay in
 # the cache from one operation to the next.
 _CHUNK = 2**20
@@ -117,11 +119,10 @@ class Sums:
         """Add to the gradients of a linear layer: gradient of its output, and its input, rows."""
         i = self._first[name]
         if self._wanted[i]:
-            total = self._sums[i]
-            if total is None or grad.element_size() < 4:
+            if grad.element_size() < 4:
                 self._add(i, grad.t() @ x)
             else:
-                total.addmm_(grad.t(), x)
+                self._sums[i] = products.weight_gradient(grad, x, self._sums[i])
         if self._wanted[i + 1]:
             self._add(i + 1, grad.sum(0, dtype=torch.promote_types(grad.dtype, torch.float32)))
 

@@ -46,9 +46,12 @@ def test_onednn_equals_pytorch(setting, bias, monkeypatch):
         (products.linear(x, weight, b), exact),
         (products.linear_gelu(x, weight, b), F.gelu(exact)),
         (products.input_gradient(grad, weight), grad.double() @ weight.double()),
+        (products.weight_gradient(grad, x, None), grad.t().double() @ x.double()),
+        (products.weight_gradient(x, grad, None), x.t().double() @ grad.double()),
+        (products.weight_gradient(x, grad, x.t() @ grad), 2 * x.t().double() @ grad.double()),
     ]:
         torch.testing.assert_close(ours.double(), expected, rtol=1e-5, atol=1e-5)
-    assert len(found) == 3
+    assert len(found) == 6
 
 
 @ONEDNN
@@ -75,20 +78,21 @@ def test_setting_and_switches_decide(setting, monkeypatch):
 def test_the_faster_one_is_chosen_once(setting, monkeypatch):
     times = {"onednn": 1.0, "mkl": 2.0}
     races = []
-    monkeypatch.setattr(products, "_race", lambda: races.append(1) or tuple(times.values()))
+    monkeypatch.setattr(products, "_race", lambda _: races.append(1) or tuple(times.values()))
     setting("")
-    assert products._chosen(1, False)
-    assert products._chosen(1, False)
+    assert products._chosen(False, 1, False)
+    assert products._chosen(False, 1, False)
     assert len(races) == 1
-    assert not products._chosen(1, True)  # deterministic: no race, PyTorch's own
+    assert not products._chosen(False, 1, True)  # deterministic: no race, PyTorch's own
     products._chosen.cache_clear()
     times["onednn"] = 1.99  # a tie
-    assert not products._chosen(1, False)
+    assert not products._chosen(False, 1, False)
 
 
 @ONEDNN
-def test_a_race_times_both(setting):
-    onednn, mkl = products._race()
+@pytest.mark.parametrize("backward", [False, True])
+def test_a_race_times_both(backward):
+    onednn, mkl = products._race(backward)
     assert 0 < onednn < 1
     assert 0 < mkl < 1
 
