@@ -1,13 +1,28 @@
 """What surrounds the attention of a Swin block, in fewer passes over memory, keeping less.
 
-================================  ===========================================================
-:func:`norm_linear`               LayerNorm and the linear layer behind it; keeps its input
-:func:`after_attention`           projection, residual, LayerNorm, perceptron, residual; keeps
-                                  both inputs, and of wide layers the hidden units before GELU
-================================  ===========================================================
+=======================  ======================================================================
+:func:`norm_linear`      LayerNorm and the linear layer behind it (queries, keys and values;
+                         patch merging)
+:func:`after_attention`  projection, residual, LayerNorm, perceptron, residual (equation 3)
+=======================  ======================================================================
 
-Backward computes anew what was not kept. Nothing here knows of modules: arguments are tensors.
-Both follow autocast, and give what the plain layers would, up to rounding.
+A block keeps four maps for backward: its input, queries, keys and values, and the result of its
+attention; above 256 channels also the hidden units before GELU. Norms, GELU, the projection and
+narrow hidden units are computed again. Both functions follow autocast, take gradients of
+gradients, and equal the plain layers up to rounding. Nothing here knows of modules: arguments
+are tensors.
+
+Who computes:
+
+===================  ==========================================================================
+``impl='triton'``    our kernels for norms, residuals and perceptrons of up to 256 channels
+                     (:mod:`~swin_dense.fused.triton_block`), where they can run; not what
+                     'auto' takes, as their speed is not measured yet
+anything else, CPU   PyTorch's operators, some rows at a time so that they stay in the cache;
+                     fp32 products by oneDNN where it won a race against MKL
+                     (:mod:`~swin_dense.fused.products`; ``SWIN_DENSE_ONEDNN=0`` or ``1`` decides)
+anything else, CUDA  PyTorch's operators
+===================  ==========================================================================
 """
 
 from swin_dense.fused.block_end import after_attention
