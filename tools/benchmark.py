@@ -1,8 +1,9 @@
 """Measures speed and memory against other implementations, with the same weights.
 
 tools/benchmark.py backbone           the backbone against mmdet, timm, transformers, torchvision
-tools/benchmark.py detector CONFIG    a training step with our backbone and with OpenMMLab's
+tools/benchmark.py memory             what it keeps for backward, of an image, and mmdet's
 tools/benchmark.py scaling            time against pixels
+tools/benchmark.py detector CONFIG    a training step with our backbone and with OpenMMLab's
 tools/benchmark.py evaluation         COCO evaluation against mmdet's
 tools/benchmark.py pipeline CONFIG    images a second of the input pipeline on one core
 tools/benchmark.py report             docs/benchmarks.md from the records in docs/benchmarks/
@@ -25,13 +26,14 @@ from swin_dense.benchmarks.agreement import DTYPES
 from swin_dense.benchmarks.backbone import PHASES, Run, measure_backbone
 from swin_dense.benchmarks.detector import measure_detector
 from swin_dense.benchmarks.evaluation import measure_evaluation
+from swin_dense.benchmarks.memory import measure_memory
 from swin_dense.benchmarks.peers import PEERS, Spec, installed, peers_named
 from swin_dense.benchmarks.pipeline import measure_pipeline
 from swin_dense.benchmarks.plots import save_plot
 from swin_dense.benchmarks.record import circumstances, machine_text, read, save
 from swin_dense.benchmarks.report import benchmarks_document
 from swin_dense.benchmarks.scaling import SIDES, measure_scaling
-from swin_dense.benchmarks.tables import notes_of, terminal_table
+from swin_dense.benchmarks.tables import file_name, notes_of, terminal_table
 from swin_dense.datasets.check import check_data
 from swin_dense.engine.cli import ConfigOptions, OneLineParser, run_tool
 from swin_dense.engine.config import is_segmentation, load_config
@@ -41,7 +43,10 @@ from swin_dense.engine.testing import make_output_dir
 from swin_dense.errors import UserError
 
 RECORDS = Path("docs/benchmarks")
-# A CPU takes a couple of minutes with these; the GPU's are those of the published comparisons.
+WORK = Path("work_dirs/benchmarks")
+# A CPU takes a few minutes with these; the GPU's are those of the published comparisons. A
+# detector's boxes take a CPU most of a step, whatever the size of the image; a segmentor needs two
+# images for the batch normalisation of what is pooled to one pixel.
 _DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {
     "backbone": {
         "cuda": {"size": "800x1344", "batch": 16, "dtype": "bf16", "rounds": 20},
@@ -49,7 +54,15 @@ _DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {
     },
     "detector": {
         "cuda": {"size": "800x1344", "batch": 2, "dtype": "bf16", "rounds": 20},
-        "cpu": {"size": "128x192", "batch": 2, "dtype": "fp32", "rounds": 2},
+        "cpu": {"size": "128x192", "batch": 1, "dtype": "fp32", "rounds": 2},
+    },
+    "segmentor": {
+        "cuda": {"size": "512x512", "batch": 16, "dtype": "bf16", "rounds": 20},
+        "cpu": {"size": "128x192", "batch": 2, "dtype": "fp32", "rounds": 3},
+    },
+    "memory": {
+        "cuda": {"size": "800x1344", "batch": 1, "dtype": "bf16"},
+        "cpu": {"size": "800x1344", "batch": 1, "dtype": "bf16"},
     },
     "scaling": {
         "cuda": {"sizes": SIDES["cuda"], "batch": 4, "dtype": "bf16", "rounds": 10},
@@ -66,19 +79,24 @@ def make_parser() -> OneLineParser:
     )
     commands = parser.add_subparsers(dest="kind", required=True, metavar="COMMAND")
     backbone = commands.add_parser("backbone", help="against other libraries")
-    backbone.add_argument("--size", metavar="HxW", help="of the images, in pixels")
+    memory = commands.add_parser("memory", help="what is kept for backward, of an image")
     scaling = commands.add_parser("scaling", help="time against pixels")
     scaling.add_argument("--sizes", metavar="S,S,...", type=_sides, help="sides of square images")
     scaling.add_argument("--phases", default="forward", help="forward, training or both: a,b")
     for one, against in ((backbone, ",".join(PEERS)), (scaling, "mmdet")):
         one.add_argument("--arch", default="tiny", help="tiny, small, base or large")
+        one.add_argument("--against", default=against, help="peers, with commas; '' for none")
+        one.add_argument("--cuda-graphs", action="store_true", help="ours runs forward as a graph")
+        one.add_argument("--compile", action="store_true", help="all of them by torch.compile")
+    memory.add_argument("--arch", default="tiny", help="tiny, small, base, large: a,b")
+    for one in (backbone, memory, scaling):
         one.add_argument("--window-size", type=int, default=7, help="side of a window in tokens")
         one.add_argument("--attn-impl", default="auto", help="of ours")
-        one.add_argument("--against", default=against, help="peers, with commas; '' for none")
     detector = commands.add_parser("detector", help="a whole training step")
     detector.add_argument("config", help="config of a detector or segmentor with Swin")
-    detector.add_argument("--size", metavar="HxW", help="of the images, in pixels")
-    for one in (backbone, scaling, detector):
+    for one in (backbone, memory, detector):
+        one.add_argument("--size", metavar="HxW", help="of the images, in pixels")
+    for one in (backbone, memory, scaling, detector):
         one.add_argument("--batch", type=int, help="images at a time")
         one.add_argument("--dtype", choices=list(DTYPES), help="fp16 and bf16 by autocast")
         one.add_argument("--device", default="auto", help="auto (a GPU if any), cpu, cuda, cuda:N")
@@ -94,12 +112,13 @@ def make_parser() -> OneLineParser:
         one.add_argument("--cfg-options", nargs="+", action=ConfigOptions, metavar="KEY=VALUE")
     for one in (backbone, scaling, detector, evaluation, pipeline):
         one.add_argument("--rounds", type=int, help="turns of each contestant")
+    for one in (backbone, memory, scaling, detector, evaluation, pipeline):
         one.add_argument("--json", metavar="FILE", type=Path, help="write the record there")
         one.add_argument("--remark", help="what else the record should say of the circumstances")
     report = commands.add_parser("report", help="the document")
     report.add_argument("records", nargs="*", type=Path, help=f"default: {RECORDS}/*.json")
     report.add_argument("--markdown", type=Path, default=RECORDS.with_suffix(".md"))
-    for one in (backbone, scaling, detector, evaluation, pipeline, report):
+    for one in commands.choices.values():
         one.add_argument("--debug", action="store_true", help="show the traceback of every error")
     return parser
 
@@ -110,13 +129,16 @@ def run(args: Namespace) -> None:
         if args.kind == "report":
             _report(args)
             return
-        path = args.json or Path("work_dirs/benchmarks") / f"{args.kind}.json"
-        make_output_dir(path.parent, "--json")
+        make_output_dir(args.json.parent if args.json else WORK, "--json")
         device = choose_device(getattr(args, "device", "cpu"))
+        if "config" in args:
+            root = getattr(args, "data_root", None)
+            args.cfg = load_config(args.config, args.cfg_options, root, from_scratch=True)
         _fill_in(args, device)
         record = {"kind": args.kind, **circumstances(device, args.command, args.remark)}
         say(f"measuring on {machine_text(record)}")
         record |= _MEASURE[args.kind](args, device)
+        path = args.json or WORK / f"{file_name(record)}.json"
         save(path, record)
         console().print(terminal_table(record))
         for note in notes_of(record):
@@ -128,13 +150,15 @@ def run(args: Namespace) -> None:
 
 def _fill_in(args: Namespace, device: torch.device) -> None:
     """Takes defaults that suit the device, and says them."""
+    segmentor = args.kind == "detector" and is_segmentation(args.cfg)
+    defaults = _DEFAULTS.get("segmentor" if segmentor else args.kind, {})
     taken = []
-    for name, value in _DEFAULTS.get(args.kind, {}).get(device.type, {}).items():
+    for name, value in defaults.get(device.type, {}).items():
         if getattr(args, name) is None:
             setattr(args, name, value)
             text = ",".join(map(str, value)) if isinstance(value, tuple) else value
             taken.append(f"--{name} {text}")
-    if args.rounds is None:
+    if getattr(args, "rounds", 1) is None:
         args.rounds = 1 if args.kind == "evaluation" else 3
     if taken:
         say(f"defaults on {device.type}: {' '.join(taken)}")
@@ -142,6 +166,8 @@ def _fill_in(args: Namespace, device: torch.device) -> None:
         value = getattr(args, name, 1)
         if value < 1:
             raise UserError(f"--{name.replace('_', '-')} {value}: expected 1 or more")
+    if getattr(args, "cuda_graphs", False) and device.type != "cuda":
+        raise UserError(f"--cuda-graphs has no effect on {device.type}: leave it out there")
 
 
 def _backbone(args: Namespace, device: torch.device) -> dict[str, Any]:
@@ -150,6 +176,16 @@ def _backbone(args: Namespace, device: torch.device) -> dict[str, Any]:
         record = measure_backbone(spec, versions, _run(args, device))
     record["settings"]["arch"] = args.arch
     return record | {"skipped": skipped}
+
+
+def _memory(args: Namespace, device: torch.device) -> dict[str, Any]:
+    size = parse_size(args.size)
+    specs = {arch: _our_spec(args, arch, size) for arch in dict.fromkeys(args.arch.split(","))}
+    versions, missing = installed(["mmdet"])
+    if missing:
+        raise UserError("mmdet is not installed: there is nothing to compare with")
+    with console().status("measuring"):
+        return measure_memory(specs, versions["mmdet"], Run(args.batch, args.dtype, 1, device))
 
 
 def _scaling(args: Namespace, device: torch.device) -> dict[str, Any]:
@@ -166,7 +202,7 @@ def _scaling(args: Namespace, device: torch.device) -> dict[str, Any]:
 
 
 def _detector(args: Namespace, device: torch.device) -> dict[str, Any]:
-    cfg = load_config(args.config, args.cfg_options, from_scratch=True)
+    cfg = args.cfg
     with console().status("measuring"):
         record = measure_detector(cfg, parse_size(args.size), _run(args, device))
     task = "segmentor" if is_segmentation(cfg) else "detector"
@@ -182,15 +218,15 @@ def _evaluation(args: Namespace, device: torch.device) -> dict[str, Any]:
 
 
 def _pipeline(args: Namespace, device: torch.device) -> dict[str, Any]:
-    cfg = load_config(args.config, args.cfg_options, args.data_root, from_scratch=True)
-    check_data(cfg, splits=("train",))
+    check_data(args.cfg, splits=("train",))
     with console().status("measuring"):
-        record = measure_pipeline(cfg, args.images, args.rounds)
+        record = measure_pipeline(args.cfg, args.images, args.rounds)
     return record | {"config": Path(args.config).stem, "options": _options(args)}
 
 
 _MEASURE = {
     "backbone": _backbone,
+    "memory": _memory,
     "scaling": _scaling,
     "detector": _detector,
     "evaluation": _evaluation,
@@ -204,11 +240,15 @@ def _options(args: Namespace) -> str:
 
 def _spec(args: Namespace, size: tuple[int, int]) -> tuple[Spec, dict[str, str], list[str]]:
     """The model, versions of the peers, and the names of those that are not installed."""
-    spec = Spec.of_arch(args.arch, args.window_size, size, attn_impl=args.attn_impl)
+    spec = _our_spec(args, args.arch, size, cuda_graphs=int(args.cuda_graphs), compile=args.compile)
     versions, missing = installed(peers_named(args.against))
     for name in missing:
         say(f"{name} is not installed: skipped")
     return spec, versions, missing
+
+
+def _our_spec(args: Namespace, arch: str, size: tuple[int, int], **more: Any) -> Spec:
+    return Spec.of_arch(arch, args.window_size, size, attn_impl=args.attn_impl, **more)
 
 
 def _run(args: Namespace, device: torch.device) -> Run:

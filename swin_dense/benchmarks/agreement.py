@@ -25,7 +25,8 @@ def precision(dtype: torch.dtype, device: torch.device) -> contextlib.AbstractCo
 def differences(
     models: Mapping[str, nn.Module], image: Tensor, dtype: torch.dtype
 ) -> dict[str, float]:
-    """How far each contestant is from ours: maps and the gradient of the image, the worst of them.
+    """How far each contestant is from ours: maps, with and without gradients, and the gradient of
+    the image; the worst of them.
 
     The models should be in evaluation mode, where nothing is drawn at random.
 
@@ -47,6 +48,11 @@ def differences(
 
 
 def _outputs(model: nn.Module, image: Tensor, dtype: torch.dtype) -> list[Tensor]:
+    with torch.no_grad(), precision(dtype, image.device):
+        # Without gradients a model may go another way. Another image comes first, so that a CUDA
+        # graph that kept its results would be found out.
+        model(torch.zeros_like(image))
+        inferred = [x.float().clone() for x in model(image)]
     image = image.detach().clone().requires_grad_()
     with precision(dtype, image.device):
         maps = [x.float() for x in model(image)]
@@ -55,7 +61,7 @@ def _outputs(model: nn.Module, image: Tensor, dtype: torch.dtype) -> list[Tensor
         (x * torch.linspace(-1, 1, x.numel(), device=x.device).view_as(x)).sum() for x in maps
     )
     (gradient,) = torch.autograd.grad(total, image)
-    return [*(x.detach() for x in maps), gradient]
+    return [*inferred, *(x.detach() for x in maps), gradient]
 
 
 def _largest(expected: list[Tensor], found: list[Tensor]) -> float:

@@ -71,10 +71,10 @@ def measure_backbone(spec: Spec, names: Mapping[str, str], run: Run) -> dict[str
         steps = {name: make_step(model, image, run, phase) for name, model in models.items()}
         times[phase] = interleave(steps, run.rounds, run.device)
         for name, model in models.items():
-            record = records[name][phase] = {"launches": costs.launches(steps[name], run.device)}
             if phase == "training":
-                memory = costs.training_memory(model, steps[name], run.device)
-                record["memory_mb"] = round(memory / 1e6, 1)
+                records[name][phase] = costs.training_costs(model, steps[name], run.device)
+            else:
+                records[name][phase] = {"launches": costs.launches(steps[name], run.device)}
     rates = rates.at_best(measure_rates(run.device, DTYPES[run.dtype]))
     least = _least_seconds(spec, run, rates)
     for phase in PHASES:
@@ -158,7 +158,8 @@ def settings(spec: Spec, run: Run) -> dict[str, Any]:
 
 def _least_seconds(spec: Spec, run: Run, rates: Rates) -> dict[str, float]:
     with torch.device("meta"):
-        model = build_ours(replace(spec, attn_impl="reference")).eval()
+        plain = replace(spec, attn_impl="reference", cuda_graphs=0, compile=False)
+        model = build_ours(plain).eval()
     work = backbone_work(model, spec.size, run.batch, DTYPES[run.dtype])
     return {phase: work[phase].least_seconds(rates) for phase in PHASES}
 

@@ -13,20 +13,30 @@ MEMORY = {"cuda": "peak of allocated memory", "cpu": "tensors kept for backward"
 LAUNCHES = {"cuda": "kernels", "cpu": "operators"}
 
 
-def training_memory(model: nn.Module, step: Callable[[], Any], device: torch.device) -> int:
-    """Bytes that a training step needs.
+def training_costs(
+    model: nn.Module, step: Callable[[], Any], device: torch.device
+) -> dict[str, float]:
+    """Launches and memory of a training step: ``launches`` and ``memory_mb``, in 1e6 bytes.
 
-    On a GPU: the most that is allocated at a time during the step, plus the model's own
-    parameters; what else was there before is taken off. On a CPU: the tensors that forward keeps
-    for backward, each storage once, without the parameters.
+    On a GPU memory is the most that is allocated at a time during the step, plus the model's own
+    parameters; what else was there before is taken off. On a CPU it is the tensors that forward
+    keeps for backward, each storage once, without the parameters.
 
     Args:
         model: the model that ``step`` trains.
         step: forward and backward.
         device: where it runs.
     """
-    if device.type != "cuda":
-        return kept_for_backward(model, step)
+    if device.type == "cuda":
+        memory, count = _peak(model, step, device), launches(step, device)
+    else:  # both of one step: on a CPU that of a detector takes long
+        with _Operators() as operators:
+            memory = kept_for_backward(model, step)
+        count = operators.count
+    return {"launches": count, "memory_mb": round(memory / 1e6, 1)}
+
+
+def _peak(model: nn.Module, step: Callable[[], Any], device: torch.device) -> int:
     own = sum(p.numel() * p.element_size() for p in model.parameters())
     torch.cuda.synchronize(device)
     before = torch.cuda.memory_allocated(device)
@@ -37,7 +47,11 @@ def training_memory(model: nn.Module, step: Callable[[], Any], device: torch.dev
 
 
 def kept_for_backward(model: nn.Module, step: Callable[[], Any]) -> int:
-    """Bytes of the tensors that ``step`` keeps for backward, without the model's parameters."""
+    """Bytes of the tensors that ``step`` keeps for backward, without the model's parameters.
+
+    Where ``step`` runs backward too, and a block is recomputed there by reentrant checkpointing,
+    what that keeps is counted with the rest.
+    """
     known = {p.untyped_storage().data_ptr() for p in model.parameters()}
     kept: dict[int, int] = {}
     # Held until the end: memory that is freed may be given out again, and would count once.

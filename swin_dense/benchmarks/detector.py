@@ -95,9 +95,7 @@ def measure_detector(cfg: Config, size: tuple[int, int], run: Run) -> dict[str, 
     steps = {n: _step(m, configs[n], batch, run) for n, m in models.items()}
     contestants: list[dict[str, Any]] = []
     for name, step in steps.items():  # these steps warm up for the timed ones
-        memory = costs.training_memory(models[name], step, run.device)
-        record: dict[str, Any] = {"launches": costs.launches(step, run.device)}
-        record["memory_mb"] = round(memory / 1e6, 1)
+        record: dict[str, Any] = costs.training_costs(models[name], step, run.device)
         contestants.append({"name": name, "difference": float(f"{error:.2g}"), "training": record})
     times = interleave(steps, run.rounds, run.device, warm_up=False)
     for one in contestants:

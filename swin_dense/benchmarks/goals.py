@@ -3,120 +3,168 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from swin_dense.benchmarks.peers import OURS
+from swin_dense.benchmarks.record import machine_text
+
+# What is not said of a case; records from before a setting existed did without it.
+_USUAL: Mapping[str, Any] = {
+    "window_size": 7,
+    "attn_impl": "auto",
+    "cuda_graphs": 0,
+    "compile": False,
+}
 
 
 @dataclass(frozen=True)
 class Goal:
-    """A ratio to reach.
+    """A figure to reach.
 
     Attributes:
         case: what is measured, in words.
-        must, aim: how many times faster than the peer, or the part of its memory.
+        must, aim: how many times as fast as the peer; or, if ``at_most``, the part of its memory
+            or another figure that should be small.
         kind: of the record.
-        device: 'cuda' or 'cpu'.
-        settings: that the record has.
         figure: 'forward', 'training' or 'memory' of a backbone, 'training' of a detector,
-            'bbox' or 'segm' of an evaluation.
+            'bbox' or 'segm' of an evaluation, 'exponent' of scaling, or the model whose memory
+            without recomputation was counted.
+        settings: that the record has; 'range' are the least and the largest side of scaling.
+        device: 'cuda' or 'cpu'; None for either.
         config: stem of a detector's config.
+        at_most: whether less is better.
+        unit: of the figure.
     """
 
     case: str
     must: float
     aim: float | None
     kind: str
-    device: str
-    settings: Mapping[str, Any]
     figure: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    device: str | None = None
     config: str | None = None
+    at_most: bool = False
+    unit: str = "x"
 
-    def measured(self, records: Iterable[Mapping[str, Any]]) -> float | None:
-        """The latest record's ratio; None where nothing was measured."""
-        fitting = [record for record in records if self._fits(record)]
-        if not fitting:
-            return None
-        record = max(fitting, key=lambda record: record["date"])
-        ours, peer = (_contestant(record, names) for names in ((OURS,), ("mmdet", "mmseg")))
-        if ours is None or peer is None:
-            return None
-        if self.figure == "memory":
-            return ours["training"]["memory_mb"] / peer["training"]["memory_mb"]
-        return peer[self.figure]["times_ours"] if self.figure in peer else None
+    def measured(self, records: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+        """The latest figure of each machine that has one, by the machine's name."""
+        found: dict[str, float] = {}
+        for record in sorted(filter(self._fits, records), key=lambda record: record["date"]):
+            figure = _FIGURES[record["kind"]](record, self.figure)
+            if figure is not None:
+                found[machine_text(record)] = figure
+        return dict(sorted(found.items()))
 
     def _fits(self, record: Mapping[str, Any]) -> bool:
-        found = record["settings"]
+        found: dict[str, Any] = {**_USUAL, **record["settings"]}
+        if "sides" in found:
+            found["range"] = [min(found["sides"]), max(found["sides"])]
         return (
             record["kind"] == self.kind
-            and record["machine"]["device"] == self.device
+            and self.device in (None, record["machine"]["device"])
             and (self.config is None or record.get("config") == self.config)
             and not record.get("options")
-            and all(found.get(key) == value for key, value in self.settings.items())
+            and all(found.get(key) == value for key, value in {**_USUAL, **self.settings}.items())
         )
 
 
-def _contestant(record: Mapping[str, Any], names: tuple[str, ...]) -> Mapping[str, Any] | None:
-    return next((one for one in record["contestants"] if one["name"] in names), None)
+def _times_as_fast(record: Mapping[str, Any], figure: str) -> float | None:
+    peer = _contestant(record, "mmdet", "mmseg")
+    if figure == "memory":
+        ours = _contestant(record, OURS)
+        if not (ours and peer):
+            return None
+        return ours["training"]["memory_mb"] / peer["training"]["memory_mb"]
+    return peer[figure]["times_ours"] if figure in peer else None
 
 
-def _gpu(arch: str, batch: int = 16, window: int = 7) -> dict[str, Any]:
-    size = [800, 1344]
-    return {"arch": arch, "window_size": window, "size": size, "batch": batch, "dtype": "bf16"}
+def _exponent(record: Mapping[str, Any], figure: str) -> float | None:
+    return _contestant(record, OURS).get("forward", {}).get(figure)
 
 
-_CPU = {"arch": "tiny", "size": [480, 640], "dtype": "fp32"}
-_EVALUATION = {"images": 5000, "detections": 100}
-_CASCADE = {"size": [800, 1344], "batch": 2}
-_UPERNET = {"size": [512, 512], "batch": 16}
-_HOPPER = "Hopper, bf16, 800x1344, "
+def _kept_mb(record: Mapping[str, Any], arch: str) -> float | None:
+    rows = [one for one in record["models"] if one["arch"] == arch and not one["with_cp"]]
+    return rows[0][OURS]["image_mb"] if rows else None
+
+
+_FIGURES = {
+    "backbone": _times_as_fast,
+    "detector": _times_as_fast,
+    "evaluation": _times_as_fast,
+    "scaling": _exponent,
+    "memory": _kept_mb,
+}
+
+
+def _contestant(record: Mapping[str, Any], *names: str) -> Mapping[str, Any]:
+    return next((one for one in record["contestants"] if one["name"] in names), {})
+
+
+def _gpu(must: float, aim: float, arch: str, figure: str, batch: int = 16, **more: Any) -> Goal:
+    """A goal of the backbone on a GPU of the Hopper generation."""
+    facts = ["Hopper", "bf16", "800x1344", arch]
+    if "window_size" in more:
+        facts.append(f"window {more['window_size']}")
+    facts.append(f"batch {batch}")
+    if "cuda_graphs" in more:
+        facts.append("CUDA graphs")
+    memory = figure == "memory"
+    facts.append("training memory" if memory else figure)
+    settings = {"arch": arch, "size": [800, 1344], "batch": batch, "dtype": "bf16", **more}
+    case = ", ".join(facts)
+    return Goal(case, must, aim, "backbone", figure, settings, "cuda", at_most=memory)
+
+
+def _cpu(must: float, aim: float, figure: str) -> Goal:
+    settings = {"arch": "tiny", "size": [480, 640], "dtype": "fp32"}
+    case = f"CPU (set for AMD EPYC), fp32, 480x640, tiny, {figure}"
+    return Goal(case, must, aim, "backbone", figure, settings, "cpu")
+
+
+def _step(case: str, config: str, size: list[int], batch: int) -> Goal:
+    settings = {"size": size, "batch": batch, "dtype": "bf16"}
+    case = f"Hopper, bf16, {case}, {size[0]}x{size[1]}, batch {batch}, training step"
+    return Goal(case, 1.3, 1.6, "detector", "training", settings, "cuda", config)
+
+
+def _kept(arch: str, megabytes: float) -> Goal:
+    settings = {"size": [800, 1344], "dtype": "bf16"}
+    case = f"kept for backward, bf16, 800x1344, {arch}, per image"
+    return Goal(case, megabytes, None, "memory", arch, settings, at_most=True, unit=" MB")
+
+
+def _evaluation(kind: str) -> Goal:
+    settings = {"images": 5000, "detections": 100}
+    return Goal(f"COCO evaluation, {kind}", 3, None, "evaluation", kind, settings)
+
+
 GOALS: tuple[Goal, ...] = (
-    *(
-        Goal(
-            f"{_HOPPER}{arch}, batch 16, forward", 2.7, 4, "backbone", "cuda", _gpu(arch), "forward"
-        )
-        for arch in ("tiny", "small")
-    ),
-    *(
-        Goal(
-            f"{_HOPPER}{arch}, batch 16, training",
-            *goal,
-            "backbone",
-            "cuda",
-            _gpu(arch),
-            "training",
-        )
-        for arch, goal in {
-            "tiny": (2.4, 3.3),
-            "small": (2.4, 3.3),
-            "base": (2.2, 3),
-            "large": (1.9, 2.5),
-        }.items()
-    ),
+    _gpu(2.7, 4, "tiny", "forward"),
+    _gpu(2.7, 4, "small", "forward"),
+    _gpu(2.4, 3.3, "tiny", "training"),
+    _gpu(2.4, 3.3, "small", "training"),
+    _gpu(2.2, 3, "base", "training"),
+    _gpu(1.9, 2.5, "large", "training"),
+    _gpu(2.3, 3.3, "large", "training", window_size=12),
+    _gpu(2.5, 3.5, "tiny", "forward", batch=1),
+    _gpu(4, 6, "tiny", "forward", batch=1, cuda_graphs=1),
+    _gpu(0.5, 0.35, "tiny", "memory"),
+    _kept("tiny", 481),
+    _kept("small", 871),
+    _kept("base", 1159),
+    _kept("large", 1838),
+    _cpu(1.5, 2.7, "forward"),
+    _cpu(1.3, 2.1, "training"),
     Goal(
-        f"{_HOPPER}tiny, batch 1, forward", 2.5, 3.5, "backbone", "cuda", _gpu("tiny", 1), "forward"
+        "exponent of time against pixels, 512x512 to 2048x2048, tiny, forward",
+        *(1.05, None, "scaling", "exponent", {"arch": "tiny", "range": [512, 2048]}),
+        at_most=True,
+        unit="",
     ),
-    Goal(
-        f"{_HOPPER}tiny, batch 16, training memory",
-        *(0.5, 0.35, "backbone", "cuda", _gpu("tiny"), "memory"),
-    ),
-    Goal(
-        f"{_HOPPER}large, window 12, batch 16, training",
-        *(2.3, 3.3, "backbone", "cuda", _gpu("large", window=12), "training"),
-    ),
-    Goal("CPU, fp32, 480x640, tiny, forward", 1.5, 2.7, "backbone", "cpu", _CPU, "forward"),
-    Goal("CPU, fp32, 480x640, tiny, training", 1.3, 2.1, "backbone", "cpu", _CPU, "training"),
-    Goal(
-        "Hopper, Cascade Mask R-CNN Swin-T, training step",
-        *(1.3, 1.6, "detector", "cuda", _CASCADE, "training", "cascade_swin_t_coco"),
-    ),
-    Goal(
-        "Hopper, UperNet Swin-T, training step",
-        *(1.3, 1.6, "detector", "cuda", _UPERNET, "training", "upernet_swin_t_ade20k"),
-    ),
-    *(
-        Goal(f"COCO evaluation, {kind}", 3, None, "evaluation", "cpu", _EVALUATION, kind)
-        for kind in ("bbox", "segm")
-    ),
+    _step("Cascade Mask R-CNN Swin-T", "cascade_swin_t_coco", [800, 1344], 2),
+    _step("UperNet Swin-T", "upernet_swin_t_ade20k", [512, 512], 16),
+    _evaluation("bbox"),
+    _evaluation("segm"),
 )

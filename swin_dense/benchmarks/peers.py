@@ -33,6 +33,9 @@ class Spec:
         size: height and width of the images in pixels.
         drop_path_rate: stochastic depth of the last block.
         attn_impl: of ours.
+        cuda_graphs: of ours: input shapes whose CUDA graph is kept; 0 for none.
+        with_cp: recompute blocks in backward; of ours and mmdet's.
+        compile: compile every contestant with ``torch.compile``.
     """
 
     embed_dims: int
@@ -42,6 +45,9 @@ class Spec:
     size: tuple[int, int]
     drop_path_rate: float = 0.2
     attn_impl: str = "auto"
+    cuda_graphs: int = 0
+    with_cp: bool = False
+    compile: bool = False
 
     @classmethod
     def of_arch(cls, arch: str, window_size: int, size: tuple[int, int], **more: Any) -> Spec:
@@ -90,6 +96,7 @@ class WithOutputNorms(nn.Module):
 
 def build_ours(spec: Spec) -> SwinTransformer:
     """Our backbone with random weights, the same on every call."""
+    graphs: dict[str, Any] = {"cuda_graphs": spec.cuda_graphs} if spec.cuda_graphs else {}
     model = SwinTransformer(
         embed_dims=spec.embed_dims,
         depths=spec.depths,
@@ -97,6 +104,8 @@ def build_ours(spec: Spec) -> SwinTransformer:
         window_size=spec.window_size,
         drop_path_rate=spec.drop_path_rate,
         attn_impl=spec.attn_impl,
+        with_cp=spec.with_cp,
+        **graphs,
     )
     fill(model)
     return model
@@ -110,6 +119,7 @@ def _mmdet(spec: Spec, state: dict[str, Tensor]) -> nn.Module:
         num_heads=spec.num_heads,
         window_size=spec.window_size,
         drop_path_rate=spec.drop_path_rate,
+        with_cp=spec.with_cp,
     )
     model.load_state_dict(state)
     return model
@@ -238,4 +248,6 @@ def build_contestants(spec: Spec, names: list[str], device: torch.device) -> dic
     models |= {name: PEERS[name][0](spec, dict(state)) for name in names}
     for model in models.values():
         model.to(device).eval()  # apart from each other: mmdet's eval() returns None
+        if spec.compile:
+            model.compile()
     return models

@@ -18,7 +18,7 @@ from swin_dense.analysis.machine import describe_machine, describe_versions
 from swin_dense.engine.metrics import write_json
 from swin_dense.errors import UserError
 
-KINDS = ("backbone", "detector", "scaling", "evaluation", "pipeline")
+KINDS = ("backbone", "memory", "scaling", "detector", "evaluation", "pipeline")
 _MORE_PACKAGES = ("timm", "transformers", "pycocotools", "faster-coco-eval", "opencv-python")
 _WITHOUT_EFFECT = ("--json", "--remark")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,6 +10,17 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from swin_dense.benchmarks.costs import LAUNCHES, MEMORY
+from swin_dense.benchmarks.peers import OURS
+
+_KEPT = (
+    "Megabytes (1e6 bytes) that a training forward keeps: for each image, and once whatever the "
+    "batch (weights in lower precision), parameters left out. with_cp recomputes blocks in "
+    "backward."
+)
+_KEPT_ON_CPU = (
+    "Counted on a CPU, whose autocast runs LayerNorm, and with it the residuals, in lower "
+    "precision; a GPU's runs LayerNorm in float32, so that there mmdet keeps more."
+)
 
 Record = Mapping[str, Any]
 Rows = list[list[str]]
@@ -48,8 +60,16 @@ def title_of(record: Record) -> str:
         facts.append(f"window {settings['window_size']}")
     for name in ("batch", "images", "detections"):
         facts.append(f"{name} {settings[name]}" if name in settings else None)
+    facts.append("CUDA graphs" if settings.get("cuda_graphs") else None)
+    facts.append("compiled" if settings.get("compile") else None)
     facts += [settings.get("dtype"), record.get("options")]
     return f"{record['kind']}: " + ", ".join(str(fact) for fact in facts if fact)
+
+
+def file_name(record: Record) -> str:
+    """A name, without suffix, that tells records of different settings and devices apart."""
+    words = re.findall(r"[a-z0-9.]+", f"{title_of(record)} {record['machine']['device']}".lower())
+    return "_".join(words)[:200]
 
 
 def notes_of(record: Record) -> list[str]:
@@ -58,6 +78,12 @@ def notes_of(record: Record) -> list[str]:
     notes = []
     if record["kind"] in ("backbone", "detector"):
         notes.append(f"Memory: {MEMORY[device]}. Launches: {LAUNCHES[device]}.")
+    if record["kind"] == "memory":
+        notes.append(_KEPT)
+        if device == "cpu" and record["settings"]["dtype"] != "fp32":
+            notes.append(_KEPT_ON_CPU)
+    if record["settings"].get("cuda_graphs"):
+        notes.append("Ours runs forward as a CUDA graph; the others, and training, are eager.")
     if "rates" in record:
         rates, least = record["rates"], record["roofline_ms"]
         notes.append(
@@ -82,7 +108,11 @@ def _backbone(record: Record) -> Rows:
     for phase in ("forward", "training"):
         for one in record["contestants"]:
             figures = one[phase]
-            cells = [f"{phase}, {_name(one)}", *_time(figures), f"{figures['roofline_share']:.1%}"]
+            cells = [
+                f"{phase}, {_name(one)}",
+                *_compared(figures),
+                f"{figures['roofline_share']:.1%}",
+            ]
             memory = _number(figures["memory_mb"]) if "memory_mb" in figures else ""
             rows.append([*cells, str(figures["launches"]), memory, _difference(one)])
     return rows
@@ -93,19 +123,35 @@ def _detector(record: Record) -> Rows:
     rows = [headings]
     for one in record["contestants"]:
         figures = one["training"]
-        cells = [_name(one), *_time(figures), str(figures["launches"])]
+        cells = [_name(one), *_compared(figures), str(figures["launches"])]
         rows.append([*cells, _number(figures["memory_mb"]), _difference(one)])
     return rows
 
 
+def _memory(record: Record) -> Rows:
+    peer = record["peer"]["name"]
+    rows = [["", "ours", _name(record["peer"]), "part", "ours, once", f"{peer}, once"]]
+    for one in record["models"]:
+        ours, theirs = one[OURS], one[peer]
+        cells = [one["arch"] + (", with_cp" if one["with_cp"] else "")]
+        cells += [_number(ours["image_mb"]), _number(theirs["image_mb"])]
+        cells.append(f"{ours['image_mb'] / theirs['image_mb']:.2f}")
+        rows.append([*cells, _number(ours["once_mb"]), _number(theirs["once_mb"])])
+    return rows
+
+
 def _scaling(record: Record) -> Rows:
-    sides = record["settings"]["sides"]
-    rows = [["", *(f"{side}x{side} ms" for side in sides), "exponent", "difference"]]
-    for one in record["contestants"]:
-        for phase in (p for p in ("forward", "training") if p in one):
-            times = [_number(size["median_ms"]) for size in one[phase]["sizes"]]
-            exponent = f"{one[phase]['exponent']:.3f}"
-            rows.append([f"{phase}, {_name(one)}", *times, exponent, _difference(one)])
+    contestants = record["contestants"]
+    rows = [["", *map(_name, contestants)]]
+    for phase in (phase for phase in ("forward", "training") if phase in contestants[0]):
+        figures = [one[phase] for one in contestants]
+        for i, side in enumerate(record["settings"]["sides"]):
+            times = (_time(one["sizes"][i]) for one in figures)
+            cells = [f"{median} ({quartiles})" for median, quartiles in times]
+            rows.append([f"{phase} {side}x{side}, ms", *cells])
+        rows.append([f"{phase}, exponent", *(f"{one['exponent']:.3f}" for one in figures)])
+    if len(contestants) > 1:
+        rows.append(["difference", *map(_difference, contestants)])
     return rows
 
 
@@ -134,6 +180,7 @@ def _pipeline(record: Record) -> Rows:
 
 _ROWS = {
     "backbone": _backbone,
+    "memory": _memory,
     "detector": _detector,
     "scaling": _scaling,
     "evaluation": _evaluation,
@@ -145,10 +192,14 @@ def _name(one: Mapping[str, Any]) -> str:
     return f"{one['name']} {one['version']}" if one.get("version") else one["name"]
 
 
-def _time(figures: Mapping[str, Any]) -> list[str]:
+def _time(figures: Mapping[str, Any]) -> tuple[str, str]:
+    """Median and quartiles."""
     low, high = figures["quartiles_ms"]
-    quartiles = f"{_number(low)}-{_number(high)}"
-    return [_number(figures["median_ms"]), quartiles, f"{figures['times_ours']:.2f}"]
+    return _number(figures["median_ms"]), f"{_number(low)}-{_number(high)}"
+
+
+def _compared(figures: Mapping[str, Any]) -> list[str]:
+    return [*_time(figures), f"{figures['times_ours']:.2f}"]
 
 
 def _difference(one: Mapping[str, Any]) -> str:
