@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -66,7 +67,9 @@ def _forward(model: nn.Module, size: tuple[int, int], run: Run, batch: int) -> i
     model.train()
 
     def step() -> None:
-        with precision(DTYPES[run.dtype], run.device):
+        with warnings.catch_warnings(), precision(DTYPES[run.dtype], run.device):
+            # mmdet leaves it to PyTorch how blocks are recomputed, and PyTorch warns of that
+            warnings.filterwarnings("ignore", ".*use_reentrant")
             model(image)
 
     return kept_for_backward(model, step)

@@ -16,7 +16,7 @@ Generated, not edited: `{command}`. Every table is a record in `docs/benchmarks/
 command above it.
 
 Contestants have the same weights, and their outputs and the gradient of the image were found to
-agree with ours before anything was timed ("difference": the largest, over the largest value).
+agree with ours before anything was timed ("differs": by how much at most, over the largest value).
 They take turns (A B C A B C ...); times are medians, with quartiles. "Times ours" is how many
 times as long as ours a contestant takes. "Training" of a backbone is forward and backward, of a
 detector or segmentor the whole step with the optimizer. "Roofline" is the part of the time that

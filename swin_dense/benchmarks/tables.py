@@ -78,6 +78,8 @@ def notes_of(record: Record) -> list[str]:
     notes = []
     if record["kind"] in ("backbone", "detector"):
         notes.append(f"Memory: {MEMORY[device]}. Launches: {LAUNCHES[device]}.")
+    if record["kind"] == "scaling":
+        notes.append("Milliseconds: median, quartiles. Exponent of time against pixels.")
     if record["kind"] == "memory":
         notes.append(_KEPT)
         if device == "cpu" and record["settings"]["dtype"] != "fp32":
@@ -103,7 +105,7 @@ def notes_of(record: Record) -> list[str]:
 
 
 def _backbone(record: Record) -> Rows:
-    headings = ["", "ms", "quartiles", "times ours", "roofline", "launches", "MB", "difference"]
+    headings = ["", "ms", "quartiles", "times ours", "roofline", "launches", "MB", "differs"]
     rows = [headings]
     for phase in ("forward", "training"):
         for one in record["contestants"]:
@@ -119,7 +121,7 @@ def _backbone(record: Record) -> Rows:
 
 
 def _detector(record: Record) -> Rows:
-    headings = ["", "training ms", "quartiles", "times ours", "launches", "MB", "difference"]
+    headings = ["", "training ms", "quartiles", "times ours", "launches", "MB", "differs"]
     rows = [headings]
     for one in record["contestants"]:
         figures = one["training"]
@@ -147,11 +149,11 @@ def _scaling(record: Record) -> Rows:
         figures = [one[phase] for one in contestants]
         for i, side in enumerate(record["settings"]["sides"]):
             times = (_time(one["sizes"][i]) for one in figures)
-            cells = [f"{median} ({quartiles})" for median, quartiles in times]
-            rows.append([f"{phase} {side}x{side}, ms", *cells])
-        rows.append([f"{phase}, exponent", *(f"{one['exponent']:.3f}" for one in figures)])
+            cells = [f"{median}, {quartiles}" for median, quartiles in times]
+            rows.append([f"{phase} {side}x{side}", *cells])
+        rows.append([f"{phase} exponent", *(f"{one['exponent']:.3f}" for one in figures)])
     if len(contestants) > 1:
-        rows.append(["difference", *map(_difference, contestants)])
+        rows.append(["differs", *map(_difference, contestants)])
     return rows
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -9,6 +11,7 @@ from torch import nn
 from swin_dense.benchmarks import backbone, peers
 from swin_dense.benchmarks.agreement import differences
 from swin_dense.benchmarks.backbone import Run, check_agreement, measure_backbone
+from swin_dense.benchmarks.memory import measure_memory
 from swin_dense.benchmarks.peers import OURS, PEERS, Spec, build_contestants
 from swin_dense.benchmarks.scaling import measure_scaling
 from swin_dense.errors import UserError
@@ -112,6 +115,69 @@ def test_record_of_the_backbone():
         3 * record["roofline_ms"]["forward"],
         abs=3e-4,  # both are rounded
     )
+
+
+def test_only_ours_is_asked_for_cuda_graphs(monkeypatch):
+    asked = []
+
+    class Ours(peers.SwinTransformer):
+        def __init__(self, cuda_graphs=0, **arguments):
+            asked.append(cuda_graphs)
+            super().__init__(**arguments)
+
+    monkeypatch.setattr(peers, "SwinTransformer", Ours)
+    record = measure_backbone(replace(tiny(64), cuda_graphs=1), {"mmdet": "3.3.0"}, RUN)
+    assert record["settings"]["cuda_graphs"] == 1
+    assert set(asked) == {0, 1}  # the roofline's is counted without
+    assert [one["name"] for one in record["contestants"]] == ["ours", "mmdet"]
+
+
+def test_all_contestants_are_compiled(monkeypatch):
+    compiled = []
+    monkeypatch.setattr(nn.Module, "compile", lambda self: compiled.append(type(self).__module__))
+    build_contestants(replace(tiny(64), compile=True), ["mmdet"], CPU)
+    assert [name.split(".")[0] for name in compiled] == ["swin_dense", "mmdet"]
+
+
+def test_results_of_an_earlier_image_are_found_out():
+    class Stale(nn.Module):
+        """Without gradients, returns the maps of the first image for ever."""
+
+        def __init__(self, body):
+            super().__init__()
+            self.body, self.first = body, None
+
+        def forward(self, x):
+            if torch.is_grad_enabled():
+                return self.body(x)
+            self.first = self.first or self.body(x)
+            return self.first
+
+    ours = peers.build_ours(tiny(64)).eval()
+    models = {OURS: ours, "mmdet": Stale(ours)}
+    assert differences(models, RUN.image((64, 64)), torch.float32)["mmdet"] > 0.1
+
+
+@pytest.mark.parametrize("with_cp", [False, True])
+def test_memory_of_a_further_image_is_what_it_adds(with_cp):
+    # One image more adds its share, whatever is kept once.
+    spec = tiny(96)
+    found = {}
+    for batch in (1, 3):
+        run = replace(RUN, batch=batch, dtype="bf16")
+        record = measure_memory({"tiny": spec}, "3.3.0", run)
+        found[batch] = next(one for one in record["models"] if one["with_cp"] == with_cp)
+    for name in ("ours", "mmdet"):
+        assert found[1][name]["image_mb"] == pytest.approx(found[3][name]["image_mb"], rel=0.05)
+        assert found[1][name]["once_mb"] == found[3][name]["once_mb"]
+
+
+def test_recomputation_keeps_less():
+    record = measure_memory({"tiny": tiny(64)}, "3.3.0", replace(RUN, batch=2))
+    plain, recomputed = record["models"]
+    for name in ("ours", "mmdet"):
+        assert recomputed[name]["image_mb"] < 0.5 * plain[name]["image_mb"]
+    assert record["settings"]["arch"] == "tiny"
 
 
 def test_record_of_scaling():

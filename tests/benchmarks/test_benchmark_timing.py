@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from swin_dense.benchmarks.costs import kept_for_backward, launches
+from swin_dense.benchmarks.costs import kept_for_backward, launches, training_costs
 from swin_dense.benchmarks.roofline import Rates, Work, backbone_work
 from swin_dense.benchmarks.timing import Timing, exponent, interleave
 
@@ -56,6 +56,19 @@ def test_memory_kept_for_backward_is_counted_once_and_without_weights():
         (y * y).sum().backward()  # keeps y twice
 
     assert kept_for_backward(layer, step) == 4 * (30 * 10 + 30 * 20)
+
+
+def test_costs_of_a_step_are_those_of_its_parts():
+    layer = nn.Linear(10, 20)
+    x = torch.randn(3000, 10)
+
+    def step():
+        layer.zero_grad()
+        layer(x).square().sum().backward()
+
+    found = training_costs(layer, step, CPU)
+    assert found["launches"] == launches(step, CPU)
+    assert found["memory_mb"] == pytest.approx(kept_for_backward(layer, step) / 1e6, abs=0.05)
 
 
 def test_operators_that_only_look_differently_do_not_count():

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import json
 
 import pytest
+import torch
+from rich.console import Console
 
 from swin_dense.backbones import swin_arguments
 from swin_dense.benchmarks import peers
 from swin_dense.benchmarks.record import circumstances, read
 from swin_dense.benchmarks.report import benchmarks_document
+from swin_dense.benchmarks.tables import file_name, rows_of, terminal_table, title_of
 
 
 @pytest.fixture
@@ -55,6 +59,47 @@ def test_scaling(run, tmp_path, capsys):
     assert json.loads(path.read_text())["settings"]["sides"] == [32, 64]
     assert path.with_suffix(".png").is_file()
     assert "exponent" in capsys.readouterr().out
+
+
+def test_memory(run, tmp_path, capsys):
+    path = tmp_path / "memory.json"
+    assert run("memory", "--size", "64x96", "--device", "cpu", "--json", path) == 0
+    record = json.loads(path.read_text())
+    assert [(one["arch"], one["with_cp"]) for one in record["models"]] == [
+        ("tiny", False),
+        ("tiny", True),
+    ]
+    plain, recomputed = (one["ours"]["image_mb"] for one in record["models"])
+    assert 0 <= recomputed < plain
+    out = capsys.readouterr().out
+    assert "--batch 1 --dtype bf16" in out
+    assert "tiny, with_cp" in out
+    assert "Counted on a CPU" in out
+
+
+def test_a_segmentor_has_its_own_defaults(benchmark_tool, repo):
+    parse = benchmark_tool.make_parser().parse_args
+    found = {}
+    for name in ("cascade_swin_t_coco", "upernet_swin_t_ade20k"):
+        args = parse(["detector", str(repo / "configs" / f"{name}.py")])
+        args.cfg = benchmark_tool.load_config(args.config, None, from_scratch=True)
+        benchmark_tool._fill_in(args, torch.device("cuda"))
+        found[name] = (args.size, args.batch, args.dtype)
+    assert found == {
+        "cascade_swin_t_coco": ("800x1344", 2, "bf16"),
+        "upernet_swin_t_ade20k": ("512x512", 16, "bf16"),
+    }
+
+
+def test_records_of_other_settings_have_other_names(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    flags = ["--size", "64x64", "--rounds", 1, "--against", "", "--device", "cpu"]
+    assert run("backbone", *flags) == 0
+    assert run("backbone", *flags, "--batch", 2) == 0
+    assert sorted(path.name for path in (tmp_path / "work_dirs" / "benchmarks").glob("*.json")) == [
+        "backbone_tiny_64x64_batch_1_fp32_cpu.json",
+        "backbone_tiny_64x64_batch_2_fp32_cpu.json",
+    ]
 
 
 @pytest.mark.parametrize("kind", ["cascade_swin_nano_shapes", "upernet_swin_nano_shapes"])
@@ -120,7 +165,7 @@ def test_the_document_is_up_to_date(repo):
     assert (repo / "docs" / "benchmarks.md").read_text(encoding="utf-8") == text
 
 
-def record_of_a_gpu(speedup: float, date: str) -> dict:
+def record_of_a_gpu(speedup: float, date: str, machine: str = "a GPU", **settings) -> dict:
     step = {"median_ms": 10.0, "quartiles_ms": [9.0, 11.0], "launches": 5, "roofline_share": 0.5}
     ours = {
         "name": "ours",
@@ -132,32 +177,121 @@ def record_of_a_gpu(speedup: float, date: str) -> dict:
         "forward": step | {"times_ours": speedup},
         "training": step | {"times_ours": speedup, "memory_mb": 1000.0},
     }
-    settings = {"arch": "tiny", "window_size": 7, "size": [800, 1344], "batch": 16, "dtype": "bf16"}
+    usual = {"arch": "tiny", "window_size": 7, "size": [800, 1344], "batch": 16, "dtype": "bf16"}
     return {
         "kind": "backbone",
         "command": "tools/benchmark.py backbone",
         "date": date,
-        "machine": {"device": "cuda", "name": "a GPU"},
+        "machine": {"device": "cuda", "name": machine},
         "versions": "some",
-        "settings": settings,
+        "settings": usual | settings,
         "contestants": [ours, mmdet],
     }
 
 
-def test_goals_take_the_latest_record_that_fits():
-    records = [record_of_a_gpu(2.5, "2030-01-02"), record_of_a_gpu(2.0, "2030-01-01")]
+def goals(*records: dict) -> list[str]:
+    """Lines of the document's table of goals, without the outer bars."""
     text = benchmarks_document(records, "tools/benchmark.py report", {})
-    assert "| Hopper, bf16, 800x1344, tiny, batch 16, forward | 2.7x | 4x | 2.50x |" in text
-    assert (
-        "| Hopper, bf16, 800x1344, tiny, batch 16, training memory | 0.5x | 0.35x | 0.30x |" in text
+    return [
+        line[2:-2] for line in text.splitlines() if line.startswith(("| Hopper", "| CPU", "| k"))
+    ]
+
+
+def test_goals_take_the_latest_record_that_fits():
+    lines = goals(record_of_a_gpu(2.5, "2030-01-02"), record_of_a_gpu(2.0, "2030-01-01"))
+    case = "Hopper, bf16, 800x1344, tiny, batch 16"
+    assert f"{case}, forward | 2.7x | 4x | 2.50x | a GPU" in lines
+    assert f"{case}, training memory | at most 0.5x | at most 0.35x | 0.30x | a GPU" in lines
+    other = "Hopper, bf16, 800x1344, small, batch 16"
+    assert f"{other}, forward | 2.7x | 4x | not measured | " in lines
+    assert len([line for line in lines if "not measured" in line]) == len(lines) - 3
+
+
+def test_each_machine_has_its_line_of_a_goal():
+    records = [
+        record_of_a_gpu(2.5, "2030-01-01", "NVIDIA H200"),
+        record_of_a_gpu(2.0, "2030-01-02", "NVIDIA H100"),
+    ]
+    case = "Hopper, bf16, 800x1344, tiny, batch 16, forward | 2.7x | 4x"
+    assert [line for line in goals(*records) if line.startswith(case)] == [
+        f"{case} | 2.00x | NVIDIA H100",
+        f"{case} | 2.50x | NVIDIA H200",
+    ]
+
+
+def test_cuda_graphs_and_compiled_ones_are_told_apart():
+    graphs = record_of_a_gpu(4.5, "2030-01-02", batch=1, cuda_graphs=1)
+    compiled = record_of_a_gpu(9.0, "2030-01-03", batch=1, compile=True)
+    lines = goals(record_of_a_gpu(2.5, "2030-01-01", batch=1, cuda_graphs=0), graphs, compiled)
+    case = "Hopper, bf16, 800x1344, tiny, batch 1"
+    assert f"{case}, forward | 2.5x | 3.5x | 2.50x | a GPU" in lines
+    assert f"{case}, CUDA graphs, forward | 4x | 6x | 4.50x | a GPU" in lines
+    assert title_of(graphs) == "backbone: tiny, 800x1344, batch 1, CUDA graphs, bf16"
+    assert title_of(compiled) == "backbone: tiny, 800x1344, batch 1, compiled, bf16"
+    assert file_name(graphs) == "backbone_tiny_800x1344_batch_1_cuda_graphs_bf16_cuda"
+
+
+def test_goals_of_memory_and_of_the_exponent():
+    machine = {"device": "cpu", "name": "AMD EPYC", "threads": 2}
+    common = {"command": "", "date": "2030-01-01", "machine": machine, "versions": "some"}
+    kept = {"image_mb": 490.0, "once_mb": 50.0}
+    row = {"arch": "tiny", "with_cp": False, "ours": kept, "mmdet": kept}
+    memory = common | {
+        "kind": "memory",
+        "settings": {"arch": "tiny", "size": [800, 1344], "batch": 2, "dtype": "bf16"},
+        "peer": {"name": "mmdet", "version": "3.3.0"},
+        "models": [row | {"with_cp": True, "ours": kept | {"image_mb": 60.0}}, row],
+    }
+    lines = goals(memory)
+    case = "kept for backward, bf16, 800x1344"
+    assert f"{case}, tiny, per image | at most 481 MB |  | 490 MB | AMD EPYC, 2 threads" in lines
+    assert f"{case}, small, per image | at most 871 MB |  | not measured | " in lines
+    found = []
+    for sides in ([512, 1024, 2048], [512, 1024]):
+        sizes = [{"median_ms": 1.0, "quartiles_ms": [1.0, 1.0]}] * len(sides)
+        ours = {"name": "ours", "forward": {"exponent": 1.042, "sizes": sizes}}
+        settings = {"arch": "tiny", "size": None, "sides": sides, "batch": 1, "dtype": "fp32"}
+        record = common | {"kind": "scaling", "settings": settings, "contestants": [ours]}
+        text = benchmarks_document([record], "tools/benchmark.py report", {})
+        found += [line for line in text.splitlines() if line.startswith("| exponent of time")]
+    case = (
+        "| exponent of time against pixels, 512x512 to 2048x2048, tiny, forward | at most 1.05 | "
     )
-    assert "| Hopper, bf16, 800x1344, small, batch 16, forward | 2.7x | 4x | not measured |" in text
-    assert "| CPU, fp32, 480x640, tiny, forward | 1.5x | 2.7x | not measured |" in text
+    assert found == [f"{case} | 1.04 | AMD EPYC, 2 threads |", f"{case} | not measured |  |"]
+
+
+def wide_records() -> list[dict]:
+    """Records with all contestants, long names and many digits."""
+    names = ["ours", "mmdet 3.3.0", "timm 1.0.31", "hf 4.57.6", "torchvision 0.26.0"]
+    step = {"median_ms": 22222.2, "quartiles_ms": [11111.1, 33333.3], "times_ours": 10.0}
+    step |= {"launches": 12345, "roofline_share": 0.999, "memory_mb": 12345.0}
+    scaling = {"exponent": 1.042, "sizes": [step] * 7}
+    settings = {"arch": "large", "sides": [512, 768, 1024, 1280, 1536, 1792, 2048]}
+    common = {"machine": {"device": "cuda", "name": "a GPU"}, "settings": settings}
+    contestants = {
+        kind: [{"name": n, "forward": one, "training": one, "difference": 1e-7} for n in names]
+        for kind, one in {"backbone": step, "scaling": scaling, "detector": step}.items()
+    }
+    kept = {"image_mb": 12345.0, "once_mb": 12345.0}
+    models = [{"arch": "large", "with_cp": True, "ours": kept, "mmdet": kept}]
+    memory = {"kind": "memory", "peer": {"name": "mmdet", "version": "3.3.0"}, "models": models}
+    return [
+        *(common | {"kind": kind, "contestants": ones} for kind, ones in contestants.items()),
+        common | memory,
+    ]
+
+
+@pytest.mark.parametrize("record", wide_records(), ids=lambda record: record["kind"])
+def test_tables_fit_80_columns(record):
+    text = io.StringIO()
+    Console(file=text, width=80).print(terminal_table(record))
+    lines = text.getvalue().splitlines()
+    assert max(map(len, lines)) <= 80
+    words = {word for row in rows_of(record) for cell in row for word in cell.split()}
+    assert words <= set(text.getvalue().split())  # none is cut
 
 
 def test_commands_are_recorded_without_what_is_of_this_machine():
-    import torch
-
     command = ["pipeline", "/home/someone/configs/a.py", "--data-root", "/data/coco"]
     command += ["--json", "/home/someone/a.json", "--remark=busy", "--rounds", "3"]
     found = circumstances(torch.device("cpu"), command, None)
@@ -175,6 +309,9 @@ def test_commands_are_recorded_without_what_is_of_this_machine():
         (["backbone", "--attn-impl", "magic"], "attn_impl"),
         (["scaling", "--sizes", "64"], "two different sizes"),
         (["scaling", "--sizes", "64", "--phases", "back"], "--phases 'back'"),
+        (["backbone", "--cuda-graphs", "--device", "cpu"], "--cuda-graphs has no effect on cpu"),
+        (["memory", "--arch", "tiny,huge"], "unknown --arch 'huge': choose one of tiny"),
+        (["memory", "--size", "1x1"], "--size '1x1': expected HEIGHTxWIDTH in pixels"),
         (["evaluation", "--metric", "bbox,pose"], "--metric 'pose'"),
         (["detector", "none.py"], "no such config: none.py"),
         (["report", "none.json"], "none.json cannot be read"),
