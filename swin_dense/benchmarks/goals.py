@@ -15,6 +15,7 @@ _USUAL: Mapping[str, Any] = {
     "attn_impl": "auto",
     "cuda_graphs": 0,
     "compile": False,
+    "boxes": None,
 }
 
 

@@ -58,8 +58,8 @@ def title_of(record: Record) -> str:
     facts = [record.get("config"), settings.get("arch"), f"{size[0]}x{size[1]}" if size else None]
     if settings.get("window_size", 7) != 7:
         facts.append(f"window {settings['window_size']}")
-    for name in ("batch", "images", "detections"):
-        facts.append(f"{name} {settings[name]}" if name in settings else None)
+    for name in ("batch", "images", "detections", "boxes"):
+        facts.append(f"{name} {settings[name]}" if settings.get(name) else None)
     facts.append("CUDA graphs" if settings.get("cuda_graphs") else None)
     facts.append("compiled" if settings.get("compile") else None)
     facts += [settings.get("dtype"), record.get("options")]
@@ -86,6 +86,8 @@ def notes_of(record: Record) -> list[str]:
             notes.append(_KEPT_ON_CPU)
     if record["settings"].get("cuda_graphs"):
         notes.append("Ours runs forward as a CUDA graph; the others, and training, are eager.")
+    if record["settings"].get("boxes"):
+        notes.append(f"The heads train on {record['settings']['boxes']} boxes of each image.")
     if "rates" in record:
         rates, least = record["rates"], record["roofline_ms"]
         notes.append(
