@@ -31,6 +31,20 @@ kernels; the same calculation gives mmdet 1508, 2427, 3234 and 4847 MB. "Measure
 machine of the latest record; each machine has a line of its own. The goals of a CPU are set for
 AMD EPYC; Intel may gain less.
 """
+_COMMANDS = """What measures them, on a GPU:
+
+    tools/benchmark.py backbone --arch tiny             # small, base, large
+    tools/benchmark.py backbone --arch large --window-size 12
+    tools/benchmark.py backbone --batch 1
+    tools/benchmark.py backbone --batch 1 --cuda-graphs
+    tools/benchmark.py memory --arch tiny,small,base,large
+    tools/benchmark.py scaling
+    tools/benchmark.py detector configs/cascade_swin_t_coco.py
+    tools/benchmark.py detector configs/upernet_swin_t_ade20k.py
+
+and on a CPU `backbone`, `memory`, `evaluation`, and `scaling --sizes 512,1024,1536,2048`. Records
+that are given as `--json docs/benchmarks/NAME.json` become part of this document.
+"""
 _TITLES = {
     "backbone": "Backbone",
     "memory": "Memory kept for backward",
@@ -51,7 +65,8 @@ def benchmarks_document(
         command: what generates the document.
         plots: paths of pictures, as the document names them, by place in ``records``.
     """
-    parts = [_HEADER.format(command=command), _GOALS + "\n" + markdown(_goals(records))]
+    goals = f"{_GOALS}\n{markdown(_goals(records))}"
+    parts = [_HEADER.format(command=command), goals, _COMMANDS]
     order = sorted(range(len(records)), key=lambda i: _place(records[i]))
     for kind, places in groupby(order, lambda i: records[i]["kind"]):
         parts.append(f"## {_TITLES[kind]}\n")

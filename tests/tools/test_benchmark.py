@@ -9,8 +9,8 @@ import pytest
 import torch
 from rich.console import Console
 
-from swin_dense.backbones import swin_arguments
-from swin_dense.benchmarks import peers
+from swin_dense.backbones import swin, swin_arguments
+from swin_dense.benchmarks import detector, peers
 from swin_dense.benchmarks.record import circumstances, read
 from swin_dense.benchmarks.report import benchmarks_document
 from swin_dense.benchmarks.tables import file_name, rows_of, terminal_table, title_of
@@ -102,6 +102,24 @@ def test_records_of_other_settings_have_other_names(run, tmp_path, monkeypatch):
     ]
 
 
+def test_no_step_is_timed_when_backbones_disagree(run, repo, tmp_path, monkeypatch, capsys):
+    forward = swin.SwinTransformer.forward
+    monkeypatch.setattr(
+        swin.SwinTransformer, "forward", lambda self, x: [1.01 * y for y in forward(self, x)]
+    )
+    monkeypatch.setattr(detector, "interleave", lambda *_, **__: pytest.fail("timed"))
+    config = repo / "configs" / "upernet_swin_nano_shapes.py"
+    flags = ["--size", "64x96", "--device", "cpu", "--json", tmp_path / "a.json"]
+    assert run("detector", config, *flags) == 2
+    assert "maps of either backbone differ by 0.01: nothing was timed" in capsys.readouterr().err
+
+
+def test_boxes_need_heads_that_sample_them(run, repo, tmp_path, capsys):
+    config = repo / "configs" / "upernet_swin_nano_shapes.py"
+    assert run("detector", config, "--boxes", 8, "--json", tmp_path / "a.json") == 2
+    assert "--boxes: nothing in this model samples boxes" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("kind", ["cascade_swin_nano_shapes", "upernet_swin_nano_shapes"])
 def test_detector(run, repo, tmp_path, kind, capsys):
     path = tmp_path / "detector.json"
@@ -111,6 +129,9 @@ def test_detector(run, repo, tmp_path, kind, capsys):
     assert record["config"] == kind
     assert [one["name"] for one in record["contestants"]] in (["ours", "mmdet"], ["ours", "mmseg"])
     assert record["contestants"][1]["training"]["launches"] > 100
+    assert record["contestants"][1]["difference"] < 1e-4
+    # what samples boxes, and nothing else, does so for fewer on a CPU
+    assert record["settings"]["boxes"] == (64 if kind.startswith("cascade") else None)
     assert f"detector {kind}.py" in record["command"]  # without the folders of this machine
 
 
@@ -221,8 +242,10 @@ def test_each_machine_has_its_line_of_a_goal():
 
 def test_cuda_graphs_and_compiled_ones_are_told_apart():
     graphs = record_of_a_gpu(4.5, "2030-01-02", batch=1, cuda_graphs=1)
+    other = record_of_a_gpu(8.0, "2030-01-04", batch=1, attn_impl="reference")
     compiled = record_of_a_gpu(9.0, "2030-01-03", batch=1, compile=True)
-    lines = goals(record_of_a_gpu(2.5, "2030-01-01", batch=1, cuda_graphs=0), graphs, compiled)
+    eager = record_of_a_gpu(2.5, "2030-01-01", batch=1, cuda_graphs=0)
+    lines = goals(eager, graphs, compiled, other)
     case = "Hopper, bf16, 800x1344, tiny, batch 1"
     assert f"{case}, forward | 2.5x | 3.5x | 2.50x | a GPU" in lines
     assert f"{case}, CUDA graphs, forward | 4x | 6x | 4.50x | a GPU" in lines
