@@ -58,7 +58,7 @@ def _kept(model: nn.Module, size: tuple[int, int], run: Run) -> dict[str, float]
     one, two = (_forward(model, _SMALL, run, batch) for batch in (1, 2))
     once = 2 * one - two
     image = (_forward(model, size, run, run.batch) - once) / run.batch
-    return {"image_mb": round(image / 1e6, 1), "once_mb": round(once / 1e6, 1)}
+    return {"image_mb": round(image / 1e6, 3), "once_mb": round(once / 1e6, 3)}
 
 
 def _forward(model: nn.Module, size: tuple[int, int], run: Run, batch: int) -> int:
