@@ -50,10 +50,15 @@ def unfit(qkv: Tensor, num_heads: int, window_size: int, dropout_p: float) -> st
         return f"needs float32, float16 or bfloat16, got {str(qkv.dtype).removeprefix('torch.')}"
     if dropout_p > 0:
         return f"needs attention without dropout, got a rate of {dropout_p}"
-    if qkv.device.type != "cuda":
-        return None if _INTERPRETED else f"needs a CUDA device, got a tensor on {qkv.device}"
+    return unfit_device(qkv.device)
+
+
+def unfit_device(device: torch.device) -> str | None:
+    """Why Triton cannot run on tensors of a device, as 'needs ...'; None if it can."""
+    if device.type != "cuda":
+        return None if _INTERPRETED else f"needs a CUDA device, got a tensor on {device}"
     # Not get_device_capability(), which torch.compile would put into its graph.
-    if torch.cuda.get_device_properties(qkv.device).major < MAJOR_CAPABILITY:
+    if torch.cuda.get_device_properties(device).major < MAJOR_CAPABILITY:
         return "needs a GPU of compute capability 8.0 (Ampere) or later"
     return None
 

@@ -107,6 +107,7 @@ class _Problem:
 
 @lru_cache
 def multiprocessors(device: torch.device) -> int:
+    """Multiprocessors of a GPU."""
     # Without a GPU there is Triton's interpreter, which runs one program after the other.
     if device.type != "cuda":
         return 1

@@ -25,7 +25,6 @@ from swin_dense.fused.triton_limits import unfit, unfit_product
 
 # Warps of backward programs on a multiprocessor: what its registers hold at 64 a thread.
 _WARPS_PER_SM = 32
-_LARGEST_INT32 = 2**31 - 1
 
 
 def norm_schedule(direction: str, channels: int) -> dict[str, int]:
@@ -44,16 +43,31 @@ def norm_schedule(direction: str, channels: int) -> dict[str, int]:
 
 
 def mlp_schedule(direction: str, channels: int, hidden: int, dtype: torch.dtype) -> dict[str, int]:
-    """Tiles, warps and stages of an MLP's kernel."""
-    first = 1 << (channels.bit_length() - 1)
+    """Tiles, warps and stages of an MLP's kernel.
+
+    Chosen by compiling for sm_90 without a GPU: the largest that leave little or nothing in local
+    memory. Their speed is not measured.
+    """
+    first = 1 << ((channels - 1).bit_length() - 1)
+    rows, chunk, warps, stages = 64, 32, 8, 2
+    if dtype == torch.float32:  # tensor cores or not
+        rows, stages = 32, 1
+    elif direction == "forward" and channels > 128:
+        rows = 128
+    elif direction == "forward":
+        chunk, warps = 64, 4
+    elif channels <= 128:
+        warps = 4
+    if hidden % chunk:
+        chunk = 32
     return {
         "C_1": first,
         "C_2": channels - first,
         "HIDDEN": hidden,
-        "ROWS": 16 if dtype == torch.float32 else 128,
-        "CHUNK": 32,
-        "num_warps": 8,
-        "num_stages": 2,
+        "ROWS": rows,
+        "CHUNK": chunk,
+        "num_warps": warps,
+        "num_stages": stages,
     }
 
 
@@ -94,7 +108,7 @@ def _add_layer_norm(
     with on(x.device):
         norm_kernels.add_layer_norm[(blocks,)](
             *_contiguous(x, y, scale, weight, bias), m, mn, *_sizes(x, scale), float(eps),
-            C=x.shape[1], WIDE=_is_wide(x.numel()), **schedule,
+            C=x.shape[1],  **schedule,
         )  # fmt: skip
 
 
@@ -130,7 +144,7 @@ def layer_norm_backward(
         norm_kernels.layer_norm_backward[(programs,)](
             *_contiguous(d_xn, x, weight, d_residual, scale), dx, d_branch, *sums,
             *_sizes(x, scale), float(eps),
-            C=x.shape[1], WIDE=_is_wide(x.numel()), **schedule,
+            C=x.shape[1],  **schedule,
         )  # fmt: skip
     d_weight, d_bias = sums.sum(1)
     return dx, d_weight, d_bias, dx if dtype is not None and d_branch is None else d_branch
@@ -152,7 +166,7 @@ def mlp(
         mlp_kernels.mlp[(max(1, triton.cdiv(m.shape[0], schedule["ROWS"])),)](
             *_contiguous(m, scale, norm_weight, norm_bias, w1, b1, w2, b2), y,
             *_sizes(m, scale), float(eps),
-            WIDE=_is_wide(m.numel()), PRECISION=precision(), **schedule,
+             PRECISION=precision(), **schedule,
         )  # fmt: skip
     return y
 
@@ -191,7 +205,7 @@ def mlp_backward(
         mlp_kernels.mlp_backward[(programs,)](
             *_contiguous(m, dy, scale, norm_weight, norm_bias, w1, b1, w2),
             dm, *sums, mn, g, dh, d2, *_sizes(m, scale), float(eps),
-            WIDE=_is_wide(max(m.numel(), g.numel())), PRECISION=precision(), **schedule,
+             PRECISION=precision(), **schedule,
         )  # fmt: skip
     d_weight, d_bias = sums.sum(1)
     return MlpGradients(dm, d_weight, d_bias, mn, g, dh, dy if d2 is None else d2)
@@ -210,11 +224,6 @@ def _sizes(x: Tensor, scale: Tensor | None) -> tuple[int, int]:
     """Rows, and rows of an image."""
     rows = x.shape[0]
     return rows, max(1, rows if scale is None else rows // scale.shape[0])
-
-
-def _is_wide(numbers: int) -> bool:
-    """Whether offsets into a tensor of so many numbers need 64 bits."""
-    return numbers > _LARGEST_INT32
 
 
 def _floats(x: Tensor, *shape: int) -> Tensor:

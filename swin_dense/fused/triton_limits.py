@@ -5,17 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from swin_dense.attention.triton_attention import (
-    _INTERPRETED,
-    DTYPES,
-    MAJOR_CAPABILITY,
-    missing,
-)
+from swin_dense.attention.triton_attention import DTYPES, missing, unfit_device
 
 LARGEST_NORM = 4096
-# Sums of at most two powers of 2, which the sides of a tile are.
+# Sums of two powers of 2, which the sides of a tile are.
 PRODUCT_WIDTHS = (32, 64, 96, 128, 160, 192, 256)
 HIDDEN_MULTIPLE = 32
+# Widths whose tiles fit into the shared memory of any GPU, and what wider ones need, in bytes.
+NARROW = 128
+SHARED_MEMORY = 160 * 1024
 
 
 def takes_triton(impl: str, x: Tensor, dtype: torch.dtype) -> bool:
@@ -37,12 +35,7 @@ def unfit(x: Tensor, dtype: torch.dtype) -> str | None:
     for name in (dtype, x.dtype):
         if name not in DTYPES:
             return f"needs float32, float16 or bfloat16, got {str(name).removeprefix('torch.')}"
-    if x.device.type != "cuda":
-        return None if _INTERPRETED else f"needs a CUDA device, got a tensor on {x.device}"
-    # Not get_device_capability(), which torch.compile would put into its graph.
-    if torch.cuda.get_device_properties(x.device).major < MAJOR_CAPABILITY:
-        return "needs a GPU of compute capability 8.0 (Ampere) or later"
-    return None
+    return unfit_device(x.device)
 
 
 def unfit_product(x: Tensor, dtype: torch.dtype, features: int) -> str | None:
@@ -51,4 +44,10 @@ def unfit_product(x: Tensor, dtype: torch.dtype, features: int) -> str | None:
         return f"needs a number of channels in {PRODUCT_WIDTHS}, got {x.shape[1]}"
     if features < 1 or features % HIDDEN_MULTIPLE:
         return f"needs a multiple of {HIDDEN_MULTIPLE} features, got {features}"
-    return unfit(x, dtype)
+    reason = unfit(x, dtype)
+    if reason is None and x.is_cuda and x.shape[1] > NARROW:
+        properties = torch.cuda.get_device_properties(x.device)
+        shared = properties.shared_memory_per_block_optin  # type: ignore[attr-defined]
+        if shared < SHARED_MEMORY:
+            return f"needs a GPU with 160 KiB of shared memory for {x.shape[1]} channels"
+    return reason

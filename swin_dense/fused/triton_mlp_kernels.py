@@ -4,9 +4,9 @@ A program owns a block of rows: it normalises them and goes over the hidden unit
 that hidden activations never leave the chip forward. Backward computes them again and writes what
 the weights' gradients, plain matrix products, need.
 
-A row of C channels is two tiles, since a tile's sides are powers of 2 and 96 channels are better
-64 + 32 than 128. ``C_2`` is 0 where one tile is the whole row; then whatever ends in ``_2`` is
-None, and so is compiled away.
+A row of C channels is two tiles, C_1 + C_2: a tile's sides are powers of 2, and 96 channels are
+better 64 + 32 than 128. A power of 2 is halved, as tiles are worked on one after the other and
+half a row needs half the registers.
 """
 
 from __future__ import annotations
@@ -18,101 +18,57 @@ from swin_dense.fused.triton_norm_kernels import SIZES, block_rows, scaled
 
 
 @triton.jit
-def _load(pointer, row, inside, first, C: tl.constexpr, WIDTH: tl.constexpr):
-    """Channels ``first`` to ``first + WIDTH`` of some rows."""
-    at = row[:, None] * C + first + tl.arange(0, WIDTH)[None, :]
-    return tl.load(pointer + at, mask=inside[:, None], other=0.0)
+def _load(pointer, block, column, C: tl.constexpr, WIDTH: tl.constexpr):
+    """``WIDTH`` channels of a block's rows from a column on, 0 for rows that do not exist."""
+    first, _, inside = block
+    at = tl.arange(0, inside.shape[0])[:, None] * C + column + tl.arange(0, WIDTH)[None, :]
+    return tl.load(pointer + first * C + at, mask=inside[:, None], other=0.0)
 
 
 @triton.jit
-def _store(pointer, row, inside, first, tile, C: tl.constexpr, WIDTH: tl.constexpr):
-    at = row[:, None] * C + first + tl.arange(0, WIDTH)[None, :]
-    tl.store(pointer + at, tile.to(pointer.dtype.element_ty), mask=inside[:, None])
+def _store(pointer, block, column, tile, C: tl.constexpr, WIDTH: tl.constexpr):
+    """Write what :func:`_load` reads."""
+    first, _, inside = block
+    at = tl.arange(0, inside.shape[0])[:, None] * C + column + tl.arange(0, WIDTH)[None, :]
+    tl.store(pointer + first * C + at, tile.to(pointer.dtype.element_ty), mask=inside[:, None])
 
 
 @triton.jit
-def _load_rows(pointer, row, inside, C_1: tl.constexpr, C_2: tl.constexpr):
-    """Both tiles of some rows."""
-    tile_2 = None
-    if C_2 > 0:
-        tile_2 = _load(pointer, row, inside, C_1, C_1 + C_2, C_2)
-    return _load(pointer, row, inside, 0, C_1 + C_2, C_1), tile_2
-
-
-@triton.jit
-def _row_sum(x_1, x_2):
-    total = tl.sum(x_1, 1)
-    if x_2 is not None:
-        total += tl.sum(x_2, 1)
-    return total
-
-
-@triton.jit
-def _standardised(pointer, row, inside, eps, C_1: tl.constexpr, C_2: tl.constexpr):
-    """Rows of mean 0 and variance 1 in fp32, in two tiles; 1 / deviation of each row."""
-    x_1, x_2 = _load_rows(pointer, row, inside, C_1, C_2)
-    x_1 = x_1.to(tl.float32)
-    if C_2 > 0:
-        x_2 = x_2.to(tl.float32)
-    mean = _row_sum(x_1, x_2) / (C_1 + C_2)
-    x_1 -= mean[:, None]
-    square_2 = None
-    if C_2 > 0:
-        x_2 -= mean[:, None]
-        square_2 = x_2 * x_2
-    rstd = tl.rsqrt(_row_sum(x_1 * x_1, square_2) / (C_1 + C_2) + eps)
-    x_1 *= rstd[:, None]
-    if C_2 > 0:
-        x_2 *= rstd[:, None]
-    return x_1, x_2, rstd
-
-
-@triton.jit
-def _vector(pointer, first, WIDTH: tl.constexpr):
+def _vector(pointer, column, WIDTH: tl.constexpr):
     """``WIDTH`` numbers of a parameter, as a row in fp32."""
-    return tl.load(pointer + first + tl.arange(0, WIDTH)).to(tl.float32)[None, :]
+    return tl.load(pointer + column + tl.arange(0, WIDTH)).to(tl.float32)[None, :]
+
+
+@triton.jit
+def _moments(x_1, x_2, eps, C: tl.constexpr):
+    """Mean of each row that two tiles hold, and 1 / its deviation."""
+    mean = (tl.sum(x_1, 1) + tl.sum(x_2, 1)) / C
+    x_1 -= mean[:, None]
+    x_2 -= mean[:, None]
+    return mean, tl.rsqrt((tl.sum(x_1 * x_1, 1) + tl.sum(x_2 * x_2, 1)) / C + eps)
 
 
 @triton.jit
 def _normalised(
-    x, weight, bias, row, inside, eps, C_1: tl.constexpr, C_2: tl.constexpr, dtype: tl.constexpr
-):
-    """LayerNorm of some rows in two tiles of ``dtype``."""
-    x_1, x_2, _ = _standardised(x, row, inside, eps, C_1, C_2)
-    x_1 = (x_1 * _vector(weight, 0, C_1) + _vector(bias, 0, C_1)).to(dtype)
-    if C_2 > 0:
-        x_2 = (x_2 * _vector(weight, C_1, C_2) + _vector(bias, C_1, C_2)).to(dtype)
-    return x_1, x_2
+    x, mean, rstd, weight, bias, column, WIDTH: tl.constexpr, dtype: tl.constexpr
+):  # fmt: skip
+    """LayerNorm of a tile of columns, in ``dtype``."""
+    unit = (x - mean[:, None]) * rstd[:, None]
+    return (unit * _vector(weight, column, WIDTH) + _vector(bias, column, WIDTH)).to(dtype)
 
 
 @triton.jit
-def _product(a_1, a_2, b_1, b_2, PRECISION: tl.constexpr):
-    """Product over channels in two tiles, in fp32."""
-    product = tl.dot(a_1, b_1, input_precision=PRECISION)
-    if a_2 is not None:
-        product = tl.dot(a_2, b_2, product, input_precision=PRECISION)
-    return product
+def _load_w1(w1, first, column, C: tl.constexpr, CHUNK: tl.constexpr, WIDTH: tl.constexpr):
+    """Some rows of a weight ``(features, C)``, ``(CHUNK, WIDTH)`` from a column on."""
+    feature = (first + tl.arange(0, CHUNK))[:, None]
+    return tl.load(w1 + feature * C + column + tl.arange(0, WIDTH)[None, :])
 
 
 @triton.jit
-def _load_w1(w1, first, CHUNK: tl.constexpr, C_1: tl.constexpr, C_2: tl.constexpr):
-    """Rows of a weight ``(features, C)``: ``(CHUNK, C_1)`` and ``(CHUNK, C_2)``."""
-    feature = (first + tl.arange(0, CHUNK))[:, None] * (C_1 + C_2)
-    w_2 = None
-    if C_2 > 0:
-        w_2 = tl.load(w1 + feature + C_1 + tl.arange(0, C_2)[None, :])
-    return tl.load(w1 + feature + tl.arange(0, C_1)[None, :]), w_2
-
-
-@triton.jit
-def _load_w2(w2, first, HIDDEN: tl.constexpr, CHUNK: tl.constexpr, C_1: tl.constexpr,
-             C_2: tl.constexpr):  # fmt: skip
-    """Columns of the weight ``(C, HIDDEN)``: ``(C_1, CHUNK)`` and ``(C_2, CHUNK)``."""
-    hidden = (first + tl.arange(0, CHUNK))[None, :]
-    w_2 = None
-    if C_2 > 0:
-        w_2 = tl.load(w2 + (C_1 + tl.arange(0, C_2))[:, None] * HIDDEN + hidden)
-    return tl.load(w2 + tl.arange(0, C_1)[:, None] * HIDDEN + hidden), w_2
+def _load_w2(w2, first, column, HIDDEN: tl.constexpr, CHUNK: tl.constexpr, WIDTH: tl.constexpr):
+    """Some columns of the weight ``(C, HIDDEN)``, ``(WIDTH, CHUNK)`` from a row on."""
+    channel = (column + tl.arange(0, WIDTH))[:, None]
+    return tl.load(w2 + channel * HIDDEN + first + tl.arange(0, CHUNK)[None, :])
 
 
 @triton.jit
@@ -122,69 +78,96 @@ def _normal_cdf(h):
 
 
 @triton.jit
-def _store_branch(
-    m, scale, branch, b2, out, row, inside, rows_per_image, first,
-    C: tl.constexpr, WIDTH: tl.constexpr,
+def _add_store(
+    x, tile, out, block, column, C: tl.constexpr, WIDTH: tl.constexpr
 ):  # fmt: skip
-    """``out = m + scale * (branch + b2)`` for a tile of columns."""
-    branch = scaled(branch + _vector(b2, first, WIDTH), scale, row, inside, rows_per_image)
-    residual = _load(m, row, inside, first, C, WIDTH).to(tl.float32)
-    _store(out, row, inside, first, residual + branch, C, WIDTH)
+    """Write ``x + tile`` for a tile of columns."""
+    tile += _load(x, block, column, C, WIDTH).to(tl.float32)
+    _store(out, block, column, tile, C, WIDTH)
 
 
 @triton.jit(do_not_specialize=SIZES)
 def mlp(
     m, scale, norm_weight, norm_bias, w1, b1, w2, b2, out, n_rows, rows_per_image, eps,
     C_1: tl.constexpr, C_2: tl.constexpr, HIDDEN: tl.constexpr, ROWS: tl.constexpr,
-    CHUNK: tl.constexpr, WIDE: tl.constexpr, PRECISION: tl.constexpr,
+    CHUNK: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """``out = m + scale * fc2(gelu(fc1(norm(m))))`` of a block of rows."""
+    C: tl.constexpr = C_1 + C_2
     dtype = w1.dtype.element_ty
-    row, inside = block_rows(tl.program_id(0), n_rows, ROWS, WIDE)
-    n_1, n_2 = _normalised(m, norm_weight, norm_bias, row, inside, eps, C_1, C_2, dtype)
+    block = block_rows(tl.program_id(0), n_rows, ROWS)
+    m_1 = _load(m, block, 0, C, C_1).to(tl.float32)
+    m_2 = _load(m, block, C_1, C, C_2).to(tl.float32)
+    mean, rstd = _moments(m_1, m_2, eps, C)
+    n_1 = _normalised(m_1, mean, rstd, norm_weight, norm_bias, 0, C_1, dtype)
+    n_2 = _normalised(m_2, mean, rstd, norm_weight, norm_bias, C_1, C_2, dtype)
     sum_1 = tl.zeros((ROWS, C_1), tl.float32)
-    if C_2 > 0:
-        sum_2 = tl.zeros((ROWS, C_2), tl.float32)
+    sum_2 = tl.zeros((ROWS, C_2), tl.float32)
     for first in range(0, HIDDEN, CHUNK):
-        w1_1, w1_2 = _load_w1(w1, first, CHUNK, C_1, C_2)
-        if C_2 > 0:
-            w1_2 = tl.trans(w1_2)
-        h = _product(n_1, n_2, tl.trans(w1_1), w1_2, PRECISION) + _vector(b1, first, CHUNK)
+        w1_1 = _load_w1(w1, first, 0, C, CHUNK, C_1)
+        w1_2 = _load_w1(w1, first, C_1, C, CHUNK, C_2)
+        h = tl.dot(n_1, tl.trans(w1_1), input_precision=PRECISION)
+        h = tl.dot(n_2, tl.trans(w1_2), h, input_precision=PRECISION)
+        h += _vector(b1, first, CHUNK)
         g = (h * _normal_cdf(h)).to(dtype)
-        w2_1, w2_2 = _load_w2(w2, first, HIDDEN, CHUNK, C_1, C_2)
+        w2_1 = _load_w2(w2, first, 0, HIDDEN, CHUNK, C_1)
+        w2_2 = _load_w2(w2, first, C_1, HIDDEN, CHUNK, C_2)
         sum_1 = tl.dot(g, tl.trans(w2_1), sum_1, input_precision=PRECISION)
-        if C_2 > 0:
-            sum_2 = tl.dot(g, tl.trans(w2_2), sum_2, input_precision=PRECISION)
-    _store_branch(m, scale, sum_1, b2, out, row, inside, rows_per_image, 0, C_1 + C_2, C_1)
-    if C_2 > 0:
-        _store_branch(m, scale, sum_2, b2, out, row, inside, rows_per_image, C_1, C_1 + C_2, C_2)
+        sum_2 = tl.dot(g, tl.trans(w2_2), sum_2, input_precision=PRECISION)
+    sum_1 = scaled(sum_1 + _vector(b2, 0, C_1), scale, block, rows_per_image)
+    sum_2 = scaled(sum_2 + _vector(b2, C_1, C_2), scale, block, rows_per_image)
+    _add_store(m, sum_1, out, block, 0, C, C_1)
+    _add_store(m, sum_2, out, block, C_1, C, C_2)
 
 
 @triton.jit
 def _branch_gradient(
-    dy, scale, d2, row, inside, rows_per_image, first,
+    dy, scale, d2, block, rows_per_image, column,
     C: tl.constexpr, WIDTH: tl.constexpr, dtype: tl.constexpr,
 ):  # fmt: skip
     """``scale * dy`` in ``dtype`` for a tile of columns; written where it is wanted."""
-    d = _load(dy, row, inside, first, C, WIDTH).to(tl.float32)
-    d = scaled(d, scale, row, inside, rows_per_image).to(dtype)
+    d = _load(dy, block, column, C, WIDTH).to(tl.float32)
+    d = scaled(d, scale, block, rows_per_image).to(dtype)
     if d2 is not None:
-        _store(d2, row, inside, first, d, C, WIDTH)
+        _store(d2, block, column, d, C, WIDTH)
     return d
 
 
 @triton.jit
-def _store_norm_gradients(
-    dy, unit, dn, weight, mean, mean_unit, rstd, dm, d_weight, d_bias, row, inside, first,
+def _unit(m, mean, rstd, block, column, C: tl.constexpr, WIDTH: tl.constexpr):
+    """Some columns of rows brought to mean 0 and variance 1."""
+    tile = _load(m, block, column, C, WIDTH).to(tl.float32)
+    return (tile - mean[:, None]) * rstd[:, None]
+
+
+@triton.jit
+def _norm_sums(
+    m, dn, mean, rstd, weight, d_weight, d_bias, block, column,
     C: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
-    """Gradients through the norm for a tile of columns, and the program's sums over its rows."""
-    d = dn * _vector(weight, first, WIDTH) - mean[:, None] - unit * mean_unit[:, None]
-    d = d * rstd[:, None] + _load(dy, row, inside, first, C, WIDTH).to(tl.float32)
-    _store(dm, row, inside, first, d, C, WIDTH)
-    at = tl.program_id(0) * C + first + tl.arange(0, WIDTH)
+    """What a tile of columns adds to the sums that the norm's gradients need.
+
+    Over rows, the program's part of the gradients of weight and bias, it is written; over
+    columns, of the gradient of the standardised rows and of its product with them, returned.
+    """
+    unit = _unit(m, mean, rstd, block, column, C, WIDTH)
+    at = tl.program_id(0) * C + column + tl.arange(0, WIDTH)
     tl.store(d_weight + at, tl.sum(dn * unit, 0))
     tl.store(d_bias + at, tl.sum(dn, 0))
+    d = dn * _vector(weight, column, WIDTH)
+    return tl.sum(d, 1), tl.sum(d * unit, 1)
+
+
+@triton.jit
+def _store_norm_gradient(
+    m, dy, dn, means, weight, dm, block, column,
+    C: tl.constexpr, WIDTH: tl.constexpr,
+):  # fmt: skip
+    """Gradient of a tile of columns of the norm's input, with the residual's."""
+    mean, rstd, mean_d, mean_product = means
+    unit = _unit(m, mean, rstd, block, column, C, WIDTH)
+    d = dn * _vector(weight, column, WIDTH) - mean_d[:, None] - unit * mean_product[:, None]
+    _add_store(dy, d * rstd[:, None], dm, block, column, C, WIDTH)
 
 
 @triton.jit(do_not_specialize=SIZES)
@@ -192,7 +175,7 @@ def mlp_backward(
     m, dy, scale, norm_weight, norm_bias, w1, b1, w2, dm, d_weight, d_bias, mn, g, dh, d2,
     n_rows, rows_per_image, eps,
     C_1: tl.constexpr, C_2: tl.constexpr, HIDDEN: tl.constexpr, ROWS: tl.constexpr,
-    CHUNK: tl.constexpr, WIDE: tl.constexpr, PRECISION: tl.constexpr,
+    CHUNK: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Gradient of a block of rows, and what the gradients of weights need of them.
 
@@ -202,48 +185,44 @@ def mlp_backward(
     """
     C: tl.constexpr = C_1 + C_2
     dtype = w1.dtype.element_ty
-    row, inside = block_rows(tl.program_id(0), n_rows, ROWS, WIDE)
-    n_1, n_2 = _normalised(m, norm_weight, norm_bias, row, inside, eps, C_1, C_2, dtype)
-    _store(mn, row, inside, 0, n_1, C, C_1)
-    d_1 = _branch_gradient(dy, scale, d2, row, inside, rows_per_image, 0, C, C_1, dtype)
+    block = block_rows(tl.program_id(0), n_rows, ROWS)
+    m_1 = _load(m, block, 0, C, C_1).to(tl.float32)
+    m_2 = _load(m, block, C_1, C, C_2).to(tl.float32)
+    mean, rstd = _moments(m_1, m_2, eps, C)
+    n_1 = _normalised(m_1, mean, rstd, norm_weight, norm_bias, 0, C_1, dtype)
+    n_2 = _normalised(m_2, mean, rstd, norm_weight, norm_bias, C_1, C_2, dtype)
+    _store(mn, block, 0, n_1, C, C_1)
+    _store(mn, block, C_1, n_2, C, C_2)
+    d_1 = _branch_gradient(dy, scale, d2, block, rows_per_image, 0, C, C_1, dtype)
+    d_2 = _branch_gradient(dy, scale, d2, block, rows_per_image, C_1, C, C_2, dtype)
     dn_1 = tl.zeros((ROWS, C_1), tl.float32)
-    d_2 = None
-    if C_2 > 0:
-        _store(mn, row, inside, C_1, n_2, C, C_2)
-        d_2 = _branch_gradient(dy, scale, d2, row, inside, rows_per_image, C_1, C, C_2, dtype)
-        dn_2 = tl.zeros((ROWS, C_2), tl.float32)
+    dn_2 = tl.zeros((ROWS, C_2), tl.float32)
     for first in range(0, HIDDEN, CHUNK):
-        w1_1, w1_2 = _load_w1(w1, first, CHUNK, C_1, C_2)
-        w1_2_t = None
-        if C_2 > 0:
-            w1_2_t = tl.trans(w1_2)
-        h = _product(n_1, n_2, tl.trans(w1_1), w1_2_t, PRECISION) + _vector(b1, first, CHUNK)
-        w2_1, w2_2 = _load_w2(w2, first, HIDDEN, CHUNK, C_1, C_2)
-        d = _product(d_1, d_2, w2_1, w2_2, PRECISION)
+        w1_1 = _load_w1(w1, first, 0, C, CHUNK, C_1)
+        w1_2 = _load_w1(w1, first, C_1, C, CHUNK, C_2)
+        w2_1 = _load_w2(w2, first, 0, HIDDEN, CHUNK, C_1)
+        w2_2 = _load_w2(w2, first, C_1, HIDDEN, CHUNK, C_2)
+        h = tl.dot(n_1, tl.trans(w1_1), input_precision=PRECISION)
+        d = tl.dot(d_1, w2_1, input_precision=PRECISION)
+        h = tl.dot(n_2, tl.trans(w1_2), h, input_precision=PRECISION)
+        d = tl.dot(d_2, w2_2, d, input_precision=PRECISION)
+        h += _vector(b1, first, CHUNK)
         cdf = _normal_cdf(h)
-        _store(g, row, inside, first, h * cdf, HIDDEN, CHUNK)
+        _store(g, block, first, h * cdf, HIDDEN, CHUNK)
         # The derivative of GELU; the factor is 1 / sqrt(2 pi).
-        d = d * (cdf + h * tl.exp(-0.5 * h * h) * 0.3989422804014327)
-        d = d.to(dtype)
-        _store(dh, row, inside, first, d, HIDDEN, CHUNK)
+        d = (d * (cdf + h * tl.exp(-0.5 * h * h) * 0.3989422804014327)).to(dtype)
+        _store(dh, block, first, d, HIDDEN, CHUNK)
         dn_1 = tl.dot(d, w1_1, dn_1, input_precision=PRECISION)
-        if C_2 > 0:
-            dn_2 = tl.dot(d, w1_2, dn_2, input_precision=PRECISION)
-    # Of rows that do not exist m and dy are 0, but not h: nothing is written of them, and d is 0.
-    unit_1, unit_2, rstd = _standardised(m, row, inside, eps, C_1, C_2)
-    dx_1 = dn_1 * _vector(norm_weight, 0, C_1)
-    dx_2, product_2 = None, None
-    if C_2 > 0:
-        dx_2 = dn_2 * _vector(norm_weight, C_1, C_2)
-        product_2 = dx_2 * unit_2
-    mean = _row_sum(dx_1, dx_2) / C
-    mean_unit = _row_sum(dx_1 * unit_1, product_2) / C
-    _store_norm_gradients(
-        dy, unit_1, dn_1, norm_weight, mean, mean_unit, rstd, dm, d_weight, d_bias, row, inside,
-        0, C, C_1,
-    )  # fmt: skip
-    if C_2 > 0:
-        _store_norm_gradients(
-            dy, unit_2, dn_2, norm_weight, mean, mean_unit, rstd, dm, d_weight, d_bias, row,
-            inside, C_1, C, C_2,
-        )  # fmt: skip
+        dn_2 = tl.dot(d, w1_2, dn_2, input_precision=PRECISION)
+    # Rows of m are read again, tile by tile: registers are better spent on the sums.
+    mean_d, mean_product = _norm_sums(
+        m, dn_1, mean, rstd, norm_weight, d_weight, d_bias, block, 0, C, C_1
+    )
+    more, more_product = _norm_sums(
+        m, dn_2, mean, rstd, norm_weight, d_weight, d_bias, block, C_1, C, C_2
+    )
+    mean_d += more
+    mean_product += more_product
+    means = (mean, rstd, mean_d / C, mean_product / C)
+    _store_norm_gradient(m, dy, dn_1, means, norm_weight, dm, block, 0, C, C_1)
+    _store_norm_gradient(m, dy, dn_2, means, norm_weight, dm, block, C_1, C, C_2)

@@ -18,19 +18,21 @@ SIZES = ("n_rows", "rows_per_image")
 
 
 @triton.jit
-def block_rows(block, n_rows, ROWS: tl.constexpr, WIDE: tl.constexpr):
-    """Rows of a block, and whether each exists."""
+def block_rows(block, n_rows, ROWS: tl.constexpr):
+    """Number of a block's first row, in 64 bits; its rows, and whether each exists.
+
+    Offsets from the first row fit into 32 bits however large the tensor is. Most of them are
+    constants, which need no registers.
+    """
     row = block * ROWS + tl.arange(0, ROWS)
-    inside = row < n_rows
-    if WIDE:
-        row = row.to(tl.int64)
-    return row, inside
+    return tl.cast(block, tl.int64) * ROWS, row, row < n_rows
 
 
 @triton.jit
-def scaled(tile, scale, row, inside, rows_per_image):
+def scaled(tile, scale, rows, rows_per_image):
     """The tile times the factor of each row's image; unchanged where ``scale`` is None."""
     if scale is not None:
+        _, row, inside = rows
         factor = tl.load(scale + row // rows_per_image, mask=inside, other=0.0)
         tile = tile * factor[:, None]
     return tile
@@ -47,35 +49,36 @@ def _standardise(x, is_channel, eps, C: tl.constexpr):
 @triton.jit(do_not_specialize=SIZES)
 def add_layer_norm(
     x, y, scale, weight, bias, m, mn, n_rows, rows_per_image, eps,
-    C: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, WIDE: tl.constexpr,
+    C: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """``m = x + scale * y`` where y is given, ``mn`` the LayerNorm of that where it is wanted."""
-    row, inside = block_rows(tl.program_id(0), n_rows, ROWS, WIDE)
+    rows = block_rows(tl.program_id(0), n_rows, ROWS)
+    first, _, inside = rows
     column = tl.arange(0, COLUMNS)
     is_channel = (column < C)[None, :]
-    at = row[:, None] * C + column[None, :]
+    at = tl.arange(0, ROWS)[:, None] * C + column[None, :]
     mask = inside[:, None] & is_channel
-    value = tl.load(x + at, mask=mask, other=0.0).to(tl.float32)
+    value = tl.load(x + first * C + at, mask=mask, other=0.0).to(tl.float32)
     if y is not None:
-        branch = tl.load(y + at, mask=mask, other=0.0).to(tl.float32)
-        value += scaled(branch, scale, row, inside, rows_per_image)
+        branch = tl.load(y + first * C + at, mask=mask, other=0.0).to(tl.float32)
+        value += scaled(branch, scale, rows, rows_per_image)
         # Rounded before it is normalised: backward will have this m.
         rounded = value.to(m.dtype.element_ty)
-        tl.store(m + at, rounded, mask=mask)
+        tl.store(m + first * C + at, rounded, mask=mask)
         value = rounded.to(tl.float32)
     if mn is not None:
         unit, _ = _standardise(value, is_channel, eps, C)
         w = tl.load(weight + column, mask=column < C, other=0.0).to(tl.float32)
         b = tl.load(bias + column, mask=column < C, other=0.0).to(tl.float32)
         unit = unit * w[None, :] + b[None, :]
-        tl.store(mn + at, unit.to(mn.dtype.element_ty), mask=mask)
+        tl.store(mn + first * C + at, unit.to(mn.dtype.element_ty), mask=mask)
 
 
 @triton.jit(do_not_specialize=SIZES)
 def layer_norm_backward(
     d_xn, x, weight, d_residual, scale, dx, d_branch, d_weight, d_bias,
     n_rows, rows_per_image, eps,
-    C: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, WIDE: tl.constexpr,
+    C: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """Gradients of LayerNorm; ``dx`` also has the residual's, and ``d_branch = scale * dx``.
 
@@ -84,16 +87,17 @@ def layer_norm_backward(
     """
     column = tl.arange(0, COLUMNS)
     is_channel = (column < C)[None, :]
+    at = tl.arange(0, ROWS)[:, None] * C + column[None, :]
     w = tl.load(weight + column, mask=column < C, other=0.0).to(tl.float32)
     sum_weight = tl.zeros((ROWS, COLUMNS), tl.float32)
     sum_bias = tl.zeros((ROWS, COLUMNS), tl.float32)
     for block in range(tl.program_id(0), tl.cdiv(n_rows, ROWS), tl.num_programs(0)):
-        row, inside = block_rows(block, n_rows, ROWS, WIDE)
-        at = row[:, None] * C + column[None, :]
+        rows = block_rows(block, n_rows, ROWS)
+        first, _, inside = rows
         mask = inside[:, None] & is_channel
-        value = tl.load(x + at, mask=mask, other=0.0).to(tl.float32)
+        value = tl.load(x + first * C + at, mask=mask, other=0.0).to(tl.float32)
         # 0 where there is nothing: adds nothing to any sum.
-        d = tl.load(d_xn + at, mask=mask, other=0.0).to(tl.float32)
+        d = tl.load(d_xn + first * C + at, mask=mask, other=0.0).to(tl.float32)
         unit, rstd = _standardise(value, is_channel, eps, C)
         sum_weight += d * unit
         sum_bias += d
@@ -101,11 +105,11 @@ def layer_norm_backward(
         d = d - tl.sum(d, 1)[:, None] / C - unit * (tl.sum(d * unit, 1)[:, None] / C)
         d = d * rstd[:, None]
         if d_residual is not None:
-            d += tl.load(d_residual + at, mask=mask, other=0.0).to(tl.float32)
-        tl.store(dx + at, d.to(dx.dtype.element_ty), mask=mask)
+            d += tl.load(d_residual + first * C + at, mask=mask, other=0.0).to(tl.float32)
+        tl.store(dx + first * C + at, d.to(dx.dtype.element_ty), mask=mask)
         if d_branch is not None:
-            d = scaled(d, scale, row, inside, rows_per_image)
-            tl.store(d_branch + at, d.to(d_branch.dtype.element_ty), mask=mask)
+            d = scaled(d, scale, rows, rows_per_image)
+            tl.store(d_branch + first * C + at, d.to(d_branch.dtype.element_ty), mask=mask)
     at = tl.program_id(0) * C + column
     tl.store(d_weight + at, tl.sum(sum_weight, 0), mask=column < C)
     tl.store(d_bias + at, tl.sum(sum_bias, 0), mask=column < C)

@@ -15,6 +15,7 @@ from torch import Tensor
 from swin_dense.fused import triton_block
 
 EPS = 1e-5
+NORMS = ("layer_norm", "add", "layer_norm_backward")
 # Factors of stochastic depth: an image without the branch, and the others made up for it.
 KEPT = (1.25, 0.0, 1.25, 1.25)
 
@@ -124,10 +125,8 @@ def our_norm_backward(t: Tensors, dtype: torch.dtype) -> Tensors:
     dx, d_weight, d_bias, d_branch = triton_block.layer_norm_backward(
         *call, t["d"], t["scale"], dtype
     )
-    alone, *same, nothing = triton_block.layer_norm_backward(*call, None, None, None)
+    alone, *_, nothing = triton_block.layer_norm_backward(*call, None, None, None)
     assert nothing is None
-    assert torch.equal(same[0], d_weight)
-    assert torch.equal(same[1], d_bias)
     names = ("d_x", "d_norm_weight", "d_norm_bias", "d_branch", "alone")
     return dict(zip(names, (dx, d_weight, d_bias, d_branch, alone), strict=True))
 
@@ -187,6 +186,8 @@ def assert_as_exact_as_plain_pytorch(name: str, case: Case, device: str = "cpu")
         assert found.shape == expected.shape, key
         error = (found.double() - expected).abs().max()
         allowed = 2 * (rounded[key].double() - expected).abs().max()
-        # Where plain PyTorch happens to be exact, one rounding of the result must be allowed.
-        rounding = torch.finfo(found.dtype).eps * expected.abs().max()
+        # Where plain PyTorch happens to be exact, one rounding must be allowed: of the result, or
+        # of what enters a product.
+        precision = found.dtype if name in NORMS else case.dtype
+        rounding = torch.finfo(precision).eps * expected.abs().max()
         assert error <= allowed + rounding, f"{key}: {error:.2g}, allowed {allowed:.2g}"

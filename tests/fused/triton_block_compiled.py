@@ -1,7 +1,7 @@
 """Compiles the fused kernels of a block for Hopper without a GPU, a line for each.
 
-Run by ``test_triton_block.py`` in a process of its own. With ``--registers`` it compiles many more
-and also prints what ptxas says of registers and local memory, and the shared memory.
+Run by ``test_triton_block.py`` in a process of its own. With ``--registers`` (and words that are
+in kernels' names) it prints what ptxas says of registers and local memory, at all widths.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, CompiledKernel, compile
 
-from swin_dense.fused import triton_norm_kernels
-from swin_dense.fused.triton_block import norm_schedule
+from swin_dense.fused import triton_mlp_kernels, triton_norm_kernels
+from swin_dense.fused.triton_block import mlp_schedule, norm_schedule
+from swin_dense.fused.triton_limits import PRODUCT_WIDTHS
 
 TARGET = GPUTarget("cuda", 90, 32)
 ELEMENT = {torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.float32: "*fp32"}
 # Tensors in the precision of products; the others are fp32, as the residual stream under autocast.
-IN_PRECISION = ("y", "mn", "d_xn", "d_branch")
-NORM_WIDTHS = (96, 192, 384, 768, 1024, 1536, 3072, 4096)
+IN_PRECISION = ("y", "mn", "d_xn", "d_branch", "w1", "w2", "g", "dh", "d2")
+WIDTHS = (96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096)
 
 
 def compiled(kernel, dtype: torch.dtype, schedule: dict, **constants: object) -> CompiledKernel:
     """A kernel for products in ``dtype``, all tensors aligned as PyTorch's are."""
     options = {k: v for k, v in schedule.items() if k.startswith("num_")}
     constants |= {k: v for k, v in schedule.items() if k not in options}
-    constants.setdefault("WIDE", False)
     signature, attributes = {}, {}
     for i, parameter in enumerate(kernel.params):
         if parameter.name in constants:
@@ -60,35 +60,53 @@ def registers(kernel: CompiledKernel) -> str:
     return f"{used and used[1]} registers, {spilled and spilled[1]} bytes spilled"
 
 
-def norms(channels: int) -> list[tuple]:
-    """Kernels of LayerNorm with their schedules."""
-    kernels = triton_norm_kernels
-    return [
-        (kernels.add_layer_norm, norm_schedule("forward", channels)),
-        (kernels.layer_norm_backward, norm_schedule("backward", channels)),
+def kernels(channels: int, dtype: torch.dtype, precision: str) -> list[tuple]:
+    """Kernels that so many channels need, with their constants and schedules."""
+    constants = {"C": channels}
+    todo = [
+        (triton_norm_kernels.add_layer_norm, constants, norm_schedule("forward", channels)),
+        (triton_norm_kernels.layer_norm_backward, constants, norm_schedule("backward", channels)),
     ]
+    if channels in PRODUCT_WIDTHS:
+        constants = {"PRECISION": precision}
+        for kernel in (triton_mlp_kernels.mlp, triton_mlp_kernels.mlp_backward):
+            direction = "backward" if kernel.__name__.endswith("backward") else "forward"
+            schedule = mlp_schedule(direction, channels, 4 * channels, dtype)
+            todo.append((kernel, constants, schedule))
+    return todo
+
+
+def report(wanted: list[str]) -> None:
+    """Lines of the kernels whose names hold one of some words, for all widths and precisions."""
+    kinds = [(torch.bfloat16, "ieee"), (torch.float32, "tf32"), (torch.float32, "ieee")]
+    for dtype, precision in kinds:
+        for channels in WIDTHS:
+            for kernel, constants, schedule in kernels(channels, dtype, precision):
+                name = kernel.__name__
+                if wanted and not any(word in name for word in wanted):
+                    continue
+                if "PRECISION" not in constants and precision == "tf32":
+                    continue
+                done = compiled(kernel, dtype, schedule, **constants)
+                figures = f"{registers(done)}, {done.metadata.shared} shared"
+                print(f"{name} C={channels} {dtype} {precision} {figures}", flush=True)
 
 
 def main() -> None:
-    report = "--registers" in sys.argv
-    dtypes = (torch.bfloat16, torch.float32) if report else (torch.bfloat16,)
-    wanted = [
-        (c, d, n) for d in dtypes for c in (NORM_WIDTHS if report else (96,)) for n in norms(c)
-    ]
-    for channels, dtype, (kernel, schedule) in wanted:
-        if sys.argv[2:] and sys.argv[2] not in kernel.__name__:
-            continue
-        done = compiled(kernel, dtype, schedule, C=channels)
-        figures = f" {registers(done)}, {done.metadata.shared} shared" if report else ""
-        print(f"{kernel.__name__} C={channels} {dtype}{figures} ok", flush=True)
-    if not report:
-        # 64-bit offsets, and neither branch nor residual: other code paths.
-        nothing = {"scale": None, "WIDE": True, "C": 96}
-        kernel, schedule = norms(96)[0]
-        compiled(kernel, torch.float16, schedule, y=None, m=None, **nothing)
-        kernel, schedule = norms(96)[1]
-        compiled(kernel, torch.float16, schedule, d_residual=None, d_branch=None, **nothing)
-        print("norms alone ok")
+    if sys.argv[1:2] == ["--registers"]:
+        report(sys.argv[2:])
+        return
+    todo = kernels(96, torch.bfloat16, "ieee")
+    for kernel, constants, schedule in todo:
+        compiled(kernel, torch.bfloat16, schedule, **constants)
+        print(f"{kernel.__name__} ok", flush=True)
+    # Neither branch, residual nor factors of images: other code paths.
+    (forward, constants, schedule), (backward, _, backward_schedule), *_ = todo
+    constants = {**constants, "scale": None}
+    compiled(forward, torch.float16, schedule, **constants, y=None, m=None)
+    nothing = {"d_residual": None, "d_branch": None}
+    compiled(backward, torch.float16, backward_schedule, **constants, **nothing)
+    print("norms alone ok")
 
 
 if __name__ == "__main__":
