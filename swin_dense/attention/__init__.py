@@ -14,7 +14,9 @@
                its speed is not measured yet
 =============  ==========================================================================
 
-What 'auto' chose is logged at debug level, once for each choice.
+What 'auto' chose is logged at debug level, once for each choice. While torch.compile or
+torch.export traces, all but ``triton`` are written out by :mod:`~swin_dense.attention.traced`,
+whose graph serves maps of any size.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from swin_dense.attention import cpu, reference, sdpa, triton_attention
+from swin_dense.attention import cpu, reference, sdpa, traced, triton_attention
 
 _IMPLEMENTATIONS = {
     "reference": reference.shifted_window_attention,
@@ -109,9 +111,10 @@ def shifted_window_attention(
         # Logging would break the graph of torch.compile.
         if not torch.compiler.is_compiling():
             _announce(impl, qkv.device.type, qkv.dtype, num_heads, window_size)
-    return _IMPLEMENTATIONS[impl](
-        qkv, qkv_bias, position_bias, num_heads, window_size, shift_size, scale, dropout_p
-    )
+    arguments = qkv, qkv_bias, position_bias, num_heads, window_size, shift_size, scale, dropout_p
+    if torch.compiler.is_compiling() and impl != "triton":
+        return traced.shifted_window_attention(*arguments, fused=impl == "sdpa")
+    return _IMPLEMENTATIONS[impl](*arguments)
 
 
 def _check_input(

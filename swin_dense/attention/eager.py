@@ -10,11 +10,11 @@ from torch.autograd import forward_ad
 def is_eager(*tensors: Tensor | None) -> bool:
     """Whether these hold numbers that are computed now, one call at a time.
 
-    Not while torch.compile or export traces, under torch.func's transforms, in forward-mode
-    differentiation, nor for meta, fake and other wrapped tensors: there only operators that
-    PyTorch itself knows will do.
+    Not while torch.compile, export or torch.jit traces, under torch.func's transforms, in
+    forward-mode differentiation, nor for meta, fake and other wrapped tensors: there only
+    operators that PyTorch itself knows will do.
     """
-    if torch.compiler.is_compiling() or forward_ad._current_level >= 0:
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or forward_ad._current_level >= 0:
         return False
     return all(
         x is None

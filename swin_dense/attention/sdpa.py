@@ -49,19 +49,19 @@ def shifted_window_attention(
         mask = None if position_bias is None else position_bias.to(q.dtype)
         q, k, v = (t.flatten(0, 1) for t in (q, k, v))
     if mask is not None:
-        mask = _aligned(mask)
-    out = _attend(q, k, v, mask, scale, dropout_p)
+        mask = aligned(mask)
+    out = attend(q, k, v, mask, scale, dropout_p)
     out = out.view(b, n_windows, num_heads, n_tokens, -1)
     return from_windows(out, h, w, window_size, shift_size)
 
 
-def _aligned(mask: Tensor) -> Tensor:
+def aligned(mask: Tensor) -> Tensor:
     """Copy ``(..., N, N)`` so that its rows start at multiples of 8, as the fast kernel asks."""
     n = mask.shape[-1]
     return F.pad(mask, (0, -n % 8))[..., :n]
 
 
-def _attend(
+def attend(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, dropout_p: float
 ) -> Tensor:
     """Attention of q, k, v ``(batch, heads, N, d)`` with a mask ``(heads, N, N)`` for all."""
@@ -70,7 +70,7 @@ def _attend(
         qs, ks, vs = (t.split(_LARGEST_GRID, dim) for t in (q, k, v))
         masks = [mask] * len(qs) if mask is None or dim == 0 else mask.split(_LARGEST_GRID)
         parts = zip(qs, ks, vs, masks, strict=True)
-        return torch.cat([_attend(*part, scale, dropout_p) for part in parts], dim)
+        return torch.cat([attend(*part, scale, dropout_p) for part in parts], dim)
     if mask is not None:
         mask = mask.expand(q.shape[0], -1, -1, -1)
     with sdpa_kernel(_BACKENDS):

@@ -6,6 +6,9 @@ filled up at the bottom and the right first.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import lru_cache
 
 import torch
@@ -79,8 +82,22 @@ def shift_regions(height: int, width: int, window_size: int, shift_size: int) ->
     return partition(regions[None, :, :, None], window_size)[0, :, :, 0]
 
 
-# Two entries a stage: enough for one input size at a time, and little memory to hold on to.
-@lru_cache(maxsize=8)
+_kept: ContextVar[dict[tuple, Tensor] | None] = ContextVar("kept", default=None)
+
+
+@contextmanager
+def keep_masks(masks: dict[tuple, Tensor]) -> Iterator[None]:
+    """Meanwhile, :func:`shift_mask` takes masks from ``masks`` and puts there those it makes.
+
+    A CUDA graph needs that: it reads its masks at every replay, so they must live as long as it.
+    """
+    token = _kept.set(masks)
+    try:
+        yield
+    finally:
+        _kept.reset(token)
+
+
 def shift_mask(
     height: int,
     width: int,
@@ -93,8 +110,29 @@ def shift_mask(
 
     -100 and not -inf, as in the official code: the trained weights have seen the difference.
     """
+    key = (height, width, window_size, shift_size, device, dtype)
+    kept = _kept.get()
+    if kept is None:
+        return _cached_mask(*key)
+    if key not in kept:
+        kept[key] = _make_mask(*key)
+    return kept[key]
+
+
+def _make_mask(
+    height: int,
+    width: int,
+    window_size: int,
+    shift_size: int,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> Tensor:
     # A mask made under inference mode could not serve a training step later.
     with torch.inference_mode(False), torch.no_grad():
         regions = shift_regions(height, width, window_size, shift_size).to(device)
         same = regions[:, :, None] == regions[:, None, :]
         return torch.zeros(same.shape, dtype=dtype, device=device).masked_fill_(~same, -100.0)
+
+
+# Two entries a stage: enough for one input size at a time, and little memory to hold on to.
+_cached_mask = lru_cache(maxsize=8)(_make_mask)

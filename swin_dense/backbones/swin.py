@@ -21,6 +21,7 @@ from torch.utils.checkpoint import checkpoint
 from swin_dense.backbones import fused_block
 from swin_dense.backbones.announcing import announce
 from swin_dense.backbones.attention_layers import GlobalAttention, WindowAttention
+from swin_dense.backbones.cuda_graphs import CudaGraphs, graphed
 from swin_dense.backbones.feed_forward import FeedForward
 from swin_dense.backbones.swin_arguments import check_arguments, resolve_arch
 from swin_dense.checkpoints import (
@@ -51,8 +52,9 @@ class PatchEmbed(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``(B, in, H, W) -> (B, H', W', C)``."""
         h, w = x.shape[-2:]
-        bottom, right = -h % self.patch_size, -w % self.patch_size
-        if bottom or right:
+        rows, columns = (-(-size // self.patch_size) for size in (h, w))
+        bottom, right = rows * self.patch_size - h, columns * self.patch_size - w
+        if torch.compiler.is_compiling() or bottom or right:
             x = F.pad(x, (0, right, 0, bottom))
         return self.norm(self.projection(x).permute(0, 2, 3, 1))
 
@@ -79,7 +81,7 @@ class PatchMerging(nn.Module):
         rows, columns = (-(-size // self.stride) for size in (h, w))
         reach_h, reach_w = ((n - 1) * self.stride + 1 for n in (rows, columns))
         bottom, right = max(reach_h + 1 - h, 0), max(reach_w + 1 - w, 0)
-        if bottom or right:
+        if torch.compiler.is_compiling() or bottom or right:
             x = F.pad(x, (0, 0, 0, right, 0, bottom))
         neighbours = [
             x[:, i : i + reach_h : self.stride, j : j + reach_w : self.stride]
@@ -154,8 +156,8 @@ class SwinTransformer(BaseModule):
     """Swin Transformer: an image in, four maps of strides 4, 8, 16 and 32 out.
 
     All arguments of mmdet's and mmseg's class of this name mean the same here, with the same
-    defaults. Ours are ``arch``, ``attn_impl``, ``global_attention`` and the ablations of
-    the paper's table 4.
+    defaults. Ours are ``arch``, ``attn_impl``, ``global_attention``, ``cuda_graphs`` and the
+    ablations of the paper's table 4.
 
     Args:
         pretrain_img_size: image size (height, width) of the absolute position embedding, pixels.
@@ -188,6 +190,8 @@ class SwinTransformer(BaseModule):
         use_dot_product: False leaves only the bias as scores, "rel. pos. w/o app." in table 4.
         global_attention: end the last stage with a block whose attention takes in the whole map, as
             HTC++ does (section 4.2); no classifier's checkpoint has it, so it starts at random.
+        cuda_graphs: how many input shapes keep a CUDA graph of the forward pass for inference, the
+            latest used; 0 for none. See :mod:`swin_dense.backbones.cuda_graphs`.
 
     Raises:
         ValueError: an argument is unknown or does not fit the others.
@@ -225,6 +229,7 @@ class SwinTransformer(BaseModule):
         use_rel_pos_bias: bool = True,
         use_dot_product: bool = True,
         global_attention: bool = False,
+        cuda_graphs: int = 0,
         **unknown: Any,
     ) -> None:
         embed_dims, depths, num_heads = resolve_arch(arch, embed_dims, depths, num_heads)
@@ -247,6 +252,7 @@ class SwinTransformer(BaseModule):
             use_rel_pos_bias=use_rel_pos_bias,
             use_dot_product=use_dot_product,
             global_attention=global_attention,
+            cuda_graphs=cuda_graphs,
         )
         if pretrained is not None:
             warnings.warn("pretrained=... is the former name of init_cfg", stacklevel=2)
@@ -258,6 +264,7 @@ class SwinTransformer(BaseModule):
         self.frozen_stages = frozen_stages
         self.num_features = [embed_dims * 2**i for i in range(len(depths))]
         self.patch_grid = checked.patch_grid
+        self.cuda_graphs = CudaGraphs(cuda_graphs)
 
         patch_norm_cfg = norm_cfg if patch_norm else None
         self.patch_embed = PatchEmbed(in_channels, embed_dims, checked.patch_size, patch_norm_cfg)
@@ -326,6 +333,7 @@ class SwinTransformer(BaseModule):
         # Here too, not only in train(): DDP asks which parameters train before train() is called.
         self._freeze()
 
+    @graphed
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """``(B, in_channels, H, W)``, H, W >= 1, to ``(B, C_i, ceil(H / s_i), ceil(W / s_i))``."""
         x = self.patch_embed(x)

@@ -66,6 +66,7 @@ def check_arguments(
     use_rel_pos_bias: bool,
     use_dot_product: bool,
     global_attention: bool,
+    cuda_graphs: int,
 ) -> Checked:
     """Raise ValueError for arguments that do not fit each other; see SwinTransformer."""
     _check_names(cls, unknown)
@@ -105,6 +106,11 @@ def check_arguments(
         not global_attention or stages - 1 in out_indices,
         f"global_attention acts on the last stage, so out_indices needs {stages - 1}",
         out_indices,
+    )
+    _expect(
+        type(cuda_graphs) is int and cuda_graphs >= 0,
+        "cuda_graphs must be a number of input shapes, 0 for none",
+        cuda_graphs,
     )
     side, other = pair("patch_size", patch_size)
     _expect(

@@ -1,0 +1,319 @@
+"""When a CUDA graph stands in for a forward pass, and for how long: with a pretended recording."""
+
+import copy
+import io
+import pickle
+import threading
+
+import pytest
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from swin_dense import SwinTransformer
+from swin_dense.attention import windows
+from swin_dense.backbones import cuda_graphs
+from swin_dense.errors import UserError
+
+SMALL = {"embed_dims": 8, "depths": (2, 1), "num_heads": (1, 2), "window_size": 3,
+         "strides": (4, 2), "out_indices": (0, 1)}  # fmt: skip
+
+
+class PretendedGraph:
+    """Counts recordings and replays; runs the forward pass that it was made of."""
+
+    recorded: list[tuple[int, ...]]
+    replayed: list[tuple[int, ...]]
+    waited = 0
+
+    def __init__(self, forward, x, other=None):
+        type(self).recorded.append(tuple(x.shape))
+        self.other = other
+        self.forward = forward
+        with torch.no_grad():
+            forward(x)
+
+    def replay(self, x):
+        type(self).replayed.append(tuple(x.shape))
+        return self.forward(x)
+
+    def wait(self):
+        type(self).waited += 1
+
+
+@pytest.fixture
+def graphs(monkeypatch):
+    """Recordings are pretended, and the CPU passes for a GPU."""
+    PretendedGraph.recorded, PretendedGraph.replayed = [], []
+    monkeypatch.setattr(cuda_graphs, "_Graph", PretendedGraph)
+    monkeypatch.setattr(cuda_graphs, "_is_on_gpu", lambda x: True)
+    return PretendedGraph
+
+
+def images(*sides):
+    return [torch.randn(1, 3, side, side) for side in sides]
+
+
+@pytest.mark.parametrize("bad", [-1, 2.0, "2", None, True])
+def test_bad_argument_is_named(bad):
+    with pytest.raises(ValueError, match=r"cuda_graphs must be a number of input shapes.*got"):
+        SwinTransformer(**SMALL, cuda_graphs=bad)
+
+
+def test_graphs_are_bounded_and_the_latest_used_stay(graphs):
+    model = SwinTransformer(**SMALL, cuda_graphs=2).eval()
+    a, b, c = images(16, 20, 24)
+    with torch.no_grad():
+        for x in (a, b, a, c, a, b):  # c puts b out, then b puts c out
+            for ours, expected in zip(
+                model(x), SwinTransformer.forward.__wrapped__(model, x), strict=True
+            ):
+                assert torch.equal(ours, expected)
+            assert len(model.cuda_graphs) <= 2
+    assert [shape[-1] for shape in graphs.recorded] == [16, 20, 24, 20]
+    assert [shape[-1] for shape in graphs.replayed] == [16, 20, 16, 24, 16, 20]
+
+
+def test_a_graph_that_is_dropped_is_waited_for(graphs):
+    model = SwinTransformer(**SMALL, cuda_graphs=1).eval()
+    before = graphs.waited
+    with torch.no_grad():
+        for x in images(16, 20):
+            model(x)
+    assert graphs.waited == before + 1
+    model.cuda_graphs.clear()
+    assert graphs.waited == before + 2
+    assert len(model.cuda_graphs) == 0
+
+
+@pytest.fixture
+def autocast():
+    """Sets what torch.autocast does, which does nothing without a GPU."""
+    before = torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda")
+
+    def enter(enabled, dtype):
+        torch.set_autocast_enabled("cuda", enabled)
+        torch.set_autocast_dtype("cuda", dtype)
+
+    yield enter
+    enter(*before)
+
+
+def test_a_graph_serves_one_precision(graphs, autocast):
+    model = SwinTransformer(**SMALL, cuda_graphs=4).eval()
+    (x,) = images(16)
+    with torch.no_grad():
+        for enabled, dtype in (
+            (False, torch.float16), (True, torch.float16), (True, torch.bfloat16),
+            (False, torch.float16),
+        ):  # fmt: skip
+            autocast(enabled, dtype)
+            model(x)
+    assert len(graphs.recorded) == 3
+
+
+def test_graphs_share_the_memory_of_one_that_lives(graphs):
+    model = SwinTransformer(**SMALL, cuda_graphs=2).eval()
+    with torch.no_grad():
+        for x in images(16, 20, 24):
+            model(x)
+    first, second = model.cuda_graphs._graphs.values()
+    assert second.other is first
+
+
+class Watch(TorchDispatchMode):
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+def test_not_in_training_nor_with_gradients_nor_watched(graphs):
+    model = SwinTransformer(**SMALL, cuda_graphs=2)
+    (x,) = images(16)
+    with torch.no_grad():
+        model(x)  # trains
+        model.eval().stages[0].train()
+        model(x)  # a part trains
+        model.eval()
+        with Watch():
+            model(x)
+        handle = model.stages[1].register_forward_hook(lambda *_: None)
+        model(x)
+        handle.remove()
+        handle = nn.modules.module.register_module_forward_hook(lambda *_: None)
+        model(x)
+        handle.remove()
+        model._is_replica = True
+        model(x)
+        del model._is_replica
+        model(x[:0])
+        torch.func.vmap(model)(x[None])
+        torch.jit.trace(model, x, check_trace=False)
+    model(x)
+    assert graphs.recorded == []
+    with torch.inference_mode():
+        model(x)
+    assert len(graphs.recorded) == 1
+
+
+def test_hooks_of_the_backbone_itself_are_called(graphs):
+    model = SwinTransformer(**SMALL, cuda_graphs=2).eval()
+    called = []
+    model.register_forward_hook(lambda *_: called.append(1))
+    with torch.no_grad():
+        for x in images(16, 16):
+            model(x)
+    assert len(called) == 2
+    assert len(graphs.recorded) == 1
+
+
+def replace_by_assignment(model):
+    model.load_state_dict({k: v.clone() for k, v in model.state_dict().items()}, assign=True)
+
+
+def replace_data(model):
+    model.stages[0].blocks[0].attn["w_msa"].qkv.weight.data = torch.randn(24, 8)
+
+
+def replace_part(model):
+    model.stages[0].blocks[0].ffn.layers[0][1] = nn.ReLU().eval()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [replace_by_assignment, replace_data, replace_part, SwinTransformer.double],
+)
+def test_weights_that_are_elsewhere_drop_the_graphs(graphs, change):
+    model = SwinTransformer(**SMALL, cuda_graphs=2).eval()
+    (x,) = images(16)
+    with torch.no_grad():
+        model(x)
+        change(model)
+        x = x.to(model.norm0.weight.dtype)
+        model(x)
+        model(x)
+    assert len(graphs.recorded) == 2
+    assert len(model.cuda_graphs) == 1
+
+
+def test_weights_written_in_place_keep_the_graphs(graphs):
+    model = SwinTransformer(**SMALL, cuda_graphs=2).eval()
+    (x,) = images(16)
+    with torch.no_grad():
+        model(x)
+        model.load_state_dict({k: v.clone() for k, v in model.state_dict().items()})
+        model(x)
+    model.train()
+    sum(m.sum() for m in model(x)).backward()
+    torch.optim.SGD(model.parameters(), 0.1).step()
+    with torch.no_grad():
+        model.eval()(x)
+    assert len(graphs.recorded) == 1
+
+
+def copies(model):
+    yield copy.deepcopy(model)
+    yield pickle.loads(pickle.dumps(model))
+    file = io.BytesIO()
+    torch.save(model, file)
+    file.seek(0)
+    yield torch.load(file, weights_only=False)
+
+
+def test_copies_have_no_graphs_but_make_them(graphs):
+    model = SwinTransformer(**SMALL, cuda_graphs=2).eval()
+    (x,) = images(16)
+    with torch.no_grad():
+        expected = model(x)
+        for i, other in enumerate(copies(model)):
+            assert len(other.cuda_graphs) == 0
+            assert all(torch.equal(a, b) for a, b in zip(other(x), expected, strict=True))
+            assert len(graphs.recorded) == 2 + i
+    assert not [key for key in model.state_dict() if "graph" in key]
+    assert model.state_dict().keys() == SwinTransformer(**SMALL).state_dict().keys()
+
+
+def test_want_of_memory_costs_the_graphs_and_not_the_result(graphs, monkeypatch, caplog):
+    class Failing(PretendedGraph):
+        def __init__(self, forward, x, other=None):
+            super().__init__(forward, x, other)
+            if x.shape[-1] == 20:
+                try:
+                    raise torch.OutOfMemoryError("CUDA out of memory")
+                except torch.OutOfMemoryError as error:
+                    raise UserError("cannot be recorded") from error
+
+    monkeypatch.setattr(cuda_graphs, "_Graph", Failing)
+    model = SwinTransformer(**SMALL, cuda_graphs=3).eval()
+    a, b = images(16, 20)
+    with torch.no_grad():
+        for x in (a, b, b, a, a):
+            assert model(x)[0].shape[-1] == x.shape[-1] // 4
+    # All make room, and the shape that failed is not tried each time.
+    assert [shape[-1] for shape in graphs.recorded] == [16, 20, 16]
+    assert [r.getMessage() for r in caplog.records] == [
+        "no memory for a CUDA graph of an input (1, 3, 20, 20): it runs without; "
+        "use fewer cuda_graphs"
+    ]
+
+
+def test_other_errors_are_raised_and_leave_no_graph(graphs, monkeypatch):
+    def fail(forward, x, other=None):
+        raise UserError("the forward pass cannot be recorded")
+
+    model = SwinTransformer(**SMALL, cuda_graphs=1).eval()
+    (x,) = images(16)
+    with torch.no_grad():
+        with monkeypatch.context() as patch:
+            patch.setattr(cuda_graphs, "_Graph", fail)
+            with pytest.raises(UserError, match="cannot be recorded"):
+                model(x)
+        model(x)
+    assert len(graphs.recorded) == 1
+
+
+def test_threads_take_turns(graphs):
+    model = SwinTransformer(**SMALL, cuda_graphs=1).eval()
+    inputs = images(16, 20, 24, 16)
+    with torch.no_grad():
+        expected = [SwinTransformer.forward.__wrapped__(model, x) for x in inputs]
+    results = {}
+
+    def work(i):
+        with torch.no_grad():
+            for _ in range(5):
+                results[i] = model(inputs[i])
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(len(inputs))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for i, maps in enumerate(expected):
+        for a, b in zip(results[i], maps, strict=True):
+            torch.testing.assert_close(a, b, rtol=0, atol=0)
+
+
+def test_no_effect_on_a_cpu():
+    torch.manual_seed(0)
+    model = SwinTransformer(**SMALL, cuda_graphs=2).eval()
+    torch.manual_seed(0)
+    plain = SwinTransformer(**SMALL).eval()
+    (x,) = images(18)
+    with torch.inference_mode():
+        assert all(torch.equal(a, b) for a, b in zip(model(x), plain(x), strict=True))
+    assert len(model.cuda_graphs) == 0
+
+
+def test_masks_are_kept_for_a_graph():
+    """Those of the cache may be thrown out of it, whereupon their memory is used anew."""
+    key = (6, 6, 3, 1, torch.device("cpu"), torch.float32)
+    masks = {}
+    cached = windows.shift_mask(*key)
+    with windows.keep_masks(masks):
+        kept = windows.shift_mask(*key)
+        assert windows.shift_mask(*key) is kept
+    assert list(masks) == [key]
+    assert torch.equal(kept, cached)
+    assert kept.data_ptr() != cached.data_ptr()
+    assert windows.shift_mask(*key) is cached
