@@ -80,7 +80,8 @@ class PatchMerging(nn.Module):
         h, w = x.shape[1:3]
         rows, columns = (-(-size // self.stride) for size in (h, w))
         reach_h, reach_w = ((n - 1) * self.stride + 1 for n in (rows, columns))
-        bottom, right = max(reach_h + 1 - h, 0), max(reach_w + 1 - w, 0)
+        beyond = max(self.stride, 2) - 1  # whole steps, and a neighbour for the last token at least
+        bottom, right = reach_h + beyond - h, reach_w + beyond - w
         if torch.compiler.is_compiling() or bottom or right:
             x = F.pad(x, (0, 0, 0, right, 0, bottom))
         neighbours = [

@@ -1,0 +1,99 @@
+"""torch.compile and torch.export of the backbone: graphs are not made for each size."""
+
+import pytest
+import torch
+from torch.export import Dim
+
+from swin_dense import SwinTransformer
+
+SMALL = {"embed_dims": 8, "depths": (2, 1), "num_heads": (2, 2), "strides": (4, 2),
+         "out_indices": (0, 1), "window_size": 3}  # fmt: skip
+# Of more than one window in the last stage; multiples of all strides and odd ones.
+SIZES = [(48, 64), (64, 33), (50, 96), (71, 45)]
+
+
+class Graphs:
+    """A backend that counts compilations and compiles nothing."""
+
+    def __init__(self):
+        torch._dynamo.reset()
+        self.count = 0
+
+    def __call__(self, graph, _):
+        self.count += 1
+        return graph.forward
+
+
+def model(**kwargs):
+    backbone = SwinTransformer(**SMALL, **kwargs)
+    backbone.init_weights()
+    return backbone
+
+
+def results(function, backbone, x):
+    """Maps, and gradients if the backbone trains."""
+    maps = function(x)
+    if not backbone.training:
+        return list(maps)
+    loss = sum((m * m.detach().cos()).sum() for m in maps)
+    return [*maps, *torch.autograd.grad(loss, list(backbone.parameters()))]
+
+
+def assert_equal(ours, expected):
+    for a, b in zip(ours, expected, strict=True):
+        # Both are fp32: rounding of a few hundred operations in another order.
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-5 * max(1.0, float(b.abs().max())))
+
+
+@pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
+@pytest.mark.parametrize("impl", ["reference", "sdpa", "auto"])
+def test_one_graph_for_all_sizes(impl, training):
+    backbone = model(attn_impl=impl, drop_path_rate=0.0).train(training)
+    compiled = torch.compile(backbone, backend=(graphs := Graphs()), fullgraph=True, dynamic=True)
+    for size in SIZES:
+        x = torch.randn(2, 3, *size)
+        assert_equal(results(compiled, backbone, x), results(backbone, backbone, x))
+        assert graphs.count == 1
+
+
+def test_two_graphs_when_nothing_is_said_of_sizes():
+    """The first is for one size; the second, which is for all, follows with the second size."""
+    backbone = model(use_abs_pos_embed=True, pretrain_img_size=32).eval()
+    compiled = torch.compile(backbone, backend=(graphs := Graphs()), fullgraph=True)
+    counts = []
+    with torch.no_grad():
+        for size in SIZES:
+            x = torch.randn(2, 3, *size)
+            assert_equal(compiled(x), backbone(x))
+            counts.append(graphs.count)
+    assert counts == [1, 2, 2, 2]
+
+
+def test_drop_path_and_checkpointing_make_no_difference():
+    backbone = model(drop_path_rate=0.5, with_cp=True, global_attention=True)
+    compiled = torch.compile(backbone, backend=(graphs := Graphs()), fullgraph=True, dynamic=True)
+    for size in SIZES:
+        sum(m.sum() for m in compiled(torch.randn(2, 3, *size))).backward()
+    assert graphs.count == 1
+
+
+def test_cuda_graphs_leave_the_compiler_alone():
+    backbone = model(cuda_graphs=2).eval()
+    compiled = torch.compile(backbone, backend=(graphs := Graphs()), fullgraph=True, dynamic=True)
+    with torch.no_grad():
+        for size in SIZES[:2]:
+            x = torch.randn(2, 3, *size)
+            assert_equal(compiled(x), backbone(x))
+    assert graphs.count == 1
+
+
+def test_export_for_all_sizes():
+    backbone = model().eval()
+    size = {0: Dim("batch", min=2), 2: Dim("height", min=25), 3: Dim("width", min=25)}
+    with torch.no_grad():
+        example = torch.randn(3, 3, *SIZES[0])
+        program = torch.export.export(backbone, (example,), dynamic_shapes=(size,))
+        exported = program.module()
+        for height, width in SIZES:
+            x = torch.randn(2, 3, height, width)
+            assert_equal(exported(x), backbone(x))
