@@ -112,8 +112,8 @@ class _Graph:
         self._masks: dict[tuple, Tensor] = {}
         # Tensors of inference mode could not be written to outside of it.
         with torch.inference_mode(False), torch.no_grad(), torch.cuda.device(x.device):
-            self._stream = torch.cuda.Stream() if other is None else other._stream
-            self._done = torch.cuda.Event() if other is None else other._done
+            self._stream: torch.cuda.Stream = other._stream if other else torch.cuda.Stream()
+            self._done: torch.cuda.Event = other._done if other else torch.cuda.Event()
             self._input = torch.empty_like(x, memory_format=torch.contiguous_format).copy_(x)
             self._stream.wait_stream(torch.cuda.current_stream())
             # Entered here although a capture does so too: one that fails does not come back.
@@ -213,7 +213,7 @@ def _settings() -> tuple[Any, ...]:
         torch.is_autocast_enabled("cuda"),
         torch.get_autocast_dtype("cuda"),
         torch.backends.cuda.matmul.fp32_precision,
-        torch.backends.cudnn.conv.fp32_precision,
+        torch.backends.cudnn.conv.fp32_precision,  # type: ignore[attr-defined]
         torch.are_deterministic_algorithms_enabled(),
     )
 

@@ -31,10 +31,8 @@ def model(**kwargs):
 
 
 def results(function, backbone, x):
-    """Maps, and gradients if the backbone trains."""
+    """Maps, and gradients of all parameters."""
     maps = function(x)
-    if not backbone.training:
-        return list(maps)
     loss = sum((m * m.detach().cos()).sum() for m in maps)
     return [*maps, *torch.autograd.grad(loss, list(backbone.parameters()))]
 
@@ -42,13 +40,14 @@ def results(function, backbone, x):
 def assert_equal(ours, expected):
     for a, b in zip(ours, expected, strict=True):
         # Both are fp32: rounding of a few hundred operations in another order.
-        torch.testing.assert_close(a, b, rtol=0, atol=1e-5 * max(1.0, float(b.abs().max())))
+        tolerance = 1e-5 * max(1.0, b.detach().abs().max().item())
+        torch.testing.assert_close(a, b, rtol=0, atol=tolerance)
 
 
-@pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
-@pytest.mark.parametrize("impl", ["reference", "sdpa", "auto"])
-def test_one_graph_for_all_sizes(impl, training):
-    backbone = model(attn_impl=impl, drop_path_rate=0.0).train(training)
+# On a CPU, 'auto' and 'reference' are the same to the compiler.
+@pytest.mark.parametrize("impl", ["sdpa", "auto"])
+def test_one_graph_for_all_sizes(impl):
+    backbone = model(attn_impl=impl, drop_path_rate=0.0)
     compiled = torch.compile(backbone, backend=(graphs := Graphs()), fullgraph=True, dynamic=True)
     for size in SIZES:
         x = torch.randn(2, 3, *size)
@@ -57,8 +56,11 @@ def test_one_graph_for_all_sizes(impl, training):
 
 
 def test_two_graphs_when_nothing_is_said_of_sizes():
-    """The first is for one size; the second, which is for all, follows with the second size."""
-    backbone = model(use_abs_pos_embed=True, pretrain_img_size=32).eval()
+    """The first is for one size; the second, which is for all, follows with the second size.
+
+    That CUDA graphs are asked for leaves it alone.
+    """
+    backbone = model(use_abs_pos_embed=True, pretrain_img_size=32, cuda_graphs=2).eval()
     compiled = torch.compile(backbone, backend=(graphs := Graphs()), fullgraph=True)
     counts = []
     with torch.no_grad():
@@ -74,16 +76,6 @@ def test_drop_path_and_checkpointing_make_no_difference():
     compiled = torch.compile(backbone, backend=(graphs := Graphs()), fullgraph=True, dynamic=True)
     for size in SIZES:
         sum(m.sum() for m in compiled(torch.randn(2, 3, *size))).backward()
-    assert graphs.count == 1
-
-
-def test_cuda_graphs_leave_the_compiler_alone():
-    backbone = model(cuda_graphs=2).eval()
-    compiled = torch.compile(backbone, backend=(graphs := Graphs()), fullgraph=True, dynamic=True)
-    with torch.no_grad():
-        for size in SIZES[:2]:
-            x = torch.randn(2, 3, *size)
-            assert_equal(compiled(x), backbone(x))
     assert graphs.count == 1
 
 
