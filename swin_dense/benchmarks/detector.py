@@ -57,7 +57,8 @@ def _stock_arguments(backbone: dict[str, Any], scope: str) -> dict[str, Any]:
     if arch := arguments.pop("arch", None):
         names = ("embed_dims", "depths", "num_heads")
         arguments |= dict(zip(names, ARCHS[arch], strict=True))
-    arguments.pop("attn_impl", None)
+    for own in ("attn_impl", "cuda_graphs"):  # which change no result
+        arguments.pop(own, None)
     known = inspect.signature(import_module(f"{scope}.models").SwinTransformer).parameters
     if unknown := [name for name in arguments if name != "type" and name not in known]:
         raise UserError(f"{scope}'s SwinTransformer has no {unknown[0]}: there is no such model")
