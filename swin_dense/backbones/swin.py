@@ -54,9 +54,17 @@ class PatchEmbed(nn.Module):
         h, w = x.shape[-2:]
         rows, columns = (-(-size // self.patch_size) for size in (h, w))
         bottom, right = rows * self.patch_size - h, columns * self.patch_size - w
-        if torch.compiler.is_compiling() or bottom or right:
+        if torch.compiler.is_compiling():
+            return self.norm(self._project_any_size(F.pad(x, (0, right, 0, bottom))))
+        if bottom or right:
             x = F.pad(x, (0, right, 0, bottom))
         return self.norm(self.projection(x).permute(0, 2, 3, 1))
+
+    def _project_any_size(self, x: Tensor) -> Tensor:
+        # The compiler ties the gradient of a convolution to one size, that of a product to none.
+        side = self.patch_size
+        patches = x.unflatten(3, (-1, side)).unflatten(2, (-1, side)).permute(0, 2, 4, 1, 3, 5)
+        return F.linear(patches.flatten(3), self.projection.weight.flatten(1), self.projection.bias)
 
 
 class PatchMerging(nn.Module):
