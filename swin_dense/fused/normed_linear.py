@@ -20,7 +20,7 @@ from swin_dense.fused.layers import (
     normalise_backward,
     product_dtype,
 )
-from swin_dense.fused.triton_limits import takes_triton
+from swin_dense.fused.triton_limits import takes_triton, unfit_product
 
 Arrange = Callable[[Tensor], Tensor] | None
 
@@ -57,7 +57,10 @@ def _forward(x: Tensor, norm: Norm, linear: Linear, impl: str) -> Tensor:
     if takes_triton(impl, rows, dtype):
         from swin_dense.fused import triton_block
 
-        out = F.linear(triton_block.layer_norm(rows, *norm, dtype), *linear)
+        if unfit_product(rows, dtype, len(linear.weight)) is None:
+            out = triton_block.norm_linear(rows, *norm, *linear)
+        else:
+            out = F.linear(triton_block.layer_norm(rows, *norm, dtype), *linear)
     else:
         (out,) = by_chunks(
             lambda some: (products.linear(normalise(rows[some], norm)[0].to(dtype), *linear),),

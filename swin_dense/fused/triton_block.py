@@ -19,6 +19,7 @@ import triton
 from torch import Tensor
 
 from swin_dense.attention.triton_launch import multiprocessors, on, precision
+from swin_dense.fused import triton_linear_kernels as linear_kernels
 from swin_dense.fused import triton_mlp_kernels as mlp_kernels
 from swin_dense.fused import triton_norm_kernels as norm_kernels
 from swin_dense.fused.triton_limits import unfit, unfit_product
@@ -48,7 +49,6 @@ def mlp_schedule(direction: str, channels: int, hidden: int, dtype: torch.dtype)
     Chosen by compiling for sm_90 without a GPU: the largest that leave little or nothing in local
     memory. Their speed is not measured.
     """
-    first = 1 << ((channels - 1).bit_length() - 1)
     rows, chunk, warps, stages = 64, 32, 8, 2
     if dtype == torch.float32:  # tensor cores or not
         rows, stages = 32, 1
@@ -60,15 +60,22 @@ def mlp_schedule(direction: str, channels: int, hidden: int, dtype: torch.dtype)
         warps = 4
     if hidden % chunk:
         chunk = 32
-    return {
-        "C_1": first,
-        "C_2": channels - first,
-        "HIDDEN": hidden,
-        "ROWS": rows,
-        "CHUNK": chunk,
-        "num_warps": warps,
-        "num_stages": stages,
-    }
+    sizes = {"HIDDEN": hidden, "ROWS": rows, "CHUNK": chunk}
+    return {**_two_tiles(channels), **sizes, "num_warps": warps, "num_stages": stages}
+
+
+def linear_schedule(channels: int, features: int, dtype: torch.dtype) -> dict[str, int]:
+    """Tiles, warps and stages of a linear layer's kernel; chosen as an MLP's are."""
+    rows, stages = (32, 1) if dtype == torch.float32 else (128, 2)
+    chunk = 64 if channels <= 128 and features % 64 == 0 and rows == 128 else 32
+    sizes = {"FEATURES": features, "ROWS": rows, "CHUNK": chunk}
+    return {**_two_tiles(channels), **sizes, "num_warps": 8, "num_stages": stages}
+
+
+def _two_tiles(channels: int) -> dict[str, int]:
+    """The largest power of 2 that leaves something, and what it leaves."""
+    first = 1 << ((channels - 1).bit_length() - 1)
+    return {"C_1": first, "C_2": channels - first}
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
@@ -108,7 +115,7 @@ def _add_layer_norm(
     with on(x.device):
         norm_kernels.add_layer_norm[(blocks,)](
             *_contiguous(x, y, scale, weight, bias), m, mn, *_sizes(x, scale), float(eps),
-            C=x.shape[1],  **schedule,
+            C=x.shape[1], **schedule,
         )  # fmt: skip
 
 
@@ -143,8 +150,7 @@ def layer_norm_backward(
     with on(x.device):
         norm_kernels.layer_norm_backward[(programs,)](
             *_contiguous(d_xn, x, weight, d_residual, scale), dx, d_branch, *sums,
-            *_sizes(x, scale), float(eps),
-            C=x.shape[1],  **schedule,
+            *_sizes(x, scale), float(eps), C=x.shape[1], **schedule,
         )  # fmt: skip
     d_weight, d_bias = sums.sum(1)
     return dx, d_weight, d_bias, dx if dtype is not None and d_branch is None else d_branch
@@ -165,8 +171,7 @@ def mlp(
     with on(m.device):
         mlp_kernels.mlp[(max(1, triton.cdiv(m.shape[0], schedule["ROWS"])),)](
             *_contiguous(m, scale, norm_weight, norm_bias, w1, b1, w2, b2), y,
-            *_sizes(m, scale), float(eps),
-             PRECISION=precision(), **schedule,
+            *_sizes(m, scale), float(eps), PRECISION=precision(), **schedule,
         )  # fmt: skip
     return y
 
@@ -205,10 +210,44 @@ def mlp_backward(
         mlp_kernels.mlp_backward[(programs,)](
             *_contiguous(m, dy, scale, norm_weight, norm_bias, w1, b1, w2),
             dm, *sums, mn, g, dh, d2, *_sizes(m, scale), float(eps),
-             PRECISION=precision(), **schedule,
+            PRECISION=precision(), **schedule,
         )  # fmt: skip
     d_weight, d_bias = sums.sum(1)
     return MlpGradients(dm, d_weight, d_bias, mn, g, dh, dy if d2 is None else d2)
+
+
+def norm_linear(
+    x: Tensor, norm_weight: Tensor, norm_bias: Tensor, eps: float, w: Tensor, b: Tensor | None
+) -> Tensor:
+    """``norm(x) @ w.T + b`` in the precision of ``w``; ``(T, C)`` to ``(T, features)``."""
+    _check("norm_linear", unfit_product(x, w.dtype, w.shape[0]))
+    y = x.new_empty(x.shape[0], w.shape[0], dtype=w.dtype)
+    _linear(x, norm_weight, norm_bias, w, b, None, None, y, eps)
+    return y
+
+
+def linear_residual(
+    a: Tensor, w: Tensor, b: Tensor | None, x: Tensor, scale: Tensor | None
+) -> Tensor:
+    """``x + scale * (a @ w.T + b)`` in the precision of ``x``; ``a`` is ``(T, C)`` in ``w``'s."""
+    _check("linear_residual", unfit_product(a, w.dtype, w.shape[0]))
+    if a.dtype != w.dtype:
+        raise ValueError(f"linear_residual in Triton needs {w.dtype} as its weight, got {a.dtype}")
+    m = torch.empty_like(x, memory_format=torch.contiguous_format)
+    _linear(a, None, None, w, b, x, scale, m, 0.0)
+    return m
+
+
+def _linear(
+    a: Tensor, norm_weight: Tensor | None, norm_bias: Tensor | None, w: Tensor, b: Tensor | None,
+    x: Tensor | None, scale: Tensor | None, out: Tensor, eps: float,
+) -> None:  # fmt: skip
+    schedule = linear_schedule(a.shape[1], w.shape[0], w.dtype)
+    with on(a.device):
+        linear_kernels.linear[(max(1, triton.cdiv(a.shape[0], schedule["ROWS"])),)](
+            *_contiguous(a, norm_weight, norm_bias, w, b, x, scale), out,
+            *_sizes(a, scale), float(eps), PRECISION=precision(), **schedule,
+        )  # fmt: skip
 
 
 def _check(name: str, reason: str | None) -> None:
@@ -222,8 +261,10 @@ def _contiguous(*tensors: Any) -> list[Tensor | None]:
 
 def _sizes(x: Tensor, scale: Tensor | None) -> tuple[int, int]:
     """Rows, and rows of an image."""
-    rows = x.shape[0]
-    return rows, max(1, rows if scale is None else rows // scale.shape[0])
+    rows, images = x.shape[0], 1 if scale is None else scale.shape[0]
+    if rows % images:
+        raise ValueError(f"{rows} rows are not of {images} images; give a factor for each image")
+    return rows, max(1, rows // images)
 
 
 def _floats(x: Tensor, *shape: int) -> Tensor:

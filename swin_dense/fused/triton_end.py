@@ -25,10 +25,10 @@ def forward(
 ) -> tuple[Tensor, ...]:
     """Rows ``(T, C)`` to ``(T, C)``; if asked to keep it, fc1's result too, ``(T, hidden)``."""
     projection, norm, fc1, fc2 = layers
-    branch = F.linear(attended, *projection)
     if not keep and _is_one_kernel(layers):
-        middle = triton_block.add(x, branch, scale_1)
+        middle = triton_block.linear_residual(attended, *projection, x, scale_1)
         return (triton_block.mlp(middle, scale_2, *norm, *fc1, *fc2),)  # type: ignore[arg-type]
+    branch = F.linear(attended, *projection)
     middle, normed = triton_block.add_layer_norm(x, branch, scale_1, *norm, attended.dtype)
     hidden = F.linear(normed, *fc1)
     out = triton_block.add(middle, F.linear(F.gelu(hidden), *fc2), scale_2)
@@ -48,9 +48,8 @@ def backward(
     """Gradients of x and of the attention's result; adds those of the layers to ``sums``."""
     projection, norm, fc1, fc2 = layers
     dtype = attended.dtype
-    branch = F.linear(attended, *projection)
     if hidden is None and _is_one_kernel(layers):
-        middle = triton_block.add(x, branch, scale_1)
+        middle = triton_block.linear_residual(attended, *projection, x, scale_1)
         found = triton_block.mlp_backward(middle, grad, scale_2, *norm, *fc1, fc2.weight)  # type: ignore[arg-type]
         sums.add_linear("fc2", found.d2, found.g)
         sums.add_linear("fc1", found.dh, found.mn)
@@ -58,6 +57,7 @@ def backward(
         d_middle = found.dm
         d_branch: Tensor | None = _scaled(found.dm, scale_1, dtype)
     else:
+        branch = F.linear(attended, *projection)
         middle, normed = triton_block.add_layer_norm(x, branch, scale_1, *norm, dtype)
         entering = F.linear(normed, *fc1) if hidden is None else hidden
         d_out = _scaled(grad, scale_2, dtype)

@@ -3,10 +3,6 @@
 A program owns a block of rows: it normalises them and goes over the hidden units by chunks, so
 that hidden activations never leave the chip forward. Backward computes them again and writes what
 the weights' gradients, plain matrix products, need.
-
-A row of C channels is two tiles, C_1 + C_2: a tile's sides are powers of 2, and 96 channels are
-better 64 + 32 than 128. A power of 2 is halved, as tiles are worked on one after the other and
-half a row needs half the registers.
 """
 
 from __future__ import annotations
@@ -15,53 +11,15 @@ import triton
 import triton.language as tl
 
 from swin_dense.fused.triton_norm_kernels import SIZES, block_rows, scaled
-
-
-@triton.jit
-def _load(pointer, block, column, C: tl.constexpr, WIDTH: tl.constexpr):
-    """``WIDTH`` channels of a block's rows from a column on, 0 for rows that do not exist."""
-    first, _, inside = block
-    at = tl.arange(0, inside.shape[0])[:, None] * C + column + tl.arange(0, WIDTH)[None, :]
-    return tl.load(pointer + first * C + at, mask=inside[:, None], other=0.0)
-
-
-@triton.jit
-def _store(pointer, block, column, tile, C: tl.constexpr, WIDTH: tl.constexpr):
-    """Write what :func:`_load` reads."""
-    first, _, inside = block
-    at = tl.arange(0, inside.shape[0])[:, None] * C + column + tl.arange(0, WIDTH)[None, :]
-    tl.store(pointer + first * C + at, tile.to(pointer.dtype.element_ty), mask=inside[:, None])
-
-
-@triton.jit
-def _vector(pointer, column, WIDTH: tl.constexpr):
-    """``WIDTH`` numbers of a parameter, as a row in fp32."""
-    return tl.load(pointer + column + tl.arange(0, WIDTH)).to(tl.float32)[None, :]
-
-
-@triton.jit
-def _moments(x_1, x_2, eps, C: tl.constexpr):
-    """Mean of each row that two tiles hold, and 1 / its deviation."""
-    mean = (tl.sum(x_1, 1) + tl.sum(x_2, 1)) / C
-    x_1 -= mean[:, None]
-    x_2 -= mean[:, None]
-    return mean, tl.rsqrt((tl.sum(x_1 * x_1, 1) + tl.sum(x_2 * x_2, 1)) / C + eps)
-
-
-@triton.jit
-def _normalised(
-    x, mean, rstd, weight, bias, column, WIDTH: tl.constexpr, dtype: tl.constexpr
-):  # fmt: skip
-    """LayerNorm of a tile of columns, in ``dtype``."""
-    unit = (x - mean[:, None]) * rstd[:, None]
-    return (unit * _vector(weight, column, WIDTH) + _vector(bias, column, WIDTH)).to(dtype)
-
-
-@triton.jit
-def _load_w1(w1, first, column, C: tl.constexpr, CHUNK: tl.constexpr, WIDTH: tl.constexpr):
-    """Some rows of a weight ``(features, C)``, ``(CHUNK, WIDTH)`` from a column on."""
-    feature = (first + tl.arange(0, CHUNK))[:, None]
-    return tl.load(w1 + feature * C + column + tl.arange(0, WIDTH)[None, :])
+from swin_dense.fused.triton_tiles import (
+    add_store,
+    load,
+    load_features,
+    moments,
+    normalised,
+    store,
+    vector,
+)
 
 
 @triton.jit
@@ -77,15 +35,6 @@ def _normal_cdf(h):
     return 0.5 * (1.0 + tl.erf(h * 0.7071067811865476))
 
 
-@triton.jit
-def _add_store(
-    x, tile, out, block, column, C: tl.constexpr, WIDTH: tl.constexpr
-):  # fmt: skip
-    """Write ``x + tile`` for a tile of columns."""
-    tile += _load(x, block, column, C, WIDTH).to(tl.float32)
-    _store(out, block, column, tile, C, WIDTH)
-
-
 @triton.jit(do_not_specialize=SIZES)
 def mlp(
     m, scale, norm_weight, norm_bias, w1, b1, w2, b2, out, n_rows, rows_per_image, eps,
@@ -96,28 +45,28 @@ def mlp(
     C: tl.constexpr = C_1 + C_2
     dtype = w1.dtype.element_ty
     block = block_rows(tl.program_id(0), n_rows, ROWS)
-    m_1 = _load(m, block, 0, C, C_1).to(tl.float32)
-    m_2 = _load(m, block, C_1, C, C_2).to(tl.float32)
-    mean, rstd = _moments(m_1, m_2, eps, C)
-    n_1 = _normalised(m_1, mean, rstd, norm_weight, norm_bias, 0, C_1, dtype)
-    n_2 = _normalised(m_2, mean, rstd, norm_weight, norm_bias, C_1, C_2, dtype)
+    m_1 = load(m, block, 0, C, C_1).to(tl.float32)
+    m_2 = load(m, block, C_1, C, C_2).to(tl.float32)
+    mean, rstd = moments(m_1, m_2, eps, C)
+    n_1 = normalised(m_1, mean, rstd, norm_weight, norm_bias, 0, C_1, dtype)
+    n_2 = normalised(m_2, mean, rstd, norm_weight, norm_bias, C_1, C_2, dtype)
     sum_1 = tl.zeros((ROWS, C_1), tl.float32)
     sum_2 = tl.zeros((ROWS, C_2), tl.float32)
     for first in range(0, HIDDEN, CHUNK):
-        w1_1 = _load_w1(w1, first, 0, C, CHUNK, C_1)
-        w1_2 = _load_w1(w1, first, C_1, C, CHUNK, C_2)
+        w1_1 = load_features(w1, first, 0, C, CHUNK, C_1)
+        w1_2 = load_features(w1, first, C_1, C, CHUNK, C_2)
         h = tl.dot(n_1, tl.trans(w1_1), input_precision=PRECISION)
         h = tl.dot(n_2, tl.trans(w1_2), h, input_precision=PRECISION)
-        h += _vector(b1, first, CHUNK)
+        h += vector(b1, first, CHUNK)
         g = (h * _normal_cdf(h)).to(dtype)
         w2_1 = _load_w2(w2, first, 0, HIDDEN, CHUNK, C_1)
         w2_2 = _load_w2(w2, first, C_1, HIDDEN, CHUNK, C_2)
         sum_1 = tl.dot(g, tl.trans(w2_1), sum_1, input_precision=PRECISION)
         sum_2 = tl.dot(g, tl.trans(w2_2), sum_2, input_precision=PRECISION)
-    sum_1 = scaled(sum_1 + _vector(b2, 0, C_1), scale, block, rows_per_image)
-    sum_2 = scaled(sum_2 + _vector(b2, C_1, C_2), scale, block, rows_per_image)
-    _add_store(m, sum_1, out, block, 0, C, C_1)
-    _add_store(m, sum_2, out, block, C_1, C, C_2)
+    sum_1 = scaled(sum_1 + vector(b2, 0, C_1), scale, block, rows_per_image)
+    sum_2 = scaled(sum_2 + vector(b2, C_1, C_2), scale, block, rows_per_image)
+    add_store(m, sum_1, out, block, 0, C, C_1)
+    add_store(m, sum_2, out, block, C_1, C, C_2)
 
 
 @triton.jit
@@ -126,17 +75,17 @@ def _branch_gradient(
     C: tl.constexpr, WIDTH: tl.constexpr, dtype: tl.constexpr,
 ):  # fmt: skip
     """``scale * dy`` in ``dtype`` for a tile of columns; written where it is wanted."""
-    d = _load(dy, block, column, C, WIDTH).to(tl.float32)
+    d = load(dy, block, column, C, WIDTH).to(tl.float32)
     d = scaled(d, scale, block, rows_per_image).to(dtype)
     if d2 is not None:
-        _store(d2, block, column, d, C, WIDTH)
+        store(d2, block, column, d, C, WIDTH)
     return d
 
 
 @triton.jit
 def _unit(m, mean, rstd, block, column, C: tl.constexpr, WIDTH: tl.constexpr):
     """Some columns of rows brought to mean 0 and variance 1."""
-    tile = _load(m, block, column, C, WIDTH).to(tl.float32)
+    tile = load(m, block, column, C, WIDTH).to(tl.float32)
     return (tile - mean[:, None]) * rstd[:, None]
 
 
@@ -154,7 +103,7 @@ def _norm_sums(
     at = tl.program_id(0) * C + column + tl.arange(0, WIDTH)
     tl.store(d_weight + at, tl.sum(dn * unit, 0))
     tl.store(d_bias + at, tl.sum(dn, 0))
-    d = dn * _vector(weight, column, WIDTH)
+    d = dn * vector(weight, column, WIDTH)
     return tl.sum(d, 1), tl.sum(d * unit, 1)
 
 
@@ -166,8 +115,8 @@ def _store_norm_gradient(
     """Gradient of a tile of columns of the norm's input, with the residual's."""
     mean, rstd, mean_d, mean_product = means
     unit = _unit(m, mean, rstd, block, column, C, WIDTH)
-    d = dn * _vector(weight, column, WIDTH) - mean_d[:, None] - unit * mean_product[:, None]
-    _add_store(dy, d * rstd[:, None], dm, block, column, C, WIDTH)
+    d = dn * vector(weight, column, WIDTH) - mean_d[:, None] - unit * mean_product[:, None]
+    add_store(dy, d * rstd[:, None], dm, block, column, C, WIDTH)
 
 
 @triton.jit(do_not_specialize=SIZES)
@@ -186,32 +135,32 @@ def mlp_backward(
     C: tl.constexpr = C_1 + C_2
     dtype = w1.dtype.element_ty
     block = block_rows(tl.program_id(0), n_rows, ROWS)
-    m_1 = _load(m, block, 0, C, C_1).to(tl.float32)
-    m_2 = _load(m, block, C_1, C, C_2).to(tl.float32)
-    mean, rstd = _moments(m_1, m_2, eps, C)
-    n_1 = _normalised(m_1, mean, rstd, norm_weight, norm_bias, 0, C_1, dtype)
-    n_2 = _normalised(m_2, mean, rstd, norm_weight, norm_bias, C_1, C_2, dtype)
-    _store(mn, block, 0, n_1, C, C_1)
-    _store(mn, block, C_1, n_2, C, C_2)
+    m_1 = load(m, block, 0, C, C_1).to(tl.float32)
+    m_2 = load(m, block, C_1, C, C_2).to(tl.float32)
+    mean, rstd = moments(m_1, m_2, eps, C)
+    n_1 = normalised(m_1, mean, rstd, norm_weight, norm_bias, 0, C_1, dtype)
+    n_2 = normalised(m_2, mean, rstd, norm_weight, norm_bias, C_1, C_2, dtype)
+    store(mn, block, 0, n_1, C, C_1)
+    store(mn, block, C_1, n_2, C, C_2)
     d_1 = _branch_gradient(dy, scale, d2, block, rows_per_image, 0, C, C_1, dtype)
     d_2 = _branch_gradient(dy, scale, d2, block, rows_per_image, C_1, C, C_2, dtype)
     dn_1 = tl.zeros((ROWS, C_1), tl.float32)
     dn_2 = tl.zeros((ROWS, C_2), tl.float32)
     for first in range(0, HIDDEN, CHUNK):
-        w1_1 = _load_w1(w1, first, 0, C, CHUNK, C_1)
-        w1_2 = _load_w1(w1, first, C_1, C, CHUNK, C_2)
+        w1_1 = load_features(w1, first, 0, C, CHUNK, C_1)
+        w1_2 = load_features(w1, first, C_1, C, CHUNK, C_2)
         w2_1 = _load_w2(w2, first, 0, HIDDEN, CHUNK, C_1)
         w2_2 = _load_w2(w2, first, C_1, HIDDEN, CHUNK, C_2)
         h = tl.dot(n_1, tl.trans(w1_1), input_precision=PRECISION)
         d = tl.dot(d_1, w2_1, input_precision=PRECISION)
         h = tl.dot(n_2, tl.trans(w1_2), h, input_precision=PRECISION)
         d = tl.dot(d_2, w2_2, d, input_precision=PRECISION)
-        h += _vector(b1, first, CHUNK)
+        h += vector(b1, first, CHUNK)
         cdf = _normal_cdf(h)
-        _store(g, block, first, h * cdf, HIDDEN, CHUNK)
+        store(g, block, first, h * cdf, HIDDEN, CHUNK)
         # The derivative of GELU; the factor is 1 / sqrt(2 pi).
         d = (d * (cdf + h * tl.exp(-0.5 * h * h) * 0.3989422804014327)).to(dtype)
-        _store(dh, block, first, d, HIDDEN, CHUNK)
+        store(dh, block, first, d, HIDDEN, CHUNK)
         dn_1 = tl.dot(d, w1_1, dn_1, input_precision=PRECISION)
         dn_2 = tl.dot(d, w1_2, dn_2, input_precision=PRECISION)
     # Rows of m are read again, tile by tile: registers are better spent on the sums.

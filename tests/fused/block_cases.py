@@ -1,6 +1,7 @@
 """What the fused kernels of a block are tried on, in Triton's interpreter and on a GPU alike.
 
-Every function is held to plain PyTorch, whose gradients are autograd's.
+Every function is held to plain PyTorch, whose gradients are autograd's. Importing this does not
+import Triton, which need not be there.
 """
 
 from __future__ import annotations
@@ -11,8 +12,6 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-from swin_dense.fused import triton_block
 
 EPS = 1e-5
 NORMS = ("layer_norm", "add", "layer_norm_backward")
@@ -96,6 +95,8 @@ def plain_norm(t: Tensors, dtype: torch.dtype) -> Tensors:
 
 
 def our_norm(t: Tensors, dtype: torch.dtype) -> Tensors:
+    from swin_dense.fused import triton_block
+
     return {"xn": triton_block.layer_norm(t["x"], t["norm_weight"], t["norm_bias"], EPS, dtype)}
 
 
@@ -105,6 +106,8 @@ def plain_add(t: Tensors, dtype: torch.dtype) -> Tensors:
 
 
 def our_add(t: Tensors, dtype: torch.dtype) -> Tensors:
+    from swin_dense.fused import triton_block
+
     m, mn = triton_block.add_layer_norm(
         t["x"], t["y"], t["scale"], t["norm_weight"], t["norm_bias"], EPS, dtype
     )
@@ -121,6 +124,8 @@ def plain_norm_backward(t: Tensors, dtype: torch.dtype) -> Tensors:
 
 
 def our_norm_backward(t: Tensors, dtype: torch.dtype) -> Tensors:
+    from swin_dense.fused import triton_block
+
     call = (t["d_low"], t["x"], t["norm_weight"], EPS)
     dx, d_weight, d_bias, d_branch = triton_block.layer_norm_backward(
         *call, t["d"], t["scale"], dtype
@@ -139,6 +144,8 @@ def plain_mlp(t: Tensors, dtype: torch.dtype) -> Tensors:
 
 
 def our_mlp(t: Tensors, dtype: torch.dtype) -> Tensors:
+    from swin_dense.fused import triton_block
+
     norm = (t["norm_weight"], t["norm_bias"], EPS)
     return {"y": triton_block.mlp(t["x"], t["scale"], *norm, t["w1"], t["b1"], t["w2"], t["b2"])}
 
@@ -150,6 +157,8 @@ def plain_mlp_backward(t: Tensors, dtype: torch.dtype) -> Tensors:
 
 
 def our_mlp_backward(t: Tensors, dtype: torch.dtype) -> Tensors:
+    from swin_dense.fused import triton_block
+
     norm = (t["norm_weight"], t["norm_bias"], EPS)
     found = triton_block.mlp_backward(t["x"], t["d"], t["scale"], *norm, t["w1"], t["b1"], t["w2"])
     return {
@@ -163,6 +172,28 @@ def our_mlp_backward(t: Tensors, dtype: torch.dtype) -> Tensors:
     }
 
 
+def plain_linear(t: Tensors, dtype: torch.dtype) -> Tensors:
+    """Attention's first layer and its last, as autocast does."""
+    last = F.linear(t["y"], t["w1"][: t["y"].shape[1]], None)
+    residual = t["x"][:, : last.shape[1]] + kept(t["scale"], last).to(t["x"].dtype)
+    return {
+        "first": F.linear(normed(t["x"], t, dtype), t["w1"], t["b1"].to(dtype)),
+        "residual": residual,
+    }
+
+
+def our_linear(t: Tensors, dtype: torch.dtype) -> Tensors:
+    from swin_dense.fused import triton_block
+
+    norm = (t["norm_weight"], t["norm_bias"], EPS)
+    w = t["w1"][: t["y"].shape[1]]
+    x = t["x"][:, : len(w)]
+    return {
+        "first": triton_block.norm_linear(t["x"], *norm, t["w1"], t["b1"]),
+        "residual": triton_block.linear_residual(t["y"], w, None, x, t["scale"]),
+    }
+
+
 # A function's name, plain and ours: of tensors and of the precision of products.
 Function = Callable[[Tensors, torch.dtype], Tensors]
 FUNCTIONS: dict[str, tuple[Function, Function]] = {
@@ -171,6 +202,7 @@ FUNCTIONS: dict[str, tuple[Function, Function]] = {
     "layer_norm_backward": (plain_norm_backward, our_norm_backward),
     "mlp": (plain_mlp, our_mlp),
     "mlp_backward": (plain_mlp_backward, our_mlp_backward),
+    "linear": (plain_linear, our_linear),
 }
 
 

@@ -16,14 +16,14 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, CompiledKernel, compile
 
-from swin_dense.fused import triton_mlp_kernels, triton_norm_kernels
-from swin_dense.fused.triton_block import mlp_schedule, norm_schedule
+from swin_dense.fused import triton_linear_kernels, triton_mlp_kernels, triton_norm_kernels
+from swin_dense.fused.triton_block import linear_schedule, mlp_schedule, norm_schedule
 from swin_dense.fused.triton_limits import PRODUCT_WIDTHS
 
 TARGET = GPUTarget("cuda", 90, 32)
 ELEMENT = {torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.float32: "*fp32"}
 # Tensors in the precision of products; the others are fp32, as the residual stream under autocast.
-IN_PRECISION = ("y", "mn", "d_xn", "d_branch", "w1", "w2", "g", "dh", "d2")
+IN_PRECISION = ("y", "mn", "d_xn", "d_branch", "w", "w1", "w2", "g", "dh", "d2")
 WIDTHS = (96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096)
 
 
@@ -31,6 +31,10 @@ def compiled(kernel, dtype: torch.dtype, schedule: dict, **constants: object) ->
     """A kernel for products in ``dtype``, all tensors aligned as PyTorch's are."""
     options = {k: v for k, v in schedule.items() if k.startswith("num_")}
     constants |= {k: v for k, v in schedule.items() if k not in options}
+    names = IN_PRECISION
+    if kernel is triton_linear_kernels.linear:
+        # With a norm it reads the residual stream, without one it writes it.
+        names += ("a",) if "norm_weight" in constants else ("out",)
     signature, attributes = {}, {}
     for i, parameter in enumerate(kernel.params):
         if parameter.name in constants:
@@ -40,7 +44,7 @@ def compiled(kernel, dtype: torch.dtype, schedule: dict, **constants: object) ->
         elif parameter.do_not_specialize:
             signature[parameter.name] = "i32"
         else:
-            in_precision = parameter.name in IN_PRECISION
+            in_precision = parameter.name in names
             signature[parameter.name] = ELEMENT[dtype if in_precision else torch.float32]
             attributes[(i,)] = [["tt.divisibility", 16]]
     source = ASTSource(kernel, signature, constants, attributes)
@@ -73,6 +77,11 @@ def kernels(channels: int, dtype: torch.dtype, precision: str) -> list[tuple]:
             direction = "backward" if kernel.__name__.endswith("backward") else "forward"
             schedule = mlp_schedule(direction, channels, 4 * channels, dtype)
             todo.append((kernel, constants, schedule))
+        linear = triton_linear_kernels.linear
+        norm = {**constants, "x": None, "scale": None}
+        residual = {**constants, "norm_weight": None, "norm_bias": None}
+        todo.append((linear, norm, linear_schedule(channels, 3 * channels, dtype)))
+        todo.append((linear, residual, linear_schedule(channels, channels, dtype)))
     return todo
 
 

@@ -13,6 +13,7 @@ from block_cases import FUNCTIONS, NORMS, Case, assert_as_exact_as_plain_pytorch
 from swin_dense.fused import triton_block
 
 FP32, FP16 = torch.float32, torch.float16
+PRODUCTS = ("mlp", "mlp_backward", "linear")
 
 
 @pytest.mark.parametrize("name", NORMS)
@@ -32,7 +33,7 @@ def test_norms_are_as_exact_as_plain_pytorch(name, case):
     assert_as_exact_as_plain_pytorch(name, case)
 
 
-@pytest.mark.parametrize("name", ["mlp", "mlp_backward"])
+@pytest.mark.parametrize("name", PRODUCTS)
 @pytest.mark.parametrize(
     "case",
     [
@@ -43,13 +44,13 @@ def test_norms_are_as_exact_as_plain_pytorch(name, case):
     ],
     ids=str,
 )
-def test_mlps_are_as_exact_as_plain_pytorch(name, case):
+def test_products_are_as_exact_as_plain_pytorch(name, case):
     assert_as_exact_as_plain_pytorch(name, case)
 
 
 @pytest.mark.parametrize("channels", [32, 128, 160, 256])
-def test_every_width_of_an_mlp(channels):
-    for name in ("mlp", "mlp_backward"):
+def test_every_width_of_a_product(channels):
+    for name in PRODUCTS:
         assert_as_exact_as_plain_pytorch(name, Case(2, 3, channels, True, FP32, FP16, 32))
 
 
@@ -104,3 +105,7 @@ def test_unfit_arguments_are_named():
         triton_block.mlp(wide, None, *norm, t["w1"], t["b1"], t["w2"], t["b2"])
     with pytest.raises(ValueError, match=r"needs rows of channels, .* got a shape of \(1, 2, 96\)"):
         triton_block.add(t["x"][None], t["y"], None)
+    with pytest.raises(ValueError, match="2 rows are not of 3 images"):
+        triton_block.add(t["x"], t["y"], torch.ones(3))
+    with pytest.raises(ValueError, match=r"needs torch.float16 as its weight, got torch.float32"):
+        triton_block.linear_residual(t["y"], t["w1"].half(), None, t["x"], None)

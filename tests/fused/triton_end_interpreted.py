@@ -10,7 +10,16 @@ from fused_cases import Half, draw, gradients
 from swin_dense.backbones.swin import SwinTransformer
 from swin_dense.fused import Linear, Norm, block_end, norm_linear, triton_block, triton_limits
 
-NAMES = ("add", "add_layer_norm", "layer_norm", "layer_norm_backward", "mlp", "mlp_backward")
+NAMES = (
+    "add",
+    "add_layer_norm",
+    "layer_norm",
+    "layer_norm_backward",
+    "linear_residual",
+    "mlp",
+    "mlp_backward",
+    "norm_linear",
+)
 
 
 def assert_close(ours, exact):
@@ -28,14 +37,7 @@ def kernels(monkeypatch):
         function = getattr(triton_block, name)
         monkeypatch.setattr(triton_block, name, lambda *a: called.append(name) or function(*a))
 
-    for name in (
-        "add",
-        "add_layer_norm",
-        "layer_norm",
-        "layer_norm_backward",
-        "mlp",
-        "mlp_backward",
-    ):
+    for name in NAMES:
         watch(name)
     return called
 
@@ -62,16 +64,19 @@ def test_end_of_a_block_equals_plain_layers(channels, keep, stochastic, kernels,
     assert ("layer_norm_backward" in kernels) == (keep or not one_kernel)
 
 
-def test_norm_and_linear_layer_equal_plain_ones(kernels):
-    norm, linear = torch.nn.LayerNorm(24), torch.nn.Linear(24, 10)
-    x = draw(2, 3, 5, 24, dtype=torch.float32)
+@pytest.mark.parametrize(
+    ("channels", "first"), [(24, ["layer_norm"]), (32, ["norm_linear"])], ids=["two", "one kernel"]
+)
+def test_norm_and_linear_layer_equal_plain_ones(channels, first, kernels):
+    norm, linear = torch.nn.LayerNorm(channels), torch.nn.Linear(channels, 64)
+    x = draw(2, 3, 5, channels, dtype=torch.float32)
     parameters = [*norm.parameters(), *linear.parameters()]
     layers = Norm(norm.weight, norm.bias, norm.eps), Linear(linear.weight, linear.bias)
     ours = gradients(lambda x: norm_linear(x, *layers, impl="triton"), [x], parameters)
     plain = gradients(lambda x: linear(norm(x)), [x], parameters)
     for a, b in zip(ours, plain, strict=True):
         assert_close(a, b)
-    assert kernels == ["layer_norm", "layer_norm", "layer_norm_backward"]
+    assert kernels == [*first, "layer_norm", "layer_norm_backward"]
 
 
 def test_backbone_by_kernels_alone(kernels):
