@@ -54,14 +54,15 @@ class PatchEmbed(nn.Module):
         h, w = x.shape[-2:]
         rows, columns = (-(-size // self.patch_size) for size in (h, w))
         bottom, right = rows * self.patch_size - h, columns * self.patch_size - w
-        if torch.compiler.is_compiling():
-            return self.norm(self._project_any_size(F.pad(x, (0, right, 0, bottom))))
-        if bottom or right:
+        traced = torch.compiler.is_compiling()
+        if traced or bottom or right:
             x = F.pad(x, (0, right, 0, bottom))
-        return self.norm(self.projection(x).permute(0, 2, 3, 1))
-
-    def _project_any_size(self, x: Tensor) -> Tensor:
         # The compiler ties the gradient of a convolution to one size, that of a product to none.
+        embedded = self._product(x) if traced else self.projection(x).permute(0, 2, 3, 1)
+        return self.norm(embedded)
+
+    def _product(self, x: Tensor) -> Tensor:
+        """The projection as a matrix product, ``(B, H', W', C)``."""
         side = self.patch_size
         patches = x.unflatten(3, (-1, side)).unflatten(2, (-1, side)).permute(0, 2, 4, 1, 3, 5)
         return F.linear(patches.flatten(3), self.projection.weight.flatten(1), self.projection.bias)
@@ -193,6 +194,8 @@ class SwinTransformer(BaseModule):
         init_cfg: ``dict(type='Pretrained', checkpoint=path or URL)``, or None.
         arch: 'tiny', 'small', 'base' or 'large' instead of sizes, depths and heads (section 3.3).
         attn_impl: 'auto', 'triton', 'sdpa', 'cpu' or 'reference', see :mod:`swin_dense.attention`.
+            'triton' means the rest of a block too, see :mod:`swin_dense.fused`; with 'reference' a
+            block is its plain modules.
         use_shift: shift the windows of every second block; False is "w/o shifting" in table 4.
         use_rel_pos_bias: add the relative position bias to the scores; False with
             ``use_abs_pos_embed`` is "abs. pos." in table 4, without it "no pos.".
