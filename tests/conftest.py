@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import functools
 import os
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import mmengine.config.utils
@@ -31,6 +34,37 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"no real data at {SHARED} (set SWIN_DENSE_SHARED)")
     return SHARED
+
+
+def run_python(*args: str, **env: str) -> str:
+    """Output of a fresh interpreter, which finds the modules of this folder; fails with its own."""
+    path = os.pathsep.join(filter(None, [str(REPO / "tests"), os.environ.get("PYTHONPATH")]))
+    done = subprocess.run(
+        [sys.executable, *args],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path, **env},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="session")
+def python() -> Callable[..., str]:
+    """See :func:`run_python`."""
+    return run_python
+
+
+@pytest.fixture(scope="session")
+def interpreted() -> Callable[..., None]:
+    """Runs a file of tests, and options of pytest, in a process that interprets our kernels."""
+
+    def run(tests: Path, *options: str) -> None:
+        call = ["-m", "pytest", "-p", "no:cacheprovider", "-p", "no:xdist", str(tests), *options]
+        assert "passed" in run_python(*call, TRITON_INTERPRET="1")
+
+    return run
 
 
 @pytest.fixture(autouse=True)

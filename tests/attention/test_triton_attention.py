@@ -1,9 +1,6 @@
 """The fused operator where no kernel can run, and its kernels in processes of their own."""
 
 import logging
-import os
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,37 +15,22 @@ NO_CUDA = pytest.mark.skipif(torch.cuda.is_available(), reason="is about machine
 TRITON = pytest.mark.skipif(triton_attention.missing() is not None, reason="triton not installed")
 
 
-def python(*args: str, **env: str) -> str:
-    """Output of a fresh interpreter; fails with what it said."""
-    done = subprocess.run(
-        [sys.executable, *args],
-        env={**os.environ, "OMP_NUM_THREADS": "1", **env},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
-    return done.stdout
-
-
 @TRITON
 @pytest.mark.parametrize("part", ["fp32", "not fp32"])
-def test_kernels_in_the_interpreter(part):
+def test_kernels_in_the_interpreter(part, interpreted):
     """See triton_interpreted.py for what is tested."""
-    tests = str(HERE / "triton_interpreted.py")
-    pytest_call = ["-m", "pytest", "-p", "no:cacheprovider", "-p", "no:xdist", tests, "-k", part]
-    assert "passed" in python(*pytest_call, TRITON_INTERPRET="1")
+    interpreted(HERE / "triton_interpreted.py", "-k", part)
 
 
 @TRITON
-def test_kernels_compile_for_hopper():
+def test_kernels_compile_for_hopper(python):
     """Without a GPU: Triton's whole compiler, down to the assembler that it brings along."""
     lines = python(str(HERE / "triton_compiled.py"), TRITON_INTERPRET="0").splitlines()
     assert len(lines) == 6
     assert all(line.endswith(" ok") for line in lines), lines
 
 
-def test_package_works_without_triton():
+def test_package_works_without_triton(python):
     python(
         "-c",
         """
@@ -71,7 +53,7 @@ else:
     )
 
 
-def test_importing_the_package_does_not_import_triton():
+def test_importing_the_package_does_not_import_triton(python):
     imported = "'triton' in sys.modules"
     python(
         "-c",

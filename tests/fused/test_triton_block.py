@@ -1,9 +1,6 @@
 """The fused kernels of a block where none can run, and in processes of their own."""
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,36 +15,27 @@ NO_CUDA = pytest.mark.skipif(torch.cuda.is_available(), reason="is about machine
 TRITON = pytest.mark.skipif(triton_attention.missing() is not None, reason="triton not installed")
 
 
-def python(*args: str, **env: str) -> str:
-    """Output of a fresh interpreter; fails with what it said."""
-    done = subprocess.run(
-        [sys.executable, *args],
-        env={**os.environ, "OMP_NUM_THREADS": "1", **env},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
-    return done.stdout
-
-
 @TRITON
-def test_block_kernels_in_the_interpreter():
+def test_block_kernels_in_the_interpreter(interpreted):
     """See triton_block_interpreted.py for what is tested."""
-    tests = str(HERE / "triton_block_interpreted.py")
-    pytest_call = ["-m", "pytest", "-p", "no:cacheprovider", "-p", "no:xdist", tests]
-    assert "passed" in python(*pytest_call, TRITON_INTERPRET="1")
+    interpreted(HERE / "triton_block_interpreted.py")
 
 
 @TRITON
-def test_block_kernels_compile_for_hopper():
+def test_functions_by_kernels_in_the_interpreter(interpreted):
+    """See triton_end_interpreted.py for what is tested."""
+    interpreted(HERE / "triton_end_interpreted.py")
+
+
+@TRITON
+def test_block_kernels_compile_for_hopper(python):
     """Without a GPU: Triton's whole compiler, down to the assembler that it brings along."""
     lines = python(str(HERE / "triton_block_compiled.py"), TRITON_INTERPRET="0").splitlines()
     assert len(lines) == 7
     assert all(line.endswith(" ok") for line in lines), lines
 
 
-def test_limits_are_known_without_triton():
+def test_limits_are_known_without_triton(python):
     python(
         "-c",
         """
@@ -60,7 +48,7 @@ assert unfit(torch.zeros(1, 96), torch.float16).startswith("needs the package tr
     )
 
 
-def test_importing_limits_does_not_import_triton():
+def test_importing_limits_does_not_import_triton(python):
     imported = "'triton' in sys.modules"
     python(
         "-c",

@@ -1,67 +1,36 @@
 """Compiles the fused kernels of a block for Hopper without a GPU, a line for each.
 
-Run by ``test_triton_block.py`` in a process of its own. With ``--registers`` (and words that are
+Run by ``test_triton_block.py`` in a process of its own; by hand with
+``PYTHONPATH=tests``. With ``--registers`` (and words that are
 in kernels' names) it prints what ptxas says of registers and local memory, at all widths.
 """
 
 from __future__ import annotations
 
-import re
-import subprocess
 import sys
-import tempfile
 
+import hopper
 import torch
-import triton
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource, CompiledKernel, compile
+from triton.compiler import CompiledKernel
 
 from swin_dense.fused import triton_linear_kernels, triton_mlp_kernels, triton_norm_kernels
 from swin_dense.fused.triton_block import linear_schedule, mlp_schedule, norm_schedule
 from swin_dense.fused.triton_limits import PRODUCT_WIDTHS
 
-TARGET = GPUTarget("cuda", 90, 32)
-ELEMENT = {torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.float32: "*fp32"}
 # Tensors in the precision of products; the others are fp32, as the residual stream under autocast.
 IN_PRECISION = ("y", "mn", "d_xn", "d_branch", "w", "w1", "w2", "g", "dh", "d2")
 WIDTHS = (96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096)
 
 
 def compiled(kernel, dtype: torch.dtype, schedule: dict, **constants: object) -> CompiledKernel:
-    """A kernel for products in ``dtype``, all tensors aligned as PyTorch's are."""
+    """A kernel for products in ``dtype``."""
     options = {k: v for k, v in schedule.items() if k.startswith("num_")}
     constants |= {k: v for k, v in schedule.items() if k not in options}
     names = IN_PRECISION
     if kernel is triton_linear_kernels.linear:
         # With a norm it reads the residual stream, without one it writes it.
         names += ("a",) if "norm_weight" in constants else ("out",)
-    signature, attributes = {}, {}
-    for i, parameter in enumerate(kernel.params):
-        if parameter.name in constants:
-            signature[parameter.name] = "constexpr"
-        elif parameter.name == "eps":
-            signature[parameter.name] = "fp32"
-        elif parameter.do_not_specialize:
-            signature[parameter.name] = "i32"
-        else:
-            in_precision = parameter.name in names
-            signature[parameter.name] = ELEMENT[dtype if in_precision else torch.float32]
-            attributes[(i,)] = [["tt.divisibility", 16]]
-    source = ASTSource(kernel, signature, constants, attributes)
-    return compile(source, target=TARGET, options=options)
-
-
-def registers(kernel: CompiledKernel) -> str:
-    """Registers of a thread, and bytes of it that are spilled to local memory."""
-    with tempfile.NamedTemporaryFile("w", suffix=".ptx") as file:
-        file.write(kernel.asm["ptx"])
-        file.flush()
-        assembler = triton.knobs.nvidia.ptxas.path
-        call = [assembler, "-v", "--gpu-name=sm_90a", file.name, "-o", "/dev/null"]
-        said = subprocess.run(call, capture_output=True, text=True, check=True).stderr
-    spilled = re.search(r"(\d+) bytes spill stores", said)
-    used = re.search(r"Used (\d+) registers", said)
-    return f"{used and used[1]} registers, {spilled and spilled[1]} bytes spilled"
+    return hopper.compiled(kernel, dtype, names, constants, options, number="eps")
 
 
 def kernels(channels: int, dtype: torch.dtype, precision: str) -> list[tuple]:
@@ -97,7 +66,7 @@ def report(wanted: list[str]) -> None:
                 if "PRECISION" not in constants and precision == "tf32":
                     continue
                 done = compiled(kernel, dtype, schedule, **constants)
-                figures = f"{registers(done)}, {done.metadata.shared} shared"
+                figures = f"{hopper.registers(done)}, {done.metadata.shared} shared"
                 print(f"{name} C={channels} {dtype} {precision} {figures}", flush=True)
 
 

@@ -1,6 +1,6 @@
 """The fused functions by our kernels, in Triton's interpreter on the CPU: whole, with autograd.
 
-Run by ``test_triton_end.py`` in a process of its own, see ``triton_block_interpreted.py``.
+Run by ``test_triton_block.py`` in a process of its own, see ``triton_block_interpreted.py``.
 """
 
 import pytest
