@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from swin_dense.attention import reference, windows
-from swin_dense.attention.eager import is_eager
+from swin_dense.attention.eager import is_eager, out_of_graphs
 
 # Scores that are worked on at once, in numbers: 2 MB, which the cores' own caches hold.
 _CHUNK = 2**19
@@ -233,6 +233,7 @@ def supports(qkv: Tensor, dropout_p: float) -> bool:
     return qkv.device.type == "cpu" and not dropout_p and is_eager(qkv)
 
 
+@out_of_graphs
 def shifted_window_attention(
     qkv: Tensor,
     qkv_bias: Tensor | None,

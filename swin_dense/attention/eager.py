@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
+from functools import lru_cache, wraps
+from typing import ParamSpec, TypeVar
+
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
@@ -25,3 +30,25 @@ def is_eager(*tensors: Tensor | None) -> bool:
 
 def _is_transformed(x: Tensor) -> bool:
     return torch._C._functorch.is_functorch_wrapped_tensor(x)
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_disabled = lru_cache(maxsize=None)(torch.compiler.disable)
+
+
+def out_of_graphs(function: Callable[P, R]) -> Callable[P, R]:
+    """Keep torch.compile from looking into a function that takes eager tensors.
+
+    Where it has given up on what calls the function, it would go on with what that calls.
+    torch.compiler.disable does this too, but loads the compiler when it is applied, on import.
+    """
+
+    @wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        if "torch._dynamo" in sys.modules:
+            return _disabled(function)(*args, **kwargs)
+        return function(*args, **kwargs)
+
+    return call

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.library import custom_op
 
-from swin_dense.attention.eager import is_eager
+from swin_dense.attention.eager import is_eager, out_of_graphs
 
 HEAD_DIM = 32
 WINDOW_SIZES = range(5, 17)
@@ -85,7 +85,7 @@ def shifted_window_attention(
     reason = unfit(qkv, num_heads, window_size, dropout_p)
     if reason is not None:
         raise ValueError(f"attn_impl='triton' {reason}; use attn_impl='auto'")
-    attend = _Attend.apply if _is_direct(qkv, qkv_bias, position_bias) else _attend
+    attend = _attend_directly if _is_direct(qkv, qkv_bias, position_bias) else _attend
     return attend(qkv, qkv_bias, position_bias, num_heads, window_size, shift_size, scale)
 
 
@@ -178,6 +178,7 @@ class _Attend(torch.autograd.Function):
         return _gradients(ctx, d_out, _backward)
 
 
+_attend_directly = out_of_graphs(_Attend.apply)
 _attend = custom_op("swin_dense::shifted_window_attention", _forward, mutates_args=())
 _attend_backward = custom_op(
     "swin_dense::shifted_window_attention_backward", _backward, mutates_args=()

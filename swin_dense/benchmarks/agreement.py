@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
 from swin_dense.benchmarks.peers import OURS
+from swin_dense.errors import UserError
 
 # Largest difference over the largest value, after up to 24 blocks and random weights.
 TOLERANCES = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
@@ -38,13 +40,29 @@ def differences(
     Returns:
         Of each other model, the largest difference over ours' largest value; infinite if shapes
         differ.
+
+    Raises:
+        UserError: torch.compile fails on a model that is to be compiled.
     """
-    expected = _outputs(models[OURS], image, dtype)
-    return {
-        name: _largest(expected, _outputs(model, image, dtype))
-        for name, model in models.items()
-        if name != OURS
-    }
+    outputs = {}
+    for name, model in models.items():
+        try:
+            outputs[name] = _outputs(model, image, dtype)
+        except RuntimeError as error:
+            if not _is_of_compiler(error):
+                raise
+            raise UserError(
+                f"torch.compile fails on {name} ({type(error).__name__}): leave it out of "
+                "--against, or --compile"
+            ) from error
+    expected = outputs.pop(OURS)
+    return {name: _largest(expected, found) for name, found in outputs.items()}
+
+
+def _is_of_compiler(error: Exception) -> bool:
+    # Loaded only where something is compiled: it takes its time.
+    compiler = sys.modules.get("torch._dynamo.exc")
+    return compiler is not None and isinstance(error, compiler.TorchDynamoException)
 
 
 def _outputs(model: nn.Module, image: Tensor, dtype: torch.dtype) -> list[Tensor]:

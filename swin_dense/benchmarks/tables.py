@@ -118,7 +118,8 @@ def _backbone(record: Record) -> Rows:
                 f"{figures['roofline_share']:.1%}",
             ]
             memory = _number(figures["memory_mb"]) if "memory_mb" in figures else ""
-            rows.append([*cells, str(figures["launches"]), memory, _difference(one)])
+            launches = "" if figures["launches"] is None else str(figures["launches"])
+            rows.append([*cells, launches, memory, _difference(one)])
     return rows
 
 

@@ -10,7 +10,7 @@ A block keeps four maps for backward: its input, queries, keys and values, and t
 attention; above 256 channels also the hidden units before GELU. Norms, GELU, the projection and
 narrow hidden units are computed again. Both functions follow autocast, take gradients of
 gradients, and equal the plain layers up to rounding. Nothing here knows of modules: arguments
-are tensors.
+are tensors. torch.compile does not look into them; it fuses the plain layers by itself.
 
 Who computes:
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from swin_dense.attention.eager import out_of_graphs
 from swin_dense.fused import plain_end
 from swin_dense.fused.layers import (
     BlockEnd,
@@ -27,6 +28,7 @@ from swin_dense.fused.triton_limits import takes_triton
 RECOMPUTED_CHANNELS = 256
 
 
+@out_of_graphs
 def after_attention(
     x: Tensor,
     attended: Tensor,

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from swin_dense.attention.eager import out_of_graphs
 from swin_dense.fused import products
 from swin_dense.fused.layers import (
     Linear,
@@ -25,6 +26,7 @@ from swin_dense.fused.triton_limits import takes_triton, unfit_product
 Arrange = Callable[[Tensor], Tensor] | None
 
 
+@out_of_graphs
 def norm_linear(
     x: Tensor, norm: Norm, linear: Linear, arrange: Arrange = None, impl: str = "auto"
 ) -> Tensor:

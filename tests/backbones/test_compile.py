@@ -3,8 +3,10 @@
 import pytest
 import torch
 from torch.export import Dim
+from torch.utils.flop_counter import FlopCounterMode
 
 from swin_dense import SwinTransformer
+from swin_dense.fused import products
 
 SMALL = {"embed_dims": 8, "depths": (2, 1), "num_heads": (2, 2), "strides": (4, 2),
          "out_indices": (0, 1), "window_size": 3}  # fmt: skip
@@ -89,3 +91,26 @@ def test_export_for_all_sizes():
         for height, width in SIZES:
             x = torch.randn(2, 3, height, width)
             assert_equal(exported(x), backbone(x))
+
+
+def test_hand_written_functions_stay_out_of_graphs(monkeypatch):
+    """Also where the compiler has given the backbone up, and looks at what it calls."""
+    monkeypatch.setenv("SWIN_DENSE_ONEDNN", "1")
+    monkeypatch.setattr(products, "_SMALLEST", 0)
+    products._chosen.cache_clear()
+    seen = set()
+
+    def backend(graph, _):
+        seen.update(str(node.target) for node in graph.graph.nodes)
+        return graph.forward
+
+    backbone, x = model(drop_path_rate=0.0), torch.randn(1, 3, 48, 64)
+    compiled = torch.compile(backbone, backend=backend)
+    torch._dynamo.reset()
+    try:
+        with FlopCounterMode(display=False):  # a dispatch mode: nothing is compiled, then or later
+            compiled(x)
+        assert_equal(results(compiled, backbone, x), results(backbone, backbone, x))
+    finally:
+        products._chosen.cache_clear()
+    assert not any("mkldnn" in target for target in seen)
