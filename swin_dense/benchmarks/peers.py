@@ -126,6 +126,11 @@ def _mmdet(spec: Spec, state: dict[str, Tensor]) -> nn.Module:
 
 
 def _timm(spec: Spec, state: dict[str, Tensor]) -> nn.Module:
+    if -(-min(spec.size) // 32) < spec.window_size:  # where timm takes smaller windows
+        raise UserError(
+            f"timm needs images of more than {32 * (spec.window_size - 1)} pixels for windows of "
+            f"{spec.window_size}: leave it out of --against, or raise --size"
+        )
     name = "swin_tiny_patch4_window7_224"  # the sizes below replace the tiny model's
     body = import_module("timm").create_model(
         name,

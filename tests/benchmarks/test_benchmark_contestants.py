@@ -188,6 +188,12 @@ def test_record_of_scaling():
     assert isinstance(ours["forward"]["exponent"], float)
 
 
+def test_images_too_small_for_timm_are_named():
+    pytest.importorskip("timm")
+    with pytest.raises(UserError, match=r"timm needs images of more than \d+ pixels for windows"):
+        check_agreement(tiny(32), ["timm"], RUN)
+
+
 def test_unknown_names():
     with pytest.raises(UserError, match="unknown --arch 'huge': choose one of tiny"):
         Spec.of_arch("huge", 7, (64, 64))
