@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from swin_dense.attention import reference, windows
-from swin_dense.attention.eager import is_eager, out_of_graphs
+from swin_dense.attention.eager import differentiable_gradients, is_eager, out_of_graphs
 
 # Scores that are worked on at once, in numbers: 2 MB, which the cores' own caches hold.
 _CHUNK = 2**19
@@ -155,7 +155,9 @@ class _Attention(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         inputs = ctx.saved_tensors
         if torch.is_grad_enabled():  # someone will differentiate the gradient
-            return (*_differentiable_gradients(inputs, ctx.settings, grad), *[None] * 4)
+            arguments = (*inputs, *ctx.settings)
+            plain = reference.shifted_window_attention
+            return tuple(differentiable_gradients(plain, arguments, grad))
         heads, window_size, shift_size, scale = ctx.settings
         qkv, qkv_bias, position_bias = inputs
         h, w = qkv.shape[1:3]
@@ -216,16 +218,6 @@ class _Gradients:
         if self.qkv_bias is not None and len(at[0]):
             padded = result.view(3, heads, -1, *q.shape[1:])[:, :, at[0], at[1]]
             self.qkv_bias += padded.sum(2, dtype=self.qkv_bias.dtype).flatten()
-
-
-def _differentiable_gradients(
-    inputs: Sequence[Tensor | None], settings: tuple[int, int, int, float], grad: Tensor
-) -> list[Tensor | None]:
-    """Gradients with a graph of their own, by the reference."""
-    out = reference.shifted_window_attention(*inputs, *settings)  # type: ignore
-    wanted = [x for x in inputs if x is not None and x.requires_grad]
-    found = iter(torch.autograd.grad(out, wanted, grad, create_graph=True))
-    return [next(found) if x is not None and x.requires_grad else None for x in inputs]
 
 
 def supports(qkv: Tensor, dropout_p: float) -> bool:

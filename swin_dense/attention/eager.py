@@ -1,11 +1,11 @@
-"""Which tensors a hand-written operator may touch."""
+"""Where hand-written operators may stand in for PyTorch's, and where they hand back to them."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache, wraps
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -52,3 +52,16 @@ def out_of_graphs(function: Callable[P, R]) -> Callable[P, R]:
         return function(*args, **kwargs)
 
     return call
+
+
+def differentiable_gradients(
+    function: Callable[..., Tensor], inputs: Sequence[Any], grad: Tensor
+) -> list[Tensor | None]:
+    """Gradients of plain PyTorch's ``function(*inputs)`` that have a graph of their own.
+
+    For when someone differentiates gradients, which no fused backward can.
+    """
+    wanted = [x for x in inputs if isinstance(x, Tensor) and x.requires_grad]
+    with torch.enable_grad():
+        found = iter(torch.autograd.grad(function(*inputs), wanted, grad, create_graph=True))
+    return [next(found) if isinstance(x, Tensor) and x.requires_grad else None for x in inputs]

@@ -12,14 +12,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from swin_dense.attention.eager import out_of_graphs
+from swin_dense.attention.eager import differentiable_gradients, out_of_graphs
 from swin_dense.fused import plain_end
 from swin_dense.fused.layers import (
     BlockEnd,
     Linear,
     Norm,
     Sums,
-    differentiable_gradients,
     product_dtype,
 )
 from swin_dense.fused.triton_limits import takes_triton

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -154,16 +154,3 @@ def normalise_backward(
     )  # fmt: skip
     sums.add_norm(*d_norm)
     return dx
-
-
-def differentiable_gradients(
-    function: Callable[..., Tensor], inputs: Sequence[Any], grad: Tensor
-) -> list[Tensor | None]:
-    """Gradients of plain PyTorch's ``function(*inputs)`` that have a graph of their own.
-
-    For when someone differentiates gradients, which no fused backward can.
-    """
-    wanted = [x for x in inputs if isinstance(x, Tensor) and x.requires_grad]
-    with torch.enable_grad():
-        found = iter(torch.autograd.grad(function(*inputs), wanted, grad, create_graph=True))
-    return [next(found) if isinstance(x, Tensor) and x.requires_grad else None for x in inputs]

@@ -9,14 +9,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from swin_dense.attention.eager import out_of_graphs
+from swin_dense.attention.eager import differentiable_gradients, out_of_graphs
 from swin_dense.fused import products
 from swin_dense.fused.layers import (
     Linear,
     Norm,
     Sums,
     by_chunks,
-    differentiable_gradients,
     normalise,
     normalise_backward,
     product_dtype,
