@@ -18,9 +18,9 @@ MODELS = Registry(
     scope="swin_dense",
     locations=[
         "swin_dense.backbones",
-        "swin_dense.necks",
-        "swin_dense.heads",
-        "swin_dense.detectors",
+        "swin_dense.models.necks",
+        "swin_dense.models.heads",
+        "swin_dense.models.detectors",
     ],
 )
 HOOKS = Registry("hook", parent=_HOOKS, scope="swin_dense", locations=["swin_dense.engine"])

@@ -27,8 +27,8 @@ def use_test_time_augmentation(cfg: Config) -> None:
     """Makes the config test with several views: its ``tta_pipeline``, else the image and its flip.
 
     Masks of two-stage detectors are merged too, by
-    :class:`~swin_dense.detectors.InstanceTTAModel`; other models with masks are tested without
-    them, which is said.
+    :class:`~swin_dense.models.detectors.InstanceTTAModel`; other models with masks are tested
+    without them, which is said.
 
     Raises:
         UserError: the model has masks that cannot be left out.

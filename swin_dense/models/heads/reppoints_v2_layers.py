@@ -14,7 +14,7 @@ from mmengine.model import BaseModule, bias_init_with_prob, normal_init
 from torch import Tensor, nn
 from torchvision.ops import DeformConv2d
 
-from swin_dense.heads.corner_pooling import CornerPooling
+from swin_dense.models.heads.corner_pooling import CornerPooling
 
 
 class RepPointsMaps(NamedTuple):

@@ -7,7 +7,7 @@ import torch
 from mmdet.models.utils.misc import aligned_bilinear
 from torch.nn import functional as F
 
-from swin_dense.heads.conditional_masks import (
+from swin_dense.models.heads.conditional_masks import (
     ConditionalConvs,
     ConditionalMaskHead,
     MaskQueries,

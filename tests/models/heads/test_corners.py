@@ -8,8 +8,8 @@ import pytest
 import torch
 from mmdet.models.utils.gaussian_target import gaussian_radius as mmdet_gaussian_radius
 
-from swin_dense.heads.corner_pooling import pool_towards_bottom_right, pool_towards_top_left
-from swin_dense.heads.corners import corner_targets, gaussian_radius, snap_to_corners
+from swin_dense.models.heads.corner_pooling import pool_towards_bottom_right, pool_towards_top_left
+from swin_dense.models.heads.corners import corner_targets, gaussian_radius, snap_to_corners
 
 
 def grid(height: int, width: int, stride: int):

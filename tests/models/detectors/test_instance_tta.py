@@ -12,7 +12,7 @@ from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 from torch.nn import functional as F
 
-from swin_dense.detectors import InstanceTTAModel
+from swin_dense.models.detectors import InstanceTTAModel
 
 HEIGHT, WIDTH = 48, 64
 CONFIG = """

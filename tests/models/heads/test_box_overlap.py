@@ -6,7 +6,7 @@ import torch
 from mmdet.models.losses import GIoULoss
 from mmdet.structures.bbox import bbox_overlaps
 
-from swin_dense.heads.box_overlap import InclusiveGIoULoss, paired_iou
+from swin_dense.models.heads.box_overlap import InclusiveGIoULoss, paired_iou
 
 
 def some_boxes(count: int) -> torch.Tensor:

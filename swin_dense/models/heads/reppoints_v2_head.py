@@ -15,13 +15,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from swin_dense.errors import UserError
-from swin_dense.heads.assignment import atss, mass_centers, nearest_points
-from swin_dense.heads.box_overlap import paired_iou
-from swin_dense.heads.conditional_masks import MaskQueries
-from swin_dense.heads.corners import corner_targets, snap_to_corners
-from swin_dense.heads.foreground import foreground_targets
-from swin_dense.heads.pyramid import Points, flatten, pyramid_points
-from swin_dense.heads.reppoints_v2_layers import RepPointsMaps, RepPointsV2Layers
+from swin_dense.models.heads.assignment import atss, mass_centers, nearest_points
+from swin_dense.models.heads.box_overlap import paired_iou
+from swin_dense.models.heads.conditional_masks import MaskQueries
+from swin_dense.models.heads.corners import corner_targets, snap_to_corners
+from swin_dense.models.heads.foreground import foreground_targets
+from swin_dense.models.heads.pyramid import Points, flatten, pyramid_points
+from swin_dense.models.heads.reppoints_v2_layers import RepPointsMaps, RepPointsV2Layers
 from swin_dense.registry import MODELS
 
 

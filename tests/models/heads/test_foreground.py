@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from swin_dense.heads.foreground import SeparateFocalLoss, foreground_targets
+from swin_dense.models.heads.foreground import SeparateFocalLoss, foreground_targets
 
 
 def test_smaller_boxes_have_the_say_where_boxes_overlap():

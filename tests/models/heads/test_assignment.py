@@ -7,8 +7,8 @@ import torch
 from mmdet.models.task_modules.assigners import ATSSAssigner, PointAssigner
 from mmengine.structures import InstanceData
 
-from swin_dense.heads.assignment import atss, mass_centers, nearest_points
-from swin_dense.heads.pyramid import pyramid_points
+from swin_dense.models.heads.assignment import atss, mass_centers, nearest_points
+from swin_dense.models.heads.pyramid import pyramid_points
 
 STRIDES = (8, 16, 32)
 

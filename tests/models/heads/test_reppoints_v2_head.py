@@ -11,8 +11,8 @@ from mmengine.registry import MODELS
 from mmengine.structures import InstanceData
 
 from swin_dense.errors import UserError
-from swin_dense.heads import RepPointsV2Head
-from swin_dense.heads.reppoints_v2_layers import RepPointsMaps
+from swin_dense.models.heads import RepPointsV2Head
+from swin_dense.models.heads.reppoints_v2_layers import RepPointsMaps
 
 HEIGHT, WIDTH = 96, 128
 STRIDES = (8, 16, 32, 64, 128)

@@ -8,7 +8,7 @@ import sys
 
 def test_heads_and_necks_import_without_mmdet():
     code = (
-        "import sys, swin_dense.heads, swin_dense.necks\n"
+        "import sys, swin_dense.models.heads, swin_dense.models.necks\n"
         "print(*sorted({'mmdet', 'mmseg', 'mmcv.ops'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)

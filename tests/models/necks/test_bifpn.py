@@ -7,7 +7,7 @@ import torch
 from mmengine.registry import MODELS
 from torch.nn import functional as F
 
-from swin_dense.necks import BiFPN
+from swin_dense.models.necks import BiFPN
 
 CHANNELS = 32  # the least that 32 groups normalise
 

@@ -1,5 +1,5 @@
 """Necks that mmdet 3.3 lacks; importing them registers them under the scope ``swin_dense``."""
 
-from swin_dense.necks.bifpn import BiFPN
+from swin_dense.models.necks.bifpn import BiFPN
 
 __all__ = ["BiFPN"]

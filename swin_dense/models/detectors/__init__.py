@@ -1,5 +1,5 @@
 """What wraps a detector; importing this package registers it under the scope ``swin_dense``."""
 
-from swin_dense.detectors.instance_tta import InstanceTTAModel
+from swin_dense.models.detectors.instance_tta import InstanceTTAModel
 
 __all__ = ["InstanceTTAModel"]

@@ -1,8 +1,0 @@
-"""Heads that mmdet 3.3 lacks; importing them registers them under the scope ``swin_dense``."""
-
-from swin_dense.heads.box_overlap import InclusiveGIoULoss
-from swin_dense.heads.conditional_masks import ConditionalMaskHead
-from swin_dense.heads.foreground import SeparateFocalLoss
-from swin_dense.heads.reppoints_v2_head import RepPointsV2Head
-
-__all__ = ["ConditionalMaskHead", "InclusiveGIoULoss", "RepPointsV2Head", "SeparateFocalLoss"]
