@@ -18,7 +18,7 @@ ATTENTION = ("aten::bmm", "aten::baddbmm_")
 def main() -> None:
     """Prints a line for forward and one for training."""
     logging.basicConfig()
-    logging.getLogger("swin_dense.fused.products").setLevel(logging.DEBUG)
+    logging.getLogger("swin_dense.ops.block.matmul").setLevel(logging.DEBUG)
     model, image = SwinTransformer(arch="tiny"), torch.ones(1, 3, 480, 640)
     for training in (False, True):
         model.train(training)

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from swin_dense.attention import reference, windows
 from swin_dense.backbones.swin import WindowAttention
+from swin_dense.ops.window_attention import reference, windows
 
 TABLE = "table_5_speed_v100"
 # Milliseconds of stages 1 to 4 on a V100, as published.
@@ -123,7 +123,7 @@ def padded_window_attention(
 ) -> Tensor:
     """Shifted-window attention that fills up the windows at the edges instead of joining them.
 
-    Arguments and result are those of :func:`swin_dense.attention.shifted_window_attention`.
+    Arguments and result are those of :func:`~.api.shifted_window_attention`.
     """
     h, w = qkv.shape[1:3]
     m, before = window_size, window_size - shift_size

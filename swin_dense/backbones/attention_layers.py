@@ -7,9 +7,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from swin_dense.attention import shifted_window_attention
-from swin_dense.attention.position_bias import position_bias
-from swin_dense.attention.windows import relative_position_index
+from swin_dense.ops.window_attention import shifted_window_attention
+from swin_dense.ops.window_attention.position_bias import position_bias
+from swin_dense.ops.window_attention.windows import relative_position_index
 
 # The fused kernels never hold the scores: 2200 tokens of a 1600-pixel image have 5 million a head.
 _FUSED = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]

@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from swin_dense.attention.eager import is_eager
-from swin_dense.attention.windows import keep_masks
 from swin_dense.errors import UserError
+from swin_dense.ops.dispatch import is_eager
+from swin_dense.ops.window_attention.windows import keep_masks
 
 logger = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""A Swin block by the functions of :mod:`swin_dense.fused`, where its layers are what they expect.
+"""A Swin block by the functions of :mod:`~.ops.block`, where its layers are what they expect.
 
 Whoever puts something else into a block (adapters, hooks, quantised layers, dropout), or traces
 it, gets the block as it is written in :class:`swin_dense.backbones.swin.SwinBlock`. What is there
@@ -15,10 +15,10 @@ from mmcv.cnn.bricks import DropPath
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
-from swin_dense.attention.eager import is_eager
 from swin_dense.backbones.attention_layers import WindowAttention
 from swin_dense.backbones.feed_forward import FeedForward
-from swin_dense.fused import Linear, Norm, after_attention, norm_linear
+from swin_dense.ops.block import Linear, Norm, after_attention, norm_linear
+from swin_dense.ops.dispatch import is_eager
 
 if TYPE_CHECKING:
     from swin_dense.backbones.swin import PatchMerging, SwinBlock

@@ -31,7 +31,7 @@ from swin_dense.checkpoints import (
     resize_absolute_pos_embed,
 )
 from swin_dense.compat import load_checkpoint
-from swin_dense.fused import norm_linear
+from swin_dense.ops.block import norm_linear
 from swin_dense.registry import MODELS
 
 
@@ -193,8 +193,8 @@ class SwinTransformer(BaseModule):
         frozen_stages: -1 trains everything, 0 freezes the patch embedding, k also k stages.
         init_cfg: ``dict(type='Pretrained', checkpoint=path or URL)``, or None.
         arch: 'tiny', 'small', 'base' or 'large' instead of sizes, depths and heads (section 3.3).
-        attn_impl: 'auto', 'triton', 'sdpa', 'cpu' or 'reference', see :mod:`swin_dense.attention`.
-            'triton' means the rest of a block too, see :mod:`swin_dense.fused`; with 'reference' a
+        attn_impl: 'auto', 'triton', 'sdpa', 'cpu', 'reference', see :mod:`~.ops.window_attention`.
+            'triton' means the rest of a block too, see :mod:`~.ops.block`; with 'reference' a
             block is its plain modules.
         use_shift: shift the windows of every second block; False is "w/o shifting" in table 4.
         use_rel_pos_bias: add the relative position bias to the scores; False with

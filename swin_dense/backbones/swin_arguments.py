@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from swin_dense.attention import check_impl
+from swin_dense.ops.window_attention import check_impl
 
 # Section 3.3 of the paper: (C, blocks per stage, heads per stage); every head has 32 channels.
 ARCHS: dict[str, tuple[int, tuple[int, ...], tuple[int, ...]]] = {

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from swin_dense.analysis import stage_times
-from swin_dense.attention import shifted_window_attention
+from swin_dense.ops.window_attention import shifted_window_attention
 
 
 @pytest.mark.parametrize("size", [(4, 4), (8, 12), (7, 9), (3, 2)])

@@ -6,7 +6,7 @@ from torch.export import Dim
 from torch.utils.flop_counter import FlopCounterMode
 
 from swin_dense import SwinTransformer
-from swin_dense.fused import products
+from swin_dense.ops.block import matmul as products
 
 SMALL = {"embed_dims": 8, "depths": (2, 1), "num_heads": (2, 2), "strides": (4, 2),
          "out_indices": (0, 1), "window_size": 3}  # fmt: skip

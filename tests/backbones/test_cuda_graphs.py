@@ -11,9 +11,9 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from swin_dense import SwinTransformer
-from swin_dense.attention import windows
 from swin_dense.backbones import cuda_graphs
 from swin_dense.errors import UserError
+from swin_dense.ops.window_attention import windows
 
 SMALL = {"embed_dims": 8, "depths": (2, 1), "num_heads": (1, 2), "window_size": 3,
          "strides": (4, 2), "out_indices": (0, 1)}  # fmt: skip

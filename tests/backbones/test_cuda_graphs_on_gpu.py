@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from swin_dense import SwinTransformer
-from swin_dense.attention import windows
 from swin_dense.errors import UserError
+from swin_dense.ops.window_attention import windows
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 

@@ -16,7 +16,7 @@ from math import isqrt
 import torch
 from torch import Tensor
 
-from swin_dense.attention.windows import relative_position_index
+from swin_dense.ops.window_attention.windows import relative_position_index
 
 State = dict[str, Tensor]
 

@@ -1,0 +1,1 @@
+"""What computes a block: attention in windows, and the layers around it."""

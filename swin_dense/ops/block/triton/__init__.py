@@ -1,0 +1,1 @@
+"""The kernels of a block's other layers for GPUs, in Triton."""

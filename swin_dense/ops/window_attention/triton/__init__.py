@@ -1,0 +1,1 @@
+"""The kernels of shifted-window attention for GPUs, in Triton."""

@@ -1,0 +1,225 @@
+"""What the fused kernels of a block are tried on, in Triton's interpreter and on a GPU alike.
+
+Every function is held to plain PyTorch, whose gradients are autograd's. Importing this does not
+import Triton, which need not be there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+EPS = 1e-5
+NORMS = ("layer_norm", "add", "layer_norm_backward")
+# Factors of stochastic depth: an image without the branch, and the others made up for it.
+KEPT = (1.25, 0.0, 1.25, 1.25)
+
+
+class Case(NamedTuple):
+    """Sizes of a call, and its precisions: of the residual stream and of products."""
+
+    images: int
+    tokens: int
+    channels: int
+    scale: bool
+    stream: torch.dtype
+    dtype: torch.dtype
+    hidden: int = 64
+
+    def __str__(self) -> str:
+        """An identifier of the test."""
+        kinds = "-".join(str(d).removeprefix("torch.") for d in (self.stream, self.dtype))
+        scale = "-scale" if self.scale else ""
+        return f"{self.images}x{self.tokens}x{self.channels}-{self.hidden}{scale}-{kinds}"
+
+
+Tensors = dict[str, Tensor | None]
+
+
+def make_inputs(case: Case, device: str = "cpu") -> Tensors:
+    """All tensors that any function takes; parameters are fp32, as under autocast."""
+    g = torch.Generator().manual_seed(3)
+    rows, c, hidden = case.images * case.tokens, case.channels, case.hidden
+
+    def normal(*shape: int, dtype: torch.dtype = torch.float32, factor: float = 1.0) -> Tensor:
+        return (torch.randn(*shape, generator=g) * factor).to(device, dtype)
+
+    return {
+        # Not centred, as a residual stream is not.
+        "x": (1 + normal(rows, c)).to(case.stream),
+        "y": normal(rows, c, dtype=case.dtype),
+        "scale": torch.tensor(KEPT[: case.images], device=device) if case.scale else None,
+        "norm_weight": 1 + normal(c, factor=0.3),
+        "norm_bias": normal(c, factor=0.3),
+        "w1": normal(hidden, c, dtype=case.dtype, factor=c**-0.5),
+        "b1": normal(hidden, factor=0.3),
+        "w2": normal(c, hidden, dtype=case.dtype, factor=hidden**-0.5),
+        "b2": normal(c, factor=0.3),
+        "d": normal(rows, c, dtype=case.stream),
+        "d_low": normal(rows, c, dtype=case.dtype),
+    }
+
+
+def kept(scale: Tensor | None, branch: Tensor) -> Tensor:
+    """A branch under stochastic depth."""
+    if scale is None:
+        return branch
+    factor = scale.repeat_interleave(len(branch) // len(scale)).to(branch.dtype)
+    return branch * factor[:, None]
+
+
+def normed(x: Tensor, t: Tensors, dtype: torch.dtype) -> Tensor:
+    """LayerNorm, in no less than fp32 as under autocast."""
+    wide = torch.promote_types(x.dtype, torch.float32)
+    weight, bias = t["norm_weight"].to(wide), t["norm_bias"].to(wide)
+    return F.layer_norm(x.to(wide), x.shape[1:], weight, bias, EPS).to(dtype)
+
+
+def gradients(out: Tensor, d: Tensor, inputs: Tensors) -> Tensors:
+    """Of a sum weighed by ``d``, with respect to named tensors."""
+    given = dict(zip(inputs, torch.autograd.grad(out, list(inputs.values()), d), strict=True))
+    return {f"d_{name}": grad for name, grad in given.items()}
+
+
+def leaves(t: Tensors, *names: str) -> Tensors:
+    """The tensors, with gradients wanted of some."""
+    return {k: v.detach().requires_grad_() if k in names else v for k, v in t.items()}
+
+
+def plain_norm(t: Tensors, dtype: torch.dtype) -> Tensors:
+    return {"xn": normed(t["x"], t, dtype)}
+
+
+def our_norm(t: Tensors, dtype: torch.dtype) -> Tensors:
+    from swin_dense.ops.block.triton import launch as triton_block
+
+    return {"xn": triton_block.layer_norm(t["x"], t["norm_weight"], t["norm_bias"], EPS, dtype)}
+
+
+def plain_add(t: Tensors, dtype: torch.dtype) -> Tensors:
+    m = t["x"] + kept(t["scale"], t["y"]).to(t["x"].dtype)
+    return {"m": m, "mn": normed(m, t, dtype), "sum": m}
+
+
+def our_add(t: Tensors, dtype: torch.dtype) -> Tensors:
+    from swin_dense.ops.block.triton import launch as triton_block
+
+    m, mn = triton_block.add_layer_norm(
+        t["x"], t["y"], t["scale"], t["norm_weight"], t["norm_bias"], EPS, dtype
+    )
+    return {"m": m, "mn": mn, "sum": triton_block.add(t["x"], t["y"], t["scale"])}
+
+
+def plain_norm_backward(t: Tensors, dtype: torch.dtype) -> Tensors:
+    t = leaves(t, "x", "norm_weight", "norm_bias")
+    wanted = {name: t[name] for name in ("x", "norm_weight", "norm_bias")}
+    grads = gradients(normed(t["x"], t, dtype), t["d_low"], wanted)
+    alone = grads["d_x"]
+    grads["d_x"] = alone + t["d"]
+    return {**grads, "d_branch": kept(t["scale"], grads["d_x"]).to(dtype), "alone": alone}
+
+
+def our_norm_backward(t: Tensors, dtype: torch.dtype) -> Tensors:
+    from swin_dense.ops.block.triton import launch as triton_block
+
+    call = (t["d_low"], t["x"], t["norm_weight"], EPS)
+    dx, d_weight, d_bias, d_branch = triton_block.layer_norm_backward(
+        *call, t["d"], t["scale"], dtype
+    )
+    alone, *_, nothing = triton_block.layer_norm_backward(*call, None, None, None)
+    assert nothing is None
+    names = ("d_x", "d_norm_weight", "d_norm_bias", "d_branch", "alone")
+    return dict(zip(names, (dx, d_weight, d_bias, d_branch, alone), strict=True))
+
+
+def plain_mlp(t: Tensors, dtype: torch.dtype) -> Tensors:
+    """As autocast does: weights and biases in the precision of products."""
+    hidden = F.gelu(F.linear(normed(t["x"], t, dtype), t["w1"].to(dtype), t["b1"].to(dtype)))
+    branch = F.linear(hidden, t["w2"].to(dtype), t["b2"].to(dtype))
+    return {"y": t["x"] + kept(t["scale"], branch).to(t["x"].dtype)}
+
+
+def our_mlp(t: Tensors, dtype: torch.dtype) -> Tensors:
+    from swin_dense.ops.block.triton import launch as triton_block
+
+    norm = (t["norm_weight"], t["norm_bias"], EPS)
+    return {"y": triton_block.mlp(t["x"], t["scale"], *norm, t["w1"], t["b1"], t["w2"], t["b2"])}
+
+
+def plain_mlp_backward(t: Tensors, dtype: torch.dtype) -> Tensors:
+    names = ("x", "norm_weight", "norm_bias", "w1", "b1", "w2", "b2")
+    t = leaves(t, *names)
+    return gradients(plain_mlp(t, dtype)["y"], t["d"], {name: t[name] for name in names})
+
+
+def our_mlp_backward(t: Tensors, dtype: torch.dtype) -> Tensors:
+    from swin_dense.ops.block.triton import launch as triton_block
+
+    norm = (t["norm_weight"], t["norm_bias"], EPS)
+    found = triton_block.mlp_backward(t["x"], t["d"], t["scale"], *norm, t["w1"], t["b1"], t["w2"])
+    return {
+        "d_x": found.dm,
+        "d_norm_weight": found.d_norm_weight,
+        "d_norm_bias": found.d_norm_bias,
+        "d_w1": found.dh.T @ found.mn,
+        "d_b1": found.dh.sum(0, dtype=torch.float32),
+        "d_w2": found.d2.T @ found.g,
+        "d_b2": found.d2.sum(0, dtype=torch.float32),
+    }
+
+
+def plain_linear(t: Tensors, dtype: torch.dtype) -> Tensors:
+    """Attention's first layer and its last, as autocast does."""
+    last = F.linear(t["y"], t["w1"][: t["y"].shape[1]], None)
+    residual = t["x"][:, : last.shape[1]] + kept(t["scale"], last).to(t["x"].dtype)
+    return {
+        "first": F.linear(normed(t["x"], t, dtype), t["w1"], t["b1"].to(dtype)),
+        "residual": residual,
+    }
+
+
+def our_linear(t: Tensors, dtype: torch.dtype) -> Tensors:
+    from swin_dense.ops.block.triton import launch as triton_block
+
+    norm = (t["norm_weight"], t["norm_bias"], EPS)
+    w = t["w1"][: t["y"].shape[1]]
+    x = t["x"][:, : len(w)]
+    return {
+        "first": triton_block.norm_linear(t["x"], *norm, t["w1"], t["b1"]),
+        "residual": triton_block.linear_residual(t["y"], w, None, x, t["scale"]),
+    }
+
+
+# A function's name, plain and ours: of tensors and of the precision of products.
+Function = Callable[[Tensors, torch.dtype], Tensors]
+FUNCTIONS: dict[str, tuple[Function, Function]] = {
+    "layer_norm": (plain_norm, our_norm),
+    "add": (plain_add, our_add),
+    "layer_norm_backward": (plain_norm_backward, our_norm_backward),
+    "mlp": (plain_mlp, our_mlp),
+    "mlp_backward": (plain_mlp_backward, our_mlp_backward),
+    "linear": (plain_linear, our_linear),
+}
+
+
+def assert_as_exact_as_plain_pytorch(name: str, case: Case, device: str = "cpu") -> None:
+    """Errors against float64 are at most twice those of plain PyTorch in the same precision."""
+    plain, ours = FUNCTIONS[name]
+    inputs = make_inputs(case, device)
+    exact = plain({k: None if v is None else v.double() for k, v in inputs.items()}, torch.double)
+    rounded = plain(inputs, case.dtype)
+    for key, found in ours(inputs, case.dtype).items():
+        expected = exact[key]
+        assert found.dtype == rounded[key].dtype, key
+        assert found.shape == expected.shape, key
+        error = (found.double() - expected).abs().max()
+        allowed = 2 * (rounded[key].double() - expected).abs().max()
+        # Where plain PyTorch happens to be exact, one rounding must be allowed: of the result, or
+        # of what enters a product.
+        precision = found.dtype if name in NORMS else case.dtype
+        rounding = torch.finfo(precision).eps * expected.abs().max()
+        assert error <= allowed + rounding, f"{key}: {error:.2g}, allowed {allowed:.2g}"

@@ -1,0 +1,116 @@
+"""The fused functions against the plain layers, in value and in every gradient."""
+
+import copy
+
+import pytest
+import torch
+from fused_cases import Half, draw, gradients
+from torch import nn
+
+from swin_dense.ops.block import Linear, Norm, layers, norm_linear
+from swin_dense.ops.block import proj_mlp as block_end
+
+B, H, W, C = 2, 5, 6, 8
+
+
+@pytest.fixture(params=["whole", "chunks of rows"])
+def chunked(request, monkeypatch):
+    if request.param != "whole":
+        monkeypatch.setattr(layers, "_CHUNK", 7 * 4 * C)
+
+
+@pytest.mark.parametrize("kept", [False, True])
+@pytest.mark.parametrize(
+    "scales", [(None, None), ((0, 1.25), (1.25, 1.25))], ids=["always", "stochastic depth"]
+)
+@pytest.mark.parametrize("bias", [True, False])
+def test_after_attention_equals_the_plain_layers(chunked, scales, bias, kept, monkeypatch):
+    monkeypatch.setattr(block_end, "RECOMPUTED_CHANNELS", 0 if kept else C)
+    scales = tuple(None if s is None else torch.tensor(s, dtype=torch.float64) for s in scales)
+    half = Half(C, scales, bias).double()
+    inputs = [draw(B, H, W, C, seed=1), draw(B, H, W, C, seed=2)]
+    ours = gradients(half.fused, inputs, half.parameters())
+    plain = gradients(half.plain, inputs, half.parameters())
+    for a, b in zip(ours, plain, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+    with torch.no_grad():
+        torch.testing.assert_close(half.fused(*inputs), plain[0], rtol=1e-12, atol=1e-12)
+
+
+def swap_halves(x):
+    """An arrangement that copies: a row's numbers, backwards, behind them."""
+    return torch.cat([x, x.flip(-1)], dim=-1)
+
+
+@pytest.mark.parametrize("arrange", [None, swap_halves])
+@pytest.mark.parametrize("bias", [True, False])
+def test_norm_linear_equals_the_plain_layers(chunked, bias, arrange):
+    channels = C if arrange is None else 2 * C
+    norm, linear = nn.LayerNorm(channels).double(), nn.Linear(channels, 28, bias=bias).double()
+    parameters = [*norm.parameters(), *linear.parameters()]
+    for i, p in enumerate(parameters):
+        p.data.copy_(draw(*p.shape, seed=i).detach())
+    fused = (Norm(norm.weight, norm.bias, norm.eps), Linear(linear.weight, linear.bias), arrange)
+    inputs = [draw(B, H, W, C)]
+
+    def plain(x):
+        return linear(norm(x if arrange is None else arrange(x)))
+
+    expected = gradients(plain, inputs, parameters)
+    ours = gradients(lambda x: norm_linear(x, *fused), inputs, parameters)
+    for a, b in zip(ours, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_error_is_that_of_plain_layers_in_the_same_precision(chunked, dtype):
+    """Against float64, no more than twice as large, or a rounding of the largest number.
+
+    Sums over rows are added up in another order, so in fp32 some of them lose a few more bits.
+    """
+    rounding = {torch.float32: 16 * torch.finfo(torch.float32).eps, torch.bfloat16: 2**-8}[dtype]
+    half = Half(C, (torch.tensor((0, 1.25)), torch.tensor((1.25, 1.25)))).float()
+    inputs = [draw(B, H, W, C, dtype=torch.float32, seed=i) for i in (1, 2)]
+    exact = copy.deepcopy(half).double()
+    exact_inputs = [x.detach().double().requires_grad_() for x in inputs]
+    expected = gradients(exact.plain, exact_inputs, exact.parameters())
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+        ours = gradients(half.fused, inputs, half.parameters())
+        plain = gradients(half.plain, inputs, half.parameters())
+    for a, b, c in zip(ours, plain, expected, strict=True):
+        assert a.dtype == b.dtype
+        assert (a - c).abs().max() <= 2 * (b - c).abs().max() + rounding * c.abs().max()
+
+
+def test_gradients_can_be_differentiated_again():
+    half = Half(C).double()
+    inputs = [draw(1, 2, 2, C, seed=i) for i in (1, 2)]
+    assert torch.autograd.gradgradcheck(half.fused, inputs)
+    norm, linear = Norm(draw(C), draw(C, seed=4), 1e-5), Linear(draw(3, C), None)
+    assert torch.autograd.gradgradcheck(lambda x: norm_linear(x, norm, linear), inputs[:1])
+
+
+def test_frozen_layers_get_no_gradient():
+    half = Half(C).double()
+    for p in (*half.norm.parameters(), *half.fc2.parameters(), half.fc1.bias):
+        p.requires_grad_(False)
+    inputs = [draw(B, H, W, C, seed=1).detach(), draw(B, H, W, C, seed=2)]
+    trained = [inputs[1], *(p for p in half.parameters() if p.requires_grad)]
+    ours, plain = (
+        torch.autograd.grad(function(*inputs).square().sum(), trained)
+        for function in (half.fused, half.plain)
+    )
+    for a, b in zip(ours, plain, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(0, 3, 3, C), (1, 1, 1, C)])
+def test_smallest_inputs(shape):
+    half = Half(C).double()
+    inputs = [draw(*shape, seed=i) for i in (1, 2)]
+    for a, b in zip(
+        gradients(half.fused, inputs, half.parameters()),
+        gradients(half.plain, inputs, half.parameters()),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)

@@ -1,0 +1,106 @@
+"""Products by oneDNN equal PyTorch's, and are taken only where they may be."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from swin_dense.ops.block import Linear, Norm, norm_linear
+from swin_dense.ops.block import matmul as products
+
+ONEDNN = pytest.mark.skipif(not products._available(), reason="this PyTorch has no such operator")
+
+
+@pytest.fixture
+def setting(monkeypatch):
+    """Sets the environment variable, and forgets what was chosen before."""
+
+    monkeypatch.setattr(products, "_SMALLEST", 0)
+
+    def choose(value):
+        monkeypatch.setenv("SWIN_DENSE_ONEDNN", value)
+        products._chosen.cache_clear()
+
+    yield choose
+    products._chosen.cache_clear()
+
+
+def calls(monkeypatch):
+    """Counts calls of oneDNN's operator from now on."""
+    found = []
+    inner = products._onednn
+    monkeypatch.setattr(products, "_onednn", lambda *args: found.append(1) or inner(*args))
+    return found
+
+
+@ONEDNN
+@pytest.mark.parametrize("bias", [True, False])
+def test_onednn_equals_pytorch(setting, bias, monkeypatch):
+    setting("1")
+    found = calls(monkeypatch)
+    g = torch.Generator().manual_seed(0)
+    x, weight = torch.randn(33, 24, generator=g), torch.randn(40, 24, generator=g)
+    b = torch.randn(40, generator=g) if bias else None
+    exact = F.linear(x.double(), weight.double(), b if b is None else b.double())
+    grad = torch.randn(33, 40, generator=g)
+    for ours, expected in [
+        (products.linear(x, weight, b), exact),
+        (products.linear_gelu(x, weight, b), F.gelu(exact)),
+        (products.input_gradient(grad, weight), grad.double() @ weight.double()),
+        (products.weight_gradient(grad, x, None), grad.t().double() @ x.double()),
+        (products.weight_gradient(x, grad, None), x.t().double() @ grad.double()),
+        (products.weight_gradient(x, grad, x.t() @ grad), 2 * x.t().double() @ grad.double()),
+    ]:
+        torch.testing.assert_close(ours.double(), expected, rtol=1e-5, atol=1e-5)
+    assert len(found) == 6
+
+
+@ONEDNN
+@pytest.mark.filterwarnings("ignore:TF32 acceleration")  # PyTorch's, of its own switch
+def test_setting_and_switches_decide(setting, monkeypatch):
+    x, weight = torch.ones(2, 4), torch.ones(3, 4)
+    found = calls(monkeypatch)
+    setting("0")
+    products.linear(x, weight, None)
+    setting("1")
+    with torch.backends.mkldnn.flags(enabled=False):
+        products.linear(x, weight, None)
+    products.linear(x.double(), weight.double(), None)
+    products.linear(x.bfloat16(), weight.bfloat16(), None)
+    assert not found
+    products.linear(x, weight, None)
+    assert found
+    monkeypatch.setattr(products, "_SMALLEST", 25)
+    products.linear(x, weight, None)
+    assert len(found) == 1
+
+
+@ONEDNN
+def test_the_faster_one_is_chosen_once(setting, monkeypatch):
+    times = {"onednn": 1.0, "mkl": 2.0}
+    races = []
+    monkeypatch.setattr(products, "_race", lambda _: races.append(1) or tuple(times.values()))
+    setting("")
+    assert products._chosen(False, 1, False)
+    assert products._chosen(False, 1, False)
+    assert len(races) == 1
+    assert not products._chosen(False, 1, True)  # deterministic: no race, PyTorch's own
+    products._chosen.cache_clear()
+    times["onednn"] = 1.99  # a tie
+    assert not products._chosen(False, 1, False)
+
+
+@ONEDNN
+@pytest.mark.parametrize("backward", [False, True])
+def test_a_race_times_both(backward):
+    onednn, mkl = products._race(backward)
+    assert 0 < onednn < 1
+    assert 0 < mkl < 1
+
+
+def test_operations_are_counted_as_ever(setting):
+    setting("1")
+    norm = Norm(torch.ones(24), torch.zeros(24), 1e-5)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        norm_linear(torch.ones(5, 24), norm, Linear(torch.ones(40, 24), None))
+    assert counter.get_total_flops() == 2 * 5 * 24 * 40

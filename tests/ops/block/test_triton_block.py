@@ -1,0 +1,110 @@
+"""The fused kernels of a block where none can run, and in processes of their own."""
+
+import re
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from swin_dense.ops.block.triton import support as triton_limits
+from swin_dense.ops.window_attention.triton import op as triton_attention
+
+HERE = Path(__file__).parent
+NO_CUDA = pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines without CUDA")
+TRITON = pytest.mark.skipif(triton_attention.missing() is not None, reason="triton not installed")
+
+
+@TRITON
+def test_block_kernels_in_the_interpreter(interpreted):
+    """See triton_block_interpreted.py for what is tested."""
+    interpreted(HERE / "triton_block_interpreted.py")
+
+
+@TRITON
+def test_functions_by_kernels_in_the_interpreter(interpreted):
+    """See triton_end_interpreted.py for what is tested."""
+    interpreted(HERE / "triton_end_interpreted.py")
+
+
+@TRITON
+def test_block_kernels_compile_for_hopper(python):
+    """Without a GPU: Triton's whole compiler, down to the assembler that it brings along."""
+    lines = python(str(HERE / "triton_block_compiled.py"), TRITON_INTERPRET="0").splitlines()
+    assert len(lines) == 7
+    assert all(line.endswith(" ok") for line in lines), lines
+
+
+def test_limits_are_known_without_triton(python):
+    python(
+        "-c",
+        """
+import sys
+sys.modules["triton"] = None  # as if it were not installed
+import torch
+from swin_dense.ops.block.triton.support import unfit
+assert unfit(torch.zeros(1, 96), torch.float16).startswith("needs the package triton")
+""",
+    )
+
+
+def test_importing_limits_does_not_import_triton(python):
+    imported = "'triton' in sys.modules"
+    python(
+        "-c",
+        f"import sys, torch; before = {imported}; import swin_dense.ops.block.triton.support;"
+        f"assert ({imported}) == before",
+    )
+
+
+@TRITON
+@NO_CUDA
+def test_cpu_tensors_are_refused_by_name():
+    from swin_dense.ops.block.triton import launch as triton_block
+
+    with pytest.raises(ValueError, match="add in Triton needs a CUDA device, got a tensor on cpu"):
+        triton_block.add(torch.zeros(2, 96), torch.zeros(2, 96), None)
+
+
+class OnCuda:
+    """As much of a tensor on a GPU as the limits look at."""
+
+    is_cuda = True
+    device = torch.device("cuda", 0)
+    dtype = torch.float32
+
+    def __init__(self, channels):
+        self.shape = (4, channels)
+
+    def dim(self):
+        return len(self.shape)
+
+
+@TRITON
+@pytest.mark.parametrize(
+    ("channels", "dtype", "hidden", "capability", "shared", "reason"),
+    [
+        (96, torch.bfloat16, 384, 9, 227, None),
+        (256, torch.float32, 1024, 8, 163, None),
+        (128, torch.float16, 512, 8, 99, None),
+        (192, torch.float16, 768, 8, 99, "160 KiB of shared memory for 192 channels"),
+        (384, torch.float16, 1536, 9, 227, "number of channels in .* got 384"),
+        (224, torch.float16, 896, 9, 227, "number of channels in .* got 224"),
+        (96, torch.float16, 100, 9, 227, "multiple of 32 features, got 100"),
+        (96, torch.float64, 384, 9, 227, "got float64"),
+        (96, torch.float16, 384, 7, 227, "compute capability 8.0"),
+    ],
+)
+def test_what_a_product_needs(monkeypatch, channels, dtype, hidden, capability, shared, reason):
+    properties = SimpleNamespace(major=capability, shared_memory_per_block_optin=shared * 1024)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: properties)
+    found = triton_limits.unfit_product(OnCuda(channels), dtype, hidden)
+    assert found is reason is None or re.fullmatch(f"needs .*{reason}.*", found)
+
+
+@TRITON
+def test_what_a_norm_needs(monkeypatch):
+    properties = SimpleNamespace(major=9)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: properties)
+    assert triton_limits.unfit(OnCuda(4096), torch.bfloat16) is None
+    assert triton_limits.unfit(OnCuda(4097), torch.bfloat16) == "needs 1..4096 channels, got 4097"

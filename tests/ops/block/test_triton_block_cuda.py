@@ -1,0 +1,127 @@
+"""The fused kernels of a block as compiled, on a GPU: precision, determinism, compilation."""
+
+import pytest
+import torch
+from block_cases import EPS, FUNCTIONS, Case, assert_as_exact_as_plain_pytorch, make_inputs
+
+from swin_dense.ops.window_attention.triton import op as triton_attention
+
+
+def _fits() -> bool:
+    if triton_attention.missing() is not None or not torch.cuda.is_available():
+        return False
+    return triton_attention.unfit_device(torch.device("cuda")) is None
+
+
+pytestmark = pytest.mark.skipif(not _fits(), reason="no GPU that the kernels are for")
+
+FP32, FP16, BF16 = torch.float32, torch.float16, torch.bfloat16
+# Of the residual stream and of products; fp32 and less is autocast.
+PRECISIONS = [(FP32, FP32), (FP32, FP16), (FP32, BF16), (FP16, FP16), (BF16, BF16)]
+
+
+@pytest.mark.parametrize(("stream", "dtype"), PRECISIONS, ids=str)
+@pytest.mark.parametrize("channels", [96, 128, 192, 256])
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_as_exact_as_plain_pytorch(name, channels, stream, dtype):
+    case = Case(2, 1049, channels, True, stream, dtype, 4 * channels)
+    assert_as_exact_as_plain_pytorch(name, case, "cuda")
+    assert_as_exact_as_plain_pytorch(name, case._replace(scale=False), "cuda")
+
+
+@pytest.mark.parametrize("dtype", [FP32, FP16, BF16], ids=str)
+@pytest.mark.parametrize("channels", [1, 100, 384, 512, 768, 1024, 1536, 3072, 4096])
+def test_every_width_of_a_norm(channels, dtype):
+    for name in ("layer_norm", "add", "layer_norm_backward"):
+        case = Case(3, 211, channels, True, FP32, dtype)
+        assert_as_exact_as_plain_pytorch(name, case, "cuda")
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_same_bits_every_time(name):
+    case = Case(2, 5003, 96, True, FP32, BF16, 384)
+    inputs = make_inputs(case, "cuda")
+    _, ours = FUNCTIONS[name]
+    first, *others = (ours(inputs, BF16) for _ in range(4))
+    assert all(torch.equal(other[key], first[key]) for other in others for key in first)
+
+
+def test_tf32_is_used_only_where_it_is_allowed():
+    case = Case(1, 1000, 96, False, FP32, FP32, 384)
+    inputs = make_inputs(case, "cuda")
+    _, ours = FUNCTIONS["mlp"]
+    exact = ours(inputs, FP32)["y"]
+    matmul = torch.backends.cuda.matmul
+    before = matmul.fp32_precision
+    try:
+        matmul.fp32_precision = "tf32"
+        rounded = ours(inputs, FP32)["y"]
+    finally:
+        matmul.fp32_precision = before
+    # 10 bits of mantissa instead of 23.
+    assert 0 < (exact - rounded).abs().max() < 2e-2
+
+
+def test_a_kernel_is_compiled_once_for_all_sizes():
+    from swin_dense.ops.block.triton import mlp_kernels as triton_mlp_kernels
+    from swin_dense.ops.block.triton import norm_kernels as triton_norm_kernels
+
+    names = [(triton_norm_kernels, "add_layer_norm"), (triton_norm_kernels, "layer_norm_backward")]
+    names += [(triton_mlp_kernels, "mlp"), (triton_mlp_kernels, "mlp_backward")]
+
+    def kernels() -> int:
+        device = torch.cuda.current_device()
+        return sum(len(getattr(m, name).device_caches[device][0]) for m, name in names)
+
+    def run(images: int, tokens: int) -> None:
+        inputs = make_inputs(Case(images, tokens, 96, True, FP32, BF16), "cuda")
+        for _, ours in FUNCTIONS.values():
+            ours(inputs, BF16)
+
+    run(2, 72)
+    before = kernels()
+    for size in ((1, 1), (1, 16), (4, 256), (2, 1000), (3, 33)):
+        run(*size)
+    assert kernels() == before
+
+
+def test_offsets_beyond_32_bits():
+    from swin_dense.ops.block.triton import launch as triton_block
+
+    rows, channels = 2**31 // 96 + 1000, 96
+    free, _ = torch.cuda.mem_get_info()
+    if free < 16 * 2**30:
+        pytest.skip("needs 16 GiB of free memory")
+    x = torch.zeros(rows, channels, device="cuda", dtype=BF16)
+    x[-100:] = torch.randn(100, channels, device="cuda", dtype=BF16)
+    weight, bias = torch.ones(channels, device="cuda"), torch.zeros(channels, device="cuda")
+    xn = triton_block.layer_norm(x, weight, bias, EPS, BF16)
+    assert torch.equal(xn[-100:], triton_block.layer_norm(x[-100:], weight, bias, EPS, BF16))
+    assert not xn[:-100].any()
+
+
+def test_cuda_graph_replays():
+    inputs = make_inputs(Case(2, 500, 96, True, FP32, BF16, 384), "cuda")
+    results = {}
+
+    def run() -> None:
+        for name, (_, ours) in FUNCTIONS.items():
+            results[name] = ours(inputs, BF16)
+
+    run()  # compiles, which a capture must not
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        run()
+    captured = dict(results)
+    inputs["x"].normal_()
+    graph.replay()
+    run()
+    for name, expected in results.items():
+        for key in expected:
+            assert torch.equal(captured[name][key], expected[key]), key
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="one GPU")
+def test_a_gpu_that_is_not_the_current_one():
+    for name in FUNCTIONS:
+        assert_as_exact_as_plain_pytorch(name, Case(2, 50, 96, True, FP32, BF16), "cuda:1")

@@ -1,0 +1,93 @@
+"""Compiles the fused kernels of a block for Hopper without a GPU, a line for each.
+
+Run by ``test_triton_block.py`` in a process of its own; by hand with
+``PYTHONPATH=tests``. With ``--registers`` (and words that are
+in kernels' names) it prints what ptxas says of registers and local memory, at all widths.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import hopper
+import torch
+from triton.compiler import CompiledKernel
+
+from swin_dense.ops.block.triton import linear_kernels as triton_linear_kernels
+from swin_dense.ops.block.triton import mlp_kernels as triton_mlp_kernels
+from swin_dense.ops.block.triton import norm_kernels as triton_norm_kernels
+from swin_dense.ops.block.triton.launch import linear_schedule, mlp_schedule, norm_schedule
+from swin_dense.ops.block.triton.support import PRODUCT_WIDTHS
+
+# Tensors in the precision of products; the others are fp32, as the residual stream under autocast.
+IN_PRECISION = ("y", "mn", "d_xn", "d_branch", "w", "w1", "w2", "g", "dh", "d2")
+WIDTHS = (96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096)
+
+
+def compiled(kernel, dtype: torch.dtype, schedule: dict, **constants: object) -> CompiledKernel:
+    """A kernel for products in ``dtype``."""
+    options = {k: v for k, v in schedule.items() if k.startswith("num_")}
+    constants |= {k: v for k, v in schedule.items() if k not in options}
+    names = IN_PRECISION
+    if kernel is triton_linear_kernels.linear:
+        # With a norm it reads the residual stream, without one it writes it.
+        names += ("a",) if "norm_weight" in constants else ("out",)
+    return hopper.compiled(kernel, dtype, names, constants, options, number="eps")
+
+
+def kernels(channels: int, dtype: torch.dtype, precision: str) -> list[tuple]:
+    """Kernels that so many channels need, with their constants and schedules."""
+    constants = {"C": channels}
+    todo = [
+        (triton_norm_kernels.add_layer_norm, constants, norm_schedule("forward", channels)),
+        (triton_norm_kernels.layer_norm_backward, constants, norm_schedule("backward", channels)),
+    ]
+    if channels in PRODUCT_WIDTHS:
+        constants = {"PRECISION": precision}
+        for kernel in (triton_mlp_kernels.mlp, triton_mlp_kernels.mlp_backward):
+            direction = "backward" if kernel.__name__.endswith("backward") else "forward"
+            schedule = mlp_schedule(direction, channels, 4 * channels, dtype)
+            todo.append((kernel, constants, schedule))
+        linear = triton_linear_kernels.linear
+        norm = {**constants, "x": None, "scale": None}
+        residual = {**constants, "norm_weight": None, "norm_bias": None}
+        todo.append((linear, norm, linear_schedule(channels, 3 * channels, dtype)))
+        todo.append((linear, residual, linear_schedule(channels, channels, dtype)))
+    return todo
+
+
+def report(wanted: list[str]) -> None:
+    """Lines of the kernels whose names hold one of some words, for all widths and precisions."""
+    kinds = [(torch.bfloat16, "ieee"), (torch.float32, "tf32"), (torch.float32, "ieee")]
+    for dtype, precision in kinds:
+        for channels in WIDTHS:
+            for kernel, constants, schedule in kernels(channels, dtype, precision):
+                name = kernel.__name__
+                if wanted and not any(word in name for word in wanted):
+                    continue
+                if "PRECISION" not in constants and precision == "tf32":
+                    continue
+                done = compiled(kernel, dtype, schedule, **constants)
+                figures = f"{hopper.registers(done)}, {done.metadata.shared} shared"
+                print(f"{name} C={channels} {dtype} {precision} {figures}", flush=True)
+
+
+def main() -> None:
+    if sys.argv[1:2] == ["--registers"]:
+        report(sys.argv[2:])
+        return
+    todo = kernels(96, torch.bfloat16, "ieee")
+    for kernel, constants, schedule in todo:
+        compiled(kernel, torch.bfloat16, schedule, **constants)
+        print(f"{kernel.__name__} ok", flush=True)
+    # Neither branch, residual nor factors of images: other code paths.
+    (forward, constants, schedule), (backward, _, backward_schedule), *_ = todo
+    constants = {**constants, "scale": None}
+    compiled(forward, torch.float16, schedule, **constants, y=None, m=None)
+    nothing = {"d_residual": None, "d_branch": None}
+    compiled(backward, torch.float16, backward_schedule, **constants, **nothing)
+    print("norms alone ok")
+
+
+if __name__ == "__main__":
+    main()

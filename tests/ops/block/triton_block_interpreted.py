@@ -1,0 +1,111 @@
+"""The fused kernels of a block in Triton's interpreter, on the CPU.
+
+Run by ``test_triton_block.py`` in a process of its own: Triton decides when it is imported
+whether it compiles or interprets. By hand: ``TRITON_INTERPRET=1 pytest`` and this file.
+
+Not in bf16, whose products the interpreter gets wrong.
+"""
+
+import pytest
+import torch
+from block_cases import FUNCTIONS, NORMS, Case, assert_as_exact_as_plain_pytorch, make_inputs
+
+from swin_dense.ops.block.triton import launch as triton_block
+
+FP32, FP16 = torch.float32, torch.float16
+PRODUCTS = ("mlp", "mlp_backward", "linear")
+
+
+@pytest.mark.parametrize("name", NORMS)
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case(2, 35, 96, True, FP32, FP32),
+        Case(4, 9, 64, True, FP32, FP16),
+        Case(1, 33, 96, False, FP16, FP16),
+        Case(1, 1, 1, False, FP32, FP32),
+        Case(3, 2, 1536, True, FP16, FP16),
+        Case(2, 1, 4096, True, FP32, FP16),
+    ],
+    ids=str,
+)
+def test_norms_are_as_exact_as_plain_pytorch(name, case):
+    assert_as_exact_as_plain_pytorch(name, case)
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case(2, 35, 96, True, FP32, FP32, 384),
+        Case(4, 9, 64, True, FP32, FP16, 96),
+        Case(1, 33, 96, False, FP16, FP16, 64),
+        Case(1, 1, 32, False, FP32, FP32, 32),
+    ],
+    ids=str,
+)
+def test_products_are_as_exact_as_plain_pytorch(name, case):
+    assert_as_exact_as_plain_pytorch(name, case)
+
+
+@pytest.mark.parametrize("channels", [32, 128, 160, 256])
+def test_every_width_of_a_product(channels):
+    for name in PRODUCTS:
+        assert_as_exact_as_plain_pytorch(name, Case(2, 3, channels, True, FP32, FP16, 32))
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_same_bits_every_time(name):
+    case = Case(2, 35, 96, True, FP32, FP16)
+    _, ours = FUNCTIONS[name]
+    first, second = (ours(make_inputs(case), case.dtype) for _ in range(2))
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+@pytest.mark.parametrize("programs", [1, 3])
+def test_rows_may_be_dealt_out_to_any_number_of_programs(monkeypatch, programs):
+    monkeypatch.setattr(triton_block, "_WARPS_PER_SM", 4 * programs)
+    case = Case(2, 35, 96, True, FP32, FP32)
+    assert_as_exact_as_plain_pytorch("layer_norm_backward", case)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_strided_and_empty_inputs(name):
+    case = Case(2, 9, 96, True, FP32, FP32)
+    inputs = make_inputs(case)
+    _, ours = FUNCTIONS[name]
+    expected = ours(inputs, case.dtype)
+    strided = {k: v.T.contiguous().T if v.dim() == 2 else v for k, v in inputs.items()}
+    for key, found in ours(strided, case.dtype).items():
+        assert torch.equal(found, expected[key]), key
+    for key, found in ours(make_inputs(case._replace(tokens=0)), case.dtype).items():
+        # Sums over no rows are 0; what else there is has no rows.
+        assert len(found) == 0 or not found.any(), key
+
+
+def test_branch_gradients_are_not_copied():
+    case = Case(1, 9, 96, False, FP16, FP16)
+    t = make_inputs(case)
+    dx, *_, d_branch = triton_block.layer_norm_backward(
+        t["d_low"], t["x"], t["norm_weight"], 1e-5, t["d"], None, FP16
+    )
+    assert d_branch is dx
+    norm = (t["norm_weight"], t["norm_bias"], 1e-5)
+    found = triton_block.mlp_backward(t["x"], t["d"], None, *norm, t["w1"], t["b1"], t["w2"])
+    assert found.d2 is t["d"]
+
+
+def test_unfit_arguments_are_named():
+    t = make_inputs(Case(1, 2, 96, False, FP32, FP32))
+    norm = (t["norm_weight"], t["norm_bias"], 1e-5)
+    with pytest.raises(ValueError, match=r"layer_norm in Triton needs .* got float64"):
+        triton_block.layer_norm(t["x"].double(), *norm, FP32)
+    wide = torch.zeros(2, 384)
+    with pytest.raises(ValueError, match=r"mlp in Triton needs a number of channels .* got 384"):
+        triton_block.mlp(wide, None, *norm, t["w1"], t["b1"], t["w2"], t["b2"])
+    with pytest.raises(ValueError, match=r"needs rows of channels, .* got a shape of \(1, 2, 96\)"):
+        triton_block.add(t["x"][None], t["y"], None)
+    with pytest.raises(ValueError, match="2 rows are not of 3 images"):
+        triton_block.add(t["x"], t["y"], torch.ones(3))
+    with pytest.raises(ValueError, match=r"needs torch.float16 as its weight, got torch.float32"):
+        triton_block.linear_residual(t["y"], t["w1"].half(), None, t["x"], None)

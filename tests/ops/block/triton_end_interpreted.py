@@ -1,0 +1,104 @@
+"""The fused functions by our kernels, in Triton's interpreter on the CPU: whole, with autograd.
+
+Run by ``test_triton_block.py`` in a process of its own, see ``triton_block_interpreted.py``.
+"""
+
+import pytest
+import torch
+from fused_cases import Half, draw, gradients
+
+from swin_dense.backbones.swin import SwinTransformer
+from swin_dense.ops.block import Linear, Norm, norm_linear
+from swin_dense.ops.block import proj_mlp as block_end
+from swin_dense.ops.block.triton import launch as triton_block
+from swin_dense.ops.block.triton import support as triton_limits
+
+NAMES = (
+    "add",
+    "add_layer_norm",
+    "layer_norm",
+    "layer_norm_backward",
+    "linear_residual",
+    "mlp",
+    "mlp_backward",
+    "norm_linear",
+)
+
+
+def assert_close(ours, exact):
+    """Up to fp32's rounding of the largest number."""
+    bound = 1e-5 * max(1, exact.abs().max().item())
+    torch.testing.assert_close(ours.to(exact.dtype), exact, rtol=0, atol=bound)
+
+
+@pytest.fixture
+def kernels(monkeypatch):
+    """Names of the kernels' functions that are called."""
+    called = []
+
+    def watch(name):
+        function = getattr(triton_block, name)
+        monkeypatch.setattr(triton_block, name, lambda *a: called.append(name) or function(*a))
+
+    for name in NAMES:
+        watch(name)
+    return called
+
+
+@pytest.mark.parametrize(
+    ("channels", "keep"), [(32, False), (32, True), (48, False)], ids=["mlp", "kept", "recomputed"]
+)
+@pytest.mark.parametrize("stochastic", [False, True])
+def test_end_of_a_block_equals_plain_layers(channels, keep, stochastic, kernels, monkeypatch):
+    monkeypatch.setattr(block_end, "RECOMPUTED_CHANNELS", 0 if keep else channels)
+    scales = (torch.tensor((0, 1.25)), torch.tensor((1.25, 1.25))) if stochastic else (None, None)
+    half = Half(channels, scales).float()
+    inputs = [draw(2, 3, 3, channels, dtype=torch.float32, seed=i) for i in (1, 2)]
+    ours = gradients(lambda *x: half.fused(*x, impl="triton"), inputs, half.parameters())
+    exact = Half(channels, tuple(None if s is None else s.double() for s in scales)).double()
+    exact_inputs = [x.detach().double().requires_grad_() for x in inputs]
+    expected = gradients(exact.plain, exact_inputs, exact.parameters())
+    for a, b in zip(ours, expected, strict=True):
+        assert_close(a, b)
+    with torch.no_grad():
+        assert_close(half.fused(*inputs, impl="triton"), expected[0])
+    one_kernel = channels in triton_limits.PRODUCT_WIDTHS
+    assert ("mlp_backward" in kernels) == (one_kernel and not keep)
+    assert ("layer_norm_backward" in kernels) == (keep or not one_kernel)
+
+
+@pytest.mark.parametrize(
+    ("channels", "first"), [(24, ["layer_norm"]), (32, ["norm_linear"])], ids=["two", "one kernel"]
+)
+def test_norm_and_linear_layer_equal_plain_ones(channels, first, kernels):
+    norm, linear = torch.nn.LayerNorm(channels), torch.nn.Linear(channels, 64)
+    x = draw(2, 3, 5, channels, dtype=torch.float32)
+    parameters = [*norm.parameters(), *linear.parameters()]
+    layers = Norm(norm.weight, norm.bias, norm.eps), Linear(linear.weight, linear.bias)
+    ours = gradients(lambda x: norm_linear(x, *layers, impl="triton"), [x], parameters)
+    plain = gradients(lambda x: linear(norm(x)), [x], parameters)
+    for a, b in zip(ours, plain, strict=True):
+        assert_close(a, b)
+    assert kernels == [*first, "layer_norm", "layer_norm_backward"]
+
+
+def test_backbone_by_kernels_alone(kernels):
+    """Attention and the rest of every block, in training with stochastic depth."""
+    sizes = {"embed_dims": 32, "depths": (2,), "num_heads": (1,), "strides": (4,)}
+    models = []
+    for impl in ("triton", "reference"):
+        torch.manual_seed(0)
+        model = SwinTransformer(
+            **sizes, window_size=5, out_indices=(0,), drop_path_rate=0.5, attn_impl=impl
+        )
+        for p in model.parameters():
+            torch.nn.init.normal_(p, std=0.2)
+        models.append(model)
+    image = draw(2, 3, 24, 28, dtype=torch.float32)
+    found = []
+    for model in models:
+        torch.manual_seed(1)
+        found.append(gradients(lambda x, model=model: model(x)[0], [image], model.parameters()))
+    for a, b in zip(*found, strict=True):
+        assert_close(a, b)
+    assert kernels.count("mlp_backward") == 2

@@ -1,0 +1,148 @@
+"""The CPU's attention against the reference, in value, in every gradient, and in what it keeps."""
+
+import pytest
+import torch
+
+from swin_dense.ops.window_attention import cpu, reference
+
+# (B, H, W, heads, head_dim, M, shift): several chunks, padding, a map smaller than its window.
+CASES = [
+    (2, 14, 21, 2, 8, 7, 0),
+    (2, 14, 21, 2, 8, 7, 3),
+    (1, 9, 16, 3, 4, 5, 2),
+    (2, 13, 25, 1, 8, 12, 6),
+    (1, 3, 2, 2, 4, 5, 2),
+    (1, 1, 1, 1, 4, 7, 3),
+]
+
+
+def make_inputs(case, dtype=torch.float64, with_qkv_bias=True, with_position_bias=True):
+    b, h, w, heads, d, m, _ = case
+    g = torch.Generator().manual_seed(3)
+
+    def draw(*shape):
+        return torch.randn(shape, generator=g, dtype=torch.float64).to(dtype).requires_grad_()
+
+    inputs = [draw(b, h, w, 3 * heads * d), draw(3 * heads * d), draw(heads, m * m, m * m)]
+    wanted = (True, with_qkv_bias, with_position_bias)
+    return [x if want else None for x, want in zip(inputs, wanted, strict=True)]
+
+
+def run(function, inputs, case, scale=0.4):
+    """Output, and gradients of a loss that weighs every output differently."""
+    *_, heads, _d, m, shift = case
+    out = function(*inputs, heads, m, shift, scale)
+    weight = torch.randint(-2, 3, out.shape, generator=torch.Generator().manual_seed(5)).to(out)
+    given = [x for x in inputs if x is not None]
+    # A bias of qkv matters only where something is padded.
+    grads = torch.autograd.grad((out * weight).sum(), given, allow_unused=True)
+    return [out, *[torch.zeros_like(x) if g is None else g for g, x in zip(grads, given)]]  # noqa: B905
+
+
+@pytest.mark.parametrize("biases", [(True, True), (False, True), (True, False)])
+@pytest.mark.parametrize("case", CASES)
+def test_equals_the_reference(case, biases, monkeypatch):
+    monkeypatch.setattr(cpu, "_CHUNK", 2 * case[3] * case[5] ** 4)  # two windows a chunk
+    inputs = make_inputs(case, torch.float64, *biases)
+    ours = run(cpu.shifted_window_attention, inputs, case)
+    for a, b in zip(ours, run(reference.shifted_window_attention, inputs, case), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("case", CASES[:3])
+def test_error_is_that_of_the_reference_in_the_same_precision(case, dtype):
+    inputs = make_inputs(case, dtype)
+    exact = [x.detach().double().requires_grad_() for x in inputs]
+    expected = run(reference.shifted_window_attention, exact, case)
+    ours = run(cpu.shifted_window_attention, inputs, case)
+    plain = run(reference.shifted_window_attention, inputs, case)
+    for a, b, c in zip(ours, plain, expected, strict=True):
+        assert a.dtype == dtype
+        # Twice plain PyTorch's error, or one rounding of the largest number.
+        floor = torch.finfo(dtype).eps * c.abs().max()
+        assert (a.double() - c).abs().max() <= max(2 * (b.double() - c).abs().max(), floor)
+
+
+def test_scores_that_outweigh_the_mask_still_count():
+    """-100 is not -inf: a masked key may win, if its score is that much larger."""
+    case = (1, 4, 4, 1, 4, 4, 2)
+    inputs = make_inputs(case)
+    with torch.no_grad():
+        inputs[0].mul_(12)
+    for a, b in zip(
+        run(cpu.shifted_window_attention, inputs, case),
+        run(reference.shifted_window_attention, inputs, case),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+
+
+def test_no_weight_is_denormal():
+    case = (1, 14, 14, 2, 8, 7, 3)
+    qkv, qkv_bias, position_bias = make_inputs(case, torch.float32)
+    (chunk,) = cpu._plan(14, 14, 7, 3, 2, largest=cpu._CHUNK).chunks
+    q, k, _ = cpu._windows(qkv.detach()[0], qkv_bias.detach(), chunk, 2, 49)
+    weights = cpu._weights(q, k, position_bias.detach(), chunk, 2, 0.4)
+    assert not ((weights > 0) & (weights < torch.finfo(torch.float32).tiny)).any()
+    assert (weights == 0).any()
+
+
+def test_keeps_only_its_arguments():
+    case = CASES[1]
+    inputs = make_inputs(case)
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(kept.append, lambda x: x):
+        cpu.shifted_window_attention(*inputs, *case[3:4], *case[5:], 0.4)
+    assert {x.data_ptr() for x in kept} == {x.data_ptr() for x in inputs}
+
+
+def test_second_derivatives():
+    case = (1, 3, 2, 1, 2, 2, 1)
+    inputs = make_inputs(case)
+
+    def attend(*x):
+        return cpu.shifted_window_attention(*x, 1, 2, 1, 0.4)
+
+    assert torch.autograd.gradcheck(attend, inputs)
+    assert torch.autograd.gradgradcheck(attend, inputs)
+
+
+def test_transforms_and_wrapped_tensors_get_the_reference():
+    case = (2, 5, 4, 2, 4, 3, 1)
+    qkv, qkv_bias, position_bias = (x.detach() for x in make_inputs(case))
+
+    def attend(x):
+        return cpu.shifted_window_attention(x, qkv_bias, position_bias, 2, 3, 1, 0.4)
+
+    expected = attend(qkv)
+    torch.testing.assert_close(torch.func.vmap(attend)(qkv[:, None])[:, 0], expected)
+    torch.testing.assert_close(torch.func.jvp(attend, (qkv,), (qkv,))[0], expected)
+    exported = torch.export.export(_Call(attend), (qkv,)).module()
+    torch.testing.assert_close(exported(qkv), expected)
+
+
+class _Call(torch.nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
+
+
+def test_plan_serves_training_after_inference():
+    case = CASES[1]
+    inputs = make_inputs(case)
+    cpu._plan.cache_clear()
+    with torch.inference_mode():
+        expected = cpu.shifted_window_attention(*inputs, 2, 7, 3, 0.4)
+    assert torch.equal(run(cpu.shifted_window_attention, inputs, case)[0], expected)
+
+
+def test_is_repeatable():
+    case = CASES[1]
+    inputs = make_inputs(case, torch.float32)
+    first = run(cpu.shifted_window_attention, inputs, case)
+    for a, b in zip(first, run(cpu.shifted_window_attention, inputs, case), strict=True):
+        assert torch.equal(a, b)

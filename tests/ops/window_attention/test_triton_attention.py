@@ -1,0 +1,138 @@
+"""The fused operator where no kernel can run, and its kernels in processes of their own."""
+
+import logging
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from swin_dense import attention
+from swin_dense.ops.window_attention import shifted_window_attention
+from swin_dense.ops.window_attention.triton import op as triton_attention
+
+HERE = Path(__file__).parent
+NO_CUDA = pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines without CUDA")
+TRITON = pytest.mark.skipif(triton_attention.missing() is not None, reason="triton not installed")
+
+
+@TRITON
+@pytest.mark.parametrize("part", ["fp32", "not fp32"])
+def test_kernels_in_the_interpreter(part, interpreted):
+    """See triton_interpreted.py for what is tested."""
+    interpreted(HERE / "triton_interpreted.py", "-k", part)
+
+
+@TRITON
+def test_kernels_compile_for_hopper(python):
+    """Without a GPU: Triton's whole compiler, down to the assembler that it brings along."""
+    lines = python(str(HERE / "triton_compiled.py"), TRITON_INTERPRET="0").splitlines()
+    assert len(lines) == 6
+    assert all(line.endswith(" ok") for line in lines), lines
+
+
+def test_package_works_without_triton(python):
+    python(
+        "-c",
+        """
+import sys
+sys.modules["triton"] = None  # as if it were not installed
+import torch
+from swin_dense.ops.window_attention import check_impl, shifted_window_attention
+call = dict(num_heads=1, window_size=7, scale=1.0)
+assert shifted_window_attention(torch.zeros(1, 9, 9, 96), None, None, **call).shape[-1] == 32
+try:
+    check_impl("triton")
+except ValueError as error:
+    assert str(error) == (
+        "attn_impl='triton' needs the package triton (Linux: pip install triton); "
+        "or use attn_impl='auto'"
+    ), error
+else:
+    raise AssertionError("no error")
+""",
+    )
+
+
+def test_importing_the_package_does_not_import_triton(python):
+    imported = "'triton' in sys.modules"
+    python(
+        "-c",
+        f"import sys, torch; before = {imported}; import swin_dense.ops.window_attention;"
+        f"assert ({imported}) == before",
+    )
+
+
+@TRITON
+@NO_CUDA
+def test_cpu_tensors_are_refused_by_name():
+    with pytest.raises(ValueError, match="'triton' needs a CUDA device, got a tensor on cpu"):
+        shifted_window_attention(
+            torch.zeros(1, 7, 7, 96), None, None,
+            num_heads=1, window_size=7, scale=1.0, impl="triton",
+        )  # fmt: skip
+
+
+class OnCuda:
+    """As much of a tensor on a GPU as a choice looks at."""
+
+    is_cuda = True
+    device = torch.device("cuda", 0)
+
+    def __init__(self, dtype=torch.bfloat16, channels=64):
+        self.dtype = dtype
+        self.shape = (1, 7, 7, 3 * channels)
+
+
+@pytest.mark.parametrize(
+    ("qkv", "window", "dropout", "capability", "expected"),
+    [
+        (OnCuda(), 7, 0.0, (9, 0), "triton"),
+        (OnCuda(torch.float32), 16, 0.0, (8, 0), "triton"),
+        (OnCuda(), 7, 0.0, (7, 5), "sdpa"),
+        (OnCuda(), 7, 0.1, (9, 0), "sdpa"),
+        (OnCuda(), 4, 0.0, (9, 0), "sdpa"),
+        (OnCuda(), 17, 0.0, (9, 0), "sdpa"),
+        (OnCuda(torch.float64), 7, 0.0, (9, 0), "sdpa"),
+        (OnCuda(channels=48), 7, 0.0, (9, 0), "sdpa"),
+    ],
+)
+def test_auto_falls_back_where_the_kernels_do_not_fit(
+    monkeypatch, qkv, window, dropout, capability, expected
+):
+    monkeypatch.setattr(attention, "_ON_CUDA", ("triton", "sdpa"))
+    properties = SimpleNamespace(major=capability[0], minor=capability[1])
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: properties)
+    monkeypatch.setattr(triton_attention, "_INSTALLED", True)
+    assert attention.choose(qkv, 2, window, dropout) == expected
+
+
+def test_auto_chooses_what_was_measured():
+    assert attention.choose(OnCuda(), 2, 7, 0.0) == "sdpa"
+
+
+def test_choice_is_logged_once(caplog):
+    attention._announce.cache_clear()
+    call = {"num_heads": 1, "window_size": 7, "scale": 1.0}
+    with caplog.at_level(logging.DEBUG, logger="swin_dense.ops.window_attention"):
+        for _ in range(3):
+            shifted_window_attention(torch.zeros(1, 7, 7, 96), None, None, **call)
+    expected = "attn_impl='auto' is 'cpu' for cpu torch.float32, window 7, 1 heads"
+    assert [record.getMessage() for record in caplog.records] == [expected]
+
+
+def test_operator_is_declared_without_a_gpu():
+    """Schema and fake implementations of forward and backward, on tensors without data."""
+    with torch.device("meta"):
+        qkv, bias = torch.empty(2, 9, 5, 192, dtype=torch.bfloat16), torch.empty(192)
+        position_bias = torch.empty(49, 49, 2).permute(2, 0, 1)
+    operators = torch.ops.swin_dense
+    out = operators.shifted_window_attention(qkv, bias, position_bias, 2, 7, 3, 0.1)
+    assert (out.shape, out.dtype) == ((2, 9, 5, 64), torch.bfloat16)
+    for wanted in ((True, True), (False, True), (True, False)):
+        grads = operators.shifted_window_attention_backward(
+            out, qkv, bias, position_bias, 2, 7, 3, 0.1, *wanted
+        )
+        like = [qkv, *(x for x, want in zip((bias, position_bias), wanted, strict=True) if want)]
+        assert [(g.shape, g.dtype) for g in grads] == [(x.shape, x.dtype) for x in like]
+        assert all(g.is_contiguous() for g in grads)

@@ -1,0 +1,66 @@
+"""Compiles the fused kernels for Hopper on a machine without a GPU, a line for each.
+
+Run by ``test_triton_attention.py`` in a process of its own; by hand with
+``PYTHONPATH=tests``. With ``--registers`` it also prints
+what ptxas says of registers and local memory; more than one warp's worth of the latter is slow.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import hopper
+import torch
+from triton.compiler import CompiledKernel
+
+from swin_dense.ops.window_attention.triton import kernels as triton_kernels
+from swin_dense.ops.window_attention.triton.launch import schedule, tiles
+
+# Tensors in the precision of qkv; the others are fp32, as parameters and sums are.
+IN_PRECISION = ("qkv", "out", "d_out", "d_qkv")
+
+
+def compiled(name: str, dtype: torch.dtype, **constants: object) -> CompiledKernel:
+    """A kernel for qkv of ``dtype``, shifted and padded."""
+    constants = {"SHIFT": 3, "PADDED": True, "WIDE": False, "PRECISION": "ieee", **constants}
+    kernel, options = getattr(triton_kernels, name), schedule(name, dtype)
+    return hopper.compiled(kernel, dtype, IN_PRECISION, constants, options, number="scale")
+
+
+def kernels(window_size: int) -> dict[str, dict[str, int]]:
+    """Kernels that windows of this size need, with their tiles."""
+    tile = tiles(window_size)
+    row = {"KEYS_1": tile.keys[0], "KEYS_2": tile.keys[1]}
+    needed = {"forward": {"BLOCK": tile.forward, **row}}
+    if window_size**2 <= 64:
+        return {**needed, "backward": {"BLOCK": tile.forward}}
+    return {
+        **needed,
+        "backward_queries": {"BLOCK": tile.backward_queries, **row},
+        "backward_keys": {"BLOCK": tile.backward_keys, "QUERIES": tile.query_step},
+    }
+
+
+def main() -> None:
+    report = "--registers" in sys.argv
+    todo = [(7, torch.bfloat16), (12, torch.bfloat16)]
+    if report:
+        todo += [(m, d) for m in (7, 12, 16) for d in (torch.float16, torch.float32)]
+    for window_size, dtype in todo:
+        for name, tile in kernels(window_size).items():
+            kernel = compiled(name, dtype, M=window_size, **tile)
+            figures = (
+                f" {hopper.registers(kernel)}, {kernel.metadata.shared} shared" if report else ""
+            )
+            print(f"{Path(__file__).stem} {name} M={window_size} {dtype}{figures} ok", flush=True)
+    if not report:
+        # 64-bit offsets, and neither bias: other code paths.
+        tile = kernels(7)["backward"]
+        nothing = {"qkv_bias": None, "position_bias": None, "d_position_bias": None}
+        compiled("backward", torch.float16, M=7, **{**tile, **nothing, "WIDE": True})
+        print("backward without biases ok")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,217 @@
+"""The fused kernels in Triton's interpreter, on the CPU.
+
+Run by ``test_triton_attention.py`` in a process of its own: Triton decides when it is imported
+whether it compiles or interprets. By hand: ``TRITON_INTERPRET=1 pytest`` and this file.
+
+Not in bf16, whose products the interpreter gets wrong.
+"""
+
+import pytest
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from triton_cases import CASES, Case, assert_as_exact_as_plain_pytorch, make_inputs, run
+
+from swin_dense.backbones import SwinTransformer
+from swin_dense.ops.window_attention import shifted_window_attention
+from swin_dense.ops.window_attention.triton import op as triton_attention
+
+MIXED = Case(1, 6, 8, 2, 5, 2)  # shifted, padded, several windows a program
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_fp32_equals_float64(case):
+    assert_as_exact_as_plain_pytorch(case, torch.float32, torch.float32)
+
+
+@pytest.mark.parametrize("bias_dtype", [torch.float16, torch.float32])
+@pytest.mark.parametrize(
+    "case", [MIXED, Case(1, 12, 11, 1, 12, 6), Case(1, 3, 7, 2, 5, 2)], ids=str
+)
+def test_fp16_equals_float64(case, bias_dtype):
+    """Under autocast qkv comes in fp16 and parameters stay in fp32."""
+    assert_as_exact_as_plain_pytorch(case, torch.float16, bias_dtype)
+
+
+@pytest.mark.parametrize("programs", [1, 3, 100])
+def test_windows_may_be_dealt_out_to_any_number_of_programs(monkeypatch, programs):
+    from swin_dense.ops.window_attention.triton import launch as triton_launch
+
+    monkeypatch.setattr(triton_launch, "_PROGRAMS_PER_SM", programs)
+    assert_as_exact_as_plain_pytorch(MIXED, torch.float32, torch.float32)
+
+
+def test_offsets_of_64_bits_give_the_same(monkeypatch):
+    from swin_dense.ops.window_attention.triton import launch as triton_launch
+
+    for case in (MIXED, Case(1, 9, 8, 1, 9, 4)):
+        inputs = make_inputs(case, torch.float32, torch.float32)
+        expected = run("triton", case, inputs)
+        with monkeypatch.context() as patch:
+            patch.setattr(triton_launch, "_LARGEST_INT32", 0)
+            ours = run("triton", case, inputs)
+        assert all(torch.equal(ours[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize("wanted", [(0,), (1,), (2,), (0, 1), (1, 2)])
+def test_only_wanted_gradients_are_computed(wanted):
+    inputs = make_inputs(MIXED, torch.float32, torch.float32)
+    expected = list(run("reference", MIXED, inputs).values())[1:]
+    inputs = [x.detach().requires_grad_(i in wanted) for i, x in enumerate(inputs)]
+    out = shifted_window_attention(
+        *inputs, num_heads=2, window_size=5, shift_size=2, scale=MIXED.scale, impl="triton"
+    )
+    weight = torch.randint(-2, 3, out.shape, generator=torch.Generator().manual_seed(5)).to(out)
+    (out * weight).sum().backward()
+    for i, x in enumerate(inputs):
+        if i in wanted:
+            torch.testing.assert_close(x.grad, expected[i], rtol=1e-4, atol=1e-5)
+        else:
+            assert x.grad is None
+
+
+def test_strided_and_empty_inputs():
+    qkv, qkv_bias, position_bias = make_inputs(MIXED, torch.float32, torch.float32)
+    call = {"num_heads": 2, "window_size": 5, "shift_size": 2, "scale": 0.2}
+    expected = shifted_window_attention(qkv, qkv_bias, position_bias, **call, impl="reference")
+    strided = qkv.detach().permute(0, 2, 1, 3).contiguous().permute(0, 2, 1, 3)
+    bias = position_bias.detach().permute(1, 2, 0).contiguous().permute(2, 0, 1)
+    ours = shifted_window_attention(strided, qkv_bias, bias, **call, impl="triton")
+    torch.testing.assert_close(ours, expected, rtol=0, atol=1e-5)
+    ours = shifted_window_attention(qkv[:0], qkv_bias, position_bias, **call, impl="triton")
+    assert ours.shape == (0, *expected.shape[1:])
+    ours.sum().backward()
+    assert not position_bias.grad.any()
+
+
+def test_declarations_to_pytorch_hold():
+    """Schema, fake implementation, autograd registration, traced with symbolic sizes."""
+    inputs = make_inputs(Case(1, 6, 4, 1, 5, 2), torch.float32, torch.float32)
+    result = torch.library.opcheck(triton_attention._attend, (*inputs, 1, 5, 2, 0.2))
+    assert set(result.values()) == {"SUCCESS"}
+
+
+def test_operator_and_direct_call_are_the_same():
+    inputs = make_inputs(MIXED, torch.float32, torch.float32)
+    direct = run("triton", MIXED, inputs)
+    with Seen() as seen:
+        observed = run("triton", MIXED, inputs)
+    operators = torch.ops.swin_dense
+    assert operators.shifted_window_attention.default in seen.operators
+    assert operators.shifted_window_attention_backward.default in seen.operators
+    assert all(torch.equal(observed[name], direct[name]) for name in direct)
+
+
+class Seen(TorchDispatchMode):
+    """Operators that were called."""
+
+    def __init__(self):
+        super().__init__()
+        self.operators = set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.operators.add(function)
+        return function(*args, **(kwargs or {}))
+
+
+def test_compiles_to_one_operator_for_all_sizes():
+    graphs = []
+
+    def keep(graph, _):
+        graphs.append(graph)
+        return graph
+
+    def attend(*inputs):
+        return shifted_window_attention(
+            *inputs, num_heads=1, window_size=5, shift_size=2, scale=0.2, impl="triton"
+        )
+
+    compiled = torch.compile(attend, backend=keep, fullgraph=True, dynamic=True)
+    for height, width in ((6, 4), (5, 10), (11, 3)):
+        inputs = make_inputs(Case(1, height, width, 1, 5, 2), torch.float32, torch.float32)
+        torch.testing.assert_close(compiled(*inputs), attend(*inputs), rtol=0, atol=0)
+    assert len(graphs) == 1
+    calls = [node.target for node in graphs[0].graph.nodes if node.op == "call_function"]
+    assert calls.count(torch.ops.swin_dense.shifted_window_attention.default) == 1
+    assert len([c for c in calls if "sym" not in str(c) and "aten" in str(c)]) == 0
+
+
+def test_compiled_gradients_are_the_operators():
+    case = Case(1, 6, 4, 1, 5, 2)
+    inputs = make_inputs(case, torch.float32, torch.float32)
+    compiled = torch.compile(shifted_window_attention, backend="aot_eager", fullgraph=True)
+    ours = run("triton", case, inputs, compiled)
+    expected = run("triton", case, inputs)
+    for name in expected:
+        assert torch.equal(ours[name], expected[name]), name
+
+
+def test_export_sees_one_operator():
+    class Attend(nn.Module):
+        def forward(self, *inputs):
+            return shifted_window_attention(
+                *inputs, num_heads=1, window_size=5, scale=0.2, impl="triton"
+            )
+
+    inputs = [x.detach() for x in make_inputs(Case(1, 6, 4, 1, 5, 0), torch.float32, torch.float32)]
+    size = {1: torch.export.Dim("height", min=2), 2: torch.export.Dim("width", min=2)}
+    program = torch.export.export(Attend(), tuple(inputs), dynamic_shapes=((size, None, None),))
+    calls = [str(n.target) for n in program.graph.nodes if n.op == "call_function"]
+    assert calls.count("swin_dense.shifted_window_attention.default") == 1
+
+
+def test_backbone_and_its_gradients():
+    """Through a whole backbone: qkv weight and bias, bias table, and the image."""
+    results = {}
+    x, weight = torch.randn(1, 3, 44, 36), torch.randn(64)
+    for impl in ("reference", "triton"):
+        torch.manual_seed(0)
+        model = SwinTransformer(
+            embed_dims=32, depths=(2, 1), num_heads=(1, 2), strides=(4, 2), out_indices=(0, 1),
+            window_size=7, drop_path_rate=0.0, attn_impl=impl,
+        )  # fmt: skip
+        model.init_weights()
+        for name, parameter in model.named_parameters():
+            if name.endswith(("bias_table", "qkv.bias")):
+                nn.init.normal_(parameter)
+        image = x.clone().requires_grad_()
+        # Not of the maps' squares: the last LayerNorm makes their sum constant.
+        sum((m * weight[: m.shape[1], None, None]).sum() for m in model(image)).backward()
+        results[impl] = {name: p.grad for name, p in model.named_parameters()}
+        results[impl]["image"] = image.grad
+    for name, expected in results["reference"].items():
+        # Both are fp32: rounding of a few hundred operations in another order.
+        tolerance = 1e-4 * expected.abs().max()
+        torch.testing.assert_close(
+            results["triton"][name], expected, rtol=0, atol=float(tolerance), msg=name
+        )
+
+
+def test_only_inputs_are_kept_for_backward():
+    inputs = make_inputs(MIXED, torch.float32, torch.float32)
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(kept.append, lambda x: x):
+        shifted_window_attention(
+            *inputs, num_heads=2, window_size=5, shift_size=2, scale=0.2, impl="triton"
+        )
+    assert [x.data_ptr() for x in kept] == [x.data_ptr() for x in inputs]
+
+
+def test_same_bits_every_time():
+    inputs = make_inputs(MIXED, torch.float32, torch.float32)
+    first, second = (run("triton", MIXED, inputs) for _ in range(2))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_unfit_arguments_are_named():
+    qkv, bias, position_bias = make_inputs(MIXED, torch.float32, torch.float32)
+    call = {"num_heads": 2, "window_size": 5, "scale": 1.0, "impl": "triton"}
+    bad = {
+        "heads of 32 channels, got 64": ((qkv, bias, None), {"num_heads": 1}),
+        r"window size in 5\.\.16, got 4": ((qkv, bias, None), {"window_size": 4}),
+        "got float64": ((qkv.double(), bias, position_bias), {}),
+        "without dropout, got a rate of 0.1": ((qkv, bias, position_bias), {"dropout_p": 0.1}),
+    }
+    for message, (inputs, kwargs) in bad.items():
+        with pytest.raises(ValueError, match=message):
+            shifted_window_attention(*inputs, **(call | kwargs))
