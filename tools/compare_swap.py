@@ -27,7 +27,7 @@ from swin_dense.analysis.swap import (
     zoo_configs,
 )
 from swin_dense.engine.cli import OneLineParser, run_tool
-from swin_dense.engine.config import read_config
+from swin_dense.engine.config.load import read_config
 from swin_dense.engine.terminal import console, quiet_terminal
 from swin_dense.engine.testing import make_output_dir
 from swin_dense.errors import UserError

@@ -11,7 +11,7 @@ from typing import Any
 
 from swin_dense.analysis.counting import Counts, count_config
 from swin_dense.analysis.reproduction import index_files_read_once
-from swin_dense.engine.config import merge_options, read_config
+from swin_dense.engine.config.load import merge_options, read_config
 
 TABLE = "table_4_ablation_swin_t"
 _SHIFT, _TABLE, _ABSOLUTE, _PRODUCT = (

@@ -13,7 +13,7 @@ from torch import nn
 
 from swin_dense.checkpoints import local_file
 from swin_dense.compat import load_checkpoint
-from swin_dense.engine.config import is_segmentation, load_config
+from swin_dense.engine.config.load import is_segmentation, load_config
 from swin_dense.engine.weights import load_weights
 
 

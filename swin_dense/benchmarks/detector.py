@@ -24,8 +24,8 @@ from swin_dense.benchmarks.agreement import DTYPES, TOLERANCES, differences
 from swin_dense.benchmarks.backbone import Run
 from swin_dense.benchmarks.peers import OURS
 from swin_dense.benchmarks.timing import interleave
-from swin_dense.engine.config import is_segmentation
-from swin_dense.engine.pretrained import drop_pretrained
+from swin_dense.engine.config.load import is_segmentation
+from swin_dense.engine.config.pretrained import drop_pretrained
 from swin_dense.errors import UserError
 
 # Of losses with the same weights and random numbers: rounding can exchange a box that is sampled.

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from swin_dense.datasets import walk
+from swin_dense import config_tree
 from swin_dense.datasets.coco_file import CocoFile, read_coco
 from swin_dense.datasets.label_maps import check_label_maps
 from swin_dense.errors import UserError
@@ -45,12 +45,12 @@ def check_data(cfg: Any, splits: Iterable[str] = ("train", "val")) -> list[str]:
     """
     reader = _Reader()
     for split in splits:
-        for dataset in walk.split_datasets(cfg, split):
+        for dataset in config_tree.split_datasets(cfg, split):
             prefix = dataset.get("data_prefix") or {}
             if _is_remote(dataset):
                 continue
             if "seg_map_path" in prefix:
-                classes = walk.class_names(cfg, dataset)
+                classes = config_tree.class_names(cfg, dataset)
                 _check_root(dataset, split)
                 reader.warnings += check_label_maps(cfg, dataset, len(classes))
             elif "img" in prefix and str(dataset.get("ann_file", "")).endswith(".json"):
@@ -78,18 +78,20 @@ class _Reader:
 
 def _check_boxes(cfg: Any, dataset: dict, split: str, reader: _Reader) -> tuple[str, ...]:
     """Check one COCO data set and the evaluators of its split; return its classes."""
-    classes = walk.class_names(cfg, dataset)
+    classes = config_tree.class_names(cfg, dataset)
     _check_root(dataset, split)
     evaluators = [] if split == "train" else _coco_evaluators(cfg, split)
     submitting = bool(evaluators) and all(metric.get("format_only") for metric in evaluators)
-    file = reader.read(walk.resolve(dataset, dataset["ann_file"]), not submitting)
+    file = reader.read(config_tree.resolve(dataset, dataset["ann_file"]), not submitting)
     _check_classes(file, classes)
-    _check_images(file, walk.resolve(dataset, dataset["data_prefix"]["img"]))
+    _check_images(file, config_tree.resolve(dataset, dataset["data_prefix"]["img"]))
     if split == "train":
         _check_usable(file, classes, (dataset.get("filter_cfg") or {}).get("min_size", 0))
-        loads_masks = any(step.get("with_mask") for step in walk.steps(dataset.get("pipeline")))
+        loads_masks = any(
+            step.get("with_mask") for step in config_tree.steps(dataset.get("pipeline"))
+        )
         _check_masks(file, classes, loads_masks)
-        if any(step.get("with_seg") for step in walk.steps(dataset.get("pipeline"))):
+        if any(step.get("with_seg") for step in config_tree.steps(dataset.get("pipeline"))):
             _check_stuff_maps(file, dataset)
     for metric in evaluators:
         if not metric.get("format_only"):
@@ -163,7 +165,7 @@ def _check_stuff_maps(file: CocoFile, dataset: dict) -> None:
             "the semantic branch is trained with COCO-stuff label maps, and data_prefix names no "
             f"folder seg for them: {_WITHOUT_SEMANTIC}, or set it"
         )
-    folder = walk.resolve(dataset, prefix)
+    folder = config_tree.resolve(dataset, prefix)
     suffix = dataset.get("seg_map_suffix", ".png")
     missing = _missing([name.rsplit(".", 1)[0] + suffix for name in file.file_names], folder)
     if missing:
@@ -215,7 +217,7 @@ def _check_masks(file: CocoFile, classes: tuple[str, ...], needed: bool) -> None
 
 
 def _check_heads(cfg: Any, classes: tuple[str, ...], split: str) -> None:
-    for name, head in walk.class_heads(cfg["model"]):
+    for name, head in config_tree.class_heads(cfg["model"]):
         if head["num_classes"] != len(classes):
             raise UserError(
                 f"{name}.num_classes is {head['num_classes']}, but the {split} data set has "
@@ -227,7 +229,7 @@ def _check_heads(cfg: Any, classes: tuple[str, ...], split: str) -> None:
 def _coco_evaluators(cfg: Any, split: str) -> list[dict]:
     return [
         metric
-        for metric in walk.split_evaluators(cfg, split)
+        for metric in config_tree.split_evaluators(cfg, split)
         if str(metric.get("type", "")).rpartition(".")[2].startswith("Coco")
         and str(metric.get("ann_file") or "").endswith(".json")
         and "://" not in metric["ann_file"]

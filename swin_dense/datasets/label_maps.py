@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from swin_dense.datasets import walk
+from swin_dense import config_tree
 from swin_dense.errors import UserError
 
 _IGNORED = 255
@@ -32,13 +32,13 @@ def check_label_maps(cfg: Any, dataset: dict, num_classes: int) -> list[str]:
         UserError: a folder, an image or a label map is missing, or label maps are not what the
             config takes them for; the message names the file and the mend.
     """
-    img_dir = walk.resolve(dataset, dataset["data_prefix"]["img_path"])
-    seg_dir = walk.resolve(dataset, dataset["data_prefix"]["seg_map_path"])
+    img_dir = config_tree.resolve(dataset, dataset["data_prefix"]["img_path"])
+    seg_dir = config_tree.resolve(dataset, dataset["data_prefix"]["seg_map_path"])
     for folder in (img_dir, seg_dir):
         if not folder.is_dir():
             raise UserError(f"no folder {folder}: put the data there, or correct data_prefix")
-    img_suffix = walk.dataset_option(cfg, dataset, "img_suffix") or ".jpg"
-    seg_suffix = walk.dataset_option(cfg, dataset, "seg_map_suffix") or ".png"
+    img_suffix = config_tree.dataset_option(cfg, dataset, "img_suffix") or ".jpg"
+    seg_suffix = config_tree.dataset_option(cfg, dataset, "seg_map_suffix") or ".png"
     stems = _stems(dataset, img_dir, img_suffix)
     if not stems:
         raise UserError(f"no image *{img_suffix} in {img_dir}: put them there, or set img_suffix")
@@ -49,7 +49,7 @@ def check_label_maps(cfg: Any, dataset: dict, num_classes: int) -> list[str]:
             f"{len(missing)} of {len(stems)} images in {img_dir} have no label map in {seg_dir}, "
             f"the first is {missing[0]}{seg_suffix}; add the maps, or set seg_map_suffix"
         )
-    lowest = 1 if walk.dataset_option(cfg, dataset, "reduce_zero_label") else 0
+    lowest = 1 if config_tree.dataset_option(cfg, dataset, "reduce_zero_label") else 0
     labelled = False
     sample = stems[:: -(-len(stems) // _SAMPLE)]
     for stem in sample:
@@ -64,7 +64,7 @@ def _stems(dataset: dict, img_dir: Path, suffix: str) -> list[str]:
     """Return the images' paths in ``img_dir``, suffix taken off, in order; a split file's first."""
     split = dataset.get("ann_file")
     if split:
-        path = walk.resolve(dataset, split)
+        path = config_tree.resolve(dataset, split)
         if not path.is_file():
             raise UserError(f"no file {path}, which lists the images: correct or drop ann_file")
         return [line.strip() for line in path.read_text().splitlines() if line.strip()]

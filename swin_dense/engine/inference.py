@@ -14,10 +14,10 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, init_default_scope
 from numpy.typing import NDArray
 
+from swin_dense import config_tree
 from swin_dense.compat import load_checkpoint
-from swin_dense.datasets import walk
-from swin_dense.engine.config import is_segmentation, load_config
-from swin_dense.engine.pretrained import drop_pretrained, local_weights
+from swin_dense.engine.config.load import is_segmentation, load_config
+from swin_dense.engine.config.pretrained import drop_pretrained, local_weights
 from swin_dense.engine.weights import load_weights
 from swin_dense.errors import UserError
 
@@ -113,7 +113,9 @@ def _build_model(cfg: Config, path: str) -> torch.nn.Module:
 
 def _image_pipeline(cfg: Config, path: str) -> list[dict]:
     """The test pipeline without what it reads from files."""
-    datasets = list(walk.split_datasets(cfg, "test")) or list(walk.split_datasets(cfg, "val"))
+    datasets = list(config_tree.split_datasets(cfg, "test")) or list(
+        config_tree.split_datasets(cfg, "val")
+    )
     if not datasets:
         raise UserError(f"{path} has no test_dataloader, whose pipeline prepares the images")
     return [
@@ -134,10 +136,10 @@ def _dataset_meta(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
 
 def _config_meta(cfg: Config) -> dict[str, Any]:
     for split in ("test", "val", "train"):
-        for dataset in walk.split_datasets(cfg, split):
-            kind = walk.dataset_class(cfg, dataset)
+        for dataset in config_tree.split_datasets(cfg, split):
+            kind = config_tree.dataset_class(cfg, dataset)
             meta = dict(getattr(kind, "METAINFO", {}))
             meta.update(dataset.get("metainfo") or {})
-            meta["classes"] = walk.class_names(cfg, dataset)
+            meta["classes"] = config_tree.class_names(cfg, dataset)
             return meta
     return {}

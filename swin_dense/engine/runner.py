@@ -14,7 +14,7 @@ from mmengine.runner import Runner as MMEngineRunner
 from mmengine.visualization import Visualizer
 from torch import nn
 
-from swin_dense.engine.pretrained import local_weights
+from swin_dense.engine.config.pretrained import local_weights
 from swin_dense.engine.terminal import redirect_log, say
 from swin_dense.engine.weights import adapt_checkpoint, load_adapted, load_exactly
 

@@ -11,17 +11,17 @@ from mmengine.config import Config
 from mmengine.evaluator import DumpResults
 from mmengine.runner import Runner
 
-from swin_dense.datasets import walk
+from swin_dense import config_tree
 from swin_dense.datasets.check import check_data
-from swin_dense.engine.adapt import adapt_workers
-from swin_dense.engine.config import is_segmentation, load_config
+from swin_dense.engine.config.hardware import adapt_workers
+from swin_dense.engine.config.load import is_segmentation, load_config
+from swin_dense.engine.config.pretrained import drop_pretrained
+from swin_dense.engine.config.tta import use_test_time_augmentation
 from swin_dense.engine.device import choose_device
 from swin_dense.engine.distributed import init_distributed, on_first_process
 from swin_dense.engine.metrics import metrics_file, metrics_table, plain_values
 from swin_dense.engine.paint_hook import PaintHook
-from swin_dense.engine.pretrained import drop_pretrained
 from swin_dense.engine.terminal import console, quiet_terminal, say
-from swin_dense.engine.test_time import use_test_time_augmentation
 from swin_dense.engine.training import (
     add_terminal_hooks,
     build_runner,
@@ -161,7 +161,7 @@ def _keep_label_maps(cfg: Config, out: str | Path | None) -> None:
     """Lets mmseg's metric write label maps (ADE20K's start at 1, as its server expects them)."""
     if out is None or str(out).endswith(_PICKLES):
         return
-    for evaluator in walk.split_evaluators(cfg, "test"):
+    for evaluator in config_tree.split_evaluators(cfg, "test"):
         evaluator["output_dir"] = str(out)
 
 

@@ -15,18 +15,18 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner, find_latest_checkpoint
 
 from swin_dense.datasets.check import check_data
-from swin_dense.engine.adapt import (
+from swin_dense.engine.config.hardware import (
     adapt_precision,
     adapt_workers,
     advise_learning_rate,
     scale_learning_rate,
     use_amp,
 )
-from swin_dense.engine.config import load_config
+from swin_dense.engine.config.load import load_config
+from swin_dense.engine.config.pretrained import drop_pretrained, ensure_pretrained
 from swin_dense.engine.device import choose_device
 from swin_dense.engine.distributed import init_distributed, on_first_process
 from swin_dense.engine.metrics import metrics_file
-from swin_dense.engine.pretrained import drop_pretrained, ensure_pretrained
 from swin_dense.engine.progress import ProgressHook
 from swin_dense.engine.runner import Runner as QuietRunner
 from swin_dense.engine.runner import device_of, parameter_count, warn_of_earlier_run

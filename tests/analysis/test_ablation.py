@@ -9,7 +9,7 @@ import pytest
 from mmengine import Config
 
 from swin_dense.analysis import Counts, ablation, count_config
-from swin_dense.engine.config import merge_options
+from swin_dense.engine.config.load import merge_options
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 

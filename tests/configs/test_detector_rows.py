@@ -18,7 +18,7 @@ from mmengine.runner.checkpoint import get_external_models, get_torchvision_mode
 
 from swin_dense.analysis import Counts, count_config
 from swin_dense.datasets.check import check_data
-from swin_dense.datasets.own_data import drop_masks
+from swin_dense.engine.config.own_data import drop_masks
 from swin_dense.errors import UserError
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"

@@ -14,7 +14,7 @@ from mmengine.dataset import Compose
 from mmengine.registry import DefaultScope
 
 from swin_dense.analysis.counting import build_on_meta, count_config
-from swin_dense.datasets.own_data import apply_own_data, drop_masks
+from swin_dense.engine.config.own_data import apply_own_data, drop_masks
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 R50, SWIN_T, MASKS = (

@@ -13,7 +13,7 @@ from mmengine import Config
 from mmengine.registry import DATASETS, MODELS, DefaultScope
 
 from swin_dense.datasets.check import check_data
-from swin_dense.datasets.own_data import apply_own_data, drop_masks
+from swin_dense.engine.config.own_data import apply_own_data, drop_masks
 from swin_dense.errors import UserError
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"

@@ -8,9 +8,9 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from swin_dense.engine.config import load_config
-from swin_dense.engine.data_root import set_data_root
-from swin_dense.engine.pretrained import (
+from swin_dense.engine.config.data_root import set_data_root
+from swin_dense.engine.config.load import load_config
+from swin_dense.engine.config.pretrained import (
     cached_path,
     drop_pretrained,
     ensure_pretrained,

@@ -7,7 +7,7 @@ import torch
 from mmengine.config import Config
 
 from swin_dense.engine import terminal
-from swin_dense.engine.adapt import (
+from swin_dense.engine.config.hardware import (
     adapt_precision,
     adapt_workers,
     advise_learning_rate,
@@ -24,7 +24,7 @@ CPU = torch.device("cpu")
 @pytest.fixture
 def said(monkeypatch) -> list[str]:
     lines: list[str] = []
-    from swin_dense.engine import adapt
+    from swin_dense.engine.config import hardware as adapt
 
     monkeypatch.setattr(adapt, "say", lines.append)
     return lines

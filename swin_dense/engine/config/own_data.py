@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from swin_dense.datasets import walk
+from swin_dense import config_tree
 from swin_dense.datasets.coco_file import read_coco
 from swin_dense.errors import UserError
 
@@ -72,9 +72,9 @@ def drop_masks(cfg: Any) -> Any:
             part.pop(key, None)
     if "data_preprocessor" in model:
         model["data_preprocessor"].pop("pad_mask", None)
-    for pipeline in walk.pipelines(cfg):
+    for pipeline in config_tree.pipelines(cfg):
         pipeline[:] = [step for step in pipeline if not _is_instaboost(step)]
-        for step in walk.steps(pipeline):
+        for step in config_tree.steps(pipeline):
             if step.get("with_mask"):
                 step["with_mask"] = False
     for metric in _metrics(cfg):
@@ -91,17 +91,17 @@ def _is_instaboost(step: dict) -> bool:
 def _apply_boxes(cfg: Any, own: dict) -> None:
     _refuse_unknown(own, _BOX_KEYS, {"ann_file", "img_dir"})
     root = own["root"]
-    training = walk.resolve({"data_root": root}, own["train"]["ann_file"])
+    training = config_tree.resolve({"data_root": root}, own["train"]["ann_file"])
     classes = tuple(own.get("classes") or read_coco(training).categories.values())
     for split, part in _parts(own):
-        for dataset in walk.split_datasets(cfg, split):
+        for dataset in config_tree.split_datasets(cfg, split):
             dataset["data_root"] = root
             dataset["ann_file"] = part["ann_file"]
             dataset["data_prefix"] = {"img": part["img_dir"]}
             dataset["metainfo"] = {"classes": classes}
-        for metric in walk.split_evaluators(cfg, split):
+        for metric in config_tree.split_evaluators(cfg, split):
             if "ann_file" in metric:
-                metric["ann_file"] = str(walk.resolve({"data_root": root}, part["ann_file"]))
+                metric["ann_file"] = str(config_tree.resolve({"data_root": root}, part["ann_file"]))
     _set_num_classes(cfg, len(classes))
     if not own.get("masks", True):
         drop_masks(cfg)
@@ -116,7 +116,7 @@ def _apply_label_maps(cfg: Any, own: dict) -> None:
         )
     reduce_zero_label = own.get("reduce_zero_label", False)
     for split, part in _parts(own):
-        for dataset in walk.split_datasets(cfg, split):
+        for dataset in config_tree.split_datasets(cfg, split):
             dataset.update(
                 type="BaseSegDataset",
                 data_root=own["root"],
@@ -127,8 +127,8 @@ def _apply_label_maps(cfg: Any, own: dict) -> None:
                 reduce_zero_label=reduce_zero_label,
             )
             dataset.pop("ann_file", None)
-    for pipeline in walk.pipelines(cfg):
-        for step in walk.steps(pipeline):
+    for pipeline in config_tree.pipelines(cfg):
+        for step in config_tree.steps(pipeline):
             if "reduce_zero_label" in step:
                 step["reduce_zero_label"] = reduce_zero_label
     _set_num_classes(cfg, len(own["classes"]))
@@ -140,7 +140,7 @@ def _parts(own: dict) -> Iterator[tuple[str, dict]]:
 
 
 def _set_num_classes(cfg: Any, num_classes: int) -> None:
-    for _, head in walk.class_heads(cfg["model"]):
+    for _, head in config_tree.class_heads(cfg["model"]):
         head["num_classes"] = num_classes
 
 
@@ -165,9 +165,9 @@ def _names(keys: set[str]) -> str:
 
 def _datasets(cfg: Any) -> Iterator[dict]:
     for split in ("train", "val", "test"):
-        yield from walk.split_datasets(cfg, split)
+        yield from config_tree.split_datasets(cfg, split)
 
 
 def _metrics(cfg: Any) -> Iterator[dict]:
     for split in ("val", "test"):
-        yield from walk.split_evaluators(cfg, split)
+        yield from config_tree.split_evaluators(cfg, split)

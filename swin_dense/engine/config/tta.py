@@ -6,9 +6,9 @@ from copy import deepcopy
 
 from mmengine.config import Config, ConfigDict
 
-from swin_dense.datasets import walk
-from swin_dense.datasets.own_data import drop_masks
-from swin_dense.engine.config import is_segmentation
+from swin_dense import config_tree
+from swin_dense.engine.config.load import is_segmentation
+from swin_dense.engine.config.own_data import drop_masks
 from swin_dense.engine.terminal import say
 from swin_dense.errors import UserError
 
@@ -42,7 +42,7 @@ def use_test_time_augmentation(cfg: Config) -> None:
     if not cfg.get("tta_pipeline"):
         cfg.tta_pipeline = _flip_pipeline(cfg)
     cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
-    for dataset in walk.split_datasets(cfg, "test"):
+    for dataset in config_tree.split_datasets(cfg, "test"):
         dataset["pipeline"] = cfg.tta_pipeline
 
 
@@ -71,7 +71,7 @@ def _default_model(cfg: Config) -> ConfigDict:
 
 def _flip_pipeline(cfg: Config) -> list:
     """The test pipeline, its last step (packing) done for the image and for its mirror image."""
-    pipeline = deepcopy(next(walk.split_datasets(cfg, "test"))["pipeline"])
+    pipeline = deepcopy(next(config_tree.split_datasets(cfg, "test"))["pipeline"])
     pack = pipeline.pop()
     loads = [step for step in pipeline if step["type"] == "LoadAnnotations"]
     steps = [step for step in pipeline if step["type"] != "LoadAnnotations"]

@@ -9,7 +9,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from swin_dense.datasets import walk
+from swin_dense import config_tree
 from swin_dense.errors import UserError
 
 # Parts of a config that are not about data, so that a path there is never data.
@@ -40,10 +40,10 @@ def set_data_root(cfg: Config, root: str | Path) -> None:
     for key, value in parts.items():
         tree[key] = _moved(value, old, new)
     for split in ("train", "val", "test"):
-        for dataset in walk.split_datasets(tree, split):
+        for dataset in config_tree.split_datasets(tree, split):
             if not dataset.get("data_root"):
                 dataset["data_root"] = new
-        for evaluator in walk.split_evaluators(tree, split):
+        for evaluator in config_tree.split_evaluators(tree, split):
             _join_relative_path(evaluator, new)
     tree["data_root"] = new
 

@@ -11,9 +11,9 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-from swin_dense.datasets.own_data import apply_own_data
-from swin_dense.engine.data_root import set_data_root
-from swin_dense.engine.pretrained import drop_pretrained
+from swin_dense.engine.config.data_root import set_data_root
+from swin_dense.engine.config.own_data import apply_own_data
+from swin_dense.engine.config.pretrained import drop_pretrained
 from swin_dense.errors import UserError
 
 # What a runner reads from a config, so that these may be set where the config says nothing.
