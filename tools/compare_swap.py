@@ -26,9 +26,9 @@ from swin_dense.analysis.swap import (
     optimizer_key,
     zoo_configs,
 )
-from swin_dense.engine.cli import OneLineParser, run_tool
 from swin_dense.engine.config.load import read_config
-from swin_dense.engine.terminal import console, quiet_terminal
+from swin_dense.engine.terminal.cli import OneLineParser, run_tool
+from swin_dense.engine.terminal.console import console, quiet_terminal
 from swin_dense.engine.testing import make_output_dir
 from swin_dense.errors import UserError
 

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from swin_dense.datasets.shapes import ShapesSpec, write_shapes
-from swin_dense.engine.cli import OneLineParser, run_tool
+from swin_dense.engine.terminal.cli import OneLineParser, run_tool
 
 
 def make_parser() -> OneLineParser:

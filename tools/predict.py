@@ -6,8 +6,8 @@ import sys
 from argparse import Namespace
 from collections.abc import Sequence
 
-from swin_dense.engine.cli import OneLineParser, build_parser, run_tool
 from swin_dense.engine.prediction import predict
+from swin_dense.engine.terminal.cli import OneLineParser, build_parser, run_tool
 
 _EPILOG = (
     "Images that cannot be read are named on stderr and left out; the exit status is 2 only "

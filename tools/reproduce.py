@@ -34,10 +34,10 @@ from swin_dense.analysis.report import as_json, terminal_tables
 from swin_dense.analysis.reproduction import Reproduced, reproduce
 from swin_dense.analysis.speed import frames_per_second
 from swin_dense.analysis.stage_times import StageTimes, measure_stages
-from swin_dense.engine.cli import OneLineParser, run_tool
 from swin_dense.engine.device import choose_device
-from swin_dense.engine.metrics import write_json
-from swin_dense.engine.terminal import console, quiet_terminal, say
+from swin_dense.engine.terminal.cli import OneLineParser, run_tool
+from swin_dense.engine.terminal.console import console, quiet_terminal, say
+from swin_dense.engine.terminal.metrics import write_json
 from swin_dense.engine.testing import check_checkpoint_path, make_output_dir
 from swin_dense.errors import UserError
 

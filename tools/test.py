@@ -6,7 +6,7 @@ import sys
 from argparse import Namespace
 from collections.abc import Sequence
 
-from swin_dense.engine.cli import OneLineParser, add_run_arguments, build_parser, run_tool
+from swin_dense.engine.terminal.cli import OneLineParser, add_run_arguments, build_parser, run_tool
 from swin_dense.engine.testing import evaluate
 
 

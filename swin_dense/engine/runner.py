@@ -15,7 +15,7 @@ from mmengine.visualization import Visualizer
 from torch import nn
 
 from swin_dense.engine.config.pretrained import local_weights
-from swin_dense.engine.terminal import redirect_log, say
+from swin_dense.engine.terminal.console import redirect_log, say
 from swin_dense.engine.weights import adapt_checkpoint, load_adapted, load_exactly
 
 

@@ -19,9 +19,9 @@ from swin_dense.engine.config.pretrained import drop_pretrained
 from swin_dense.engine.config.tta import use_test_time_augmentation
 from swin_dense.engine.device import choose_device
 from swin_dense.engine.distributed import init_distributed, on_first_process
-from swin_dense.engine.metrics import metrics_file, metrics_table, plain_values
 from swin_dense.engine.paint_hook import PaintHook
-from swin_dense.engine.terminal import console, quiet_terminal, say
+from swin_dense.engine.terminal.console import console, quiet_terminal, say
+from swin_dense.engine.terminal.metrics import metrics_file, metrics_table, plain_values
 from swin_dense.engine.training import (
     add_terminal_hooks,
     build_runner,

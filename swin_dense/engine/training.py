@@ -26,11 +26,11 @@ from swin_dense.engine.config.load import load_config
 from swin_dense.engine.config.pretrained import drop_pretrained, ensure_pretrained
 from swin_dense.engine.device import choose_device
 from swin_dense.engine.distributed import init_distributed, on_first_process
-from swin_dense.engine.metrics import metrics_file
-from swin_dense.engine.progress import ProgressHook
 from swin_dense.engine.runner import Runner as QuietRunner
 from swin_dense.engine.runner import device_of, parameter_count, warn_of_earlier_run
-from swin_dense.engine.terminal import quiet_terminal, say
+from swin_dense.engine.terminal.console import quiet_terminal, say
+from swin_dense.engine.terminal.metrics import metrics_file
+from swin_dense.engine.terminal.progress import ProgressHook
 from swin_dense.errors import UserError
 
 _NEEDED = ("model", "train_dataloader", "train_cfg", "optim_wrapper")

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from swin_dense.backbones import SwinTransformer
 from swin_dense.checkpoints import LoadReport, adapt, find_backbone, weights_of
 from swin_dense.checkpoints.loading import first, is_enough
-from swin_dense.engine.terminal import say
+from swin_dense.engine.terminal.console import say
 from swin_dense.errors import UserError
 
 _STATISTICS = ("running_mean", "running_var")

@@ -6,7 +6,6 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from swin_dense.engine import terminal
 from swin_dense.engine.config.hardware import (
     adapt_precision,
     adapt_workers,
@@ -16,6 +15,7 @@ from swin_dense.engine.config.hardware import (
 )
 from swin_dense.engine.device import choose_device
 from swin_dense.engine.distributed import on_first_process
+from swin_dense.engine.terminal import console as terminal
 from swin_dense.errors import UserError
 
 CPU = torch.device("cpu")

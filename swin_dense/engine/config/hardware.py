@@ -6,7 +6,7 @@ import torch
 from mmengine.config import Config
 from mmengine.dist import get_world_size
 
-from swin_dense.engine.terminal import say
+from swin_dense.engine.terminal.console import say
 from swin_dense.errors import UserError
 
 

@@ -9,7 +9,7 @@ from mmengine.config import Config
 
 from swin_dense.checkpoints import cached_path, local_file
 from swin_dense.engine.distributed import on_first_process
-from swin_dense.engine.terminal import say
+from swin_dense.engine.terminal.console import say
 
 _OR_WITHOUT = ", or add --from-scratch to train without pretrained weights"
 

@@ -9,7 +9,7 @@ from mmengine.config import Config, ConfigDict
 from swin_dense import config_tree
 from swin_dense.engine.config.load import is_segmentation
 from swin_dense.engine.config.own_data import drop_masks
-from swin_dense.engine.terminal import say
+from swin_dense.engine.terminal.console import say
 from swin_dense.errors import UserError
 
 _META_KEYS = (

@@ -9,8 +9,8 @@ from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
-from swin_dense.engine.metrics import _by_epoch
-from swin_dense.engine.terminal import console
+from swin_dense.engine.terminal.console import console
+from swin_dense.engine.terminal.metrics import _by_epoch
 from swin_dense.registry import HOOKS
 
 _REFRESH_SECONDS = 0.2

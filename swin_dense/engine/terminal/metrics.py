@@ -12,7 +12,7 @@ from mmengine.dist import master_only
 from mmengine.hooks import Hook
 from rich.table import Table
 
-from swin_dense.engine.terminal import console
+from swin_dense.engine.terminal.console import console
 from swin_dense.registry import HOOKS
 
 

@@ -1,0 +1,1 @@
+"""What the user meets on the command line: flags, messages, progress, metrics, errors."""
