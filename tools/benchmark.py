@@ -39,7 +39,7 @@ from swin_dense.engine.config.load import is_segmentation, load_config
 from swin_dense.engine.device import choose_device
 from swin_dense.engine.terminal.cli import ConfigOptions, OneLineParser, run_tool
 from swin_dense.engine.terminal.console import console, quiet_terminal, say
-from swin_dense.engine.testing import make_output_dir
+from swin_dense.engine.test import make_output_dir
 from swin_dense.errors import UserError
 
 RECORDS = Path("docs/benchmarks")

@@ -6,7 +6,7 @@ import sys
 from argparse import Namespace
 from collections.abc import Sequence
 
-from swin_dense.engine.prediction import predict
+from swin_dense.engine.predict_files import predict
 from swin_dense.engine.terminal.cli import OneLineParser, build_parser, run_tool
 
 _EPILOG = (

@@ -38,7 +38,7 @@ from swin_dense.engine.device import choose_device
 from swin_dense.engine.terminal.cli import OneLineParser, run_tool
 from swin_dense.engine.terminal.console import console, quiet_terminal, say
 from swin_dense.engine.terminal.metrics import write_json
-from swin_dense.engine.testing import check_checkpoint_path, make_output_dir
+from swin_dense.engine.test import check_checkpoint_path, make_output_dir
 from swin_dense.errors import UserError
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"

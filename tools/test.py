@@ -7,7 +7,7 @@ from argparse import Namespace
 from collections.abc import Sequence
 
 from swin_dense.engine.terminal.cli import OneLineParser, add_run_arguments, build_parser, run_tool
-from swin_dense.engine.testing import evaluate
+from swin_dense.engine.test import evaluate
 
 
 def make_parser() -> OneLineParser:

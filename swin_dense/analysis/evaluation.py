@@ -12,7 +12,7 @@ from swin_dense.analysis.paper import WEIGHTS, Row
 from swin_dense.checkpoints.download import cached_path
 from swin_dense.datasets.check import check_data
 from swin_dense.engine.config.load import load_config
-from swin_dense.engine.testing import evaluate
+from swin_dense.engine.test import evaluate
 from swin_dense.errors import UserError
 
 # Names in mmdet's and mmseg's metrics, and the factor that makes them percent.
@@ -43,7 +43,7 @@ def evaluate_row(row: Row, configs: Path, checkpoint: str | Path, **how: Any) ->
         row: the row.
         configs: the folder of the configs.
         checkpoint: weights of the row's model.
-        how: further arguments of :func:`swin_dense.engine.testing.evaluate`.
+        how: further arguments of :func:`swin_dense.engine.test.evaluate`.
 
     Returns:
         'box AP', 'mask AP' and 'mIoU' in percent, those that the row's task has.

@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 from mmengine.hooks import Hook
 
+from swin_dense.engine.drawing import paint_sample
 from swin_dense.engine.images import UnreadableImage, read_image
-from swin_dense.engine.painting import paint_sample
 from swin_dense.registry import HOOKS
 
 

@@ -10,9 +10,9 @@ from mmdet.structures import DetDataSample
 from mmengine.structures import InstanceData
 from PIL import Image
 
+from swin_dense.engine.drawing import paint_detections, paint_sample, paint_segmentation
 from swin_dense.engine.images import UnreadableImage, find_images, read_image
-from swin_dense.engine.painting import paint_detections, paint_sample, paint_segmentation
-from swin_dense.engine.prediction import class_areas, unique_name
+from swin_dense.engine.predict_files import class_areas, unique_name
 from swin_dense.errors import UserError
 
 GREY = np.full((80, 120, 3), 128, np.uint8)

@@ -14,12 +14,12 @@ from pycocotools import mask as coco_mask
 from rich.progress import track
 
 from swin_dense.engine.device import choose_device
+from swin_dense.engine.drawing import class_name, paint_sample
 from swin_dense.engine.images import UnreadableImage, find_images, read_image
-from swin_dense.engine.inference import Predictor
-from swin_dense.engine.painting import class_name, paint_sample
+from swin_dense.engine.predictor import Predictor
 from swin_dense.engine.terminal.console import console, quiet_terminal, say
 from swin_dense.engine.terminal.metrics import write_json
-from swin_dense.engine.testing import check_checkpoint_path, make_output_dir
+from swin_dense.engine.test import check_checkpoint_path, make_output_dir
 from swin_dense.errors import UserError
 
 _PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png")

@@ -22,7 +22,7 @@ from swin_dense.engine.distributed import init_distributed, on_first_process
 from swin_dense.engine.paint_hook import PaintHook
 from swin_dense.engine.terminal.console import console, quiet_terminal, say
 from swin_dense.engine.terminal.metrics import metrics_file, metrics_table, plain_values
-from swin_dense.engine.training import (
+from swin_dense.engine.train import (
     add_terminal_hooks,
     build_runner,
     make_work_dir,
