@@ -24,13 +24,13 @@ import torch
 
 from swin_dense.benchmarks.agreement import DTYPES
 from swin_dense.benchmarks.backbone import PHASES, Run, measure_backbone
+from swin_dense.benchmarks.baselines import PEERS, Spec, installed, peers_named
 from swin_dense.benchmarks.detector import box_samplers, measure_detector
 from swin_dense.benchmarks.evaluation import measure_evaluation
 from swin_dense.benchmarks.memory import measure_memory
-from swin_dense.benchmarks.peers import PEERS, Spec, installed, peers_named
 from swin_dense.benchmarks.pipeline import measure_pipeline
 from swin_dense.benchmarks.plots import save_plot
-from swin_dense.benchmarks.record import circumstances, machine_text, read, save
+from swin_dense.benchmarks.records import circumstances, machine_text, read, save
 from swin_dense.benchmarks.report import benchmarks_document
 from swin_dense.benchmarks.scaling import SIDES, measure_scaling
 from swin_dense.benchmarks.tables import file_name, notes_of, terminal_table

@@ -17,7 +17,7 @@ from rich.progress import track
 from rich.table import Table
 
 from swin_dense.analysis.machine import describe_versions
-from swin_dense.analysis.swap import (
+from swin_dense.analysis.parity import (
     STOCK,
     Comparison,
     backbone_key,

@@ -28,7 +28,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from swin_dense.backbones.announcing import announce
-from swin_dense.backbones.swin_arguments import pair
+from swin_dense.backbones.swin_args import pair
 from swin_dense.checkpoints import (
     load_backbone,
     local_file,

@@ -23,7 +23,7 @@ from swin_dense.backbones.announcing import announce
 from swin_dense.backbones.attention_layers import GlobalAttention, WindowAttention
 from swin_dense.backbones.cuda_graphs import CudaGraphs, graphed
 from swin_dense.backbones.feed_forward import FeedForward
-from swin_dense.backbones.swin_arguments import check_arguments, resolve_arch
+from swin_dense.backbones.swin_args import check_arguments, resolve_arch
 from swin_dense.checkpoints import (
     adapt_state_dict,
     load_backbone,

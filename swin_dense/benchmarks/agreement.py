@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from swin_dense.benchmarks.peers import OURS
+from swin_dense.benchmarks.baselines import OURS
 from swin_dense.errors import UserError
 
 # Largest difference over the largest value, after up to 24 blocks and random weights.

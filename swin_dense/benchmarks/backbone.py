@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from swin_dense.benchmarks import costs
 from swin_dense.benchmarks.agreement import DTYPES, TOLERANCES, differences, precision
-from swin_dense.benchmarks.peers import OURS, Spec, build_contestants, build_ours
+from swin_dense.benchmarks.baselines import OURS, Spec, build_contestants, build_ours
 from swin_dense.benchmarks.roofline import Rates, backbone_work, measure_rates
 from swin_dense.benchmarks.timing import Timing, interleave
 from swin_dense.errors import UserError

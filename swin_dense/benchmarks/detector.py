@@ -16,13 +16,13 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
 
-from swin_dense.analysis.swap import OURS as OUR_TYPE
-from swin_dense.analysis.swap import STOCK, backbone_type, swapped
-from swin_dense.backbones.swin_arguments import ARCHS
+from swin_dense.analysis.parity import OURS as OUR_TYPE
+from swin_dense.analysis.parity import STOCK, backbone_type, swapped
+from swin_dense.backbones.swin_args import ARCHS
 from swin_dense.benchmarks import costs
 from swin_dense.benchmarks.agreement import DTYPES, TOLERANCES, differences
 from swin_dense.benchmarks.backbone import Run
-from swin_dense.benchmarks.peers import OURS
+from swin_dense.benchmarks.baselines import OURS
 from swin_dense.benchmarks.timing import interleave
 from swin_dense.engine.config.load import is_segmentation
 from swin_dense.engine.config.pretrained import drop_pretrained

@@ -16,7 +16,7 @@ from mmdet.evaluation import CocoMetric as StockMetric
 from mmengine.structures import InstanceData
 from pycocotools import mask as rle
 
-from swin_dense.benchmarks.peers import OURS
+from swin_dense.benchmarks.baselines import OURS
 from swin_dense.benchmarks.timing import interleave
 from swin_dense.errors import UserError
 from swin_dense.evaluation import CocoMetric

@@ -11,8 +11,8 @@ from torch import nn
 
 from swin_dense.benchmarks.agreement import DTYPES, precision
 from swin_dense.benchmarks.backbone import Run, check_agreement, settings
+from swin_dense.benchmarks.baselines import Spec, build_contestants
 from swin_dense.benchmarks.costs import kept_for_backward
-from swin_dense.benchmarks.peers import Spec, build_contestants
 
 _PEER = "mmdet"
 # Whatever the size, mmdet's outputs are ours, and as much is kept once.

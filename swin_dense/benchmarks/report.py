@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
-from swin_dense.benchmarks.goals import GOALS
-from swin_dense.benchmarks.record import KINDS, machine_text
+from swin_dense.benchmarks.records import KINDS, machine_text
 from swin_dense.benchmarks.tables import notes_of, rows_of, title_of
+from swin_dense.benchmarks.targets import GOALS
 
 _HEADER = """# Benchmarks
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from swin_dense.benchmarks.backbone import Run, check_agreement, make_step, settings
-from swin_dense.benchmarks.peers import Spec, build_contestants
+from swin_dense.benchmarks.baselines import Spec, build_contestants
 from swin_dense.benchmarks.timing import Timing, exponent, interleave
 
 SIDES = {"cuda": (512, 768, 1024, 1280, 1536, 1792, 2048), "cpu": (256, 384, 512, 640, 768)}

@@ -9,8 +9,8 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from swin_dense.benchmarks.baselines import OURS
 from swin_dense.benchmarks.costs import LAUNCHES, MEMORY
-from swin_dense.benchmarks.peers import OURS
 
 _KEPT = (
     "Megabytes (1e6 bytes) that a training forward keeps: for each image, and once whatever the "

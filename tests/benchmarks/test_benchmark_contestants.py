@@ -8,11 +8,12 @@ import pytest
 import torch
 from torch import nn
 
-from swin_dense.benchmarks import backbone, peers
+from swin_dense.benchmarks import backbone
+from swin_dense.benchmarks import baselines as peers
 from swin_dense.benchmarks.agreement import differences
 from swin_dense.benchmarks.backbone import Run, check_agreement, measure_backbone
+from swin_dense.benchmarks.baselines import OURS, PEERS, Spec, build_contestants
 from swin_dense.benchmarks.memory import measure_memory
-from swin_dense.benchmarks.peers import OURS, PEERS, Spec, build_contestants
 from swin_dense.benchmarks.scaling import measure_scaling
 from swin_dense.errors import UserError
 

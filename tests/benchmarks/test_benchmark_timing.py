@@ -84,7 +84,7 @@ def test_roofline_is_the_longer_of_products_and_copies():
 
 
 def test_work_of_a_backbone_counted_by_hand():
-    from swin_dense.benchmarks.peers import Spec, build_ours
+    from swin_dense.benchmarks.baselines import Spec, build_ours
 
     with torch.device("meta"):
         model = build_ours(Spec(8, (1, 1, 1, 1), (1, 1, 1, 1), 7, (224, 224), 0.0, "reference"))

@@ -21,7 +21,7 @@ from mmseg.structures import SegDataSample
 
 from swin_dense.analysis.counting import build_on_meta
 from swin_dense.analysis.paper import ROWS
-from swin_dense.backbones.swin_arguments import ARCHS
+from swin_dense.backbones.swin_args import ARCHS
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 LEAVES = sorted(path.stem for path in CONFIGS.glob("*.py"))

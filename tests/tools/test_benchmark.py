@@ -9,9 +9,11 @@ import pytest
 import torch
 from rich.console import Console
 
-from swin_dense.backbones import swin, swin_arguments
-from swin_dense.benchmarks import detector, peers
-from swin_dense.benchmarks.record import circumstances, read
+from swin_dense.backbones import swin
+from swin_dense.backbones import swin_args as swin_arguments
+from swin_dense.benchmarks import baselines as peers
+from swin_dense.benchmarks import detector
+from swin_dense.benchmarks.records import circumstances, read
 from swin_dense.benchmarks.report import benchmarks_document
 from swin_dense.benchmarks.tables import file_name, rows_of, terminal_table, title_of
 

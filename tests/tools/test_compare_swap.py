@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from swin_dense.analysis import swap
+from swin_dense.analysis import parity as swap
 
 CONFIG = """
 default_scope = 'mmdet'

@@ -7,7 +7,7 @@ import copy
 import pytest
 from mmengine.config import Config
 
-from swin_dense.analysis import swap
+from swin_dense.analysis import parity as swap
 from swin_dense.errors import UserError
 
 FOLDERS = sorted(

@@ -19,7 +19,7 @@ from mmengine.structures import InstanceData, PixelData
 from mmseg.structures import SegDataSample
 from torch import Tensor, nn
 
-from swin_dense.analysis import swap
+from swin_dense.analysis import parity as swap
 
 # V3Det's FCOS is left out: its config gives mmdet 3.3's FPN an argument that this does not have.
 DETECTORS = [

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from swin_dense.analysis.swap import fill
+from swin_dense.analysis.parity import fill
 from swin_dense.backbones import SwinTransformer
-from swin_dense.backbones.swin_arguments import ARCHS
+from swin_dense.backbones.swin_args import ARCHS
 from swin_dense.checkpoints import convert
 from swin_dense.errors import UserError
 from swin_dense.ops.window_attention import check_impl

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from swin_dense.benchmarks.peers import OURS
-from swin_dense.benchmarks.record import machine_text
+from swin_dense.benchmarks.baselines import OURS
+from swin_dense.benchmarks.records import machine_text
 
 # What is not said of a case; records from before a setting existed did without it.
 _USUAL: Mapping[str, Any] = {
