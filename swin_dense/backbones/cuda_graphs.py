@@ -1,8 +1,8 @@
 """Inference from CUDA graphs: one launch instead of the hundreds of a forward pass.
 
-A graph is a recording of the kernels that one forward pass launches, with the addresses they read
-and write. So it serves one input shape, reads its input from a place of its own, and holds for as
-long as the weights stay where they are; what is written into them in place, it sees.
+A graph is a recording of the kernels that one forward pass launches, with the addresses that they
+read and write. So it is valid for one input shape, reads its input from a buffer of its own, and
+for as long as the weights stay where they are; changes of weights in place take effect.
 """
 
 from __future__ import annotations
@@ -18,19 +18,26 @@ import torch
 from torch import Tensor, nn
 
 from swin_dense.errors import UserError
-from swin_dense.ops.dispatch import is_eager
-from swin_dense.ops.window_attention.windows import keep_masks
+from swin_dense.ops.dispatch import (
+    has_dispatch_mode,
+    has_global_hooks,
+    is_eager,
+    storage_signature,
+)
+from swin_dense.ops.window_attention.windows import mask_store
 
 logger = logging.getLogger(__name__)
 
-Maps = tuple[Tensor, ...]
+FeatureMaps = tuple[Tensor, ...]
+Forward = Callable[[Tensor], FeatureMaps]
 
 
 class CudaGraphs:
-    """The graphs of a backbone, for the ``size`` shapes that were used last.
+    """The graphs of a backbone, for the ``size`` input shapes that were used last.
 
-    Copies and pickles of it are empty. Calls from several threads and streams take turns. All
-    graphs share one pool of memory, which is that of the largest, and keep the maps of each.
+    Copies and pickles of it are empty. Calls from several threads and streams run one after the
+    other. All graphs share one memory pool, as large as the largest needs, and keep the feature
+    maps of each.
     """
 
     def __init__(self, size: int) -> None:
@@ -51,13 +58,13 @@ class CudaGraphs:
             while self._graphs:
                 self._drop_oldest()
 
-    def run(self, module: nn.Module, forward: Callable[[Tensor], Maps], x: Tensor) -> Maps:
-        """``forward(x)``, from a graph where one can stand for it; see :func:`graphed`.
+    def run(self, module: nn.Module, forward: Forward, x: Tensor) -> FeatureMaps:
+        """``forward(x)``, from a graph where that is possible; see :func:`with_cuda_graphs`.
 
         Raises:
-            UserError: the forward pass does what cannot be recorded.
+            UserError: the forward pass cannot be recorded.
         """
-        weights = _weights(module) if self.size and _is_inference(module, x) else None
+        weights = storage_signature(module) if self.size and _is_inference(module, x) else None
         if weights is None:
             return forward(x)
         with self._lock:
@@ -69,7 +76,7 @@ class CudaGraphs:
                 return graph.replay(x)
         return forward(x)
 
-    def _find(self, forward: Callable[[Tensor], Maps], x: Tensor) -> _Graph | None:
+    def _find(self, forward: Forward, x: Tensor) -> _Graph | None:
         key = (x.shape, x.dtype, x.device, *_settings())
         if key not in self._graphs:
             while len(self._graphs) >= self.size:
@@ -78,7 +85,7 @@ class CudaGraphs:
         self._graphs.move_to_end(key)
         return self._graphs[key]
 
-    def _capture(self, forward: Callable[[Tensor], Maps], x: Tensor) -> _Graph | None:
+    def _capture(self, forward: Forward, x: Tensor) -> _Graph | None:
         # A pool lives as long as one of its graphs; the first one opens a new pool.
         other = next((graph for graph in self._graphs.values() if graph is not None), None)
         try:
@@ -87,7 +94,7 @@ class CudaGraphs:
             if not _is_out_of_memory(error):
                 raise
         logger.warning(
-            "no memory for a CUDA graph of an input %s: it runs without; use fewer cuda_graphs",
+            "no memory for a CUDA graph of input shape %s: running without; use fewer cuda_graphs",
             tuple(x.shape),
         )
         self.clear()
@@ -102,12 +109,10 @@ class CudaGraphs:
 class _Graph:
     """A recorded forward pass, with its input, its outputs and the masks that it reads.
 
-    It shares memory with the ``other`` graph, so the two take turns on the GPU.
+    It shares memory with the ``other`` graph, so the two never run at the same time.
     """
 
-    def __init__(
-        self, forward: Callable[[Tensor], Maps], x: Tensor, other: _Graph | None = None
-    ) -> None:
+    def __init__(self, forward: Forward, x: Tensor, other: _Graph | None = None) -> None:
         self._graph = torch.cuda.CUDAGraph()
         self._masks: dict[tuple, Tensor] = {}
         # Tensors of inference mode could not be written to outside of it.
@@ -116,15 +121,15 @@ class _Graph:
             self._done: torch.cuda.Event = other._done if other else torch.cuda.Event()
             self._input = torch.empty_like(x, memory_format=torch.contiguous_format).copy_(x)
             self._stream.wait_stream(torch.cuda.current_stream())
-            # Entered here although a capture does so too: one that fails does not come back.
-            with torch.cuda.stream(self._stream), _autocast(), keep_masks(self._masks):
-                # Unrecorded, for what is done but once: kernels loaded, masks made.
+            # Entered here although a capture does so too: a failed one does not restore it.
+            with torch.cuda.stream(self._stream), _autocast(), mask_store(self._masks):
+                # Not recorded: what happens only once, such as loading kernels and making masks.
                 forward(self._input)
                 pool = None if other is None else other._graph.pool()
                 self._outputs = self._record(forward, pool)
 
-    def _record(self, forward: Callable[[Tensor], Maps], pool: Any) -> Maps:
-        # "thread_local": other threads, a data loader's for one, may go on meanwhile.
+    def _record(self, forward: Forward, pool: Any) -> FeatureMaps:
+        # "thread_local": other threads, such as a data loader's, may use CUDA meanwhile.
         capture = torch.cuda.graph(self._graph, pool, self._stream, "thread_local")
         try:
             with capture:
@@ -135,31 +140,33 @@ class _Graph:
                 f"the forward pass cannot be recorded as a CUDA graph ({reason}); set cuda_graphs=0"
             ) from error
 
-    def replay(self, x: Tensor) -> Maps:
-        """The maps of x; not those of the graph, which its next replay writes over."""
+    def replay(self, x: Tensor) -> FeatureMaps:
+        """The feature maps of x; copies, as the next replay overwrites the graph's own."""
         with torch.cuda.device(x.device):
             stream = torch.cuda.current_stream()
             stream.wait_event(self._done)
             self._input.copy_(x)
             self._graph.replay()
-            maps = tuple(out.clone() for out in self._outputs)
+            outputs = tuple(out.clone() for out in self._outputs)
             self._done.record(stream)
-        return maps
+        return outputs
 
     def wait(self) -> None:
-        """Until the GPU has done the last replay."""
+        """Wait until the GPU has finished the last replay."""
         self._done.synchronize()
 
 
-def graphed(forward: Callable[[Any, Tensor], Maps]) -> Callable[[Any, Tensor], Maps]:
+def with_cuda_graphs(
+    forward: Callable[[Any, Tensor], FeatureMaps],
+) -> Callable[[Any, Tensor], FeatureMaps]:
     """Give a module's ``forward`` to the :class:`CudaGraphs` that is its ``cuda_graphs``.
 
-    A graph stands in for it in inference alone: with a CUDA tensor, without gradients, in
-    evaluation mode, eager, and with no hooks, which a replay would not call.
+    A graph is used for inference only: with a CUDA tensor, without gradients, in evaluation mode,
+    eager, and without hooks, which a replay would not call.
     """
 
     @wraps(forward)
-    def run(self: Any, x: Tensor) -> Maps:
+    def run(self: Any, x: Tensor) -> FeatureMaps:
         graphs: CudaGraphs = self.cuda_graphs
         if not graphs.size:
             return forward(self, x)
@@ -174,10 +181,10 @@ def _is_inference(module: nn.Module, x: Tensor) -> bool:
         and _is_on_gpu(x)
         and x.numel() > 0
         and not torch.is_grad_enabled()
-        # Nobody looks on, at operators or at parts.
-        and not torch._C._len_torch_dispatch_stack()
-        and not torch.nn.modules.module._has_any_global_hook()
-        # DataParallel's copies, new in every call, share the attributes of their model.
+        # Neither modes nor hooks would see what a replay computes.
+        and not has_dispatch_mode()
+        and not has_global_hooks()
+        # DataParallel's replicas, new in every call, share the attributes of their model.
         and not getattr(module, "_is_replica", False)
     )
 
@@ -185,26 +192,6 @@ def _is_inference(module: nn.Module, x: Tensor) -> bool:
 def _is_on_gpu(x: Tensor) -> bool:
     """Whether x is on a GPU that is not recording already."""
     return x.is_cuda and not torch.cuda.is_current_stream_capturing()
-
-
-def _weights(module: nn.Module) -> list[int] | None:
-    """What a recording of this module depends on: its parts and where their tensors are.
-
-    None if a part trains or has hooks. Written for speed, as every forward pass calls it.
-    """
-    found: list[int] = []
-    todo = [module]
-    while todo:
-        part = todo.pop()
-        # The backbone's own hooks are called around its forward pass, not in it.
-        hooks = part is not module and (part._forward_hooks or part._forward_pre_hooks)
-        if part.training or hooks:
-            return None
-        found.append(id(part))
-        found += [p.data_ptr() for p in part._parameters.values() if p is not None]
-        found += [b.data_ptr() for b in part._buffers.values() if b is not None]
-        todo += [child for child in part._modules.values() if child is not None]
-    return found
 
 
 def _settings() -> tuple[Any, ...]:
@@ -229,7 +216,7 @@ def _autocast() -> torch.autocast:
 
 
 def _is_out_of_memory(error: BaseException | None) -> bool:
-    """Whether this error, or the one that it came up in, is a want of memory."""
+    """Whether this error, or one that led to it, is about missing memory."""
     while error is not None and not isinstance(error, torch.OutOfMemoryError):
         error = error.__context__
     return error is not None

@@ -1,91 +1,169 @@
 """Swin Transformer as a backbone for dense prediction (arXiv 2103.14030, section 3).
 
-Maps are ``(B, H, W, C)`` inside and of any size; they leave as ``(B, C, H, W)``. The names of
-parameters are OpenMMLab's, so state dicts pass between this class and theirs unchanged.
+Feature maps are ``(B, H, W, C)`` inside, of any size, and returned as ``(B, C, H, W)``. The names
+of parameters are OpenMMLab's, so state dicts pass between this class and theirs unchanged.
 """
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from mmcv.cnn import build_norm_layer
 from mmcv.cnn.bricks import DropPath
-from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
-from swin_dense.backbones import fused_block
-from swin_dense.backbones.announcing import announce
-from swin_dense.backbones.attention_layers import GlobalAttention, WindowAttention
-from swin_dense.backbones.cuda_graphs import CudaGraphs, graphed
-from swin_dense.backbones.feed_forward import FeedForward
-from swin_dense.backbones.swin_args import check_arguments, resolve_arch
-from swin_dense.checkpoints import (
-    LoadableBackbone,
-    NativeWeights,
-    convert_and_resize,
-    convert_before_loading,
-    load_backbone,
-    local_file,
-    resize_absolute_pos_embed,
+from swin_dense.backbones.base import Backbone, init_linear_layers
+from swin_dense.backbones.cuda_graphs import CudaGraphs, with_cuda_graphs
+from swin_dense.backbones.layers import (
+    BlockOps,
+    FeedForward,
+    GlobalAttention,
+    PatchEmbed,
+    drop_path_rates,
+    fusable_block,
+    fusable_layer,
+    run_blocks,
 )
-from swin_dense.compat import load_checkpoint
-from swin_dense.ops.block import norm_linear
+from swin_dense.backbones.swin_args import ResolvedArgs
+from swin_dense.checkpoints import NativeWeights, convert_and_resize, resize_absolute_pos_embed
+from swin_dense.ops.block import Linear, Norm, norm_linear, proj_mlp
+from swin_dense.ops.dispatch import AttnImpl, Decision
+from swin_dense.ops.window_attention import position_bias, shifted_window_attention
+from swin_dense.ops.window_attention.windows import relative_position_index
 from swin_dense.registry import MODELS
 
 
-class PatchEmbed(nn.Module):
-    """Split an image into patches and embed each: ``(B, in, H, W) -> (B, H', W', C)``.
+class WindowAttention(nn.Module):
+    """Multi-head self-attention in (shifted) windows with relative position bias (equation 4)."""
 
-    H' = ceil(H / patch_size): the last patches are filled up with zeros.
-    """
+    relative_position_index: Tensor
 
     def __init__(
-        self, in_channels: int, embed_dims: int, patch_size: int, norm_cfg: dict | None
+        self,
+        channels: int,
+        num_heads: int,
+        window_size: int,
+        shift_size: int,
+        *,
+        qkv_bias: bool,
+        scale: float,
+        use_rel_pos_bias: bool,
+        attn_drop_rate: float,
+        drop_rate: float,
+        attn_impl: AttnImpl,
     ) -> None:
         super().__init__()
-        self.patch_size = patch_size
-        self.projection = nn.Conv2d(in_channels, embed_dims, patch_size, patch_size)
-        self.norm = build_norm_layer(norm_cfg, embed_dims)[1] if norm_cfg else nn.Identity()
+        self.num_heads = num_heads
+        self.window_size = window_size
+        self.shift_size = shift_size
+        self.scale = scale
+        self.attn_drop_rate = attn_drop_rate
+        self.attn_impl = attn_impl
+        self.relative_position_bias_table: nn.Parameter | None = None
+        if use_rel_pos_bias:
+            table = torch.zeros((2 * window_size - 1) ** 2, num_heads)
+            self.relative_position_bias_table = nn.Parameter(table)
+            self.register_buffer("relative_position_index", relative_position_index(window_size))
+        self.qkv = nn.Linear(channels, 3 * channels, bias=qkv_bias)
+        self.proj = nn.Linear(channels, channels)
+        self.proj_drop = nn.Dropout(drop_rate)
+
+    def position_bias(self) -> Tensor | None:
+        """``(heads, N, N)``, the table's entries for every pair of tokens; None without a table."""
+        table = self.relative_position_bias_table
+        return None if table is None else position_bias(table, self.relative_position_index)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(B, in, H, W) -> (B, H', W', C)``."""
-        h, w = x.shape[-2:]
-        rows, columns = (-(-size // self.patch_size) for size in (h, w))
-        bottom, right = rows * self.patch_size - h, columns * self.patch_size - w
-        traced = torch.compiler.is_compiling()
-        if traced or bottom or right:
-            x = F.pad(x, (0, right, 0, bottom))
-        # The compiler ties the gradient of a convolution to one size, that of a product to none.
-        embedded = self._product(x) if traced else self.projection(x).permute(0, 2, 3, 1)
-        return self.norm(embedded)
+        """``(B, H, W, C) -> (B, H, W, C)``."""
+        return self.proj_drop(self.proj(self.attend(self.qkv(x))))
 
-    def _product(self, x: Tensor) -> Tensor:
-        """The projection as a matrix product, ``(B, H', W', C)``."""
-        side = self.patch_size
-        patches = x.unflatten(3, (-1, side)).unflatten(2, (-1, side)).permute(0, 2, 4, 1, 3, 5)
-        return F.linear(patches.flatten(3), self.projection.weight.flatten(1), self.projection.bias)
+    def attend(self, qkv: Tensor) -> Tensor:
+        """Attention alone: ``(B, H, W, 3C)`` of the qkv layer to ``(B, H, W, C)``."""
+        return shifted_window_attention(
+            qkv,
+            self.qkv.bias,
+            self.position_bias(),
+            num_heads=self.num_heads,
+            window_size=self.window_size,
+            shift_size=self.shift_size,
+            scale=self.scale,
+            dropout_p=self.attn_drop_rate if self.training else 0.0,
+            impl=self.attn_impl,
+        )
+
+
+class SwinBlock(nn.Module):
+    """One Transformer block on ``(B, H, W, C)`` (figure 3b, equation 3)."""
+
+    def __init__(
+        self,
+        attention: WindowAttention | GlobalAttention,
+        channels: int,
+        drop_path_rate: float,
+        args: ResolvedArgs,
+    ) -> None:
+        super().__init__()
+        hidden = int(args.mlp_ratio * channels)
+        self.norm1 = build_norm_layer(args.norm_cfg, channels)[1]
+        self.attn = nn.ModuleDict({"w_msa": attention})
+        self.norm2 = build_norm_layer(args.norm_cfg, channels)[1]
+        self.ffn = FeedForward(channels, hidden, args.act_cfg, args.drop_rate)
+        self.drop_path = DropPath(drop_path_rate)
+        self.ops = Decision(self, _block_ops)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, H, W, C) -> (B, H, W, C)``."""
+        ops = self.ops.current(self, x)
+        if ops is None:  # 'reference', tracing, or layers that compute something special
+            x = x + self.drop_path(self.attn["w_msa"](self.norm1(x)))
+            return x + self.drop_path(self.ffn(self.norm2(x)))
+        # The same with fewer passes over memory, and less kept for backward.
+        attended = ops.attend(norm_linear(x, ops.norm1, ops.qkv, triton=ops.triton))
+        scales = self._drop_path_scale(attended), self._drop_path_scale(attended)
+        return proj_mlp(x, attended, ops.proj, ops.norm2, ops.fc1, ops.fc2, scales, ops.triton)
+
+    def _drop_path_scale(self, branch: Tensor) -> Tensor | None:
+        """Factor of a branch in stochastic depth for every image, ``(B,)`` fp32; None for 1."""
+        drop_path: Any = self.drop_path
+        if not (drop_path.drop_prob and drop_path.training):
+            return None
+        # Drawn by the layer in the branch's precision: the same random numbers as by the modules.
+        drawn = drop_path(branch.new_ones(branch.shape[0], 1, 1, 1)).flatten()
+        dtype = torch.promote_types(branch.dtype, torch.float32)
+        return (drawn > 0).to(dtype) / (1 - drop_path.drop_prob)
+
+
+def _block_ops(block: SwinBlock) -> BlockOps | None:
+    """Who computes a block: the functions of ops.block on its layers, or None for its modules."""
+    attention = block.attn["w_msa"]
+    if type(attention) not in (WindowAttention, GlobalAttention):
+        return None
+    return fusable_block(block.norm1, attention, block.norm2, block.ffn, block.drop_path)
 
 
 class PatchMerging(nn.Module):
     """Join 2 x 2 neighbours: ``(B, H, W, C) -> (B, ceil(H / s), ceil(W / s), 2C)``, stride s."""
 
-    def __init__(self, channels: int, stride: int, norm_cfg: dict | None) -> None:
+    def __init__(
+        self, channels: int, stride: int, norm_cfg: dict | None, attn_impl: AttnImpl
+    ) -> None:
         super().__init__()
         self.stride = stride
+        self.attn_impl = attn_impl
         self.norm = build_norm_layer(norm_cfg, 4 * channels)[1] if norm_cfg else nn.Identity()
         self.reduction = nn.Linear(4 * channels, 2 * channels, bias=False)
+        self.ops = Decision(self, _merging_ops)
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, H, W, C) -> (B, ceil(H / s), ceil(W / s), 2C)``."""
-        layers = fused_block.plain_merging(self, x)
-        if layers is not None:
-            return norm_linear(x, *layers, arrange=self.neighbours)
-        return self.reduction(self.norm(self.neighbours(x)))
+        ops = self.ops.current(self, x)
+        if ops is None:
+            return self.reduction(self.norm(self.neighbours(x)))
+        norm, reduction = ops
+        return norm_linear(x, norm, reduction, self.neighbours, self.attn_impl.triton)
 
     def neighbours(self, x: Tensor) -> Tensor:
         """The channels of 2 x 2 tokens side by side: ``(B, ceil(H / s), ceil(W / s), 4C)``."""
@@ -105,33 +183,10 @@ class PatchMerging(nn.Module):
         return torch.stack(neighbours, dim=-1).flatten(-2)
 
 
-class SwinBlock(nn.Module):
-    """One Transformer block on ``(B, H, W, C)`` (figure 3b, equation 3)."""
-
-    def __init__(
-        self,
-        channels: int,
-        hidden: int,
-        attention: WindowAttention | GlobalAttention,
-        drop_rate: float,
-        drop_path_rate: float,
-        act_cfg: dict,
-        norm_cfg: dict,
-    ) -> None:
-        super().__init__()
-        self.norm1 = build_norm_layer(norm_cfg, channels)[1]
-        self.attn = nn.ModuleDict({"w_msa": attention})
-        self.norm2 = build_norm_layer(norm_cfg, channels)[1]
-        self.ffn = FeedForward(channels, hidden, act_cfg, drop_rate)
-        self.drop_path = DropPath(drop_path_rate)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``(B, H, W, C) -> (B, H, W, C)``."""
-        layers = fused_block.plain_layers(self, x)
-        if layers is not None:  # the same in fewer passes over memory
-            return fused_block.forward(layers, x)
-        x = x + self.drop_path(self.attn["w_msa"](self.norm1(x)))
-        return x + self.drop_path(self.ffn(self.norm2(x)))
+def _merging_ops(merging: PatchMerging) -> tuple[Norm, Linear] | None:
+    """Who computes a merging: ops.block on its norm and reduction, or None for its modules."""
+    norm, reduction = fusable_layer(merging.norm), fusable_layer(merging.reduction)
+    return (norm, reduction) if merging.attn_impl.fused and norm and reduction else None
 
 
 class SwinStage(nn.Module):
@@ -139,7 +194,7 @@ class SwinStage(nn.Module):
 
     def __init__(
         self,
-        blocks: Sequence[SwinBlock],
+        blocks: Iterable[SwinBlock],
         global_block: SwinBlock | None,
         downsample: PatchMerging | None,
         with_cp: bool,
@@ -151,22 +206,18 @@ class SwinStage(nn.Module):
         self.with_cp = with_cp
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """``(B, H, W, C)`` to this stage's map, and to the merged map that the next one takes.
+        """``(B, H, W, C)`` to this stage's feature map, and the merged one for the next stage.
 
         The two are the same after the last stage.
         """
         extra = () if self.global_block is None else (self.global_block,)
-        for block in (*self.blocks, *extra):
-            if self.with_cp and torch.is_grad_enabled():
-                x = checkpoint(block, x, use_reentrant=False)
-            else:
-                x = block(x)
+        x = run_blocks((*self.blocks, *extra), x, self.with_cp)
         return x, x if self.downsample is None else self.downsample(x)
 
 
 @MODELS.register_module()
-class SwinTransformer(BaseModule, LoadableBackbone):
-    """Swin Transformer: an image in, four maps of strides 4, 8, 16 and 32 out.
+class SwinTransformer(Backbone):
+    """Swin Transformer: an image in, four feature maps of strides 4, 8, 16 and 32 out.
 
     All arguments of mmdet's and mmseg's class of this name mean the same here, with the same
     defaults. Ours are ``arch``, ``attn_impl``, ``global_attention``, ``cuda_graphs`` and the
@@ -178,11 +229,11 @@ class SwinTransformer(BaseModule, LoadableBackbone):
         embed_dims: channels C of the first stage; stage i has C * 2**i.
         patch_size: side of a patch in pixels, equal to ``strides[0]``.
         window_size: side M of a window in tokens.
-        mlp_ratio: hidden channels of the perceptron over its channels.
+        mlp_ratio: hidden channels of the MLP over its channels.
         depths: blocks per stage.
         num_heads: attention heads per stage.
         strides: of the patch embedding and of each patch merging.
-        out_indices: stages whose maps are returned.
+        out_indices: stages whose feature maps are returned.
         qkv_bias: whether queries, keys and values have a bias.
         qk_scale: factor of the dot products, by default (C / heads) ** -0.5.
         patch_norm: LayerNorm after the patch embedding and in the patch merging.
@@ -196,21 +247,22 @@ class SwinTransformer(BaseModule, LoadableBackbone):
         frozen_stages: -1 trains everything, 0 freezes the patch embedding, k also k stages.
         init_cfg: ``dict(type='Pretrained', checkpoint=path or URL)``, or None.
         arch: 'tiny', 'small', 'base' or 'large' instead of sizes, depths and heads (section 3.3).
-        attn_impl: 'auto', 'triton', 'sdpa', 'cpu', 'reference', see :mod:`~.ops.window_attention`.
-            'triton' means the rest of a block too, see :mod:`~.ops.block`; with 'reference' a
-            block is its plain modules.
+        attn_impl: 'auto', 'reference', 'sdpa', 'cpu' or 'triton': who computes the attention and
+            the layers around it, see :class:`~.dispatch.AttnImpl`.
         use_shift: shift the windows of every second block; False is "w/o shifting" in table 4.
         use_rel_pos_bias: add the relative position bias to the scores; False with
             ``use_abs_pos_embed`` is "abs. pos." in table 4, without it "no pos.".
         use_dot_product: False leaves only the bias as scores, "rel. pos. w/o app." in table 4.
-        global_attention: end the last stage with a block whose attention takes in the whole map, as
+        global_attention: end the last stage with a block that attends to the whole feature map, as
             HTC++ does (section 4.2); no classifier's checkpoint has it, so it starts at random.
-        cuda_graphs: how many input shapes keep a CUDA graph of the forward pass for inference, the
-            latest used; 0 for none. See :mod:`swin_dense.backbones.cuda_graphs`.
+        cuda_graphs: number of input shapes, the latest used, that keep a CUDA graph of the forward
+            pass for inference; 0 for none. See :mod:`~.cuda_graphs`.
 
     Raises:
         ValueError: an argument is unknown or does not fit the others.
     """
+
+    native_layout = "openmmlab"
 
     def __init__(
         self,
@@ -247,107 +299,30 @@ class SwinTransformer(BaseModule, LoadableBackbone):
         cuda_graphs: int = 0,
         **unknown: Any,
     ) -> None:
-        embed_dims, depths, num_heads = resolve_arch(arch, embed_dims, depths, num_heads)
-        checked = check_arguments(
-            type(self),
-            unknown,
-            pretrain_img_size=pretrain_img_size,
-            patch_size=patch_size,
-            window_size=window_size,
-            embed_dims=embed_dims,
-            depths=depths,
-            num_heads=num_heads,
-            strides=strides,
-            out_indices=out_indices,
-            frozen_stages=frozen_stages,
-            rates=(drop_rate, attn_drop_rate, drop_path_rate),
-            pretrained=pretrained,
-            init_cfg=init_cfg,
-            attn_impl=attn_impl,
-            use_rel_pos_bias=use_rel_pos_bias,
-            use_dot_product=use_dot_product,
-            global_attention=global_attention,
-            cuda_graphs=cuda_graphs,
-        )
-        if pretrained is not None:
-            warnings.warn("pretrained=... is the former name of init_cfg", stacklevel=2)
-            init_cfg = {"type": "Pretrained", "checkpoint": pretrained}
-        super().__init__(init_cfg=init_cfg)
+        args = ResolvedArgs.resolve(type(self), locals())
+        super().__init__(args.init_cfg, args.frozen_stages)
         self.convert_weights = convert_weights
-        self.out_indices = tuple(out_indices)
-        self.frozen_stages = frozen_stages
-        self.num_features = [embed_dims * 2**i for i in range(len(depths))]
-        self.patch_grid = checked.patch_grid
-        self.cuda_graphs = CudaGraphs(cuda_graphs)
+        self.out_indices = args.out_indices
+        self.num_features = list(args.channels)
+        self.patch_grid = args.patch_grid
+        self.cuda_graphs = CudaGraphs(args.cuda_graphs)
 
-        patch_norm_cfg = norm_cfg if patch_norm else None
-        self.patch_embed = PatchEmbed(in_channels, embed_dims, checked.patch_size, patch_norm_cfg)
+        self.patch_embed = PatchEmbed(
+            in_channels, args.embed_dims, args.patch_size, args.patch_norm_cfg
+        )
         self.absolute_pos_embed: nn.Parameter | None = None
         if use_abs_pos_embed:
             rows, columns = self.patch_grid
-            self.absolute_pos_embed = nn.Parameter(torch.zeros(1, rows * columns, embed_dims))
+            self.absolute_pos_embed = nn.Parameter(torch.zeros(1, rows * columns, args.embed_dims))
         self.drop_after_pos = nn.Dropout(drop_rate)
-
-        drop_path_rates = torch.linspace(0, drop_path_rate, sum(depths), device="cpu").tolist()
-        self.stages = nn.ModuleList()
-        for i, channels in enumerate(self.num_features):
-            scale = qk_scale or (channels // num_heads[i]) ** -0.5
-            blocks = [
-                SwinBlock(
-                    channels,
-                    int(mlp_ratio * channels),
-                    WindowAttention(
-                        channels,
-                        num_heads[i],
-                        window_size,
-                        window_size // 2 if use_shift and j % 2 else 0,
-                        qkv_bias=qkv_bias,
-                        scale=scale if use_dot_product else 0.0,
-                        use_rel_pos_bias=use_rel_pos_bias,
-                        attn_drop_rate=attn_drop_rate,
-                        drop_rate=drop_rate,
-                        attn_impl=attn_impl,
-                    ),
-                    drop_rate,
-                    drop_path_rates[sum(depths[:i]) + j],
-                    act_cfg,
-                    norm_cfg,
-                )
-                for j in range(depths[i])
-            ]
-            last = i == len(depths) - 1
-            merging = None if last else PatchMerging(channels, strides[i + 1], patch_norm_cfg)
-            global_block = None
-            if last and global_attention:
-                global_block = SwinBlock(
-                    channels,
-                    int(mlp_ratio * channels),
-                    GlobalAttention(
-                        channels,
-                        num_heads[i],
-                        qkv_bias=qkv_bias,
-                        scale=scale,
-                        attn_drop_rate=attn_drop_rate,
-                        drop_rate=drop_rate,
-                        attn_impl=attn_impl,
-                    ),
-                    drop_rate,
-                    drop_path_rates[-1],
-                    act_cfg,
-                    norm_cfg,
-                )
-                # What a checkpoint may lack and still count as complete.
-                self.new_parameter_prefixes = (f"stages.{i}.global_block.",)
-            self.stages.append(SwinStage(blocks, global_block, merging, with_cp))
+        self.stages = nn.ModuleList(_make_stage(args, i) for i in range(len(args.depths)))
+        if global_attention:
+            self.new_parameter_prefixes = (f"stages.{len(args.depths) - 1}.global_block.",)
         for i in self.out_indices:
-            self.add_module(f"norm{i}", build_norm_layer(norm_cfg, self.num_features[i])[1])
+            self.add_module(f"norm{i}", build_norm_layer(norm_cfg, args.channels[i])[1])
+        self.freeze()
 
-        # Bound as a pre-hook so that it acts whoever loads: this module, a detector, the runner.
-        self.register_load_state_dict_pre_hook(_convert_weights)
-        # Here too, not only in train(): DDP asks which parameters train before train() is called.
-        self._freeze()
-
-    @graphed
+    @with_cuda_graphs
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """``(B, in_channels, H, W)``, H, W >= 1, to ``(B, C_i, ceil(H / s_i), ceil(W / s_i))``."""
         x = self.patch_embed(x)
@@ -363,59 +338,61 @@ class SwinTransformer(BaseModule, LoadableBackbone):
                 outs.append(getattr(self, f"norm{i}")(out).permute(0, 3, 1, 2).contiguous())
         return tuple(outs)
 
-    native_layout = "openmmlab"
-
     def to_native(self, state: dict[str, Tensor], own: Mapping[str, Tensor]) -> NativeWeights:
-        """See :class:`~swin_dense.checkpoints.LoadableBackbone`."""
+        """Swin weights in any known layout, with OpenMMLab's names and at this backbone's sizes."""
         return convert_and_resize(state, own, self.patch_grid)
 
-    def init_weights(self) -> None:
-        """Initialise from ``init_cfg``'s checkpoint, or as the official code does from scratch.
-
-        Raises:
-            UserError: the checkpoint cannot be had or read, or holds little of this backbone.
-        """
-        self._init_from_scratch()  # with a checkpoint too: it need not have every parameter
-        if self.init_cfg is not None:
-            source = self.init_cfg["checkpoint"]
-            report = load_backbone(self, load_checkpoint(local_file(source)), source)
-            announce(report)
-        self._is_init = True
-
-    def _init_from_scratch(self) -> None:
+    def init_from_scratch(self) -> None:
+        """Initialise all parameters as the official code does."""
         for name, parameter in self.named_parameters():
             if name.endswith(("relative_position_bias_table", "absolute_pos_embed")):
                 nn.init.trunc_normal_(parameter, std=0.02)
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.02)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        init_linear_layers(self)
 
-    def train(self, mode: bool = True) -> SwinTransformer:
-        """Set training mode; frozen stages stay in evaluation mode. Returns self."""
-        super().train(mode)
-        self._freeze()
-        return self
-
-    def _freeze(self) -> None:
-        if self.frozen_stages < 0:
-            return
-        frozen: list[nn.Module] = [self.patch_embed, self.drop_after_pos]
-        for i in range(self.frozen_stages):
-            frozen.append(self.stages[i])
-            if i in self.out_indices:
-                frozen.append(getattr(self, f"norm{i}"))
-        for module in frozen:
-            module.eval().requires_grad_(False)
+    def frozen_parts(self) -> Iterator[nn.Module | nn.Parameter]:
+        """The patch embedding, and the first ``frozen_stages`` stages with their output norms."""
+        yield from (self.patch_embed, self.drop_after_pos)
         if self.absolute_pos_embed is not None:
-            self.absolute_pos_embed.requires_grad_(False)
+            yield self.absolute_pos_embed
+        for i in range(self.frozen_stages):
+            yield self.stages[i]
+            if i in self.out_indices:
+                yield getattr(self, f"norm{i}")
 
 
-def _convert_weights(
-    module: SwinTransformer, state_dict: dict[str, Any], prefix: str, *_: object
-) -> None:
-    """Pre-hook of ``load_state_dict``: takes weights in any layout and size."""
-    report = convert_before_loading(module, state_dict, prefix)
-    if report is not None:
-        announce(report)
+def _make_stage(args: ResolvedArgs, i: int) -> SwinStage:
+    """Stage i; the last one has no merging and, if asked for, a block of global attention."""
+    rates = drop_path_rates(args.drop_path_rate, sum(args.depths))[sum(args.depths[:i]) :]
+    blocks = [_make_block(args, i, j, rates[j]) for j in range(args.depths[i])]
+    if i < len(args.depths) - 1:
+        stride = args.strides[i + 1]
+        merging = PatchMerging(args.channels[i], stride, args.patch_norm_cfg, args.attn_impl)
+        return SwinStage(blocks, None, merging, args.with_cp)
+    extra = _make_block(args, i, None, rates[-1]) if args.global_attention else None
+    return SwinStage(blocks, extra, None, args.with_cp)
+
+
+def _make_block(args: ResolvedArgs, i: int, j: int | None, drop_path_rate: float) -> SwinBlock:
+    """Block j of stage i: odd ones shift their windows; None for one with global attention."""
+    channels, num_heads = args.channels[i], args.num_heads[i]
+    scale = args.qk_scale or (channels // num_heads) ** -0.5
+    common: dict[str, Any] = {
+        "qkv_bias": args.qkv_bias,
+        "attn_drop_rate": args.attn_drop_rate,
+        "drop_rate": args.drop_rate,
+        "attn_impl": args.attn_impl,
+    }
+    attention: WindowAttention | GlobalAttention
+    if j is None:
+        attention = GlobalAttention(channels, num_heads, scale=scale, **common)
+    else:
+        attention = WindowAttention(
+            channels,
+            num_heads,
+            args.window_size,
+            args.window_size // 2 if args.use_shift and j % 2 else 0,
+            scale=scale if args.use_dot_product else 0.0,
+            use_rel_pos_bias=args.use_rel_pos_bias,
+            **common,
+        )
+    return SwinBlock(attention, channels, drop_path_rate, args)

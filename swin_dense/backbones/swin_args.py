@@ -1,13 +1,15 @@
-"""Checks of SwinTransformer's arguments, so that a wrong one is named and not met later."""
+"""SwinTransformer's arguments, checked, so that a wrong one is named before anything is built."""
 
 from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
-from swin_dense.ops.window_attention import check_impl
+from swin_dense.ops.dispatch import AttnImpl
 
 # Section 3.3 of the paper: (C, blocks per stage, heads per stage); every head has 32 channels.
 ARCHS: dict[str, tuple[int, tuple[int, ...], tuple[int, ...]]] = {
@@ -18,116 +20,172 @@ ARCHS: dict[str, tuple[int, tuple[int, ...], tuple[int, ...]]] = {
 }
 
 
-class Checked(NamedTuple):
-    """Arguments in the form that the backbone uses."""
+@dataclass(frozen=True)
+class ResolvedArgs:
+    """Arguments of :class:`~.swin.SwinTransformer` in the form that it builds from.
 
+    Those that differ from what was given: sizes are those of ``arch``, ``patch_size`` is one
+    number, ``init_cfg`` includes ``pretrained``, ``attn_impl`` is parsed.
+    """
+
+    in_channels: int
+    embed_dims: int
     patch_size: int
     patch_grid: tuple[int, int]
+    window_size: int
+    mlp_ratio: float
+    depths: tuple[int, ...]
+    num_heads: tuple[int, ...]
+    strides: tuple[int, ...]
+    out_indices: tuple[int, ...]
+    qkv_bias: bool
+    qk_scale: float | None
+    patch_norm: bool
+    drop_rate: float
+    attn_drop_rate: float
+    drop_path_rate: float
+    act_cfg: dict
+    norm_cfg: dict
+    with_cp: bool
+    frozen_stages: int
+    init_cfg: dict | None
+    attn_impl: AttnImpl
+    use_shift: bool
+    use_rel_pos_bias: bool
+    use_dot_product: bool
+    global_attention: bool
+    cuda_graphs: int
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """Channels of every stage."""
+        return tuple(self.embed_dims * 2**i for i in range(len(self.depths)))
+
+    @property
+    def patch_norm_cfg(self) -> dict | None:
+        """Normalisation after the patch embedding and in the patch merging."""
+        return self.norm_cfg if self.patch_norm else None
+
+    @classmethod
+    def resolve(cls, backbone: type, given: Mapping[str, Any]) -> ResolvedArgs:
+        """Check arguments that were given to a class ``backbone``.
+
+        Args:
+            backbone: for messages.
+            given: by name; ``unknown`` holds those that the class does not take.
+
+        Raises:
+            ValueError: an argument is unknown, or does not fit the others.
+        """
+        check_names(backbone, given["unknown"])
+        own = {name: given[name] for name in cls.__dataclass_fields__ if name in given}
+        embed_dims, depths, num_heads = _sizes(given)
+        init_cfg = resolve_init_cfg(given["init_cfg"], given["pretrained"])
+        height, width = pair("pretrain_img_size", given["pretrain_img_size"])
+        side, other = pair("patch_size", given["patch_size"])
+        strides = tuple(given["strides"])
+        expect(len(strides) == len(depths), *_per_stage("strides", depths, strides))
+        expect(
+            side == other == strides[0],
+            f"patch_size must equal strides[0]={strides[0]}", given["patch_size"],
+        )  # fmt: skip
+        own |= {
+            "embed_dims": embed_dims,
+            "depths": depths,
+            "num_heads": num_heads,
+            "strides": strides,
+            "out_indices": tuple(given["out_indices"]),
+            "patch_size": side,
+            "patch_grid": (height // side, width // side),
+            "init_cfg": init_cfg,
+            "attn_impl": AttnImpl.parse(given["attn_impl"]),
+        }
+        args = cls(**own)
+        args._check()
+        return args
+
+    def _check(self) -> None:
+        stages = len(self.depths)
+        expect(len(self.num_heads) == stages, *_per_stage("num_heads", self.depths, self.num_heads))
+        for i, (heads, channels) in enumerate(zip(self.num_heads, self.channels, strict=True)):
+            fits = heads > 0 and channels % heads == 0
+            expect(fits, f"num_heads[{i}] must divide {channels}", heads)
+        expect(self.window_size >= 1, "window_size must be at least 1", self.window_size)
+        check_stages(self.out_indices, self.frozen_stages, stages, stages)
+        rates = (self.drop_rate, self.attn_drop_rate, self.drop_path_rate)
+        expect(all(0 <= rate <= 1 for rate in rates), "drop rates must lie in 0..1", rates)
+        expect(
+            self.use_rel_pos_bias or self.use_dot_product,
+            "without use_rel_pos_bias, use_dot_product must stay True (no scores are left)",
+            self.use_dot_product,
+        )
+        expect(
+            not self.global_attention or stages - 1 in self.out_indices,
+            f"global_attention acts on the last stage, so out_indices needs {stages - 1}",
+            self.out_indices,
+        )
+        expect(
+            type(self.cuda_graphs) is int and self.cuda_graphs >= 0,
+            "cuda_graphs must be a number of input shapes, 0 for none",
+            self.cuda_graphs,
+        )
 
 
-def resolve_arch(
-    arch: str | None, embed_dims: int, depths: Sequence[int], num_heads: Sequence[int]
-) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
-    """Channels, depths and heads of ``arch``, or the given ones where it is None.
-
-    Raises:
-        ValueError: no such arch, or a size that was set besides it contradicts it.
-    """
-    given = (embed_dims, tuple(depths), tuple(num_heads))
+def _sizes(given: Mapping[str, Any]) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
+    """Channels, depths and heads: those of ``arch``, or the given ones where it is None."""
+    sizes = (given["embed_dims"], tuple(given["depths"]), tuple(given["num_heads"]))
+    arch = given["arch"]
     if arch is None:
-        return given
+        return sizes
     if arch not in ARCHS:
         raise ValueError(f"arch must be one of {', '.join(ARCHS)}, got {arch!r}")
     names = ("embed_dims", "depths", "num_heads")
-    for name, value, default, ours in zip(names, given, ARCHS["tiny"], ARCHS[arch], strict=True):
+    for name, value, default, own in zip(names, sizes, ARCHS["tiny"], ARCHS[arch], strict=True):
         # The defaults are the tiny model's: equal to them means that nothing was set.
-        if value not in (default, ours):
-            raise ValueError(f"arch={arch!r} has {name}={ours}, got {name}={value}: give only one")
+        if value not in (default, own):
+            raise ValueError(f"arch={arch!r} has {name}={own}, got {name}={value}: give only one")
     return ARCHS[arch]
 
 
-def check_arguments(
-    cls: type,
-    unknown: dict[str, Any],
-    *,
-    pretrain_img_size: int | Sequence[int],
-    patch_size: int | Sequence[int],
-    window_size: int,
-    embed_dims: int,
-    depths: Sequence[int],
-    num_heads: Sequence[int],
-    strides: Sequence[int],
-    out_indices: Sequence[int],
-    frozen_stages: int,
-    rates: Sequence[float],
-    pretrained: str | None,
-    init_cfg: dict | None,
-    attn_impl: str,
-    use_rel_pos_bias: bool,
-    use_dot_product: bool,
-    global_attention: bool,
-    cuda_graphs: int,
-) -> Checked:
-    """Raise ValueError for arguments that do not fit each other; see SwinTransformer."""
-    _check_names(cls, unknown)
-    check_impl(attn_impl)
-    stages = len(depths)
-    for name, values in (("num_heads", num_heads), ("strides", strides)):
-        _expect(len(values) == stages, f"{name} needs one entry per stage ({stages})", values)
-    for i, heads in enumerate(num_heads):
-        channels = embed_dims * 2**i
-        _expect(
-            heads > 0 and channels % heads == 0, f"num_heads[{i}] must divide {channels}", heads
-        )
-    _expect(window_size >= 1, "window_size must be at least 1", window_size)
-    inside = all(0 <= i < stages for i in out_indices)
-    _expect(inside, f"out_indices must lie in 0..{stages - 1}", out_indices)
-    _expect(-1 <= frozen_stages <= stages, f"frozen_stages must lie in -1..{stages}", frozen_stages)
-    _expect(all(0 <= rate <= 1 for rate in rates), "drop rates must lie in 0..1", rates)
-    _expect(
-        pretrained is None or init_cfg is None,
-        "pretrained and init_cfg exclude each other",
-        init_cfg,
-    )
-    _expect(
-        pretrained is None or isinstance(pretrained, str), "pretrained must be a str", pretrained
-    )
-    _expect(
+def _per_stage(name: str, depths: Sequence[int], values: Sequence[int]) -> tuple[str, object]:
+    return f"{name} needs one entry per stage ({len(depths)})", values
+
+
+def resolve_init_cfg(init_cfg: dict | None, pretrained: str | None = None) -> dict | None:
+    """Where pretrained weights come from; ``pretrained`` is the former name of ``init_cfg``."""
+    only_one = pretrained is None or init_cfg is None
+    expect(only_one, "pretrained and init_cfg exclude each other", init_cfg)
+    is_path = pretrained is None or isinstance(pretrained, str)
+    expect(is_path, "pretrained must be a str", pretrained)
+    expect(
         init_cfg is None or "checkpoint" in init_cfg,
-        "init_cfg must be dict(type='Pretrained', checkpoint=...)",
-        init_cfg,
-    )
-    _expect(
-        use_rel_pos_bias or use_dot_product,
-        "without use_rel_pos_bias, use_dot_product must stay True (no scores are left)",
-        use_dot_product,
-    )
-    _expect(
-        not global_attention or stages - 1 in out_indices,
-        f"global_attention acts on the last stage, so out_indices needs {stages - 1}",
-        out_indices,
-    )
-    _expect(
-        type(cuda_graphs) is int and cuda_graphs >= 0,
-        "cuda_graphs must be a number of input shapes, 0 for none",
-        cuda_graphs,
-    )
-    side, other = pair("patch_size", patch_size)
-    _expect(
-        side == other == strides[0], f"patch_size must equal strides[0]={strides[0]}", patch_size
-    )
-    height, width = pair("pretrain_img_size", pretrain_img_size)
-    return Checked(side, (height // side, width // side))
+        "init_cfg must be dict(type='Pretrained', checkpoint=...)", init_cfg,
+    )  # fmt: skip
+    if pretrained is None:
+        return init_cfg
+    warnings.warn("pretrained=... is the former name of init_cfg", stacklevel=5)
+    return {"type": "Pretrained", "checkpoint": pretrained}
+
+
+def check_stages(
+    out_indices: Sequence[int], frozen_stages: int, outputs: int, freezable: int
+) -> None:
+    """Raise ValueError unless outputs exist and no more is frozen than there is."""
+    inside = all(0 <= i < outputs for i in out_indices)
+    expect(inside, f"out_indices must lie in 0..{outputs - 1}", out_indices)
+    in_range = -1 <= frozen_stages <= freezable
+    expect(in_range, f"frozen_stages must lie in -1..{freezable}", frozen_stages)
 
 
 def pair(name: str, value: int | Sequence[int]) -> tuple[int, int]:
     """An int or a sequence of one or two, as two ints."""
     values = (value,) if isinstance(value, int) else tuple(value)
-    _expect(len(values) in (1, 2), f"{name} must be one or two numbers", value)
+    expect(len(values) in (1, 2), f"{name} must be one or two numbers", value)
     return values[0], values[-1]
 
 
-def _check_names(cls: type, unknown: dict[str, Any]) -> None:
+def check_names(cls: type, unknown: Mapping[str, Any]) -> None:
+    """Raise ValueError for arguments that a class does not take, with the closest it takes."""
     if not unknown:
         return
     known = [n for n in inspect.signature(cls).parameters if n not in ("self", "unknown")]
@@ -137,6 +195,7 @@ def _check_names(cls: type, unknown: dict[str, Any]) -> None:
     raise ValueError(f"{cls.__name__} has no argument {name!r} (got {unknown[name]!r}); {hint}")
 
 
-def _expect(condition: bool, expected: str, came: object) -> None:
+def expect(condition: bool, expected: str, got: object) -> None:
+    """Raise ValueError that says what was expected and what came, unless it holds."""
     if not condition:
-        raise ValueError(f"{expected}, got {came!r}")
+        raise ValueError(f"{expected}, got {got!r}")

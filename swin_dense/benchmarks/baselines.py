@@ -16,7 +16,7 @@ from swin_dense.backbones import SwinTransformer
 from swin_dense.backbones.swin_args import ARCHS
 from swin_dense.checkpoints import convert
 from swin_dense.errors import UserError
-from swin_dense.ops.window_attention import check_impl
+from swin_dense.ops.dispatch import AttnImpl
 
 OURS = "ours"
 _PATCH = 4
@@ -59,7 +59,7 @@ class Spec:
         if arch not in ARCHS:
             raise UserError(f"unknown --arch {arch!r}: choose one of {', '.join(ARCHS)}")
         try:
-            check_impl(more.get("attn_impl", "auto"))
+            AttnImpl.parse(more.get("attn_impl", "auto"))
         except (ValueError, ImportError) as error:
             raise UserError(str(error)) from error
         return cls(*ARCHS[arch], window_size, size, **more)

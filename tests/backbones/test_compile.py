@@ -6,7 +6,7 @@ from torch.export import Dim
 from torch.utils.flop_counter import FlopCounterMode
 
 from swin_dense import SwinTransformer
-from swin_dense.ops.block import matmul as products
+from swin_dense.ops import dispatch
 
 SMALL = {"embed_dims": 8, "depths": (2, 1), "num_heads": (2, 2), "strides": (4, 2),
          "out_indices": (0, 1), "window_size": 3}  # fmt: skip
@@ -96,8 +96,8 @@ def test_export_for_all_sizes():
 def test_hand_written_functions_stay_out_of_graphs(monkeypatch):
     """Also where the compiler has given the backbone up, and looks at what it calls."""
     monkeypatch.setenv("SWIN_DENSE_ONEDNN", "1")
-    monkeypatch.setattr(products, "_SMALLEST", 0)
-    products._chosen.cache_clear()
+    monkeypatch.setattr(dispatch, "_SMALLEST", 0)
+    dispatch._prefer_onednn.cache_clear()
     seen = set()
 
     def backend(graph, _):
@@ -112,5 +112,5 @@ def test_hand_written_functions_stay_out_of_graphs(monkeypatch):
             compiled(x)
         assert_equal(results(compiled, backbone, x), results(backbone, backbone, x))
     finally:
-        products._chosen.cache_clear()
+        dispatch._prefer_onednn.cache_clear()
     assert not any("mkldnn" in target for target in seen)

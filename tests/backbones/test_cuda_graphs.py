@@ -252,7 +252,7 @@ def test_want_of_memory_costs_the_graphs_and_not_the_result(graphs, monkeypatch,
     # All make room, and the shape that failed is not tried each time.
     assert [shape[-1] for shape in graphs.recorded] == [16, 20, 16]
     assert [r.getMessage() for r in caplog.records] == [
-        "no memory for a CUDA graph of an input (1, 3, 20, 20): it runs without; "
+        "no memory for a CUDA graph of input shape (1, 3, 20, 20): running without; "
         "use fewer cuda_graphs"
     ]
 
@@ -307,13 +307,14 @@ def test_no_effect_on_a_cpu():
 
 def test_masks_are_kept_for_a_graph():
     """Those of the cache may be thrown out of it, whereupon their memory is used anew."""
-    key = (6, 6, 3, 1, torch.device("cpu"), torch.float32)
+    spec = windows.WindowSpec(2, 3, 1, 1.0)
+    call = (5, 6, spec, torch.device("cpu"), torch.float32)
     masks = {}
-    cached = windows.shift_mask(*key)
-    with windows.keep_masks(masks):
-        kept = windows.shift_mask(*key)
-        assert windows.shift_mask(*key) is kept
-    assert list(masks) == [key]
+    cached = windows.shift_mask(*call)
+    with windows.mask_store(masks):
+        kept = windows.shift_mask(*call)
+        assert windows.shift_mask(*call) is kept
+    assert list(masks) == [(6, 6, 3, 1, torch.device("cpu"), torch.float32)]
     assert torch.equal(kept, cached)
     assert kept.data_ptr() != cached.data_ptr()
-    assert windows.shift_mask(*key) is cached
+    assert windows.shift_mask(*call) is cached

@@ -8,7 +8,7 @@ from mmcv.cnn.bricks import DropPath
 from torch import nn
 from torch.nn.utils import parametrizations
 
-from swin_dense.backbones import fused_block
+from swin_dense.backbones import swin
 from swin_dense.backbones.swin import SwinTransformer
 
 SMALL = {
@@ -40,8 +40,8 @@ def step(model, image):
 def count(monkeypatch):
     """Number of blocks that the fused functions compute."""
     calls = []
-    inner = fused_block.forward
-    monkeypatch.setattr(fused_block, "forward", lambda *args: calls.append(1) or inner(*args))
+    inner = swin.proj_mlp
+    monkeypatch.setattr(swin, "proj_mlp", lambda *args: calls.append(1) or inner(*args))
     return lambda: len(calls)
 
 
@@ -84,7 +84,7 @@ def replace_forward(block):
     layer.forward = lambda x: nn.Linear.forward(layer, x) + 1
 
 
-def replace_perceptron(block):
+def replace_mlp(block):
     block.ffn = nn.Linear(16, 16)
 
 
@@ -97,7 +97,7 @@ def replace_norm(block):
 
 
 CHANGES = [adapt, hook, reparametrize, replace_forward]
-REPLACED = [replace_perceptron, replace_activation, replace_norm]
+REPLACED = [replace_mlp, replace_activation, replace_norm]
 
 
 @pytest.mark.parametrize("change", CHANGES + REPLACED)

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from swin_dense import SwinTransformer
-from swin_dense.backbones.attention_layers import GlobalAttention
+from swin_dense.backbones.layers import GlobalAttention
 from swin_dense.checkpoints import load_backbone
+from swin_dense.ops.dispatch import AttnImpl
 
 SMALL = {"embed_dims": 8, "depths": (1, 1, 1, 2), "num_heads": (1, 2, 2, 4), "window_size": 3}
 BLOCK = "stages.3.global_block."
@@ -72,7 +73,13 @@ def test_block_and_its_gradients_equal_a_plain_one_in_float64(attn_impl):
 
 def test_every_token_sees_every_other():
     attention = GlobalAttention(
-        8, 2, qkv_bias=True, scale=0.5, attn_drop_rate=0.0, drop_rate=0.0, attn_impl="auto"
+        8,
+        2,
+        qkv_bias=True,
+        scale=0.5,
+        attn_drop_rate=0.0,
+        drop_rate=0.0,
+        attn_impl=AttnImpl("auto"),
     )
     x = torch.randn(1, 20, 30, 8, requires_grad=True)
     attention(x)[0, 0, 0].sum().backward()

@@ -1,5 +1,5 @@
 """Shifted-window multi-head self-attention; :mod:`.api` checks its input and chooses a backend."""
 
-from swin_dense.ops.window_attention.api import check_impl, shifted_window_attention
+from swin_dense.ops.window_attention.api import position_bias, shifted_window_attention
 
-__all__ = ["check_impl", "shifted_window_attention"]
+__all__ = ["position_bias", "shifted_window_attention"]

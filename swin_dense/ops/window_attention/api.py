@@ -1,76 +1,48 @@
-"""Shifted-window multi-head self-attention: one function that checks and chooses.
+"""Shifted-window multi-head self-attention: one function that checks its input and chooses.
 
 =============  ==========================================================================
-``impl``       what runs
+``impl``       backend
 =============  ==========================================================================
 ``reference``  plain PyTorch (:mod:`~.reference`), any device
 ``sdpa``       PyTorch's fused attention (:mod:`~.sdpa`), any device
-``cpu``        one gather in and one out (:mod:`~.cpu`), CPU; plain PyTorch
-               where it is traced or drops attention weights
-``triton``     our fused kernels (:mod:`~.triton.op`): CUDA devices
-               of capability 8.0 or later, windows of 5 to 16, heads of 32 channels,
-               fp32, fp16 or bf16, no dropout of attention weights
+``cpu``        one gather in and one out (:mod:`~.cpu`), on CPUs; ``reference`` where PyTorch
+               traces it or attention weights are dropped out
+``triton``     our fused kernels (:mod:`~.triton.op`): CUDA devices of capability 8.0 or later,
+               windows of 5 to 16, heads of 32 channels, fp32, fp16 or bf16, no dropout of
+               attention weights
 ``auto``       ``sdpa`` on CUDA, ``cpu`` on a CPU, ``reference`` elsewhere. Not ``triton``:
                its speed is not measured yet
 =============  ==========================================================================
 
-What 'auto' chose is logged at debug level, once for each choice. While torch.compile or
-torch.export traces, all but ``triton`` are written out by :mod:`~.compiled`,
-whose graph serves maps of any size.
+The choice of 'auto' is logged at debug level, once per configuration. While torch.compile or
+torch.export traces, all but ``triton`` are replaced by :mod:`~.compiled`, whose graph is valid for
+inputs of any size. Backends never import each other: they meet here.
 """
 
 from __future__ import annotations
 
 import logging
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from swin_dense.ops.dispatch import (
+    AttnImpl,
+    differentiable_gradients,
+    dynamo_disabled,
+    has_dispatch_mode,
+    is_eager,
+)
 from swin_dense.ops.window_attention import compiled, cpu, reference, sdpa
-from swin_dense.ops.window_attention.triton import op as triton_attention
-
-_IMPLEMENTATIONS = {
-    "reference": reference.shifted_window_attention,
-    "sdpa": sdpa.shifted_window_attention,
-    "cpu": cpu.shifted_window_attention,
-    "triton": triton_attention.shifted_window_attention,
-}
+from swin_dense.ops.window_attention.triton import op as triton
+from swin_dense.ops.window_attention.windows import WindowSpec
 
 # What 'auto' tries on CUDA, in this order; the first that can run does.
 _ON_CUDA: tuple[str, ...] = ("sdpa",)
 
 logger = logging.getLogger(__name__)
-
-
-def check_impl(impl: str) -> None:
-    """Raise ValueError unless ``impl`` is 'auto' or an implementation that is installed."""
-    if impl != "auto" and impl not in _IMPLEMENTATIONS:
-        raise ValueError(
-            f"attn_impl must be one of auto, {', '.join(_IMPLEMENTATIONS)}, got {impl!r}"
-        )
-    if impl == "triton" and triton_attention.missing():
-        raise ValueError(
-            f"attn_impl='triton' {triton_attention.missing()}; or use attn_impl='auto'"
-        )
-
-
-def choose(qkv: Tensor, num_heads: int, window_size: int, dropout_p: float) -> str:
-    """Name of the implementation that 'auto' stands for with these arguments."""
-    if not qkv.is_cuda:
-        return "cpu" if qkv.device.type == "cpu" else "reference"
-    for impl in _ON_CUDA:
-        if impl != "triton" or not triton_attention.unfit(qkv, num_heads, window_size, dropout_p):
-            return impl
-    return "sdpa"
-
-
-@lru_cache
-def _announce(impl: str, device: str, dtype: torch.dtype, num_heads: int, window_size: int) -> None:
-    logger.debug(
-        "attn_impl='auto' is %r for %s %s, window %d, %d heads",
-        impl, device, dtype, window_size, num_heads,
-    )  # fmt: skip
 
 
 def shifted_window_attention(
@@ -83,9 +55,9 @@ def shifted_window_attention(
     shift_size: int = 0,
     scale: float,
     dropout_p: float = 0.0,
-    impl: str = "auto",
+    impl: str | AttnImpl = "auto",
 ) -> Tensor:
-    """Self-attention within (shifted) windows of a map of any size (paper equation 4).
+    """Self-attention within (shifted) windows of a feature map of any size (paper equation 4).
 
     Args:
         qkv: ``(B, H, W, 3 * C)``: queries, keys and values of every token, each C channels in
@@ -105,17 +77,53 @@ def shifted_window_attention(
     Raises:
         ValueError: shapes, shift or implementation are not as above.
     """
-    check_impl(impl)
+    name = (impl if isinstance(impl, AttnImpl) else AttnImpl.parse(impl)).name
     _check_input(qkv, qkv_bias, position_bias, num_heads, window_size, shift_size)
-    if impl == "auto":
-        impl = choose(qkv, num_heads, window_size, dropout_p)
-        # Logging would break the graph of torch.compile.
-        if not torch.compiler.is_compiling():
-            _announce(impl, qkv.device.type, qkv.dtype, num_heads, window_size)
-    arguments = qkv, qkv_bias, position_bias, num_heads, window_size, shift_size, scale, dropout_p
-    if torch.compiler.is_compiling() and impl != "triton":
-        return compiled.shifted_window_attention(*arguments, fused=impl == "sdpa")
-    return _IMPLEMENTATIONS[impl](*arguments)
+    if name == "auto":
+        name = choose(qkv, num_heads, window_size, dropout_p)
+    spec = WindowSpec(num_heads, window_size, shift_size, scale)
+    inputs = (qkv, qkv_bias, position_bias, spec)
+    if name == "triton":
+        reason = triton.unsupported_reason(qkv, num_heads, window_size, dropout_p)
+        if reason is not None:
+            raise ValueError(f"attn_impl='triton' {reason}; use attn_impl='auto'")
+        if is_eager(*inputs[:3]) and not has_dispatch_mode():
+            return _attend(triton, *inputs)
+        return triton.shifted_window_attention(*inputs[:3], *spec)
+    if torch.compiler.is_compiling():
+        attend = sdpa.attend if name == "sdpa" else compiled.attend
+        return compiled.shifted_window_attention(*inputs, dropout_p, attend=attend)
+    if name == "cpu":
+        if qkv.is_cuda:
+            raise ValueError("attn_impl='cpu' takes tensors on the CPU, got CUDA's; use 'auto'")
+        if qkv.device.type == "cpu" and not dropout_p and is_eager(qkv):
+            return _attend(cpu, *inputs)
+    plain = sdpa if name == "sdpa" else reference
+    return plain.shifted_window_attention(*inputs, dropout_p)
+
+
+def choose(qkv: Tensor, num_heads: int, window_size: int, dropout_p: float) -> str:
+    """Name of the backend that 'auto' stands for with these arguments."""
+    name = "cpu" if qkv.device.type == "cpu" else "reference"
+    if qkv.is_cuda:
+        arguments = (qkv, num_heads, window_size, dropout_p)
+        fitting = (
+            n for n in _ON_CUDA if n != "triton" or not triton.unsupported_reason(*arguments)
+        )
+        name = next(fitting, "sdpa")
+    if not torch.compiler.is_compiling():  # logging would break the graph of torch.compile
+        _log_choice(name, qkv.device.type, qkv.dtype, num_heads, window_size)
+    return name
+
+
+@lru_cache
+def _log_choice(
+    name: str, device: str, dtype: torch.dtype, num_heads: int, window_size: int
+) -> None:
+    logger.debug(
+        "attn_impl='auto' is %r for %s %s, window %d, %d heads",
+        name, device, dtype, window_size, num_heads,
+    )  # fmt: skip
 
 
 def _check_input(
@@ -138,3 +146,83 @@ def _check_input(
         raise ValueError(f"position_bias must be {expected}, got {tuple(position_bias.shape)}")
     if not 0 <= shift_size < window_size:
         raise ValueError(f"shift_size must be in [0, {window_size}), got {shift_size}")
+
+
+@dynamo_disabled
+def _attend(backend: Any, *inputs: Any) -> Tensor:
+    """A backend that has its own backward pass: a module with ``forward`` and ``backward``."""
+    if torch.is_grad_enabled():
+        return _Attention.apply(backend, *inputs)
+    return backend.forward(*inputs)
+
+
+class _Attention(torch.autograd.Function):
+    """Keeps its arguments and nothing else."""
+
+    @staticmethod
+    def forward(ctx: Any, backend: Any, *inputs: Any) -> Tensor:  # type: ignore[override]
+        *tensors, ctx.spec = inputs
+        ctx.save_for_backward(*tensors)
+        ctx.backend = backend
+        return backend.forward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple:  # type: ignore[override]
+        inputs = (*ctx.saved_tensors, ctx.spec)
+        if torch.is_grad_enabled():  # the gradients will be differentiated
+            plain = reference.shifted_window_attention
+            return None, *differentiable_gradients(plain, inputs, grad)
+        return None, *ctx.backend.backward(grad, *inputs, *ctx.needs_input_grad[2:4]), None
+
+
+def position_bias(table: Tensor, index: Tensor) -> Tensor:
+    """Relative position bias B of equation 4: a table of offsets, read for every pair of tokens.
+
+    Args:
+        table: ``((2M - 1)^2, heads)``.
+        index: ``(N, N)`` int64, see :func:`~.windows.relative_position_index`.
+
+    Returns:
+        ``(heads, N, N)``, contiguous.
+    """
+    if torch.is_grad_enabled() and is_eager(table, index):
+        return _PositionBias.apply(table, index)
+    return _look_up(table, index)
+
+
+def _look_up(table: Tensor, index: Tensor) -> Tensor:
+    return table.t()[:, index.flatten()].view(-1, *index.shape)
+
+
+class _PositionBias(torch.autograd.Function):
+    """Sums gradients by a fixed gather, where PyTorch's indexing would have to sort."""
+
+    @staticmethod
+    def forward(ctx: Any, table: Tensor, index: Tensor) -> Tensor:  # type: ignore[override]
+        ctx.pairs = pairs_by_offset(len(index), index.device)
+        return _look_up(table, index)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        padded = torch.cat([grad.flatten(1), grad.new_zeros(len(grad), 1)], dim=1)
+        by_offset = padded.index_select(1, ctx.pairs.flatten()).view(-1, *ctx.pairs.shape)
+        return by_offset.sum(-1).t(), None
+
+
+@lru_cache(maxsize=8)
+def pairs_by_offset(n_tokens: int, device: torch.device) -> Tensor:
+    """Pairs of tokens that share a row of the bias table, ``((2M - 1)^2, N)`` int64.
+
+    A pair is counted as query * N + key; rows with fewer than N pairs are filled up with N * N.
+    """
+    # Made under inference mode, it could not serve a training step later.
+    with torch.inference_mode(False), torch.device("cpu"):
+        m = int(n_tokens**0.5)
+        step, place = torch.arange(1 - m, m), torch.arange(m)
+        at = step[:, None] + place  # (2M - 1, M): the query's row (column), of an offset and a key
+        inside = (at >= 0) & (at < m)
+        query = at[:, None, :, None] * m + at[None, :, None, :]
+        key = place[:, None] * m + place
+        both = inside[:, None, :, None] & inside[None, :, None, :]
+        pairs = torch.where(both, query * n_tokens + key, n_tokens**2)
+        return pairs.view(-1, n_tokens).to(device)

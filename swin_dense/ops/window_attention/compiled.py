@@ -1,24 +1,26 @@
-"""Shifted-window attention for torch.compile and torch.export: one graph for maps of any size.
+"""Shifted-window attention for torch.compile and torch.export: one graph for inputs of any size.
 
-The size of the map is met in index arithmetic and nowhere else: no branch asks whether something
-is padded, no mask is looked up in a cache, and no operator has to know whether there is more than
-one window. Each of these would tie the graph to the sizes that it was traced with.
+The size of the feature map appears in index arithmetic only: no branch asks whether something is
+padded, no mask comes from a cache, and no operator depends on whether there is more than one
+window. Each of these would specialise the graph to the sizes that it was traced with.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from swin_dense.ops.window_attention import sdpa
-from swin_dense.ops.window_attention.windows import padded_size
+from swin_dense.ops.window_attention.windows import WindowSpec, padded_size
+
+Attend = Callable[[Tensor, Tensor, Tensor, Tensor | None, float, float], Tensor]
 
 
 class _Places(NamedTuple):
-    """Where the tokens of a map stand in its windows, both counted row by row."""
+    """Where tokens of the feature map stand in its windows, both counted row by row."""
 
     token: Tensor  # (nW * N,): the token at a place of the windows, -1 for padding
     place: Tensor  # (H * W,): the place of a token in the windows
@@ -63,21 +65,19 @@ def shifted_window_attention(
     qkv: Tensor,
     qkv_bias: Tensor | None,
     position_bias: Tensor | None,
-    num_heads: int,
-    window_size: int,
-    shift_size: int,
-    scale: float,
+    spec: WindowSpec,
     dropout_p: float = 0.0,
     *,
-    fused: bool = False,
+    attend: Attend,
 ) -> Tensor:
     """Equal to :func:`.reference.shifted_window_attention` up to rounding.
 
-    Arguments and result are those of :func:`~.api.shifted_window_attention`;
-    ``fused`` leaves the arithmetic to PyTorch's scaled_dot_product_attention.
+    Arguments and result are those of :func:`~.api.shifted_window_attention`; ``attend`` computes
+    attention of q, k, v ``(batch, groups, N, d)`` with one mask ``(groups, N, N)`` for all.
     """
     b, h, w, c3 = qkv.shape
-    m, n, d = window_size, window_size**2, c3 // (3 * num_heads)
+    num_heads, m, shift_size, scale = spec
+    n, d = m * m, c3 // (3 * num_heads)
     padded_h, padded_w = padded_size(h, w, m)
     n_windows = (padded_h // m) * (padded_w // m)
 
@@ -90,7 +90,6 @@ def shifted_window_attention(
     batch, groups = (b, n_windows * num_heads) if shift_size else (b * n_windows, num_heads)
     q, k, v = split.view(3, batch, groups, n, d).unbind(0)
     mask = _mask(at.region.view(n_windows, n), position_bias, num_heads) if shift_size else None
-    attend = _attend_fused if fused else _attend
     out = attend(q, k, v, mask if shift_size else position_bias, scale, dropout_p)
     out = out.view(b, n_windows, num_heads, n, d).transpose(2, 3).contiguous()
     out = _Move.apply(out.view(b, n_windows * n, c3 // 3), at.place, at.token)
@@ -108,21 +107,13 @@ def _mask(region: Tensor, position_bias: Tensor | None, num_heads: int) -> Tenso
     return mask.flatten(0, 1)
 
 
-def _attend(
+def attend(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, dropout_p: float
 ) -> Tensor:
-    """Attention of q, k, v ``(batch, groups, N, d)`` with a mask ``(groups, N, N)`` for all."""
+    """Attention in plain PyTorch, as :func:`shifted_window_attention` describes it."""
     scores = torch.bmm(q.flatten(0, 1) * scale, k.flatten(0, 1).transpose(1, 2))
     scores = scores.view(*q.shape[:3], q.shape[2])
     if mask is not None:
         scores = scores + mask
     weights = F.dropout(scores.softmax(dim=-1).to(v.dtype), dropout_p)
     return torch.bmm(weights.flatten(0, 1), v.flatten(0, 1)).view(q.shape)
-
-
-def _attend_fused(
-    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, dropout_p: float
-) -> Tensor:
-    if mask is not None:
-        mask = sdpa.aligned(mask.to(q.dtype))
-    return sdpa.attend(q, k, v, mask, scale, dropout_p)

@@ -1,7 +1,7 @@
 """Geometry of windows: where a token goes, never what it holds (paper section 3.2).
 
-A map ``(B, H, W, C)`` is cut into windows of M x M tokens. Sizes that M does not divide are
-filled up at the bottom and the right first.
+A feature map ``(B, H, W, C)`` is cut into windows of M x M tokens. Sizes that M does not divide are
+padded at the bottom and the right first.
 """
 
 from __future__ import annotations
@@ -10,9 +10,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+
+class WindowSpec(NamedTuple):
+    """What a backend needs besides tensors: see :func:`~.api.shifted_window_attention`."""
+
+    num_heads: int
+    window_size: int
+    shift_size: int
+    scale: float
 
 
 def padded_size(height: int, width: int, window_size: int) -> tuple[int, int]:
@@ -21,7 +31,7 @@ def padded_size(height: int, width: int, window_size: int) -> tuple[int, int]:
 
 
 def partition(x: Tensor, window_size: int) -> Tensor:
-    """Cut a map into windows: ``(B, H, W, C) -> (B, nW, N, C)``, windows in row-major order.
+    """Cut into windows: ``(B, H, W, C) -> (B, nW, N, C)``, windows in row-major order.
 
     H and W are multiples of ``window_size``; N = M * M tokens, row-major too.
     """
@@ -39,10 +49,48 @@ def merge(windows: Tensor, height: int, width: int) -> Tensor:
     return x.permute(0, 1, 3, 2, 4, 5).reshape(b, height, width, c)
 
 
-def window_tokens(height: int, width: int, window_size: int, shift_size: int) -> Tensor:
-    """Which token of a map each place of the shifted windows holds, ``(nW, N)`` int64.
+def pad_with_bias(qkv: Tensor, qkv_bias: Tensor | None, window_size: int) -> Tensor:
+    """Pad a feature map to whole windows: ``(B, H, W, 3C) -> (B, H', W', 3C)``.
 
-    Tokens are counted row by row; -1 is one that fills the map up to whole windows.
+    The block pads with zeros after its first LayerNorm, so a padded token's q, k and v are
+    the bias of the qkv layer: it is attended to like any other, and sends that bias a gradient.
+    """
+    b, h, w, c = qkv.shape
+    padded_h, padded_w = padded_size(h, w, window_size)
+    fill = qkv.new_zeros(c) if qkv_bias is None else qkv_bias.to(qkv.dtype)
+    if padded_w > w:
+        qkv = torch.cat([qkv, fill.expand(b, h, padded_w - w, c)], dim=2)
+    if padded_h > h:
+        qkv = torch.cat([qkv, fill.expand(b, padded_h - h, padded_w, c)], dim=1)
+    return qkv
+
+
+def to_windows(
+    qkv: Tensor, qkv_bias: Tensor | None, spec: WindowSpec
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Pad, shift and partition: ``(B, H, W, 3C)`` to q, k, v of ``(B, nW, heads, N, C/heads)``."""
+    num_heads, window_size, shift_size, _ = spec
+    qkv = pad_with_bias(qkv, qkv_bias, window_size)
+    if shift_size:
+        qkv = torch.roll(qkv, (-shift_size, -shift_size), dims=(1, 2))
+    qkv = partition(qkv, window_size).unflatten(-1, (3, num_heads, -1))
+    q, k, v = qkv.permute(3, 0, 1, 4, 2, 5).unbind(0)
+    return q, k, v
+
+
+def from_windows(out: Tensor, height: int, width: int, spec: WindowSpec) -> Tensor:
+    """Undo :func:`to_windows`: ``(B, nW, heads, N, d) -> (B, height, width, heads * d)``."""
+    out = out.transpose(2, 3).flatten(-2)
+    out = merge(out, *padded_size(height, width, spec.window_size))
+    if spec.shift_size:
+        out = torch.roll(out, (spec.shift_size, spec.shift_size), dims=(1, 2))
+    return out[:, :height, :width]
+
+
+def window_tokens(height: int, width: int, window_size: int, shift_size: int) -> Tensor:
+    """Which token each place of the shifted windows holds, ``(nW, N)`` int64.
+
+    Tokens of the feature map are counted row by row; -1 is padding.
     """
     padded_h, padded_w = padded_size(height, width, window_size)
     rows = (torch.arange(padded_h)[:, None] + shift_size) % padded_h
@@ -82,41 +130,37 @@ def shift_regions(height: int, width: int, window_size: int, shift_size: int) ->
     return partition(regions[None, :, :, None], window_size)[0, :, :, 0]
 
 
-_kept: ContextVar[dict[tuple, Tensor] | None] = ContextVar("kept", default=None)
+_mask_store: ContextVar[dict[tuple, Tensor] | None] = ContextVar("mask_store", default=None)
 
 
 @contextmanager
-def keep_masks(masks: dict[tuple, Tensor]) -> Iterator[None]:
-    """Meanwhile, :func:`shift_mask` takes masks from ``masks`` and puts there those it makes.
+def mask_store(masks: dict[tuple, Tensor]) -> Iterator[None]:
+    """Within it, :func:`shift_mask` keeps its masks in ``masks`` instead of a shared cache.
 
-    A CUDA graph needs that: it reads its masks at every replay, so they must live as long as it.
+    A CUDA graph reads its masks at every replay, so they must live as long as the graph.
     """
-    token = _kept.set(masks)
+    token = _mask_store.set(masks)
     try:
         yield
     finally:
-        _kept.reset(token)
+        _mask_store.reset(token)
 
 
 def shift_mask(
-    height: int,
-    width: int,
-    window_size: int,
-    shift_size: int,
-    device: torch.device,
-    dtype: torch.dtype,
+    height: int, width: int, spec: WindowSpec, device: torch.device, dtype: torch.dtype
 ) -> Tensor:
     """Additive mask of shifted windows, ``(nW, N, N)``: 0 within a region, -100 across.
 
     -100 and not -inf, as in the official code: the trained weights have seen the difference.
     """
-    key = (height, width, window_size, shift_size, device, dtype)
-    kept = _kept.get()
-    if kept is None:
+    size = padded_size(height, width, spec.window_size)
+    key = (*size, spec.window_size, spec.shift_size, device, dtype)
+    store = _mask_store.get()
+    if store is None:
         return _cached_mask(*key)
-    if key not in kept:
-        kept[key] = _make_mask(*key)
-    return kept[key]
+    if key not in store:
+        store[key] = _make_mask(*key)
+    return store[key]
 
 
 def _make_mask(

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from swin_dense.ops.block import Linear, Norm, after_attention
+from swin_dense.ops.block import Linear, Norm, proj_mlp
 
 
 def draw(*shape, dtype=torch.float64, seed=0):
@@ -32,13 +32,13 @@ class Half(nn.Module):
         x = x + next(scales) * self.projection(attended)
         return x + next(scales) * self.fc2(F.gelu(self.fc1(self.norm(x))))
 
-    def fused(self, x, attended, impl="auto"):
+    def fused(self, x, attended, triton=False):
         """By the function."""
         projection, fc1, fc2 = (
             Linear(layer.weight, layer.bias) for layer in (self.projection, self.fc1, self.fc2)
         )
         norm = Norm(self.norm.weight, self.norm.bias, self.norm.eps)
-        return after_attention(x, attended, projection, norm, fc1, fc2, self.scales, impl)
+        return proj_mlp(x, attended, projection, norm, fc1, fc2, self.scales, triton)
 
 
 def gradients(function, inputs, parameters):

@@ -7,8 +7,7 @@ import torch
 from fused_cases import Half, draw, gradients
 from torch import nn
 
-from swin_dense.ops.block import Linear, Norm, layers, norm_linear
-from swin_dense.ops.block import proj_mlp as block_end
+from swin_dense.ops.block import Linear, Norm, api, norm_linear, pytorch
 
 B, H, W, C = 2, 5, 6, 8
 
@@ -16,7 +15,7 @@ B, H, W, C = 2, 5, 6, 8
 @pytest.fixture(params=["whole", "chunks of rows"])
 def chunked(request, monkeypatch):
     if request.param != "whole":
-        monkeypatch.setattr(layers, "_CHUNK", 7 * 4 * C)
+        monkeypatch.setattr(pytorch, "_CHUNK", 7 * 4 * C)
 
 
 @pytest.mark.parametrize("kept", [False, True])
@@ -24,8 +23,8 @@ def chunked(request, monkeypatch):
     "scales", [(None, None), ((0, 1.25), (1.25, 1.25))], ids=["always", "stochastic depth"]
 )
 @pytest.mark.parametrize("bias", [True, False])
-def test_after_attention_equals_the_plain_layers(chunked, scales, bias, kept, monkeypatch):
-    monkeypatch.setattr(block_end, "RECOMPUTED_CHANNELS", 0 if kept else C)
+def test_proj_mlp_equals_the_plain_layers(chunked, scales, bias, kept, monkeypatch):
+    monkeypatch.setattr(api, "RECOMPUTED_CHANNELS", 0 if kept else C)
     scales = tuple(None if s is None else torch.tensor(s, dtype=torch.float64) for s in scales)
     half = Half(C, scales, bias).double()
     inputs = [draw(B, H, W, C, seed=1), draw(B, H, W, C, seed=2)]
@@ -37,24 +36,24 @@ def test_after_attention_equals_the_plain_layers(chunked, scales, bias, kept, mo
         torch.testing.assert_close(half.fused(*inputs), plain[0], rtol=1e-12, atol=1e-12)
 
 
-def swap_halves(x):
-    """An arrangement that copies: a row's numbers, backwards, behind them."""
+def mirrored(x):
+    """A gather that copies: each row's numbers, and the same backwards after them."""
     return torch.cat([x, x.flip(-1)], dim=-1)
 
 
-@pytest.mark.parametrize("arrange", [None, swap_halves])
+@pytest.mark.parametrize("gather_fn", [None, mirrored])
 @pytest.mark.parametrize("bias", [True, False])
-def test_norm_linear_equals_the_plain_layers(chunked, bias, arrange):
-    channels = C if arrange is None else 2 * C
+def test_norm_linear_equals_the_plain_layers(chunked, bias, gather_fn):
+    channels = C if gather_fn is None else 2 * C
     norm, linear = nn.LayerNorm(channels).double(), nn.Linear(channels, 28, bias=bias).double()
     parameters = [*norm.parameters(), *linear.parameters()]
     for i, p in enumerate(parameters):
         p.data.copy_(draw(*p.shape, seed=i).detach())
-    fused = (Norm(norm.weight, norm.bias, norm.eps), Linear(linear.weight, linear.bias), arrange)
+    fused = (Norm(norm.weight, norm.bias, norm.eps), Linear(linear.weight, linear.bias), gather_fn)
     inputs = [draw(B, H, W, C)]
 
     def plain(x):
-        return linear(norm(x if arrange is None else arrange(x)))
+        return linear(norm(x if gather_fn is None else gather_fn(x)))
 
     expected = gradients(plain, inputs, parameters)
     ours = gradients(lambda x: norm_linear(x, *fused), inputs, parameters)

@@ -5,31 +5,36 @@ import torch
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from swin_dense.ops.block import Linear, Norm, norm_linear
-from swin_dense.ops.block import matmul as products
+from swin_dense.ops import dispatch
+from swin_dense.ops.block import Linear, Norm, norm_linear, pytorch
 
-ONEDNN = pytest.mark.skipif(not products._available(), reason="this PyTorch has no such operator")
+ONEDNN = pytest.mark.skipif(
+    not dispatch.onednn_available(), reason="this PyTorch has no such operator"
+)
 
 
 @pytest.fixture
 def setting(monkeypatch):
     """Sets the environment variable, and forgets what was chosen before."""
 
-    monkeypatch.setattr(products, "_SMALLEST", 0)
+    monkeypatch.setattr(dispatch, "_SMALLEST", 0)
 
     def choose(value):
         monkeypatch.setenv("SWIN_DENSE_ONEDNN", value)
-        products._chosen.cache_clear()
+        dispatch._prefer_onednn.cache_clear()
 
     yield choose
-    products._chosen.cache_clear()
+    dispatch._prefer_onednn.cache_clear()
 
 
 def calls(monkeypatch):
     """Counts calls of oneDNN's operator from now on."""
     found = []
-    inner = products._onednn
-    monkeypatch.setattr(products, "_onednn", lambda *args: found.append(1) or inner(*args))
+    inner = dispatch.onednn_linear
+    for module in (dispatch, pytorch):
+        monkeypatch.setattr(
+            module, "onednn_linear", lambda *args: found.append(1) or inner(*args)
+        )  # fmt: skip
     return found
 
 
@@ -44,12 +49,12 @@ def test_onednn_equals_pytorch(setting, bias, monkeypatch):
     exact = F.linear(x.double(), weight.double(), b if b is None else b.double())
     grad = torch.randn(33, 40, generator=g)
     for ours, expected in [
-        (products.linear(x, weight, b), exact),
-        (products.linear_gelu(x, weight, b), F.gelu(exact)),
-        (products.input_gradient(grad, weight), grad.double() @ weight.double()),
-        (products.weight_gradient(grad, x, None), grad.t().double() @ x.double()),
-        (products.weight_gradient(x, grad, None), x.t().double() @ grad.double()),
-        (products.weight_gradient(x, grad, x.t() @ grad), 2 * x.t().double() @ grad.double()),
+        (pytorch.linear(x, weight, b), exact),
+        (pytorch.linear_gelu(x, weight, b), F.gelu(exact)),
+        (pytorch.input_gradient(grad, weight), grad.double() @ weight.double()),
+        (pytorch.weight_gradient(grad, x, None), grad.t().double() @ x.double()),
+        (pytorch.weight_gradient(x, grad, None), x.t().double() @ grad.double()),
+        (pytorch.weight_gradient(x, grad, x.t() @ grad), 2 * x.t().double() @ grad.double()),
     ]:
         torch.testing.assert_close(ours.double(), expected, rtol=1e-5, atol=1e-5)
     assert len(found) == 6
@@ -61,39 +66,41 @@ def test_setting_and_switches_decide(setting, monkeypatch):
     x, weight = torch.ones(2, 4), torch.ones(3, 4)
     found = calls(monkeypatch)
     setting("0")
-    products.linear(x, weight, None)
+    pytorch.linear(x, weight, None)
     setting("1")
     with torch.backends.mkldnn.flags(enabled=False):
-        products.linear(x, weight, None)
-    products.linear(x.double(), weight.double(), None)
-    products.linear(x.bfloat16(), weight.bfloat16(), None)
+        pytorch.linear(x, weight, None)
+    pytorch.linear(x.double(), weight.double(), None)
+    pytorch.linear(x.bfloat16(), weight.bfloat16(), None)
     assert not found
-    products.linear(x, weight, None)
+    pytorch.linear(x, weight, None)
     assert found
-    monkeypatch.setattr(products, "_SMALLEST", 25)
-    products.linear(x, weight, None)
+    monkeypatch.setattr(dispatch, "_SMALLEST", 25)
+    pytorch.linear(x, weight, None)
     assert len(found) == 1
 
 
 @ONEDNN
 def test_the_faster_one_is_chosen_once(setting, monkeypatch):
     times = {"onednn": 1.0, "mkl": 2.0}
-    races = []
-    monkeypatch.setattr(products, "_race", lambda _: races.append(1) or tuple(times.values()))
+    runs = []
+    monkeypatch.setattr(
+        dispatch, "_benchmark_backends", lambda _: runs.append(1) or tuple(times.values())
+    )
     setting("")
-    assert products._chosen(False, 1, False)
-    assert products._chosen(False, 1, False)
-    assert len(races) == 1
-    assert not products._chosen(False, 1, True)  # deterministic: no race, PyTorch's own
-    products._chosen.cache_clear()
+    assert dispatch._prefer_onednn(False, 1, False)
+    assert dispatch._prefer_onednn(False, 1, False)
+    assert len(runs) == 1
+    assert not dispatch._prefer_onednn(False, 1, True)  # deterministic: not timed, PyTorch's own
+    dispatch._prefer_onednn.cache_clear()
     times["onednn"] = 1.99  # a tie
-    assert not products._chosen(False, 1, False)
+    assert not dispatch._prefer_onednn(False, 1, False)
 
 
 @ONEDNN
 @pytest.mark.parametrize("backward", [False, True])
-def test_a_race_times_both(backward):
-    onednn, mkl = products._race(backward)
+def test_both_backends_are_timed(backward):
+    onednn, mkl = dispatch._benchmark_backends(backward)
     assert 0 < onednn < 1
     assert 0 < mkl < 1
 

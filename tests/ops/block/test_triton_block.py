@@ -7,12 +7,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from swin_dense.ops.block.triton import support as triton_limits
-from swin_dense.ops.window_attention.triton import op as triton_attention
+from swin_dense.ops import triton_support
+from swin_dense.ops.block.triton import support
 
 HERE = Path(__file__).parent
 NO_CUDA = pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines without CUDA")
-TRITON = pytest.mark.skipif(triton_attention.missing() is not None, reason="triton not installed")
+TRITON = pytest.mark.skipif(
+    triton_support.unavailable_reason() is not None, reason="triton not installed"
+)
 
 
 @TRITON
@@ -23,8 +25,8 @@ def test_block_kernels_in_the_interpreter(interpreted):
 
 @TRITON
 def test_functions_by_kernels_in_the_interpreter(interpreted):
-    """See triton_end_interpreted.py for what is tested."""
-    interpreted(HERE / "triton_end_interpreted.py")
+    """See triton_functions_interpreted.py for what is tested."""
+    interpreted(HERE / "triton_functions_interpreted.py")
 
 
 @TRITON
@@ -42,8 +44,8 @@ def test_limits_are_known_without_triton(python):
 import sys
 sys.modules["triton"] = None  # as if it were not installed
 import torch
-from swin_dense.ops.block.triton.support import unfit
-assert unfit(torch.zeros(1, 96), torch.float16).startswith("needs the package triton")
+from swin_dense.ops.block.triton.support import unsupported_reason
+assert unsupported_reason(torch.zeros(1, 96), torch.float16).startswith("needs the package triton")
 """,
     )
 
@@ -98,7 +100,7 @@ class OnCuda:
 def test_what_a_product_needs(monkeypatch, channels, dtype, hidden, capability, shared, reason):
     properties = SimpleNamespace(major=capability, shared_memory_per_block_optin=shared * 1024)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: properties)
-    found = triton_limits.unfit_product(OnCuda(channels), dtype, hidden)
+    found = support.unsupported_product_reason(OnCuda(channels), dtype, hidden)
     assert found is reason is None or re.fullmatch(f"needs .*{reason}.*", found)
 
 
@@ -106,5 +108,8 @@ def test_what_a_product_needs(monkeypatch, channels, dtype, hidden, capability, 
 def test_what_a_norm_needs(monkeypatch):
     properties = SimpleNamespace(major=9)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: properties)
-    assert triton_limits.unfit(OnCuda(4096), torch.bfloat16) is None
-    assert triton_limits.unfit(OnCuda(4097), torch.bfloat16) == "needs 1..4096 channels, got 4097"
+    assert support.unsupported_reason(OnCuda(4096), torch.bfloat16) is None
+    assert (
+        support.unsupported_reason(OnCuda(4097), torch.bfloat16)
+        == "needs 1..4096 channels, got 4097"
+    )

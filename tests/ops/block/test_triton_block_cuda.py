@@ -4,13 +4,13 @@ import pytest
 import torch
 from block_cases import EPS, FUNCTIONS, Case, assert_as_exact_as_plain_pytorch, make_inputs
 
-from swin_dense.ops.window_attention.triton import op as triton_attention
+from swin_dense.ops import triton_support
 
 
 def _fits() -> bool:
-    if triton_attention.missing() is not None or not torch.cuda.is_available():
+    if triton_support.unavailable_reason() is not None or not torch.cuda.is_available():
         return False
-    return triton_attention.unfit_device(torch.device("cuda")) is None
+    return triton_support.unsupported_device_reason(torch.device("cuda")) is None
 
 
 pytestmark = pytest.mark.skipif(not _fits(), reason="no GPU that the kernels are for")

@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from swin_dense import attention
-from swin_dense.ops.window_attention import shifted_window_attention
+from swin_dense.ops.window_attention import sdpa, shifted_window_attention
 
 # (B, H, W, heads, head_dim, M, shift): whole windows, padding, maps smaller than a window.
 CASES = [
@@ -105,7 +104,7 @@ def test_sdpa_splits_what_exceeds_the_launch_grid(monkeypatch, shift):
     case = (3, 5, 7, 2, 4, 3, shift)
     inputs = make_inputs(case)
     expected = run(shifted_window_attention, inputs, case, impl="sdpa")
-    monkeypatch.setattr(attention.sdpa, "_LARGEST_GRID", 4)
+    monkeypatch.setattr(sdpa, "_LARGEST_GRID", 4)
     for a, b in zip(
         run(shifted_window_attention, inputs, case, impl="sdpa"), expected, strict=True
     ):

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from swin_dense.ops.window_attention import compiled, cpu, reference, shifted_window_attention
+from swin_dense.ops.window_attention import compiled, reference, sdpa, shifted_window_attention
+from swin_dense.ops.window_attention.windows import WindowSpec
 
 # (B, H, W, heads, head_dim, M, shift)
 CASES = [
@@ -29,7 +30,7 @@ def make_inputs(case, dtype=torch.float64):
 def run(function, inputs, case, **kwargs):
     """Output, and gradients of a loss that weighs every output differently."""
     *_, heads, _d, m, shift = case
-    out = function(*inputs, heads, m, shift, 0.4, **kwargs)
+    out = function(*inputs, WindowSpec(heads, m, shift, 0.4), **kwargs)
     weight = torch.randint(-2, 3, out.shape, generator=torch.Generator().manual_seed(5)).to(out)
     given = [x for x in inputs if x is not None]
     # A bias of qkv matters only where something is padded.
@@ -37,13 +38,13 @@ def run(function, inputs, case, **kwargs):
     return [out, *[torch.zeros_like(x) if g is None else g for g, x in zip(grads, given)]]  # noqa: B905
 
 
-@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("attend", [compiled.attend, sdpa.attend], ids=["plain", "sdpa"])
 @pytest.mark.parametrize("biases", [(True, True), (False, True), (True, False)])
 @pytest.mark.parametrize("case", CASES)
-def test_equals_the_reference(case, biases, fused):
+def test_equals_the_reference(case, biases, attend):
     inputs = make_inputs(case)
     inputs[1:] = [x if want else None for x, want in zip(inputs[1:], biases, strict=True)]
-    ours = run(compiled.shifted_window_attention, inputs, case, fused=fused)
+    ours = run(compiled.shifted_window_attention, inputs, case, attend=attend)
     for a, b in zip(ours, run(reference.shifted_window_attention, inputs, case), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
 
@@ -56,7 +57,7 @@ def test_error_is_that_of_the_reference_in_the_same_precision(case, dtype):
     inputs[1:] = make_inputs(case, torch.float32)[1:]
     exact = [x.detach().double().requires_grad_() for x in inputs]
     expected = run(reference.shifted_window_attention, exact, case)
-    ours = run(compiled.shifted_window_attention, inputs, case)
+    ours = run(compiled.shifted_window_attention, inputs, case, attend=compiled.attend)
     plain = run(reference.shifted_window_attention, inputs, case)
     for a, b, c in zip(ours, plain, expected, strict=True):
         assert a.dtype == b.dtype
@@ -67,10 +68,10 @@ def test_error_is_that_of_the_reference_in_the_same_precision(case, dtype):
 
 def test_second_derivatives():
     case = (1, 3, 2, 1, 2, 2, 1)
-    inputs = make_inputs(case)
+    inputs, spec = make_inputs(case), WindowSpec(1, 2, 1, 0.4)
 
     def attend(*x):
-        return compiled.shifted_window_attention(*x, 1, 2, 1, 0.4)
+        return compiled.shifted_window_attention(*x, spec, attend=compiled.attend)
 
     assert torch.autograd.gradcheck(attend, inputs)
     assert torch.autograd.gradgradcheck(attend, inputs)
@@ -79,10 +80,10 @@ def test_second_derivatives():
 def test_dropout_is_unbiased():
     case = (64, 2, 2, 1, 4, 2, 0)
     inputs = make_inputs(case)
-    for fused in (False, True):
-        plain = run(compiled.shifted_window_attention, inputs, case, fused=fused)[0]
+    for attend in (compiled.attend, sdpa.attend):
+        plain = run(compiled.shifted_window_attention, inputs, case, attend=attend)[0]
         dropped = run(
-            compiled.shifted_window_attention, inputs, case, fused=fused, dropout_p=0.5
+            compiled.shifted_window_attention, inputs, case, attend=attend, dropout_p=0.5
         )[0]  # fmt: skip
         assert not torch.equal(plain, dropped)
         assert (plain - dropped).mean().abs() < 0.1
@@ -117,7 +118,8 @@ def test_jit_trace_sees_plain_operators():
     qkv, qkv_bias, position_bias = (x.detach() for x in make_inputs(CASES[1]))
 
     def attend(x):
-        return cpu.shifted_window_attention(x, qkv_bias, position_bias, 2, 3, 1, 0.4)
+        sizes = {"num_heads": 2, "window_size": 3, "shift_size": 1, "scale": 0.4}
+        return shifted_window_attention(x, qkv_bias, position_bias, **sizes, impl="cpu")
 
     graph = torch.jit.trace(attend, qkv, check_trace=False)
     assert "PythonOp" not in str(graph.graph)

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from swin_dense.ops.window_attention import cpu, reference
+from swin_dense.ops.window_attention import cpu, reference, shifted_window_attention
+from swin_dense.ops.window_attention.windows import WindowSpec
 
 # (B, H, W, heads, head_dim, M, shift): several chunks, padding, a map smaller than its window.
 CASES = [
@@ -14,6 +15,11 @@ CASES = [
     (1, 3, 2, 2, 4, 5, 2),
     (1, 1, 1, 1, 4, 7, 3),
 ]
+
+
+def attention(qkv, qkv_bias, position_bias, spec):
+    """By the CPU's backend, where it can run."""
+    return shifted_window_attention(qkv, qkv_bias, position_bias, **spec._asdict(), impl="cpu")
 
 
 def make_inputs(case, dtype=torch.float64, with_qkv_bias=True, with_position_bias=True):
@@ -31,7 +37,7 @@ def make_inputs(case, dtype=torch.float64, with_qkv_bias=True, with_position_bia
 def run(function, inputs, case, scale=0.4):
     """Output, and gradients of a loss that weighs every output differently."""
     *_, heads, _d, m, shift = case
-    out = function(*inputs, heads, m, shift, scale)
+    out = function(*inputs, WindowSpec(heads, m, shift, scale))
     weight = torch.randint(-2, 3, out.shape, generator=torch.Generator().manual_seed(5)).to(out)
     given = [x for x in inputs if x is not None]
     # A bias of qkv matters only where something is padded.
@@ -44,7 +50,7 @@ def run(function, inputs, case, scale=0.4):
 def test_equals_the_reference(case, biases, monkeypatch):
     monkeypatch.setattr(cpu, "_CHUNK", 2 * case[3] * case[5] ** 4)  # two windows a chunk
     inputs = make_inputs(case, torch.float64, *biases)
-    ours = run(cpu.shifted_window_attention, inputs, case)
+    ours = run(attention, inputs, case)
     for a, b in zip(ours, run(reference.shifted_window_attention, inputs, case), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
 
@@ -55,7 +61,7 @@ def test_error_is_that_of_the_reference_in_the_same_precision(case, dtype):
     inputs = make_inputs(case, dtype)
     exact = [x.detach().double().requires_grad_() for x in inputs]
     expected = run(reference.shifted_window_attention, exact, case)
-    ours = run(cpu.shifted_window_attention, inputs, case)
+    ours = run(attention, inputs, case)
     plain = run(reference.shifted_window_attention, inputs, case)
     for a, b, c in zip(ours, plain, expected, strict=True):
         assert a.dtype == dtype
@@ -71,7 +77,7 @@ def test_scores_that_outweigh_the_mask_still_count():
     with torch.no_grad():
         inputs[0].mul_(12)
     for a, b in zip(
-        run(cpu.shifted_window_attention, inputs, case),
+        run(attention, inputs, case),
         run(reference.shifted_window_attention, inputs, case),
         strict=True,
     ):
@@ -93,7 +99,7 @@ def test_keeps_only_its_arguments():
     inputs = make_inputs(case)
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(kept.append, lambda x: x):
-        cpu.shifted_window_attention(*inputs, *case[3:4], *case[5:], 0.4)
+        attention(*inputs, WindowSpec(case[3], *case[5:], 0.4))
     assert {x.data_ptr() for x in kept} == {x.data_ptr() for x in inputs}
 
 
@@ -102,7 +108,7 @@ def test_second_derivatives():
     inputs = make_inputs(case)
 
     def attend(*x):
-        return cpu.shifted_window_attention(*x, 1, 2, 1, 0.4)
+        return attention(*x, WindowSpec(1, 2, 1, 0.4))
 
     assert torch.autograd.gradcheck(attend, inputs)
     assert torch.autograd.gradgradcheck(attend, inputs)
@@ -113,7 +119,7 @@ def test_transforms_and_wrapped_tensors_get_the_reference():
     qkv, qkv_bias, position_bias = (x.detach() for x in make_inputs(case))
 
     def attend(x):
-        return cpu.shifted_window_attention(x, qkv_bias, position_bias, 2, 3, 1, 0.4)
+        return attention(x, qkv_bias, position_bias, WindowSpec(2, 3, 1, 0.4))
 
     expected = attend(qkv)
     torch.testing.assert_close(torch.func.vmap(attend)(qkv[:, None])[:, 0], expected)
@@ -136,13 +142,13 @@ def test_plan_serves_training_after_inference():
     inputs = make_inputs(case)
     cpu._plan.cache_clear()
     with torch.inference_mode():
-        expected = cpu.shifted_window_attention(*inputs, 2, 7, 3, 0.4)
-    assert torch.equal(run(cpu.shifted_window_attention, inputs, case)[0], expected)
+        expected = attention(*inputs, WindowSpec(2, 7, 3, 0.4))
+    assert torch.equal(run(attention, inputs, case)[0], expected)
 
 
 def test_is_repeatable():
     case = CASES[1]
     inputs = make_inputs(case, torch.float32)
-    first = run(cpu.shifted_window_attention, inputs, case)
-    for a, b in zip(first, run(cpu.shifted_window_attention, inputs, case), strict=True):
+    first = run(attention, inputs, case)
+    for a, b in zip(first, run(attention, inputs, case), strict=True):
         assert torch.equal(a, b)

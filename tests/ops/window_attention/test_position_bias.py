@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from swin_dense.ops.window_attention.position_bias import pairs_by_offset, position_bias
+from swin_dense.ops.window_attention.api import pairs_by_offset, position_bias
 from swin_dense.ops.window_attention.windows import relative_position_index
 
 

@@ -7,13 +7,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from swin_dense import attention
-from swin_dense.ops.window_attention import shifted_window_attention
-from swin_dense.ops.window_attention.triton import op as triton_attention
+from swin_dense.ops import triton_support
+from swin_dense.ops.window_attention import api, shifted_window_attention
 
 HERE = Path(__file__).parent
 NO_CUDA = pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines without CUDA")
-TRITON = pytest.mark.skipif(triton_attention.missing() is not None, reason="triton not installed")
+TRITON = pytest.mark.skipif(
+    triton_support.unavailable_reason() is not None, reason="triton not installed"
+)
 
 
 @TRITON
@@ -38,11 +39,12 @@ def test_package_works_without_triton(python):
 import sys
 sys.modules["triton"] = None  # as if it were not installed
 import torch
-from swin_dense.ops.window_attention import check_impl, shifted_window_attention
+from swin_dense.ops.dispatch import AttnImpl
+from swin_dense.ops.window_attention import shifted_window_attention
 call = dict(num_heads=1, window_size=7, scale=1.0)
 assert shifted_window_attention(torch.zeros(1, 9, 9, 96), None, None, **call).shape[-1] == 32
 try:
-    check_impl("triton")
+    AttnImpl.parse("triton")
 except ValueError as error:
     assert str(error) == (
         "attn_impl='triton' needs the package triton (Linux: pip install triton); "
@@ -100,19 +102,19 @@ class OnCuda:
 def test_auto_falls_back_where_the_kernels_do_not_fit(
     monkeypatch, qkv, window, dropout, capability, expected
 ):
-    monkeypatch.setattr(attention, "_ON_CUDA", ("triton", "sdpa"))
+    monkeypatch.setattr(api, "_ON_CUDA", ("triton", "sdpa"))
     properties = SimpleNamespace(major=capability[0], minor=capability[1])
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: properties)
-    monkeypatch.setattr(triton_attention, "_INSTALLED", True)
-    assert attention.choose(qkv, 2, window, dropout) == expected
+    monkeypatch.setattr(triton_support, "_INSTALLED", True)
+    assert api.choose(qkv, 2, window, dropout) == expected
 
 
 def test_auto_chooses_what_was_measured():
-    assert attention.choose(OnCuda(), 2, 7, 0.0) == "sdpa"
+    assert api.choose(OnCuda(), 2, 7, 0.0) == "sdpa"
 
 
 def test_choice_is_logged_once(caplog):
-    attention._announce.cache_clear()
+    api._log_choice.cache_clear()
     call = {"num_heads": 1, "window_size": 7, "scale": 1.0}
     with caplog.at_level(logging.DEBUG, logger="swin_dense.ops.window_attention"):
         for _ in range(3):

@@ -5,14 +5,14 @@ import torch
 from triton_cases import CASES, Case, assert_as_exact_as_plain_pytorch, make_inputs, run
 
 from swin_dense.backbones import SwinTransformer
+from swin_dense.ops import triton_support
 from swin_dense.ops.window_attention import shifted_window_attention
-from swin_dense.ops.window_attention.triton import op as triton_attention
 
 
 def _fits() -> bool:
-    if triton_attention.missing() is not None or not torch.cuda.is_available():
+    if triton_support.unavailable_reason() is not None or not torch.cuda.is_available():
         return False
-    return torch.cuda.get_device_properties(0).major >= triton_attention.MAJOR_CAPABILITY
+    return torch.cuda.get_device_properties(0).major >= triton_support.MAJOR_CAPABILITY
 
 
 pytestmark = pytest.mark.skipif(not _fits(), reason="no GPU that the kernels are for")

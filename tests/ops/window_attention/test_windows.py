@@ -67,9 +67,10 @@ def test_tokens_share_a_region_when_the_shift_left_them_together(rows, columns, 
 
 
 def test_mask_is_minus_100_and_serves_training_after_inference():
+    spec = windows.WindowSpec(1, 7, 3, 1.0)
     with torch.inference_mode():
         windows._cached_mask.cache_clear()
-        windows.shift_mask(14, 14, 7, 3, torch.device("cpu"), torch.float32)
-    mask = windows.shift_mask(14, 14, 7, 3, torch.device("cpu"), torch.float32)
+        windows.shift_mask(14, 14, spec, torch.device("cpu"), torch.float32)
+    mask = windows.shift_mask(14, 14, spec, torch.device("cpu"), torch.float32)
     assert set(mask.unique().tolist()) == {0.0, -100.0}
     assert not mask.is_inference()

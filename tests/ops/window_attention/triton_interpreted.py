@@ -87,7 +87,9 @@ def test_strided_and_empty_inputs():
 def test_declarations_to_pytorch_hold():
     """Schema, fake implementation, autograd registration, traced with symbolic sizes."""
     inputs = make_inputs(Case(1, 6, 4, 1, 5, 2), torch.float32, torch.float32)
-    result = torch.library.opcheck(triton_attention._attend, (*inputs, 1, 5, 2, 0.2))
+    result = torch.library.opcheck(
+        triton_attention.shifted_window_attention, (*inputs, 1, 5, 2, 0.2)
+    )
     assert set(result.values()) == {"SUCCESS"}
 
 

@@ -19,8 +19,8 @@ import triton
 from torch import Tensor
 
 from swin_dense.ops.block.triton import linear_kernels, mlp_kernels, norm_kernels
-from swin_dense.ops.block.triton.support import unfit, unfit_product
-from swin_dense.ops.window_attention.triton.launch import multiprocessors, on, precision
+from swin_dense.ops.block.triton.support import unsupported_product_reason, unsupported_reason
+from swin_dense.ops.triton_support import device_guard, fp32_precision, multiprocessors
 
 # Warps of backward programs on a multiprocessor: what its registers hold at 64 a thread.
 _WARPS_PER_SM = 32
@@ -78,7 +78,7 @@ def _two_tiles(channels: int) -> dict[str, int]:
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
     """LayerNorm of ``x``, ``(T, C)``, in ``dtype``."""
-    _check("layer_norm", unfit(x, dtype))
+    _check("layer_norm", unsupported_reason(x, dtype))
     xn = torch.empty_like(x, dtype=dtype, memory_format=torch.contiguous_format)
     _add_layer_norm(x, None, None, weight, bias, eps, None, xn)
     return xn
@@ -89,7 +89,7 @@ def add_layer_norm(
     dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """``m = x + scale * y`` in the precision of ``x``, and LayerNorm of ``m`` in ``dtype``."""
-    _check("add_layer_norm", unfit(x, dtype))
+    _check("add_layer_norm", unsupported_reason(x, dtype))
     m = torch.empty_like(x, memory_format=torch.contiguous_format)
     mn = torch.empty_like(m, dtype=dtype)
     _add_layer_norm(x, y, scale, weight, bias, eps, m, mn)
@@ -98,7 +98,7 @@ def add_layer_norm(
 
 def add(x: Tensor, y: Tensor, scale: Tensor | None) -> Tensor:
     """``x + scale * y`` in the precision of ``x``."""
-    _check("add", unfit(x, y.dtype))
+    _check("add", unsupported_reason(x, y.dtype))
     m = torch.empty_like(x, memory_format=torch.contiguous_format)
     _add_layer_norm(x, y, scale, None, None, 0.0, m, None)
     return m
@@ -110,7 +110,7 @@ def _add_layer_norm(
 ) -> None:  # fmt: skip
     schedule = norm_schedule("forward", x.shape[1])
     blocks = max(1, triton.cdiv(x.shape[0], schedule["ROWS"]))
-    with on(x.device):
+    with device_guard(x.device):
         norm_kernels.add_layer_norm[(blocks,)](
             *_contiguous(x, y, scale, weight, bias), m, mn, *_sizes(x, scale), float(eps),
             C=x.shape[1], **schedule,
@@ -136,7 +136,7 @@ def layer_norm_backward(
         ``dx`` in the precision of ``x``, ``d_weight`` and ``d_bias`` in fp32, ``(C,)``, and
         ``d_branch = scale * dx`` in ``dtype``: None without one, ``dx`` itself if equal.
     """
-    _check("layer_norm_backward", unfit(x, dtype or x.dtype))
+    _check("layer_norm_backward", unsupported_reason(x, dtype or x.dtype))
     dx = torch.empty_like(x, memory_format=torch.contiguous_format)
     d_branch = None
     if dtype is not None and (scale is not None or dtype != x.dtype):
@@ -145,7 +145,7 @@ def layer_norm_backward(
     blocks = max(1, triton.cdiv(x.shape[0], schedule["ROWS"]))
     programs = min(blocks, _WARPS_PER_SM // schedule["num_warps"] * multiprocessors(x.device))
     sums = _floats(x, 2, programs)
-    with on(x.device):
+    with device_guard(x.device):
         norm_kernels.layer_norm_backward[(programs,)](
             *_contiguous(d_xn, x, weight, d_residual, scale), dx, d_branch, *sums,
             *_sizes(x, scale), float(eps), C=x.shape[1], **schedule,
@@ -163,13 +163,13 @@ def mlp(
     ``w1`` is ``(hidden, C)`` and ``w2`` ``(C, hidden)``, both in the precision of the products;
     ``b1`` is ``(hidden,)`` and ``b2`` ``(C,)``. GELU is the exact one.
     """
-    _check("mlp", unfit_product(m, w1.dtype, w1.shape[0]))
+    _check("mlp", unsupported_product_reason(m, w1.dtype, w1.shape[0]))
     y = torch.empty_like(m, memory_format=torch.contiguous_format)
     schedule = mlp_schedule("forward", m.shape[1], w1.shape[0], w1.dtype)
-    with on(m.device):
+    with device_guard(m.device):
         mlp_kernels.mlp[(max(1, triton.cdiv(m.shape[0], schedule["ROWS"])),)](
             *_contiguous(m, scale, norm_weight, norm_bias, w1, b1, w2, b2), y,
-            *_sizes(m, scale), float(eps), PRECISION=precision(), **schedule,
+            *_sizes(m, scale), float(eps), PRECISION=fp32_precision(), **schedule,
         )  # fmt: skip
     return y
 
@@ -196,7 +196,7 @@ def mlp_backward(
     ``d2.sum(0)`` of ``b2``.
     """
     hidden, dtype = w1.shape[0], w1.dtype
-    _check("mlp_backward", unfit_product(m, dtype, hidden))
+    _check("mlp_backward", unsupported_product_reason(m, dtype, hidden))
     m, dy = m.contiguous(), dy.contiguous()
     schedule = mlp_schedule("backward", m.shape[1], hidden, dtype)
     programs = max(1, triton.cdiv(m.shape[0], schedule["ROWS"]))
@@ -204,11 +204,11 @@ def mlp_backward(
     g, dh = (m.new_empty(m.shape[0], hidden, dtype=dtype) for _ in range(2))
     d2 = None if scale is None and dy.dtype == dtype else torch.empty_like(mn)
     sums = _floats(m, 2, programs)
-    with on(m.device):
+    with device_guard(m.device):
         mlp_kernels.mlp_backward[(programs,)](
             *_contiguous(m, dy, scale, norm_weight, norm_bias, w1, b1, w2),
             dm, *sums, mn, g, dh, d2, *_sizes(m, scale), float(eps),
-            PRECISION=precision(), **schedule,
+            PRECISION=fp32_precision(), **schedule,
         )  # fmt: skip
     d_weight, d_bias = sums.sum(1)
     return MlpGradients(dm, d_weight, d_bias, mn, g, dh, dy if d2 is None else d2)
@@ -218,7 +218,7 @@ def norm_linear(
     x: Tensor, norm_weight: Tensor, norm_bias: Tensor, eps: float, w: Tensor, b: Tensor | None
 ) -> Tensor:
     """``norm(x) @ w.T + b`` in the precision of ``w``; ``(T, C)`` to ``(T, features)``."""
-    _check("norm_linear", unfit_product(x, w.dtype, w.shape[0]))
+    _check("norm_linear", unsupported_product_reason(x, w.dtype, w.shape[0]))
     y = x.new_empty(x.shape[0], w.shape[0], dtype=w.dtype)
     _linear(x, norm_weight, norm_bias, w, b, None, None, y, eps)
     return y
@@ -228,7 +228,7 @@ def linear_residual(
     a: Tensor, w: Tensor, b: Tensor | None, x: Tensor, scale: Tensor | None
 ) -> Tensor:
     """``x + scale * (a @ w.T + b)`` in the precision of ``x``; ``a`` is ``(T, C)`` in ``w``'s."""
-    _check("linear_residual", unfit_product(a, w.dtype, w.shape[0]))
+    _check("linear_residual", unsupported_product_reason(a, w.dtype, w.shape[0]))
     if a.dtype != w.dtype:
         raise ValueError(f"linear_residual in Triton needs {w.dtype} as its weight, got {a.dtype}")
     m = torch.empty_like(x, memory_format=torch.contiguous_format)
@@ -241,10 +241,10 @@ def _linear(
     x: Tensor | None, scale: Tensor | None, out: Tensor, eps: float,
 ) -> None:  # fmt: skip
     schedule = linear_schedule(a.shape[1], w.shape[0], w.dtype)
-    with on(a.device):
+    with device_guard(a.device):
         linear_kernels.linear[(max(1, triton.cdiv(a.shape[0], schedule["ROWS"])),)](
             *_contiguous(a, norm_weight, norm_bias, w, b, x, scale), out,
-            *_sizes(a, scale), float(eps), PRECISION=precision(), **schedule,
+            *_sizes(a, scale), float(eps), PRECISION=fp32_precision(), **schedule,
         )  # fmt: skip
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from swin_dense.ops.window_attention.triton.op import DTYPES, missing, unfit_device
+from swin_dense.ops import triton_support
 
 LARGEST_NORM = 4096
 # Sums of two powers of 2, which the sides of a tile are.
@@ -16,35 +16,26 @@ NARROW = 128
 SHARED_MEMORY = 160 * 1024
 
 
-def takes_triton(impl: str, x: Tensor, dtype: torch.dtype) -> bool:
-    """Whether rows ``x``, ``(T, C)``, with products in ``dtype`` are for our kernels.
-
-    Only where they are asked for: their speed is not measured yet, so 'auto' does not take them.
-    """
-    return impl == "triton" and unfit(x, dtype) is None
-
-
-def unfit(x: Tensor, dtype: torch.dtype) -> str | None:
+def unsupported_reason(x: Tensor, dtype: torch.dtype) -> str | None:
     """Why rows ``x``, ``(T, C)``, cannot be normalised to ``dtype``, as 'needs ...', or None."""
-    if missing() is not None:
-        return missing()
+    if reason := triton_support.unavailable_reason():
+        return reason
     if x.dim() != 2:
         return f"needs rows of channels, (T, C), got a shape of {tuple(x.shape)}"
     if not 0 < x.shape[1] <= LARGEST_NORM:
         return f"needs 1..{LARGEST_NORM} channels, got {x.shape[1]}"
-    for name in (dtype, x.dtype):
-        if name not in DTYPES:
-            return f"needs float32, float16 or bfloat16, got {str(name).removeprefix('torch.')}"
-    return unfit_device(x.device)
+    if reason := triton_support.unsupported_dtype_reason(dtype, x.dtype):
+        return reason
+    return triton_support.unsupported_device_reason(x.device)
 
 
-def unfit_product(x: Tensor, dtype: torch.dtype, features: int) -> str | None:
+def unsupported_product_reason(x: Tensor, dtype: torch.dtype, features: int) -> str | None:
     """Why a linear layer of ``features`` outputs cannot be fused with rows ``x``, or None."""
     if x.dim() == 2 and x.shape[1] not in PRODUCT_WIDTHS:
         return f"needs a number of channels in {PRODUCT_WIDTHS}, got {x.shape[1]}"
     if features < 1 or features % HIDDEN_MULTIPLE:
         return f"needs a multiple of {HIDDEN_MULTIPLE} features, got {features}"
-    reason = unfit(x, dtype)
+    reason = unsupported_reason(x, dtype)
     if reason is None and x.is_cuda and x.shape[1] > NARROW:
         properties = torch.cuda.get_device_properties(x.device)
         shared = properties.shared_memory_per_block_optin  # type: ignore[attr-defined]

@@ -9,8 +9,9 @@ import torch
 import triton
 from torch import Tensor
 
+from swin_dense.ops.triton_support import device_guard, fp32_precision, multiprocessors
 from swin_dense.ops.window_attention.triton import kernels
-from swin_dense.ops.window_attention.windows import padded_size
+from swin_dense.ops.window_attention.windows import WindowSpec, padded_size
 
 # Programs per multiprocessor: enough to fill it, few enough that a program sums over many windows.
 _PROGRAMS_PER_SM = 4
@@ -61,10 +62,9 @@ def schedule(direction: str, dtype: torch.dtype) -> dict[str, int]:
 class _Problem:
     """What one call is about: sizes, and the arguments that all kernels share."""
 
-    def __init__(
-        self, qkv: Tensor, num_heads: int, window_size: int, shift_size: int, scale: float
-    ) -> None:
+    def __init__(self, qkv: Tensor, spec: WindowSpec) -> None:
         b, h, w, _ = qkv.shape
+        num_heads, window_size, shift_size, scale = spec
         padded_h, padded_w = padded_size(h, w, window_size)
         rows, columns = padded_h // window_size, padded_w // window_size
         self.padded = (padded_h, padded_w) != (h, w)
@@ -82,7 +82,7 @@ class _Problem:
             "SHIFT": shift_size,
             "PADDED": self.padded,
             "WIDE": max(qkv.numel(), statistics) > _LARGEST_INT32,
-            "PRECISION": precision(),
+            "PRECISION": fp32_precision(),
         }
 
     def grid(self, block: int) -> tuple[int, int]:
@@ -105,36 +105,19 @@ class _Problem:
         return self.floats(programs, 2, self.heads, 32)
 
 
-@lru_cache
-def multiprocessors(device: torch.device) -> int:
-    """Multiprocessors of a GPU."""
-    # Without a GPU there is Triton's interpreter, which runs one program after the other.
-    if device.type != "cuda":
-        return 1
-    return torch.cuda.get_device_properties(device).multi_processor_count
-
-
-def precision() -> str:
-    """How fp32 products are formed: as PyTorch's own are on this device."""
-    return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee"
-
-
 def forward(
     qkv: Tensor,
     qkv_bias: Tensor | None,
     position_bias: Tensor | None,
-    num_heads: int,
-    window_size: int,
-    shift_size: int,
-    scale: float,
+    spec: WindowSpec,
 ) -> Tensor:
     """``(B, H, W, 3C) -> (B, H, W, C)``, all arguments contiguous."""
-    problem = _Problem(qkv, num_heads, window_size, shift_size, scale)
+    problem = _Problem(qkv, spec)
     out = qkv.new_empty(*qkv.shape[:3], qkv.shape[3] // 3)
-    tile = tiles(window_size)
+    tile = tiles(spec.window_size)
     blocks, groups = problem.grid(tile.forward)
-    with on(qkv.device):
-        kernels.forward[(num_heads * blocks * groups,)](
+    with device_guard(qkv.device):
+        kernels.forward[(spec.num_heads * blocks * groups,)](
             qkv, qkv_bias, position_bias, out, *problem.sizes, **problem.constants,
             **schedule("forward", qkv.dtype),
             BLOCK=tile.forward, KEYS_1=tile.keys[0], KEYS_2=tile.keys[1],
@@ -147,25 +130,22 @@ def backward(
     qkv: Tensor,
     qkv_bias: Tensor | None,
     position_bias: Tensor | None,
-    num_heads: int,
-    window_size: int,
-    shift_size: int,
-    scale: float,
+    spec: WindowSpec,
     want_qkv_bias: bool,
     want_position_bias: bool,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Gradients of qkv, and of the two biases where wanted, those in fp32."""
-    problem = _Problem(qkv, num_heads, window_size, shift_size, scale)
+    problem = _Problem(qkv, spec)
     d_qkv = torch.empty_like(qkv)
     inputs = (qkv, qkv_bias, position_bias, d_out, d_qkv)
     want_padding = want_qkv_bias and problem.padded
-    with on(qkv.device):
+    with device_guard(qkv.device):
         launch = _backward_small if problem.tokens <= 64 else _backward_large
         pairs, padding = launch(problem, inputs, want_padding, want_position_bias)
     d_qkv_bias = None
     if want_qkv_bias:
         # A padded query has no output, so only k and v of padded tokens send a gradient.
-        d_qkv_bias = qkv.new_zeros(3, num_heads, 32, dtype=torch.float32)
+        d_qkv_bias = qkv.new_zeros(3, spec.num_heads, 32, dtype=torch.float32)
         if padding is not None:
             d_qkv_bias[1:] = padding.sum(0)
         d_qkv_bias = d_qkv_bias.flatten()
@@ -207,8 +187,3 @@ def _backward_large(
         BLOCK=tile.backward_keys, QUERIES=tile.query_step,
     )  # fmt: skip
     return pairs, padding
-
-
-def on(device: torch.device) -> torch.cuda.device:
-    """Triton launches on the current device, which need not be the tensors'."""
-    return torch.cuda.device(device if device.type == "cuda" else -1)

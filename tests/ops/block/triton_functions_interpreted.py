@@ -8,10 +8,9 @@ import torch
 from fused_cases import Half, draw, gradients
 
 from swin_dense.backbones.swin import SwinTransformer
-from swin_dense.ops.block import Linear, Norm, norm_linear
-from swin_dense.ops.block import proj_mlp as block_end
+from swin_dense.ops.block import Linear, Norm, api, norm_linear
 from swin_dense.ops.block.triton import launch as triton_block
-from swin_dense.ops.block.triton import support as triton_limits
+from swin_dense.ops.block.triton.support import PRODUCT_WIDTHS
 
 NAMES = (
     "add",
@@ -49,20 +48,20 @@ def kernels(monkeypatch):
     ("channels", "keep"), [(32, False), (32, True), (48, False)], ids=["mlp", "kept", "recomputed"]
 )
 @pytest.mark.parametrize("stochastic", [False, True])
-def test_end_of_a_block_equals_plain_layers(channels, keep, stochastic, kernels, monkeypatch):
-    monkeypatch.setattr(block_end, "RECOMPUTED_CHANNELS", 0 if keep else channels)
+def test_proj_mlp_equals_plain_layers(channels, keep, stochastic, kernels, monkeypatch):
+    monkeypatch.setattr(api, "RECOMPUTED_CHANNELS", 0 if keep else channels)
     scales = (torch.tensor((0, 1.25)), torch.tensor((1.25, 1.25))) if stochastic else (None, None)
     half = Half(channels, scales).float()
     inputs = [draw(2, 3, 3, channels, dtype=torch.float32, seed=i) for i in (1, 2)]
-    ours = gradients(lambda *x: half.fused(*x, impl="triton"), inputs, half.parameters())
+    ours = gradients(lambda *x: half.fused(*x, triton=True), inputs, half.parameters())
     exact = Half(channels, tuple(None if s is None else s.double() for s in scales)).double()
     exact_inputs = [x.detach().double().requires_grad_() for x in inputs]
     expected = gradients(exact.plain, exact_inputs, exact.parameters())
     for a, b in zip(ours, expected, strict=True):
         assert_close(a, b)
     with torch.no_grad():
-        assert_close(half.fused(*inputs, impl="triton"), expected[0])
-    one_kernel = channels in triton_limits.PRODUCT_WIDTHS
+        assert_close(half.fused(*inputs, triton=True), expected[0])
+    one_kernel = channels in PRODUCT_WIDTHS
     assert ("mlp_backward" in kernels) == (one_kernel and not keep)
     assert ("layer_norm_backward" in kernels) == (keep or not one_kernel)
 
@@ -75,7 +74,7 @@ def test_norm_and_linear_layer_equal_plain_ones(channels, first, kernels):
     x = draw(2, 3, 5, channels, dtype=torch.float32)
     parameters = [*norm.parameters(), *linear.parameters()]
     layers = Norm(norm.weight, norm.bias, norm.eps), Linear(linear.weight, linear.bias)
-    ours = gradients(lambda x: norm_linear(x, *layers, impl="triton"), [x], parameters)
+    ours = gradients(lambda x: norm_linear(x, *layers, triton=True), [x], parameters)
     plain = gradients(lambda x: linear(norm(x)), [x], parameters)
     for a, b in zip(ours, plain, strict=True):
         assert_close(a, b)

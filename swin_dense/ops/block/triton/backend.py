@@ -1,0 +1,107 @@
+"""A block's layers by our Triton kernels, with PyTorch's matrix products between them.
+
+Up to 256 channels the whole MLP is one kernel. Arguments and results are those of
+:mod:`~.block.pytorch`.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from swin_dense.ops.block.layers import Linear, Norm, ParamGrads, ProjMlp
+from swin_dense.ops.block.triton import launch
+from swin_dense.ops.block.triton.support import unsupported_product_reason
+
+
+def norm_linear(x: Tensor, norm: Norm, linear: Linear) -> Tensor:
+    """``(T, C)`` to ``(T, out)``, in the precision of ``linear``."""
+    weight = linear.weight
+    if unsupported_product_reason(x, weight.dtype, len(weight)) is None:
+        return launch.norm_linear(x, *norm, *linear)
+    return F.linear(launch.layer_norm(x, *norm, weight.dtype), *linear)
+
+
+def norm_linear_backward(
+    x: Tensor, grad: Tensor, norm: Norm, weight: Tensor, grads: ParamGrads
+) -> Tensor:
+    """Gradient of ``x``, ``(T, C)``; adds those of norm and linear layer to ``grads``."""
+    grads.add_linear("linear", grad, launch.layer_norm(x, *norm, weight.dtype))
+    dx, *d_norm, _ = launch.layer_norm_backward(
+        grad @ weight, x, norm.weight, norm.eps, None, None, None
+    )
+    grads.add_norm(*d_norm)
+    return dx
+
+
+def proj_mlp(
+    x: Tensor,
+    attended: Tensor,
+    scale_1: Tensor | None,
+    scale_2: Tensor | None,
+    layers: ProjMlp,
+    keep: bool,
+) -> tuple[Tensor, ...]:
+    """Rows ``(T, C)`` to ``(T, C)``; with ``keep`` also fc1's result, ``(T, hidden)``."""
+    proj, norm, fc1, fc2 = layers
+    if not keep and _is_one_kernel(layers):
+        middle = launch.linear_residual(attended, *proj, x, scale_1)
+        return (launch.mlp(middle, scale_2, *norm, *fc1, *fc2),)  # type: ignore[arg-type]
+    branch = F.linear(attended, *proj)
+    middle, normed = launch.add_layer_norm(x, branch, scale_1, *norm, attended.dtype)
+    hidden = F.linear(normed, *fc1)
+    out = launch.add(middle, F.linear(F.gelu(hidden), *fc2), scale_2)
+    return (out, hidden) if keep else (out,)
+
+
+def proj_mlp_backward(
+    x: Tensor,
+    attended: Tensor,
+    scale_1: Tensor | None,
+    scale_2: Tensor | None,
+    hidden: Tensor | None,
+    layers: ProjMlp,
+    grad: Tensor,
+    grads: ParamGrads,
+) -> tuple[Tensor, ...]:
+    """Gradients of x and of the attention's result; adds those of the layers to ``grads``."""
+    proj, norm, fc1, fc2 = layers
+    dtype = attended.dtype
+    if hidden is None and _is_one_kernel(layers):
+        middle = launch.linear_residual(attended, *proj, x, scale_1)
+        found = launch.mlp_backward(middle, grad, scale_2, *norm, *fc1, fc2.weight)  # type: ignore[arg-type]
+        grads.add_linear("fc2", found.d2, found.g)
+        grads.add_linear("fc1", found.dh, found.mn)
+        grads.add_norm(found.d_norm_weight, found.d_norm_bias)
+        d_middle = found.dm
+        d_branch: Tensor | None = _scaled(found.dm, scale_1, dtype)
+    else:
+        branch = F.linear(attended, *proj)
+        middle, normed = launch.add_layer_norm(x, branch, scale_1, *norm, dtype)
+        entering = F.linear(normed, *fc1) if hidden is None else hidden
+        d_out = _scaled(grad, scale_2, dtype)
+        grads.add_linear("fc2", d_out, F.gelu(entering))
+        d_hidden = d_out @ fc2.weight
+        torch.ops.aten.gelu_backward.grad_input(d_hidden, entering, grad_input=d_hidden)
+        grads.add_linear("fc1", d_hidden, normed)
+        d_middle, *d_norm, d_branch = launch.layer_norm_backward(
+            d_hidden @ fc1.weight, middle, norm.weight, norm.eps, grad, scale_1, dtype
+        )
+        grads.add_norm(*d_norm)
+    assert d_branch is not None
+    grads.add_linear("proj", d_branch, attended)
+    return d_middle.to(x.dtype), d_branch @ proj.weight
+
+
+def _is_one_kernel(layers: ProjMlp) -> bool:
+    weight = layers.fc1.weight
+    has_biases = layers.fc1.bias is not None and layers.fc2.bias is not None
+    return has_biases and unsupported_product_reason(weight, weight.dtype, len(weight)) is None
+
+
+def _scaled(grad: Tensor, scale: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """``scale * grad`` in ``dtype``: rows ``(T, C)``, factors of images ``(B,)``."""
+    if scale is not None:
+        grad = (grad.view(len(scale), -1, grad.shape[1]) * scale[:, None, None]).view(grad.shape)
+    return grad.to(dtype)
