@@ -1,12 +1,16 @@
 """ATSS, Swin-T, 3x: box AP 47.2, 36 M, 215 G (Table 2a)."""
 
 _base_ = [
-    "./_base_/models/atss_swin.py",
+    "./_base_/models/atss.py",
+    "./_base_/backbones/swin_t.py",
     "./_base_/datasets/coco_detection.py",
     "./_base_/schedules/coco_3x.py",
     "./_base_/mmdet_runtime.py",
 ]
 
-pretrained = "https://github.com/SwinTransformer/storage/releases/download/v1.0.0/swin_tiny_patch4_window7_224.pth"
-
-model = dict(backbone=dict(arch="tiny", drop_path_rate=0.2, init_cfg=dict(checkpoint=pretrained)))
+# One-stage heads start at stride 8: an unused output at stride 4 would leave a norm without a
+# gradient, which DistributedDataParallel refuses.
+model = dict(
+    backbone=dict(_base_.pop("backbone"), drop_path_rate=0.2, out_indices=(1, 2, 3)),
+    neck=dict(in_channels=_base_.pop("channels")[1:], start_level=0),
+)

@@ -1,12 +1,14 @@
 """Cascade Mask R-CNN, Swin-T, 3x: box AP 50.5, mask AP 43.7, 86 M, 745 G (Table 2b)."""
 
 _base_ = [
-    "./_base_/models/cascade_swin.py",
+    "./_base_/models/cascade_mask_rcnn.py",
+    "./_base_/backbones/swin_t.py",
     "./_base_/datasets/coco_instance.py",
     "./_base_/schedules/coco_3x.py",
     "./_base_/mmdet_runtime.py",
 ]
 
-pretrained = "https://github.com/SwinTransformer/storage/releases/download/v1.0.0/swin_tiny_patch4_window7_224.pth"
-
-model = dict(backbone=dict(arch="tiny", drop_path_rate=0.2, init_cfg=dict(checkpoint=pretrained)))
+model = dict(
+    backbone=dict(_base_.pop("backbone"), drop_path_rate=0.2),
+    neck=dict(in_channels=_base_.pop("channels")),
+)

@@ -2,17 +2,10 @@
 
 _base_ = [
     "./_base_/models/cascade_mask_rcnn.py",
+    "./_base_/backbones/x101_32x4d.py",
     "./_base_/datasets/coco_instance.py",
     "./_base_/schedules/coco_3x.py",
     "./_base_/mmdet_runtime.py",
 ]
 
-model = dict(
-    backbone=dict(
-        type="ResNeXt",
-        depth=101,
-        groups=32,
-        base_width=4,
-        init_cfg=dict(checkpoint="open-mmlab://resnext101_32x4d"),
-    )
-)
+model = dict(backbone=_base_.pop("backbone"))

@@ -2,19 +2,14 @@
 
 _base_ = [
     "./_base_/models/htc_pp.py",
+    "./_base_/backbones/x101_64x4d.py",
     "./_base_/datasets/coco_htc_pp_without_semantic.py",
     "./_base_/schedules/coco_6x.py",
     "./_base_/mmdet_runtime.py",
 ]
 
 model = dict(
-    backbone=dict(
-        type="ResNeXt",
-        depth=101,
-        groups=64,
-        base_width=4,
-        init_cfg=dict(checkpoint="open-mmlab://resnext101_64x4d"),
-    ),
+    backbone=_base_.pop("backbone"),
     data_preprocessor=dict(pad_seg=False),
     roi_head=dict(semantic_roi_extractor=None, semantic_head=None),
 )

@@ -7,17 +7,10 @@ with X101-64x4d (140 M, 972 G) and just what HTC++ adds to Swin-B (15 M, 61 G).
 
 _base_ = [
     "./_base_/models/htc_pp.py",
+    "./_base_/backbones/x101_64x4d.py",
     "./_base_/datasets/coco_htc_pp.py",
     "./_base_/schedules/coco_6x.py",
     "./_base_/mmdet_runtime.py",
 ]
 
-model = dict(
-    backbone=dict(
-        type="ResNeXt",
-        depth=101,
-        groups=64,
-        base_width=4,
-        init_cfg=dict(checkpoint="open-mmlab://resnext101_64x4d"),
-    ),
-)
+model = dict(backbone=_base_.pop("backbone"))

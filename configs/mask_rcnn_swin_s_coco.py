@@ -1,12 +1,14 @@
 """Mask R-CNN, Swin-S, 3x: box AP 48.5, mask AP 43.3 (official result table)."""
 
 _base_ = [
-    "./_base_/models/mask_rcnn_swin.py",
+    "mmdet::_base_/models/mask-rcnn_r50_fpn.py",
+    "./_base_/backbones/swin_s.py",
     "./_base_/datasets/coco_instance.py",
     "./_base_/schedules/coco_3x.py",
     "./_base_/mmdet_runtime.py",
 ]
 
-pretrained = "https://github.com/SwinTransformer/storage/releases/download/v1.0.0/swin_small_patch4_window7_224.pth"
-
-model = dict(backbone=dict(arch="small", drop_path_rate=0.2, init_cfg=dict(checkpoint=pretrained)))
+model = dict(
+    backbone=dict(_base_.pop("backbone"), drop_path_rate=0.2),
+    neck=dict(in_channels=_base_.pop("channels")),
+)

@@ -1,12 +1,14 @@
 """Mask R-CNN, Swin-T, 1x: box AP 43.7, mask AP 39.8 (official result table)."""
 
 _base_ = [
-    "./_base_/models/mask_rcnn_swin.py",
+    "mmdet::_base_/models/mask-rcnn_r50_fpn.py",
+    "./_base_/backbones/swin_t.py",
     "./_base_/datasets/coco_instance.py",
     "./_base_/schedules/coco_1x.py",
     "./_base_/mmdet_runtime.py",
 ]
 
-pretrained = "https://github.com/SwinTransformer/storage/releases/download/v1.0.0/swin_tiny_patch4_window7_224.pth"
-
-model = dict(backbone=dict(arch="tiny", drop_path_rate=0.1, init_cfg=dict(checkpoint=pretrained)))
+model = dict(
+    backbone=dict(_base_.pop("backbone"), drop_path_rate=0.1),
+    neck=dict(in_channels=_base_.pop("channels")),
+)

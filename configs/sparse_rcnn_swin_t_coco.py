@@ -5,14 +5,16 @@ products of the dynamic convolutions and of the attention among proposals.
 """
 
 _base_ = [
-    "./_base_/models/sparse_rcnn_swin.py",
+    "./_base_/models/sparse_rcnn.py",
+    "./_base_/backbones/swin_t.py",
     "./_base_/datasets/coco_detection.py",
     "./_base_/schedules/coco_3x.py",
     "./_base_/mmdet_runtime.py",
 ]
 
-pretrained = "https://github.com/SwinTransformer/storage/releases/download/v1.0.0/swin_tiny_patch4_window7_224.pth"
-
-model = dict(backbone=dict(arch="tiny", drop_path_rate=0.2, init_cfg=dict(checkpoint=pretrained)))
+model = dict(
+    backbone=dict(_base_.pop("backbone"), drop_path_rate=0.2),
+    neck=dict(in_channels=_base_.pop("channels")),
+)
 
 optim_wrapper = dict(clip_grad=dict(max_norm=1, norm_type=2))  # as the method asks for

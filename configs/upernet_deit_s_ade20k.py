@@ -1,11 +1,18 @@
 """UperNet, DeiT-S + deconv, 512: mIoU 44.0 at six scales with flip, 52 M, 1099 G (Table 3)."""
 
 _base_ = [
-    "./_base_/models/upernet_deit.py",
+    "./_base_/models/upernet.py",
+    "./_base_/backbones/deit_s.py",
     "./_base_/datasets/ade20k.py",
     "./_base_/schedules/ade20k_160k.py",
     "./_base_/mmseg_runtime.py",
 ]
+
+model = dict(
+    backbone=_base_.pop("backbone"),
+    decode_head=dict(in_channels=_base_.channels),
+    auxiliary_head=dict(in_channels=_base_.pop("channels")[2]),
+)
 
 optim_wrapper = dict(
     paramwise_cfg=dict(

@@ -4,7 +4,7 @@
 The shapes are found at once, their kinds are still being told apart when the run ends.
 """
 
-_base_ = ["./_base_/models/upernet_swin.py", "./_base_/mmseg_runtime.py"]
+_base_ = ["./_base_/models/upernet.py", "./_base_/mmseg_runtime.py"]
 
 data_root = "data/shapes/"
 metainfo = dict(

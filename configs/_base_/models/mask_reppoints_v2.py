@@ -1,6 +1,6 @@
-"""RepPoints V2 with a small mask network for every object, on stages 2-4 of a Swin backbone."""
+"""RepPoints V2 with a small mask network for every object."""
 
-_base_ = "./reppoints_v2_swin.py"
+_base_ = "./reppoints_v2.py"
 
 model = dict(
     data_preprocessor=dict(pad_mask=True),

@@ -1,0 +1,9 @@
+"""ResNeXt-101 32x4d, in place of the ResNet-50 that a method comes with."""
+
+backbone = dict(
+    type="ResNeXt",
+    depth=101,
+    groups=32,
+    base_width=4,
+    init_cfg=dict(checkpoint="open-mmlab://resnext101_32x4d"),
+)
