@@ -2,15 +2,10 @@
 
 _base_ = [
     "mmseg::_base_/models/dnl_r50-d8.py",
+    "./_base_/models/r101_ade20k.py",
     "./_base_/datasets/ade20k.py",
     "./_base_/schedules/ade20k_160k_sgd.py",
     "./_base_/mmseg_runtime.py",
 ]
 
-model = dict(
-    data_preprocessor=dict(size=(512, 512)),
-    pretrained="open-mmlab://resnet101_v1c",
-    backbone=dict(depth=101),
-    decode_head=dict(num_classes=150),
-    auxiliary_head=dict(num_classes=150),
-)
+model = _base_.pop("r101_ade20k")

@@ -1,7 +1,7 @@
 """HTC++ without its semantic branch, Swin-B, 6x: needs no COCO-stuff label maps."""
 
 _base_ = [
-    "./_base_/models/htc_pp.py",
+    "./_base_/models/htc_pp_without_semantic.py",
     "./_base_/backbones/swin_b_22k.py",
     "./_base_/datasets/coco_htc_pp_without_semantic.py",
     "./_base_/schedules/coco_6x.py",
@@ -11,6 +11,4 @@ _base_ = [
 model = dict(
     backbone=dict(_base_.pop("backbone"), drop_path_rate=0.2, global_attention=True),
     neck=dict(in_channels=_base_.pop("channels")),
-    data_preprocessor=dict(pad_seg=False),
-    roi_head=dict(semantic_roi_extractor=None, semantic_head=None),
 )

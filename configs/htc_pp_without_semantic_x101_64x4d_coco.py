@@ -1,15 +1,11 @@
 """HTC++ without its semantic branch, X101-64x4d, 6x: needs no COCO-stuff label maps."""
 
 _base_ = [
-    "./_base_/models/htc_pp.py",
+    "./_base_/models/htc_pp_without_semantic.py",
     "./_base_/backbones/x101_64x4d.py",
     "./_base_/datasets/coco_htc_pp_without_semantic.py",
     "./_base_/schedules/coco_6x.py",
     "./_base_/mmdet_runtime.py",
 ]
 
-model = dict(
-    backbone=_base_.pop("backbone"),
-    data_preprocessor=dict(pad_seg=False),
-    roi_head=dict(semantic_roi_extractor=None, semantic_head=None),
-)
+model = dict(backbone=_base_.pop("backbone"))
