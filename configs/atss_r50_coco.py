@@ -1,4 +1,7 @@
-"""ATSS, R-50, 3x: box AP 43.5, 32 M, 205 G (Table 2a)."""
+"""ATSS, R-50, 3x: box AP 43.5, 32 M, 205 G (Swin, Table 2a).
+
+torchrun --nproc-per-node 8 tools/train.py configs/atss_r50_coco.py --launcher pytorch
+"""
 
 _base_ = [
     "./_base_/models/atss.py",

@@ -2,7 +2,7 @@
 
 Box AP50 0.92, mask AP50 0.91; 3 minutes, data and pictures included, on two cores of an AMD EPYC.
 
-    make demo
+make demo
 """
 
 _base_ = [
@@ -13,9 +13,8 @@ _base_ = [
 ]
 
 width = 32  # channels of the FPN and of every head; 256 in the paper
-# Shapes are about 25 to 55 pixels wide. With the usual finest_scale=56 all would come from the
-# finest feature map; sampling once per bin and 7 x 7 for masks too save half of the time of a
-# training step.
+# Shapes are about 25 to 55 pixels wide: with the usual finest_scale=56 all of them would use the
+# finest feature map. One sample per bin, and 7 x 7 bins for masks too, halve the time of a step.
 roi_extractor = dict(
     out_channels=width, finest_scale=28, roi_layer=dict(output_size=7, sampling_ratio=1)
 )
@@ -78,4 +77,4 @@ val_cfg = dict(type="ValLoop")
 test_cfg = dict(type="TestLoop")
 # One evaluation, one checkpoint: nothing to choose the best from.
 default_hooks = dict(checkpoint=dict(interval=epochs, save_best=None), logger=dict(interval=25))
-randomness = dict(seed=0)  # the same demo for everyone, but for rounding
+randomness = dict(seed=0)  # reproducible up to rounding

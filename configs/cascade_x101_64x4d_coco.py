@@ -1,4 +1,7 @@
-"""Cascade Mask R-CNN, X101-64x4d, 3x: box AP 48.3, mask AP 41.7, 140 M, 972 G (Table 2b)."""
+"""Cascade Mask R-CNN, X101-64x4d, 3x: box AP 48.3, mask AP 41.7, 140 M, 972 G (Swin, Table 2b).
+
+torchrun --nproc-per-node 8 tools/train.py configs/cascade_x101_64x4d_coco.py --launcher pytorch
+"""
 
 _base_ = [
     "./_base_/models/cascade_mask_rcnn.py",

@@ -1,6 +1,8 @@
-"""DANet, R-101 (V1c), 512: mIoU 45.2 at six scales with flip, 69 M, 1119 G (Table 3).
+"""DANet, R-101 (V1c), 512: mIoU 45.2 ms+flip, 69 M, 1119 G (Swin, Table 3).
 
 Counting gives 1273 G; 1118 G without the two matrix products of the position attention.
+
+torchrun --nproc-per-node 8 tools/train.py configs/danet_r101_ade20k.py --launcher pytorch
 """
 
 _base_ = [

@@ -1,4 +1,7 @@
-"""HTC++, Swin-B, 6x: box AP 56.4, mask AP 49.1, 160 M, 1043 G (Table 2c)."""
+"""HTC++, Swin-B, 6x: box AP 56.4, mask AP 49.1, 160 M, 1043 G (Swin, Table 2c).
+
+torchrun --nproc-per-node 8 tools/train.py configs/htc_pp_swin_b_coco.py --launcher pytorch
+"""
 
 _base_ = [
     "./_base_/models/htc_pp.py",
@@ -9,6 +12,6 @@ _base_ = [
 ]
 
 model = dict(
-    backbone=dict(_base_.pop("backbone"), drop_path_rate=0.2, global_attention=True),
+    backbone=dict(_base_.pop("backbone"), global_attention=True),
     neck=dict(in_channels=_base_.pop("channels")),
 )

@@ -1,6 +1,8 @@
-"""HTC++, Swin-L, 3x: box AP 57.1, mask AP 49.5, 284 M, 1470 G (Table 2c).
+"""HTC++, Swin-L, 3x: box AP 57.1, mask AP 49.5, 284 M, 1470 G (Swin, Table 2c).
 
 With ``--tta``, multi-scale testing: box AP 58.0, mask AP 50.4.
+
+torchrun --nproc-per-node 8 tools/train.py configs/htc_pp_swin_l_coco.py --launcher pytorch
 """
 
 _base_ = [
@@ -12,6 +14,6 @@ _base_ = [
 ]
 
 model = dict(
-    backbone=dict(_base_.pop("backbone"), drop_path_rate=0.2, global_attention=True),
+    backbone=dict(_base_.pop("backbone"), global_attention=True),
     neck=dict(in_channels=_base_.pop("channels")),
 )

@@ -1,4 +1,7 @@
-"""HTC++ without its semantic branch, Swin-L, 3x: needs no COCO-stuff label maps."""
+"""HTC++ without its semantic branch, Swin-L, 3x: needs no COCO-stuff label maps.
+
+torchrun --nproc-per-node 8 tools/train.py configs/htc_pp_without_semantic_swin_l_coco.py --launcher pytorch
+"""
 
 _base_ = [
     "./_base_/models/htc_pp_without_semantic.py",
@@ -9,6 +12,6 @@ _base_ = [
 ]
 
 model = dict(
-    backbone=dict(_base_.pop("backbone"), drop_path_rate=0.2, global_attention=True),
+    backbone=dict(_base_.pop("backbone"), global_attention=True),
     neck=dict(in_channels=_base_.pop("channels")),
 )

@@ -1,4 +1,7 @@
-"""HTC++ without its semantic branch, X101-64x4d, 6x: needs no COCO-stuff label maps."""
+"""HTC++ without its semantic branch, X101-64x4d, 6x: needs no COCO-stuff label maps.
+
+torchrun --nproc-per-node 8 tools/train.py configs/htc_pp_without_semantic_x101_64x4d_coco.py --launcher pytorch
+"""
 
 _base_ = [
     "./_base_/models/htc_pp_without_semantic.py",

@@ -1,8 +1,10 @@
-"""HTC++, X101-64x4d, 6x: box AP 52.3, mask AP 46.0, 155 M, 1033 G (Table 2c).
+"""HTC++, X101-64x4d, 6x: box AP 52.3, mask AP 46.0, 155 M, 1033 G (Swin, Table 2c).
 
-The published size has the global self-attention too, but how it was fitted to a backbone of other
-channels is not published, so it is left out here: 142 M, 1016 G. Published is Cascade Mask R-CNN
-with X101-64x4d (140 M, 972 G) and just what HTC++ adds to Swin-B (15 M, 61 G).
+The published size includes the global self-attention, but how that was adapted to the channels of
+this backbone is not published, so this config omits it: 142 M, 1016 G. The published size is that of
+Cascade Mask R-CNN with X101-64x4d (140 M, 972 G) plus what HTC++ adds to Swin-B (15 M, 61 G).
+
+torchrun --nproc-per-node 8 tools/train.py configs/htc_pp_x101_64x4d_coco.py --launcher pytorch
 """
 
 _base_ = [

@@ -1,4 +1,7 @@
-"""Mask R-CNN, Swin-T, 1x: box AP 43.7, mask AP 39.8 (official result table)."""
+"""Mask R-CNN, Swin-T, 1x: box AP 43.7, mask AP 39.8 (official result table).
+
+torchrun --nproc-per-node 8 tools/train.py configs/mask_rcnn_swin_t_1x_coco.py --launcher pytorch
+"""
 
 _base_ = [
     "mmdet::_base_/models/mask-rcnn_r50_fpn.py",

@@ -1,4 +1,7 @@
-"""RepPointsV2, Swin-T, 3x: box AP 50.0, 45 M, 283 G (Table 2a)."""
+"""RepPointsV2, Swin-T, 3x: box AP 50.0, 45 M, 283 G (Swin, Table 2a).
+
+torchrun --nproc-per-node 8 tools/train.py configs/reppoints_v2_swin_t_coco.py --launcher pytorch
+"""
 
 _base_ = [
     "./_base_/models/reppoints_v2.py",
@@ -11,6 +14,6 @@ _base_ = [
 # One-stage heads start at stride 8: an unused output at stride 4 would leave a norm without a
 # gradient, which DistributedDataParallel refuses.
 model = dict(
-    backbone=dict(_base_.pop("backbone"), drop_path_rate=0.2, out_indices=(1, 2, 3)),
+    backbone=dict(_base_.pop("backbone"), out_indices=(1, 2, 3)),
     neck=dict(in_channels=_base_.pop("channels")[1:]),
 )

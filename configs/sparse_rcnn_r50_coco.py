@@ -1,7 +1,9 @@
-"""Sparse R-CNN, R-50, 3x: box AP 44.5, 106 M, 166 G (Table 2a).
+"""Sparse R-CNN, R-50, 3x: box AP 44.5, 106 M, 166 G (Swin, Table 2a).
 
-300 proposals; counting gives 168 G, of which the published figure seems to leave out 3 G: the
-products of the dynamic convolutions and of the attention among proposals.
+300 proposals. Counting gives 168 G. The published number seems to lack 3 G of it: the products of
+the dynamic convolutions and of the attention among proposals.
+
+torchrun --nproc-per-node 8 tools/train.py configs/sparse_rcnn_r50_coco.py --launcher pytorch
 """
 
 _base_ = [
@@ -11,4 +13,4 @@ _base_ = [
     "./_base_/mmdet_runtime.py",
 ]
 
-optim_wrapper = dict(clip_grad=dict(max_norm=1, norm_type=2))  # as the method asks for
+optim_wrapper = dict(clip_grad=dict(max_norm=1, norm_type=2))  # part of the method

@@ -1,7 +1,9 @@
-"""Sparse R-CNN, Swin-T, 3x: box AP 47.9, 110 M, 172 G (Table 2a).
+"""Sparse R-CNN, Swin-T, 3x: box AP 47.9, 110 M, 172 G (Swin, Table 2a).
 
-300 proposals; counting gives 176 G, of which the published figure seems to leave out 3 G: the
-products of the dynamic convolutions and of the attention among proposals.
+300 proposals. Counting gives 176 G. The published number seems to lack 3 G of it: the products of
+the dynamic convolutions and of the attention among proposals.
+
+torchrun --nproc-per-node 8 tools/train.py configs/sparse_rcnn_swin_t_coco.py --launcher pytorch
 """
 
 _base_ = [
@@ -12,9 +14,6 @@ _base_ = [
     "./_base_/mmdet_runtime.py",
 ]
 
-model = dict(
-    backbone=dict(_base_.pop("backbone"), drop_path_rate=0.2),
-    neck=dict(in_channels=_base_.pop("channels")),
-)
+model = dict(backbone=_base_.pop("backbone"), neck=dict(in_channels=_base_.pop("channels")))
 
-optim_wrapper = dict(clip_grad=dict(max_norm=1, norm_type=2))  # as the method asks for
+optim_wrapper = dict(clip_grad=dict(max_norm=1, norm_type=2))  # part of the method

@@ -1,7 +1,9 @@
-"""UperNet, R-101 (V1c), 512: mIoU 44.9 at six scales with flip, 86 M, 1029 G (Table 3).
+"""UperNet, R-101 (V1c), 512: mIoU 44.9 ms+flip, 86 M, 1029 G (Swin, Table 3).
 
 The stem of three convolutions, mmseg's V1c, is what the published count has; the plain one of
 ResNet makes it 1024 G.
+
+torchrun --nproc-per-node 8 tools/train.py configs/upernet_r101_ade20k.py --launcher pytorch
 """
 
 _base_ = [

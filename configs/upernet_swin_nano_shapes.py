@@ -1,9 +1,9 @@
 """UperNet with a very small Swin, from scratch on the generated shapes: the segmentation demo.
 
 48.7 mIoU after 600 steps; 5.3 minutes, data and pictures included, on two Xeon cores at 2.5 GHz.
-The shapes are found at once, their kinds are still being told apart when the run ends.
+Shapes are segmented early; telling their classes apart is still improving when the run ends.
 
-    make demo-segmentation
+make demo-segmentation
 """
 
 _base_ = [
@@ -15,7 +15,7 @@ _base_ = [
 
 # Batch statistics of a single process: works without a process group.
 norm_cfg = dict(type="BN", requires_grad=True)
-# Background is most of an image and learned first; the kinds of shapes need the gradient more.
+# Most of an image is background, which is learned first: the classes of shapes weigh more.
 loss = dict(class_weight=[0.2, 1.0, 1.0, 1.0, 1.0])
 head = dict(channels=64, dropout_ratio=0.0, num_classes=5, norm_cfg=norm_cfg, loss_decode=loss)
 

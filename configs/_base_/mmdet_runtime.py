@@ -1,4 +1,4 @@
-"""What every detection run needs besides model, data and schedule."""
+"""Runtime settings of every detection config."""
 
 _base_ = "mmdet::_base_/default_runtime.py"
 

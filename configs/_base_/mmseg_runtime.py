@@ -1,4 +1,4 @@
-"""What every segmentation run needs besides model, data and schedule."""
+"""Runtime settings of every segmentation config."""
 
 _base_ = "mmseg::_base_/default_runtime.py"
 

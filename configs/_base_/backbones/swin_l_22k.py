@@ -1,4 +1,4 @@
-"""Swin-L, ImageNet-22K weights: the only ones that were published for this size."""
+"""Swin-L, ImageNet-22K weights, the only ones published for this size."""
 
 _base_ = "./swin_t.py"
 

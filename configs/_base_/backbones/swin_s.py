@@ -1,4 +1,4 @@
-"""Swin-S, ImageNet-1K weights: deeper than Swin-T, equally wide."""
+"""Swin-S, ImageNet-1K weights; the channels of Swin-T."""
 
 _base_ = "./swin_t.py"
 

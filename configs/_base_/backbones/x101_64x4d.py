@@ -1,4 +1,4 @@
-"""ResNeXt-101 64x4d, in place of the ResNet-50 that a method comes with."""
+"""ResNeXt-101 64x4d, in place of a ResNet-50."""
 
 _base_ = "./x101_32x4d.py"
 

@@ -5,7 +5,7 @@ _base_ = "mmdet::_base_/datasets/coco_instance.py"
 short_sides = [(short, 1333) for short in range(480, 801, 32)]
 
 # Half of the images are only resized; the other half are resized to a smaller scale, cropped and
-# resized again, so that objects appear larger (first done by DETR).
+# resized again, so that objects appear larger (as in DETR).
 train_pipeline = [
     dict(type="LoadImageFromFile"),
     dict(type="LoadAnnotations", with_bbox=True, with_mask=True),

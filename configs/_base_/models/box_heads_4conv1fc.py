@@ -1,6 +1,6 @@
 """``box_heads``: the three 4conv1fc heads, trained with GIoU, that refine a cascade's boxes."""
 
-# Each stage refines boxes that are already better, so its regression targets are smaller.
+# Each stage refines better boxes than the one before, so its regression targets are smaller.
 target_stds_of_stages = [
     [0.1, 0.1, 0.2, 0.2],
     [0.05, 0.05, 0.1, 0.1],

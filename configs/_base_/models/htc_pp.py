@@ -10,7 +10,7 @@ model = dict(
     test_cfg=dict(rcnn=dict(nms=dict(type="soft_nms", iou_threshold=0.5, min_score=0.05))),
 )
 
-# mmdet keeps this model together with its data set and schedule; only the model is wanted.
+# mmdet has this model in one file with its data set and schedule; keep the model alone.
 for key in [key for key in _base_ if key != "model"]:
     del _base_[key]
 del key

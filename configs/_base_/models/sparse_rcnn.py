@@ -2,7 +2,7 @@
 
 _base_ = "mmdet::sparse_rcnn/sparse-rcnn_r50_fpn_300-proposals_crop-ms-480-800-3x_coco.py"
 
-# mmdet keeps this model together with its data set and schedule; only the model is wanted.
+# mmdet has this model in one file with its data set and schedule; keep the model alone.
 for key in [key for key in _base_ if key != "model"]:
     del _base_[key]
 del key
