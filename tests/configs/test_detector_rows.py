@@ -10,6 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from leaves import load
 from mmcv.transforms import Compose
 from mmengine import Config
 from mmengine.dataset import pseudo_collate
@@ -21,7 +22,6 @@ from swin_dense.datasets.check import check_data
 from swin_dense.engine.config.own_data import drop_masks
 from swin_dense.errors import UserError
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 HTC_PP = ["htc_pp_x101_64x4d_coco", "htc_pp_swin_b_coco", "htc_pp_swin_l_coco"]
 WITHOUT_SEMANTIC = [name.replace("pp_", "pp_without_semantic_") for name in HTC_PP]
 CASCADES = ["cascade_r50_coco", "cascade_x101_32x4d_coco", "cascade_x101_64x4d_coco"]
@@ -30,18 +30,13 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # options of mmdet that stay 
 
 
 @functools.cache
-def load(name: str) -> Config:
-    return Config.fromfile(CONFIGS / f"{name}.py")
-
-
-@functools.cache
 def count(name: str) -> Counts:
-    return count_config(copy.deepcopy(load(name)))  # building writes into the config
+    return count_config(load(name))
 
 
 def changed(name: str, **options: Any) -> Config:
     """The config with some options changed, double underscores for dots."""
-    cfg = copy.deepcopy(load(name))
+    cfg = load(name)
     cfg.merge_from_dict({key.replace("__", "."): value for key, value in options.items()})
     return cfg
 
@@ -220,7 +215,6 @@ def test_htc_pp_images_and_label_maps_have_the_recipe_s_sizes(annotated):
 
 def reduced(cfg: Config) -> Config:
     """The same heads on a narrow backbone, with few regions and images of 128 x 96."""
-    cfg = copy.deepcopy(cfg)
     backbone = cfg.model.backbone
     backbone.init_cfg = None
     if "SwinTransformer" in backbone.type:

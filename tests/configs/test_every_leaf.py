@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import copy
-import functools
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import mmengine.config.config
 import numpy as np
 import pytest
 import torch
+from leaves import CONFIGS, load
 from mmdet.testing import demo_mm_inputs
 from mmengine import Config
 from mmengine.registry import MODELS, DefaultScope
@@ -23,17 +22,11 @@ from swin_dense.analysis.counting import build_on_meta
 from swin_dense.analysis.paper import ROWS
 from swin_dense.backbones.swin_args import ARCHS
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 LEAVES = sorted(path.stem for path in CONFIGS.glob("*.py"))
 SIDE = 64  # pixels of the images here
 SHARE = 8  # full-size models are this many times as wide as those that run here
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # options of mmdet and mmseg that stay as set
-
-
-@functools.cache
-def load(name: str) -> Config:
-    return Config.fromfile(CONFIGS / f"{name}.py")
 
 
 def test_every_published_row_has_a_leaf_and_nothing_else():
@@ -61,7 +54,7 @@ def test_dumps_reloads_and_builds(name, tmp_path, monkeypatch):
     monkeypatch.setattr(mmengine.config.config, "FormatCode", lambda text, **_: (text, None))
     cfg.dump(tmp_path / "dumped.py")
     assert Config.fromfile(tmp_path / "dumped.py").to_dict() == cfg.to_dict()
-    params = sum(p.numel() for p in build_on_meta(copy.deepcopy(cfg)).parameters())
+    params = sum(p.numel() for p in build_on_meta(cfg).parameters())
     for row in ROWS:
         if row.config == name and not row.note:
             assert params / 1e6 == pytest.approx(row.params_m, rel=0.01)
@@ -122,7 +115,6 @@ def segmentation_data() -> dict:
 
 def reduced(cfg: Config) -> Config:
     """The same model with few channels, blocks and proposals, from scratch."""
-    cfg = copy.deepcopy(cfg)
     model = cfg.model
     shorten(model.backbone)
     head = model.get("bbox_head", {})

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import functools
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
-from mmengine import Config
+from leaves import load
 from mmengine.dataset import Compose
 from mmengine.registry import DefaultScope
 
 from swin_dense.analysis.counting import build_on_meta, count_config
 from swin_dense.engine.config.own_data import apply_own_data, drop_masks
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 R50, SWIN_T, MASKS = (
     "reppoints_v2_r50_coco",
     "reppoints_v2_swin_t_coco",
@@ -25,11 +23,6 @@ R50, SWIN_T, MASKS = (
 LEAVES = (R50, SWIN_T, MASKS)
 
 pytestmark = pytest.mark.filterwarnings("ignore")
-
-
-@functools.cache
-def load(name: str) -> Config:
-    return Config.fromfile(CONFIGS / f"{name}.py")
 
 
 def released(name: str) -> dict[str, torch.Tensor]:
@@ -118,7 +111,7 @@ def test_training_images_are_resized_and_never_cropped(name, tmp_path):
 
 
 def test_boxes_only_training_of_the_mask_variant():
-    cfg = drop_masks(load(MASKS).copy())
+    cfg = drop_masks(load(MASKS))
     assert "mask_head" not in cfg.model.bbox_head
     names = set(build_on_meta(cfg).state_dict())
     assert names == set(build_on_meta(load(SWIN_T)).state_dict())
@@ -126,7 +119,7 @@ def test_boxes_only_training_of_the_mask_variant():
 
 def test_own_data_sets_the_number_of_classes(tmp_path):
     (tmp_path / "train.json").write_text("{}")
-    cfg = load(MASKS).copy()
+    cfg = load(MASKS)
     part = {"ann_file": "train.json", "img_dir": "images"}
     cfg.own_data = {"root": str(tmp_path), "classes": ("a", "b"), "train": part, "val": part}
     model = build_on_meta(apply_own_data(cfg))

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import copy
-import functools
-from pathlib import Path
-
 import pytest
-from mmengine import Config
+from leaves import load
 from mmengine.optim import build_optim_wrapper
 from mmengine.runner.checkpoint import get_external_models
 
 from swin_dense.analysis.counting import build_on_meta
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 # Backbone and depth, kinds of the heads, and weights in OpenMMLab's table of models.
 MMSEG = {
     "danet_r101_ade20k": ("ResNetV1c", 101, ["DAHead"], "resnet101_v1c"),
@@ -44,11 +39,6 @@ MMSEG = {
 DEIT = ["cascade_deit_s_coco", "upernet_deit_s_ade20k"]
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # options of mmseg that stay as its configs set
-
-
-@functools.cache
-def load(name: str) -> Config:
-    return Config.fromfile(CONFIGS / f"{name}.py")
 
 
 def listed(heads) -> list:
@@ -103,7 +93,7 @@ def test_hrnet_is_48_channels_wide():
 def test_setr_slides_a_window_and_trains_its_heads_faster():
     cfg = load("setr_t_large_ade20k")
     assert cfg.model.test_cfg == {"mode": "slide", "crop_size": (512, 512), "stride": (341, 341)}
-    model = build_on_meta(copy.deepcopy(cfg)).requires_grad_(True)
+    model = build_on_meta(cfg).requires_grad_(True)
     wrapper = build_optim_wrapper(model, cfg.optim_wrapper.to_dict())
     rates = {id(g["params"][0]): g["lr"] for g in wrapper.optimizer.param_groups}
     for key, parameter in model.named_parameters():
@@ -132,7 +122,7 @@ def test_deit_rows_differ_from_swin_t_in_the_backbone_alone(name):
 @pytest.mark.parametrize("name", DEIT)
 def test_embeddings_and_norms_have_no_weight_decay(name):
     cfg = load(name)
-    model = build_on_meta(copy.deepcopy(cfg)).requires_grad_(True)
+    model = build_on_meta(cfg).requires_grad_(True)
     wrapper_cfg = {**cfg.optim_wrapper.to_dict(), "type": "OptimWrapper"}  # Amp wants a GPU
     groups = build_optim_wrapper(model, wrapper_cfg).optimizer.param_groups
     names = {id(parameter): key for key, parameter in model.backbone.named_parameters()}

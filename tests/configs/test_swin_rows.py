@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import functools
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from leaves import load
 from mmengine import Config
 from mmengine.dataset import Compose
 from mmengine.optim import LinearLR, MultiStepLR, PolyLR, build_optim_wrapper
 from mmengine.registry import MODELS, DefaultScope
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 LEAVES = {  # arch, stochastic depth of the last block
     "cascade_swin_t_coco": ("tiny", 0.2),
     "cascade_swin_s_coco": ("small", 0.2),
@@ -34,11 +33,6 @@ COCO = [name for name in LEAVES if name.endswith("_coco")]
 ADE20K = [name for name in LEAVES if name.endswith("_ade20k")]
 IN_22K = ["upernet_swin_b_ade20k", "upernet_swin_l_ade20k"]
 NO_DECAY = ("absolute_pos_embed", "relative_position_bias_table", "norm")
-
-
-@functools.cache
-def load(name: str) -> Config:
-    return Config.fromfile(CONFIGS / f"{name}.py")
 
 
 def build_on_meta(cfg: Config) -> torch.nn.Module:
