@@ -42,7 +42,7 @@ def changed(name: str, **options: Any) -> Config:
 
 
 @pytest.mark.parametrize("name", CASCADES)
-def test_cascades_differ_from_swin_s_in_the_backbone_alone(name):
+def test_cascades_differ_from_swin_in_the_backbone_only(name):
     cfg, swin = load(name).to_dict(), load("cascade_swin_t_coco").to_dict()
     for key in ("train_dataloader", "val_dataloader", "optim_wrapper", "param_scheduler"):
         assert cfg[key] == swin[key]
@@ -148,22 +148,22 @@ def test_htc_pp_recipe(name):
 
 @pytest.mark.parametrize("name", WITHOUT_SEMANTIC)
 def test_htc_pp_without_semantic_differs_in_nothing_else(name):
-    without, whole = load(name).to_dict(), load(name.replace("without_semantic_", "")).to_dict()
+    without, full = load(name).to_dict(), load(name.replace("without_semantic_", "")).to_dict()
     assert not without["model"]["roi_head"].pop("semantic_head")
     assert not without["model"]["roi_head"].pop("semantic_roi_extractor")
     assert not without["model"]["data_preprocessor"].pop("pad_seg")
-    assert whole["model"]["data_preprocessor"].pop("pad_seg")
-    head = whole["model"]["roi_head"].pop("semantic_head")
-    assert whole["model"]["roi_head"].pop("semantic_roi_extractor")
+    assert full["model"]["data_preprocessor"].pop("pad_seg")
+    head = full["model"]["roi_head"].pop("semantic_head")
+    assert full["model"]["roi_head"].pop("semantic_roi_extractor")
     assert (head["type"], head["num_classes"]) == ("FusedSemanticHead", 183)
-    for pipeline in (whole["train_pipeline"], whole["train_dataloader"]["dataset"]["pipeline"]):
+    for pipeline in (full["train_pipeline"], full["train_dataloader"]["dataset"]["pipeline"]):
         assert pipeline[1].pop("with_seg")
-    prefix = whole["train_dataloader"]["dataset"]["data_prefix"]
+    prefix = full["train_dataloader"]["dataset"]["data_prefix"]
     assert prefix.pop("seg") == "stuffthingmaps/train2017/"
-    assert without == whole
+    assert without == full
 
 
-def test_missing_stuff_maps_are_named_before_training(shared):
+def test_missing_stuff_label_maps_are_reported_before_training(shared):
     root = str(shared / "data" / "coco_mini") + "/"
     for name, complains in (("htc_pp_swin_b_coco", True), (WITHOUT_SEMANTIC[1], False)):
         cfg = changed(name, train_dataloader__dataset__data_root=root)
@@ -176,7 +176,7 @@ def test_missing_stuff_maps_are_named_before_training(shared):
 
 @pytest.fixture
 def annotated(tmp_path: Path) -> dict:
-    """A picture of noise with a box and a map of things and stuff, as a data set names them."""
+    """An image of noise with a box and a label map of things and stuff, as a data set gives them."""
     rng = np.random.default_rng(0)
     cv2.imwrite(str(tmp_path / "a.png"), rng.integers(0, 256, (480, 640, 3), dtype=np.uint8))
     cv2.imwrite(str(tmp_path / "map.png"), rng.integers(0, 183, (480, 640), dtype=np.uint8))
@@ -237,7 +237,7 @@ def reduced(cfg: Config) -> Config:
     "name", ["htc_pp_swin_b_coco", WITHOUT_SEMANTIC[1], "sparse_rcnn_swin_t_coco"]
 )
 def test_every_parameter_gets_a_gradient(name, annotated):
-    """DistributedDataParallel stops at a parameter that has none."""
+    """DistributedDataParallel refuses parameters that have none."""
     cfg = reduced(load(name))
     packed = loaded(cfg, annotated)
     with DefaultScope.overwrite_default_scope("mmdet"):

@@ -24,14 +24,14 @@ from swin_dense.backbones.swin_args import ARCHS
 
 LEAVES = sorted(path.stem for path in CONFIGS.glob("*.py"))
 SIDE = 64  # pixels of the images here
-SHARE = 8  # full-size models are this many times as wide as those that run here
+SHARE = 8  # factor by which models are narrower than at full size
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # options of mmdet and mmseg that stay as set
 
 
 def test_every_published_row_has_a_leaf_and_nothing_else():
     published = {row.config for row in ROWS}
-    # The demo on generated shapes, and HTC++ for those who lack the maps of COCO-stuff.
+    # The demos on generated shapes, and HTC++ without the label maps of COCO-stuff.
     others = {name for name in LEAVES if name.endswith("_shapes")}
     others |= {name for name in LEAVES if name.replace("_without_semantic", "") in published}
     assert set(LEAVES) - others == published - others
@@ -50,7 +50,7 @@ def test_leaf_says_what_it_is_and_inherits_from_shared_parts_only(name):
 @pytest.mark.parametrize("name", LEAVES)
 def test_dumps_reloads_and_builds(name, tmp_path, monkeypatch):
     cfg = load(name)
-    # yapf would lay the text out, for a second and for nothing
+    # skip yapf's formatting, which takes a second
     monkeypatch.setattr(mmengine.config.config, "FormatCode", lambda text, **_: (text, None))
     cfg.dump(tmp_path / "dumped.py")
     assert Config.fromfile(tmp_path / "dumped.py").to_dict() == cfg.to_dict()
@@ -71,13 +71,13 @@ def test_trains_a_step_and_predicts(name):
     loss, _ = model.parse_losses(model(**batch, mode="loss"))
     assert loss.isfinite()
     loss.backward()
-    # DistributedDataParallel stops at a parameter that takes no part.
+    # DistributedDataParallel refuses parameters without a gradient.
     assert [k for k, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
     with torch.no_grad():
         (sample, _) = model.eval().test_step(data)
     if detects:
         check_detections(sample.pred_instances, masks="segm" in cfg.val_evaluator.metric)
-        # Untrained RepPoints span no box but by chance.
+        # Untrained RepPoints rarely span a box.
         assert len(sample.pred_instances) or "reppoints" in name
     else:
         assert sample.pred_sem_seg.data.shape == (1, SIDE, SIDE)
@@ -94,7 +94,7 @@ def check_detections(found: Any, *, masks: bool) -> None:
 
 
 def detection_data() -> dict:
-    """Two images with two boxes, their masks and a map of things and stuff."""
+    """Two images with two boxes, their masks and a label map of things and stuff."""
     np.random.seed(0)
     shapes = [(3, SIDE, SIDE)] * 2
     options = {"num_classes": 4, "with_mask": True, "with_semantic": True, "use_box_type": True}
@@ -105,7 +105,7 @@ def detection_data() -> dict:
 
 
 def segmentation_data() -> dict:
-    """Two images with a map of five classes."""
+    """Two images with a label map of five classes."""
     images = [torch.randint(0, 256, (3, SIDE, SIDE), dtype=torch.uint8) for _ in range(2)]
     meta = {"img_shape": (SIDE, SIDE), "ori_shape": (SIDE, SIDE)}
     labels = PixelData(data=torch.arange(SIDE * SIDE).reshape(1, SIDE, SIDE) % 5)
@@ -141,14 +141,14 @@ FEW = {"nms_pre": 50, "max_per_img": 10, "num_proposals": 10, "score_thr": 1e-6}
 
 
 def narrowed(value: Any) -> Any:
-    """Numbers of channels by SHARE; those of an image and the least ones stay."""
+    """Divide numbers of channels by SHARE; those of an image and small ones stay."""
     if isinstance(value, (list, tuple)):
         return [narrowed(entry) for entry in value]
     return value // SHARE if isinstance(value, int) and value > SHARE else value
 
 
 def shorten(backbone: Any) -> None:
-    """One block where the kind allows it; sizes that have defaults are written out."""
+    """One block per stage where the type allows it; default sizes are written out."""
     kind = backbone.type.split(".")[-1]
     if kind == "SwinTransformer":
         channels, _depths, heads = ARCHS[backbone.pop("arch", None) or "tiny"]
@@ -161,7 +161,7 @@ def shorten(backbone: Any) -> None:
     elif kind == "HRNet":
         for stage in backbone.extra.values():
             stage.update(num_modules=1, num_blocks=[1] * len(stage.num_blocks))
-    else:  # the kinds of ResNet: 50 is the least that has their channels
+    else:  # ResNets: 50 is the smallest with bottleneck channels
         groups = {"groups": backbone.groups // SHARE} if "groups" in backbone else {}
         backbone.update(depth=50, base_channels=64, **groups)
 

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 def released(name: str) -> dict[str, torch.Tensor]:
-    """State dict of the official file, without its numbers.
+    """State dict of the official file, on the meta device.
 
     The list of names and shapes was made with the official code (Swin-Transformer-Object-Detection,
     commit c7b2011): the backbone, ``BiFPN``, and ``RepPointsV2Head`` with ``CondConvMaskHead``.
@@ -64,7 +64,7 @@ def test_resnet_s_neck_and_head_have_the_same_names():
     ("name", "params_m", "macs_g"), [(R50, 42, 274), (SWIN_T, 45, 283), (MASKS, 47, 292)]
 )
 def test_sizes_are_the_published_ones(name, params_m, macs_g):
-    """The published figure for masks counts the head without the branch that makes masks."""
+    """The published numbers for masks count the head without its mask branch."""
     counts = count_config(load(name))
     assert counts.params / 1e6 == pytest.approx(params_m, rel=0.01)
     assert counts.macs / 1e9 == pytest.approx(macs_g, rel=0.01)

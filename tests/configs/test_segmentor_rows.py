@@ -101,7 +101,7 @@ def test_setr_slides_a_window_and_trains_its_heads_faster():
 
 
 @pytest.mark.parametrize("name", DEIT)
-def test_deit_rows_differ_from_swin_t_in_the_backbone_alone(name):
+def test_deit_rows_differ_from_swin_t_in_the_backbone_only(name):
     cfg, swin = load(name).to_dict(), load(name.replace("deit_s", "swin_t")).to_dict()
     for key in ("train_dataloader", "val_dataloader", "param_scheduler", "train_cfg"):
         assert cfg[key] == swin[key]

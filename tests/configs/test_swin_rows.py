@@ -223,9 +223,9 @@ def test_detection_training_images_have_the_recipe_s_sizes(name, picture):
         if len(instances):
             assert instances.bboxes.tensor.max() <= max(height, width)
         ratios.append(width / height)
-    whole = [abs(ratio - 640 / 480) < 0.01 for ratio in ratios]
-    assert any(whole), "no image was only resized"
-    assert not all(whole), "no image was cropped"
+    only_resized = [abs(ratio - 640 / 480) < 0.01 for ratio in ratios]
+    assert any(only_resized), "no image was only resized"
+    assert not all(only_resized), "no image was cropped"
 
 
 def test_detection_views_for_test_time_augmentation(picture):
