@@ -176,7 +176,7 @@ def test_missing_stuff_label_maps_are_reported_before_training(shared):
 
 @pytest.fixture
 def annotated(tmp_path: Path) -> dict:
-    """An image of noise with a box and a label map of things and stuff, as a data set gives them."""
+    """An image of noise, a box and a label map of things and stuff, as a data set gives them."""
     rng = np.random.default_rng(0)
     cv2.imwrite(str(tmp_path / "a.png"), rng.integers(0, 256, (480, 640, 3), dtype=np.uint8))
     cv2.imwrite(str(tmp_path / "map.png"), rng.integers(0, 183, (480, 640), dtype=np.uint8))
