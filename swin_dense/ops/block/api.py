@@ -43,7 +43,7 @@ def norm_linear(
     if torch.is_grad_enabled():
         settings = (gather_fn, triton, dtype, norm.eps)
         return _NormLinear.apply(x, *settings, *norm[:2], *linear)
-    return _norm_linear(_gathered(x, gather_fn), norm, _cast(linear, dtype), triton)
+    return _norm_linear(x, gather_fn, norm, _cast(*linear, dtype), triton)
 
 
 @dynamo_disabled
@@ -79,7 +79,7 @@ def proj_mlp(
         parameters = (*proj, norm.weight, norm.bias, *fc1, *fc2)
         out = _ProjMlp.apply(*inputs, norm.eps, dtype, triton, *parameters)
     else:
-        layers = ProjMlp(_cast(proj, dtype), norm, _cast(fc1, dtype), _cast(fc2, dtype))
+        layers = ProjMlp(_cast(*proj, dtype), norm, _cast(*fc1, dtype), _cast(*fc2, dtype))
         out = _backend(rows, dtype, triton).proj_mlp(*inputs, layers, keep=False)[0]
     return out.view(x.shape)
 
@@ -92,8 +92,7 @@ def _product_dtype(weight: Tensor) -> torch.dtype:
     return weight.dtype
 
 
-def _cast(linear: Linear, dtype: torch.dtype) -> Linear:
-    weight, bias = linear
+def _cast(weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Linear:
     return Linear(weight.to(dtype), None if bias is None else bias.to(dtype))
 
 
@@ -106,12 +105,9 @@ def _backend(rows: Tensor, dtype: torch.dtype, triton: bool) -> ModuleType:
     return pytorch
 
 
-def _gathered(x: Tensor, gather_fn: Gather) -> Tensor:
-    return x if gather_fn is None else gather_fn(x)
-
-
-def _norm_linear(x: Tensor, norm: Norm, linear: Linear, triton: bool) -> Tensor:
+def _norm_linear(x: Tensor, gather_fn: Gather, norm: Norm, linear: Linear, triton: bool) -> Tensor:
     """``(..., C)`` to ``(..., out)``, in the precision of ``linear``."""
+    x = x if gather_fn is None else gather_fn(x)
     rows, weight = x.reshape(-1, x.shape[-1]), linear.weight
     out = _backend(rows, weight.dtype, triton).norm_linear(rows, norm, linear)
     return out.view(*x.shape[:-1], weight.shape[0])
@@ -127,8 +123,8 @@ class _NormLinear(torch.autograd.Function):
     ) -> Tensor:  # fmt: skip
         ctx.save_for_backward(x, norm_weight, norm_bias, weight, bias)
         ctx.settings = gather_fn, triton, dtype, eps
-        norm, linear = Norm(norm_weight, norm_bias, eps), _cast(Linear(weight, bias), dtype)
-        return _norm_linear(_gathered(x, gather_fn), norm, linear, triton)
+        norm, linear = Norm(norm_weight, norm_bias, eps), _cast(weight, bias, dtype)
+        return _norm_linear(x, gather_fn, norm, linear, triton)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
@@ -141,7 +137,7 @@ class _NormLinear(torch.autograd.Function):
         norm, weight = Norm(parameters[0], parameters[1], eps), parameters[2].to(dtype)
         with torch.enable_grad():
             leaf = x.detach().requires_grad_(gather_fn is not None)
-            gathered = _gathered(leaf, gather_fn)
+            gathered = leaf if gather_fn is None else gather_fn(leaf)
         rows = gathered.detach().reshape(-1, gathered.shape[-1])
         d_rows = _backend(rows, dtype, triton).norm_linear_backward(
             rows, grad.reshape(-1, grad.shape[-1]), norm, weight, grads
@@ -156,9 +152,9 @@ def _plain_norm_linear(
     x: Tensor, gather_fn: Gather, _triton: bool, dtype: torch.dtype, eps: float,
     norm_weight: Tensor, norm_bias: Tensor, weight: Tensor, bias: Tensor | None,
 ) -> Tensor:  # fmt: skip
-    x = _gathered(x, gather_fn).to(norm_weight.dtype)
+    x = (x if gather_fn is None else gather_fn(x)).to(norm_weight.dtype)
     normed = F.layer_norm(x, norm_weight.shape, norm_weight, norm_bias, eps)
-    return F.linear(normed.to(dtype), *_cast(Linear(weight, bias), dtype))
+    return F.linear(normed.to(dtype), *_cast(weight, bias, dtype))
 
 
 class _ProjMlp(torch.autograd.Function):
@@ -195,8 +191,8 @@ class _ProjMlp(torch.autograd.Function):
 
 def _proj_mlp_layers(parameters: Any, eps: float, dtype: torch.dtype) -> ProjMlp:
     wp, bp, wn, bn, w1, b1, w2, b2 = parameters
-    proj, fc1, fc2 = (_cast(Linear(w, b), dtype) for w, b in ((wp, bp), (w1, b1), (w2, b2)))
-    return ProjMlp(proj, Norm(wn, bn, eps), fc1, fc2)
+    norm = Norm(wn, bn, eps)
+    return ProjMlp(_cast(wp, bp, dtype), norm, _cast(w1, b1, dtype), _cast(w2, b2, dtype))
 
 
 def _plain_proj_mlp(

@@ -81,23 +81,27 @@ def test_norm_and_linear_layer_equal_plain_ones(channels, first, kernels):
     assert kernels == [*first, "layer_norm", "layer_norm_backward"]
 
 
-def test_backbone_by_kernels_alone(kernels):
-    """Attention and the rest of every block, in training with stochastic depth."""
-    sizes = {"embed_dims": 32, "depths": (2,), "num_heads": (1,), "strides": (4,)}
+def test_backbone_uses_a_kernel_wherever_there_is_one(kernels):
+    """Blocks, that of global attention and patch merging, in training with stochastic depth."""
+    sizes = {"embed_dims": 32, "depths": (2, 1), "num_heads": (1, 2), "strides": (4, 2)}
+    options = {"window_size": 5, "out_indices": (0, 1), "global_attention": True}
     models = []
     for impl in ("triton", "reference"):
         torch.manual_seed(0)
-        model = SwinTransformer(
-            **sizes, window_size=5, out_indices=(0,), drop_path_rate=0.5, attn_impl=impl
-        )
+        model = SwinTransformer(**sizes, **options, drop_path_rate=0.5, attn_impl=impl)
         for p in model.parameters():
-            torch.nn.init.normal_(p, std=0.2)
+            torch.nn.init.normal_(p, std=0.1)
         models.append(model)
     image = draw(2, 3, 24, 28, dtype=torch.float32)
     found = []
     for model in models:
         torch.manual_seed(1)
-        found.append(gradients(lambda x, model=model: model(x)[0], [image], model.parameters()))
+
+        def weighed(x, model=model):
+            return sum((m * torch.linspace(-1, 1, m.numel()).view_as(m)).sum() for m in model(x))
+
+        found.append(gradients(weighed, [image], model.parameters()))
     for a, b in zip(*found, strict=True):
         assert_close(a, b)
-    assert kernels.count("mlp_backward") == 2
+    assert kernels.count("norm_linear") == 2 + 1 + 1 + 1
+    assert kernels.count("mlp") == kernels.count("mlp_backward") == 2 + 1 + 1
