@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from math import isqrt
+from typing import Any
 
 import torch
 from mmcv.cnn import build_norm_layer
@@ -25,34 +26,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from swin_dense.backbones.base import Backbone, init_linear_layers
-from swin_dense.backbones.layers import drop_path_rates, run_blocks
+from swin_dense.backbones.layers import GlobalAttention, drop_path_rates, run_blocks
 from swin_dense.backbones.swin_args import check_stages, expect, pair, resolve_init_cfg
 from swin_dense.checkpoints import NativeWeights, resize_absolute_pos_embed, strip_prefixes
+from swin_dense.ops.dispatch import AttnImpl
 from swin_dense.registry import MODELS
 
 _PATCH = 16  # the pyramid goes from this stride to the others
 _STRIDES = (4, 8, 16, 32)
-
-
-class Attention(nn.Module):
-    """Multi-head self-attention of all tokens: ``(B, N, C) -> (B, N, C)``."""
-
-    def __init__(
-        self, channels: int, num_heads: int, qkv_bias: bool, attn_drop_rate: float, drop_rate: float
-    ) -> None:
-        super().__init__()
-        self.num_heads = num_heads
-        self.attn_drop_rate = attn_drop_rate
-        self.qkv = nn.Linear(channels, 3 * channels, bias=qkv_bias)
-        self.proj = nn.Linear(channels, channels)
-        self.proj_drop = nn.Dropout(drop_rate)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``(B, N, C) -> (B, N, C)``."""
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        dropout_p = self.attn_drop_rate if self.training else 0.0
-        out = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout_p)
-        return self.proj_drop(self.proj(out.transpose(1, 2).flatten(2)))
 
 
 class Mlp(nn.Module):
@@ -72,7 +53,9 @@ class Mlp(nn.Module):
 class Block(nn.Module):
     """One pre-norm Transformer block; the names of its parameters are DeiT's."""
 
-    def __init__(self, attn: Attention, mlp: Mlp, channels: int, drop_path_rate: float) -> None:
+    def __init__(
+        self, attn: GlobalAttention, mlp: Mlp, channels: int, drop_path_rate: float
+    ) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(channels, eps=1e-6)
         self.attn = attn
@@ -170,9 +153,16 @@ class DeiT(Backbone):
         tokens = 1 + self.patch_grid[0] * self.patch_grid[1]
         self.pos_embed = nn.Parameter(torch.zeros(1, tokens, embed_dims))
         self.pos_drop = nn.Dropout(drop_rate)
+        attention: dict[str, Any] = {
+            "qkv_bias": qkv_bias,
+            "scale": (embed_dims // num_heads) ** -0.5,
+            "attn_drop_rate": attn_drop_rate,
+            "drop_rate": drop_rate,
+            "attn_impl": AttnImpl("auto"),
+        }
         self.blocks = nn.ModuleList(
             Block(
-                Attention(embed_dims, num_heads, qkv_bias, attn_drop_rate, drop_rate),
+                GlobalAttention(embed_dims, num_heads, **attention),
                 Mlp(embed_dims, int(mlp_ratio * embed_dims), drop_rate),
                 embed_dims,
                 rate,

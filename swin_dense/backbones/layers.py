@@ -69,12 +69,8 @@ class FeedForward(nn.Module):
         return self.layers(x)
 
 
-class GlobalAttention(nn.Module):
-    """Multi-head self-attention of every token with every other: the extra layer of HTC++.
-
-    Section 4.2 of the paper names the layer and says no more; the published sizes are those of a
-    whole block around it. It has no position bias, as a table of offsets would fix the input size.
-    """
+class Attention(nn.Module):
+    """Multi-head self-attention between its linear layers; :meth:`attend` is the subclass's."""
 
     def __init__(
         self,
@@ -97,18 +93,29 @@ class GlobalAttention(nn.Module):
         self.proj_drop = nn.Dropout(drop_rate)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(B, H, W, C) -> (B, H, W, C)``."""
+        """``(B, ..., C) -> (B, ..., C)``."""
         return self.proj_drop(self.proj(self.attend(self.qkv(x))))
 
     def attend(self, qkv: Tensor) -> Tensor:
-        """Attention alone: ``(B, H, W, 3C)`` of the qkv layer to ``(B, H, W, C)``."""
-        b, h, w, c3 = qkv.shape
-        tokens = qkv.flatten(1, 2).unflatten(-1, (3, self.num_heads, -1))
+        """Attention alone: ``(B, ..., 3C)`` of the qkv layer to ``(B, ..., C)``."""
+        raise NotImplementedError
+
+
+class GlobalAttention(Attention):
+    """Self-attention of every token with every other: DeiT's, and the extra layer of HTC++.
+
+    Section 4.2 of the paper names the latter and says no more; the published sizes are those of a
+    whole block around it. It has no position bias, as a table of offsets would fix the input size.
+    """
+
+    def attend(self, qkv: Tensor) -> Tensor:
+        """Attention alone: ``(B, ..., 3C)`` of the qkv layer to ``(B, ..., C)``."""
+        tokens = qkv.flatten(1, -2).unflatten(-1, (3, self.num_heads, -1))
         q, k, v = tokens.permute(2, 0, 3, 1, 4).unbind(0)
         dropout_p = self.attn_drop_rate if self.training else 0.0
         with sdpa_kernel(_FUSED_SDPA if self.attn_impl.fused else [SDPBackend.MATH]):
             out = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout_p, scale=self.scale)
-        return out.transpose(1, 2).reshape(b, h, w, c3 // 3)
+        return out.transpose(1, 2).reshape(*qkv.shape[:-1], -1)
 
 
 def run_blocks(blocks: Iterable[nn.Module], x: Tensor, with_cp: bool) -> Tensor:

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from swin_dense.backbones.base import Backbone, init_linear_layers
 from swin_dense.backbones.cuda_graphs import CudaGraphs, with_cuda_graphs
 from swin_dense.backbones.layers import (
+    Attention,
     BlockOps,
     FeedForward,
     GlobalAttention,
@@ -36,7 +37,7 @@ from swin_dense.ops.window_attention.windows import relative_position_index
 from swin_dense.registry import MODELS
 
 
-class WindowAttention(nn.Module):
+class WindowAttention(Attention):
     """Multi-head self-attention in (shifted) windows with relative position bias (equation 4)."""
 
     relative_position_index: Tensor
@@ -48,37 +49,22 @@ class WindowAttention(nn.Module):
         window_size: int,
         shift_size: int,
         *,
-        qkv_bias: bool,
-        scale: float,
         use_rel_pos_bias: bool,
-        attn_drop_rate: float,
-        drop_rate: float,
-        attn_impl: AttnImpl,
+        **common: Any,
     ) -> None:
-        super().__init__()
-        self.num_heads = num_heads
+        super().__init__(channels, num_heads, **common)
         self.window_size = window_size
         self.shift_size = shift_size
-        self.scale = scale
-        self.attn_drop_rate = attn_drop_rate
-        self.attn_impl = attn_impl
         self.relative_position_bias_table: nn.Parameter | None = None
         if use_rel_pos_bias:
             table = torch.zeros((2 * window_size - 1) ** 2, num_heads)
             self.relative_position_bias_table = nn.Parameter(table)
             self.register_buffer("relative_position_index", relative_position_index(window_size))
-        self.qkv = nn.Linear(channels, 3 * channels, bias=qkv_bias)
-        self.proj = nn.Linear(channels, channels)
-        self.proj_drop = nn.Dropout(drop_rate)
 
     def position_bias(self) -> Tensor | None:
         """``(heads, N, N)``, the table's entries for every pair of tokens; None without a table."""
         table = self.relative_position_bias_table
         return None if table is None else position_bias(table, self.relative_position_index)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``(B, H, W, C) -> (B, H, W, C)``."""
-        return self.proj_drop(self.proj(self.attend(self.qkv(x))))
 
     def attend(self, qkv: Tensor) -> Tensor:
         """Attention alone: ``(B, H, W, 3C)`` of the qkv layer to ``(B, H, W, C)``."""

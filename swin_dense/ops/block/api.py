@@ -11,12 +11,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from swin_dense.ops.block import pytorch
-from swin_dense.ops.block.layers import Linear, Norm, ParamGrads, ProjMlp
+from swin_dense.ops.block.layers import Linear, Norm, ParamGrads, ProjMlp, Scales
 from swin_dense.ops.block.triton.support import unsupported_reason
 from swin_dense.ops.dispatch import differentiable_gradients, dynamo_disabled
 
 Gather = Callable[[Tensor], Tensor] | None
-Scales = tuple[Tensor | None, Tensor | None]
 
 # Up to so many channels, fc1 is cheaper to recompute than its result is to keep.
 RECOMPUTED_CHANNELS = 256
@@ -74,13 +73,13 @@ def proj_mlp(
     """
     dtype = _product_dtype(proj.weight)
     rows = x.reshape(-1, x.shape[-1])
-    inputs = (rows, attended.reshape(rows.shape).to(dtype), *scales)
+    attended = attended.reshape(rows.shape).to(dtype)
     if torch.is_grad_enabled():
         parameters = (*proj, norm.weight, norm.bias, *fc1, *fc2)
-        out = _ProjMlp.apply(*inputs, norm.eps, dtype, triton, *parameters)
+        out = _ProjMlp.apply(rows, attended, *scales, norm.eps, dtype, triton, *parameters)
     else:
         layers = ProjMlp(_cast(*proj, dtype), norm, _cast(*fc1, dtype), _cast(*fc2, dtype))
-        out = _backend(rows, dtype, triton).proj_mlp(*inputs, layers, keep=False)[0]
+        out = _backend(rows, dtype, triton).proj_mlp(rows, attended, scales, layers, False)[0]
     return out.view(x.shape)
 
 
@@ -166,25 +165,23 @@ class _ProjMlp(torch.autograd.Function):
         eps: float, dtype: torch.dtype, triton: bool, *parameters: Tensor | None,
     ) -> Tensor:  # fmt: skip
         keep = any(ctx.needs_input_grad) and x.shape[1] > RECOMPUTED_CHANNELS
-        inputs = (x, attended, scale_1, scale_2)
-        layers = _proj_mlp_layers(parameters, eps, dtype)
-        out, *hidden = _backend(x, dtype, triton).proj_mlp(*inputs, layers, keep)
-        ctx.save_for_backward(*inputs, hidden[0] if keep else None, *parameters)
+        scales, layers = (scale_1, scale_2), _proj_mlp_layers(parameters, eps, dtype)
+        out, *hidden = _backend(x, dtype, triton).proj_mlp(x, attended, scales, layers, keep)
+        ctx.save_for_backward(x, attended, *scales, hidden[0] if keep else None, *parameters)
         ctx.settings = eps, dtype, triton
         return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         x, attended, scale_1, scale_2, hidden, *parameters = ctx.saved_tensors
-        inputs = (x, attended, scale_1, scale_2)
-        eps, dtype, triton = ctx.settings
+        scales, (eps, dtype, triton) = (scale_1, scale_2), ctx.settings
         if torch.is_grad_enabled():  # the gradients will be differentiated
-            arguments = (*inputs, *ctx.settings, *parameters)
+            arguments = (x, attended, *scales, *ctx.settings, *parameters)
             return tuple(differentiable_gradients(_plain_proj_mlp, arguments, grad))
         grads = ParamGrads(("proj", "norm", "fc1", "fc2"), ctx.needs_input_grad[7:])
         backend, layers = _backend(x, dtype, triton), _proj_mlp_layers(parameters, eps, dtype)
         dx, d_attended = backend.proj_mlp_backward(
-            *inputs, hidden, layers, grad.contiguous(), grads
+            x, attended, scales, hidden, layers, grad.contiguous(), grads
         )
         return dx, d_attended, *[None] * 5, *grads.like(parameters)
 

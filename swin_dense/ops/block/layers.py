@@ -33,6 +33,10 @@ class ProjMlp(NamedTuple):
     fc2: Linear
 
 
+# Factors ``(B,)`` of the projection and of the MLP, for every image; None for 1.
+Scales = tuple[Tensor | None, Tensor | None]
+
+
 class ParamGrads:
     """Gradients of parameters, summed over chunks of rows; None for those that are not wanted.
 

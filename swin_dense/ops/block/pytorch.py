@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from swin_dense.ops.block.layers import Linear, Norm, ParamGrads, ProjMlp
+from swin_dense.ops.block.layers import Linear, Norm, ParamGrads, ProjMlp, Scales
 from swin_dense.ops.dispatch import onednn_linear, onednn_weight_gradient, use_onednn
 
 # Numbers of the widest intermediate feature map that are worked on at once on a CPU: 16 MB, which
@@ -44,16 +44,11 @@ def norm_linear_backward(
 
 
 def proj_mlp(
-    x: Tensor,
-    attended: Tensor,
-    scale_1: Tensor | None,
-    scale_2: Tensor | None,
-    layers: ProjMlp,
-    keep: bool,
+    x: Tensor, attended: Tensor, scales: Scales, layers: ProjMlp, keep: bool
 ) -> tuple[Tensor, ...]:
     """Rows ``(T, C)`` to ``(T, C)``; with ``keep`` also fc1's result, ``(T, hidden)``."""
     proj, norm, fc1, fc2 = layers
-    by_row_1, by_row_2 = _by_row(scale_1, x), _by_row(scale_2, x)
+    by_row_1, by_row_2 = _by_row(scales[0], x), _by_row(scales[1], x)
 
     def forward(rows: slice) -> tuple[Tensor, ...]:
         middle = _add(x[rows], linear(attended[rows], *proj), by_row_1, rows)
@@ -72,8 +67,7 @@ def proj_mlp(
 def proj_mlp_backward(
     x: Tensor,
     attended: Tensor,
-    scale_1: Tensor | None,
-    scale_2: Tensor | None,
+    scales: Scales,
     hidden: Tensor | None,
     layers: ProjMlp,
     grad: Tensor,
@@ -82,7 +76,7 @@ def proj_mlp_backward(
     """Gradients of x and of the attention's result; adds those of the layers to ``grads``."""
     proj, norm, fc1, fc2 = layers
     dtype = attended.dtype
-    by_row_1, by_row_2 = _by_row(scale_1, x), _by_row(scale_2, x)
+    by_row_1, by_row_2 = _by_row(scales[0], x), _by_row(scales[1], x)
 
     def backward(rows: slice) -> tuple[Tensor, ...]:
         middle = _add(x[rows], linear(attended[rows], *proj), by_row_1, rows)

@@ -88,7 +88,7 @@ def shifted_window_attention(
         if reason is not None:
             raise ValueError(f"attn_impl='triton' {reason}; use attn_impl='auto'")
         if is_eager(*inputs[:3]) and not has_dispatch_mode():
-            return _attend(triton, *inputs)
+            return _attend(triton.kernels(), *inputs)
         return triton.shifted_window_attention(*inputs[:3], *spec)
     if torch.compiler.is_compiling():
         attend = sdpa.attend if name == "sdpa" else compiled.attend

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from swin_dense.ops.block.layers import Linear, Norm, ParamGrads, ProjMlp
+from swin_dense.ops.block.layers import Linear, Norm, ParamGrads, ProjMlp, Scales
 from swin_dense.ops.block.triton import launch
 from swin_dense.ops.block.triton.support import unsupported_product_reason
 
@@ -36,15 +36,10 @@ def norm_linear_backward(
 
 
 def proj_mlp(
-    x: Tensor,
-    attended: Tensor,
-    scale_1: Tensor | None,
-    scale_2: Tensor | None,
-    layers: ProjMlp,
-    keep: bool,
+    x: Tensor, attended: Tensor, scales: Scales, layers: ProjMlp, keep: bool
 ) -> tuple[Tensor, ...]:
     """Rows ``(T, C)`` to ``(T, C)``; with ``keep`` also fc1's result, ``(T, hidden)``."""
-    proj, norm, fc1, fc2 = layers
+    (proj, norm, fc1, fc2), (scale_1, scale_2) = layers, scales
     if not keep and _is_one_kernel(layers):
         middle = launch.linear_residual(attended, *proj, x, scale_1)
         return (launch.mlp(middle, scale_2, *norm, *fc1, *fc2),)  # type: ignore[arg-type]
@@ -58,15 +53,14 @@ def proj_mlp(
 def proj_mlp_backward(
     x: Tensor,
     attended: Tensor,
-    scale_1: Tensor | None,
-    scale_2: Tensor | None,
+    scales: Scales,
     hidden: Tensor | None,
     layers: ProjMlp,
     grad: Tensor,
     grads: ParamGrads,
 ) -> tuple[Tensor, ...]:
     """Gradients of x and of the attention's result; adds those of the layers to ``grads``."""
-    proj, norm, fc1, fc2 = layers
+    (proj, norm, fc1, fc2), (scale_1, scale_2) = layers, scales
     dtype = attended.dtype
     if hidden is None and _is_one_kernel(layers):
         middle = launch.linear_residual(attended, *proj, x, scale_1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -106,12 +106,14 @@ class _Problem:
 
 
 def forward(
-    qkv: Tensor,
-    qkv_bias: Tensor | None,
-    position_bias: Tensor | None,
-    spec: WindowSpec,
+    qkv: Tensor, qkv_bias: Tensor | None, position_bias: Tensor | None, spec: WindowSpec
 ) -> Tensor:
-    """``(B, H, W, 3C) -> (B, H, W, C)``, all arguments contiguous."""
+    """Attention without autograd; arguments are those of :func:`~.api.shifted_window_attention`.
+
+    Products of fp16 and bf16 are summed in fp32, in which the softmax is computed too. The result
+    and all gradients are the same bits at every call on one machine.
+    """
+    qkv, qkv_bias, position_bias = _contiguous(qkv, qkv_bias, position_bias)
     problem = _Problem(qkv, spec)
     out = qkv.new_empty(*qkv.shape[:3], qkv.shape[3] // 3)
     tile = tiles(spec.window_size)
@@ -134,7 +136,8 @@ def backward(
     want_qkv_bias: bool,
     want_position_bias: bool,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Gradients of qkv, and of the two biases where wanted, those in fp32."""
+    """Gradients of qkv, and of the two biases where wanted."""
+    d_out, qkv, qkv_bias, position_bias = _contiguous(d_out, qkv, qkv_bias, position_bias)
     problem = _Problem(qkv, spec)
     d_qkv = torch.empty_like(qkv)
     inputs = (qkv, qkv_bias, position_bias, d_out, d_qkv)
@@ -143,13 +146,19 @@ def backward(
         launch = _backward_small if problem.tokens <= 64 else _backward_large
         pairs, padding = launch(problem, inputs, want_padding, want_position_bias)
     d_qkv_bias = None
-    if want_qkv_bias:
+    if qkv_bias is not None and want_qkv_bias:
         # A padded query has no output, so only k and v of padded tokens send a gradient.
         d_qkv_bias = qkv.new_zeros(3, spec.num_heads, 32, dtype=torch.float32)
         if padding is not None:
             d_qkv_bias[1:] = padding.sum(0)
-        d_qkv_bias = d_qkv_bias.flatten()
-    return d_qkv, d_qkv_bias, None if pairs is None else pairs.sum(0)
+        d_qkv_bias = d_qkv_bias.flatten().to(qkv_bias.dtype)
+    if position_bias is None or pairs is None:
+        return d_qkv, d_qkv_bias, None
+    return d_qkv, d_qkv_bias, pairs.sum(0).to(position_bias.dtype)
+
+
+def _contiguous(*tensors: Tensor | None) -> Any:
+    return [None if x is None else x.contiguous() for x in tensors]
 
 
 def _backward_small(

@@ -10,6 +10,7 @@ anyway: no scores, no weights, no copies of q, k and v.
 
 from __future__ import annotations
 
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -41,41 +42,11 @@ def unsupported_reason(
     return triton_support.unsupported_device_reason(qkv.device)
 
 
-def forward(
-    qkv: Tensor, qkv_bias: Tensor | None, position_bias: Tensor | None, spec: WindowSpec
-) -> Tensor:
-    """Attention without autograd; arguments are those of :func:`~.api.shifted_window_attention`.
-
-    Products of fp16 and bf16 are summed in fp32, in which the softmax is computed too. The result
-    and all gradients are the same bits at every call on one machine.
-    """
+def kernels() -> ModuleType:
+    """The backend: its ``forward`` and ``backward`` launch the kernels. Imports Triton."""
     from swin_dense.ops.window_attention.triton import launch
 
-    qkv, qkv_bias, position_bias = _contiguous(qkv, qkv_bias, position_bias)
-    return launch.forward(qkv, qkv_bias, position_bias, spec)
-
-
-def backward(
-    d_out: Tensor,
-    qkv: Tensor,
-    qkv_bias: Tensor | None,
-    position_bias: Tensor | None,
-    spec: WindowSpec,
-    want_qkv_bias: bool,
-    want_position_bias: bool,
-) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Gradients of qkv, and of the two biases where wanted."""
-    from swin_dense.ops.window_attention.triton import launch
-
-    inputs: Any = (*_contiguous(d_out, qkv, qkv_bias, position_bias), spec)
-    d_qkv, *found = launch.backward(*inputs, want_qkv_bias, want_position_bias)
-    pairs = zip(found, (qkv_bias, position_bias), strict=True)
-    d_qkv_bias, d_bias = (None if d is None or x is None else d.to(x.dtype) for d, x in pairs)
-    return d_qkv, d_qkv_bias, d_bias
-
-
-def _contiguous(*tensors: Tensor | None) -> list[Any]:
-    return [None if x is None else x.contiguous() for x in tensors]
+    return launch
 
 
 # PyTorch's operators take numbers one by one, and have no optional results.
@@ -84,7 +55,7 @@ def _forward_operator(
     num_heads: int, window_size: int, shift_size: int, scale: float,
 ) -> Tensor:  # fmt: skip
     spec = WindowSpec(num_heads, window_size, shift_size, scale)
-    return forward(qkv, qkv_bias, position_bias, spec)
+    return kernels().forward(qkv, qkv_bias, position_bias, spec)
 
 
 def _backward_operator(
@@ -95,7 +66,7 @@ def _backward_operator(
     """The gradients that are wanted, in their order."""
     spec = WindowSpec(num_heads, window_size, shift_size, scale)
     wanted = (want_qkv_bias, want_position_bias)
-    found = backward(d_out, qkv, qkv_bias, position_bias, spec, *wanted)
+    found = kernels().backward(d_out, qkv, qkv_bias, position_bias, spec, *wanted)
     return [gradient for gradient in found if gradient is not None]
 
 
