@@ -10,7 +10,6 @@ from types import MappingProxyType
 from typing import Any
 
 from swin_dense.analysis.counting import Counts, count_config
-from swin_dense.analysis.reproduction import index_files_read_once
 from swin_dense.engine.config.load import merge_options, read_config
 
 TABLE = "table_4_ablation_swin_t"
@@ -101,8 +100,7 @@ def count_variants(configs: Path, methods: Iterable[str] = METHODS) -> Iterator[
         methods: stems of configs, of :data:`METHODS`.
     """
     for config in methods:
-        with index_files_read_once():
-            plain = read_config(configs / f"{config}.py")
+        plain = read_config(configs / f"{config}.py")
         counted: dict[tuple[str, ...], Counts] = {}
         for name, options in VARIANTS.items():
             arguments = tuple(options)

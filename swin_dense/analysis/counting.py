@@ -8,32 +8,27 @@ included; norms, activations, interpolation and the addition of biases do not co
 
 from __future__ import annotations
 
-import contextlib
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import torch
 import torchvision  # noqa: F401 (registers its operators)
 from mmengine.config import Config
-from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from swin_dense.analysis.detectors import forward_detector
-from swin_dense.analysis.segmentors import crop_size, forward_segmentor
+from swin_dense.analysis.building import build_on_meta
+from swin_dense.analysis.forward import forward_detector, forward_segmentor, pool_shapes
 from swin_dense.backbones.swin import WindowAttention
 from swin_dense.engine.config.load import is_segmentation, read_config
-from swin_dense.ops.window_attention.windows import padded_size
 
 Forward = Callable[[nn.Module, Tensor], Any]
 DETECTION_SIZE = (800, 1280)
+# By the side of the square training crops.
 SEGMENTATION_SIZES = {512: (512, 2048), 640: (640, 2560)}
 
 
@@ -45,9 +40,9 @@ class Counts:
         params: learnable numbers.
         macs: multiply-accumulates.
         image_size: height and width in pixels.
-        params_of, macs_of: the same of every submodule, those of its children among them.
-        outside_layers_of: of ``macs_of``, those that are done by no layer with weights of its own:
-            the matrix products of attention and the like. Counters that look at layers miss them.
+        params_of, macs_of: the same of every submodule, those of its children included.
+        outside_layers_of: of ``macs_of``, those of no layer with weights of its own: the matrix
+            products of attention and the like. Counters that look at layers miss them.
     """
 
     params: int
@@ -80,9 +75,9 @@ def count_config(
         config: a config of mmdet's or mmseg's kind, or the path of one.
         image_size: height and width in pixels. By default 800 x 1280 for detectors; for
             segmentors 512 x 2048, or 640 x 2560 where the training crop is 640.
-        project_padding: count what the paper's code does with a map that windows do not divide:
-            fill it up before the linear layers of the attention. The backbone here fills up
-            after the first of them and cuts before the last, so it does up to 2 % less; False
+        project_padding: count what the paper's code does with a feature map that windows do not
+            divide: pad it before the linear layers of the attention. The backbone here pads
+            after the first of them and crops before the last, so it does up to 2 % less; False
             counts that.
         forward: how to call the model with an image, where it is no detector or segmentor.
 
@@ -91,22 +86,36 @@ def count_config(
     """
     cfg = config if isinstance(config, Config) else read_config(config)
     if is_segmentation(cfg):
-        size = SEGMENTATION_SIZES.get(crop_size(cfg), SEGMENTATION_SIZES[512])
+        crop = cfg.model.data_preprocessor.get("size") or cfg.get("crop_size") or (512, 512)
+        size = SEGMENTATION_SIZES.get(crop[0], SEGMENTATION_SIZES[512])
         usual: Forward = forward_segmentor
     else:
         size, usual = DETECTION_SIZE, forward_detector
-    with _projected_padding() if project_padding else contextlib.nullcontext():
-        return count_model(build_on_meta(cfg), forward or usual, image_size or size)
+    model = build_on_meta(cfg)
+    pool_shapes(model)
+    if project_padding:
+        _pad_before_projections(model)
+    return count_model(model, forward or usual, image_size or size)
 
 
-def build_on_meta(cfg: Config) -> nn.Module:
-    """The config's model in evaluation mode, without memory for its parameters."""
-    # Rates of stochastic depth are read back from this, which the meta device cannot.
-    linspace = mock.patch.object(torch, "linspace", partial(torch.linspace, device="cpu"))
-    scope = DefaultScope.overwrite_default_scope(cfg.default_scope)
-    with linspace, scope, torch.device("meta"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # they are about training
-        return MODELS.build(cfg.model).eval().requires_grad_(False)
+def _pad_before_projections(model: nn.Module) -> None:
+    """Let window attention pad before its linear layers, as the paper's code does."""
+
+    def pad_to(window_size: int) -> Callable[[nn.Module, tuple[Tensor]], Tensor]:
+        def pad(_: nn.Module, inputs: tuple[Tensor]) -> Tensor:
+            height, width = inputs[0].shape[1:3]
+            return F.pad(inputs[0], (0, 0, 0, -width % window_size, 0, -height % window_size))
+
+        return pad
+
+    def crop(_: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
+        height, width = inputs[0].shape[1:3]
+        return output[:, :height, :width]
+
+    for module in model.modules():
+        if isinstance(module, WindowAttention):
+            module.qkv.register_forward_pre_hook(pad_to(module.window_size))
+            module.register_forward_hook(crop)
 
 
 def count_model(model: nn.Module, forward: Forward, image_size: tuple[int, int]) -> Counts:
@@ -118,22 +127,21 @@ def count_model(model: nn.Module, forward: Forward, image_size: tuple[int, int])
     # The counter learns a module's name from its caller: let the model be the one that is called.
     call = _Call(model, forward)
     counter = FlopCounterMode(display=False, custom_mapping=_MORE_OPERATORS)
-    # A model may turn mixed precision off for some operators, which meta tensors do not know.
-    autocast = mock.patch.object(torch, "autocast", return_value=contextlib.nullcontext())
-    with counter, autocast, torch.no_grad(), torch.device("meta"):
+    with counter, torch.no_grad(), torch.device("meta"):
         call(image)
     macs = {name: sum(ops.values()) // 2 for name, ops in counter.get_flop_counts().items()}
     root = f"{type(call).__name__}.model"
-    parts = {name: (part, f"{root}.{name}") for name, part in model.named_modules() if name}
-    macs_of = {name: _below(*part, macs) for name, part in parts.items()}
+    parts = {name: part for name, part in model.named_modules() if name}
+    macs_of = {name: _macs_below(part, f"{root}.{name}", macs) for name, part in parts.items()}
     return Counts(
         params=_params(model),
         macs=macs.get("Global", 0),
         image_size=image_size,
-        params_of={name: _params(part) for name, (part, _) in parts.items()},
+        params_of={name: _params(part) for name, part in parts.items()},
         macs_of=macs_of,
         outside_layers_of={
-            name: macs_of[name] - _in_layers(*part, macs) for name, part in parts.items()
+            name: macs_of[name] - _macs_in_layers(part, f"{root}.{name}", macs)
+            for name, part in parts.items()
         },
     )
 
@@ -142,20 +150,20 @@ def _params(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
-def _below(module: nn.Module, name: str, macs: dict[str, int]) -> int:
+def _macs_below(module: nn.Module, name: str, macs: dict[str, int]) -> int:
     """What was counted under ``name``; for a container that is never called, its children's."""
     if name in macs:
         return macs[name]
     children = module.named_children()
-    return sum(_below(child, f"{name}.{child_name}", macs) for child_name, child in children)
+    return sum(_macs_below(child, f"{name}.{child_name}", macs) for child_name, child in children)
 
 
-def _in_layers(module: nn.Module, name: str, macs: dict[str, int]) -> int:
+def _macs_in_layers(module: nn.Module, name: str, macs: dict[str, int]) -> int:
     """What was counted in modules without children that have weights."""
-    children = list(module.named_children())
+    children = dict(module.named_children())
     if not children:
         return macs.get(name, 0) if _params(module) else 0
-    return sum(_in_layers(child, f"{name}.{child_name}", macs) for child_name, child in children)
+    return sum(_macs_in_layers(child, f"{name}.{key}", macs) for key, child in children.items())
 
 
 class _Call(nn.Module):
@@ -164,24 +172,10 @@ class _Call(nn.Module):
     def __init__(self, model: nn.Module, forward: Forward) -> None:
         super().__init__()
         self.model = model
-        self._how = forward
+        self._forward = forward
 
     def forward(self, image: Tensor) -> Any:
-        return self._how(self.model, image)
-
-
-@contextlib.contextmanager
-def _projected_padding() -> Iterator[None]:
-    """Window attention fills its map up first, as the paper's code does; no result changes."""
-    attend = WindowAttention.forward
-
-    def forward(self: WindowAttention, x: Tensor) -> Tensor:
-        h, w = x.shape[1:3]
-        rows, columns = padded_size(h, w, self.window_size)
-        return attend(self, F.pad(x, (0, 0, 0, columns - w, 0, rows - h)))[:, :h, :w]
-
-    with mock.patch.object(WindowAttention, "forward", forward):
-        yield
+        return self._forward(self.model, image)
 
 
 def _deform_conv_flops(
@@ -195,10 +189,9 @@ def _attention_flops(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> in
     return sdpa_flop_count(query, key, value)
 
 
-# Operators of matrix products that PyTorch's counter leaves out. PyTorch counts multiplications
+# Operators of matrix products that PyTorch's counter does not know. PyTorch counts multiplications
 # and additions, so these do too.
-_MORE_OPERATORS = {
-    torch.ops.torchvision.deform_conv2d: _deform_conv_flops,
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
-    torch.ops.aten._scaled_dot_product_fused_attention_overrideable: _attention_flops,
+_MORE_OPERATORS = {torch.ops.torchvision.deform_conv2d: _deform_conv_flops} | {
+    getattr(torch.ops.aten, f"_scaled_dot_product_{kind}"): _attention_flops
+    for kind in ("flash_attention_for_cpu", "fused_attention_overrideable")
 }

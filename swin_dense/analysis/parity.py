@@ -1,12 +1,12 @@
-"""Stock Swin against ours in any config of mmdet or mmsegmentation: names, groups, maps.
+"""OpenMMLab's Swin against ours in any config: names, optimizer groups, feature maps.
 
-The swap is one line, ``model.backbone.type=swin_dense.SwinTransformer``. This module finds the
-configs of the installed zoos that can have it and compares what both classes make of them.
+One line replaces the backbone, ``model.backbone.type=swin_dense.SwinTransformer``. This module
+finds the configs of the installed mmdet and mmsegmentation where that is possible, and compares
+what both classes make of them.
 """
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import json
 from collections.abc import Iterator, Sequence
@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import torch
 from mmengine.config import Config
@@ -22,6 +21,7 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DefaultScope
 from torch import Tensor, nn
 
+from swin_dense.analysis.building import randomize_parameters, without_initialization
 from swin_dense.errors import UserError
 from swin_dense.registry import MODELS
 
@@ -48,12 +48,12 @@ class ZooConfig:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What the swap changes: nothing, if the names are empty and the errors are rounding.
+    """What our backbone changes: nothing, if the names are empty and the errors are rounding.
 
     Args:
         names: parameters and buffers that only one of the two has, or with another shape.
         groups: parameters whose optimizer settings differ.
-        evaluating, training: largest relative error of a map; training draws stochastic depth.
+        evaluating, training: largest relative error of a feature map; training draws stochastic depth.
     """
 
     names: tuple[str, ...]
@@ -82,7 +82,7 @@ def backbone_type(cfg: Config) -> str | None:
     return kind.removeprefix("mmdet.").removeprefix("mmseg.") if isinstance(kind, str) else None
 
 
-def swapped(cfg: Config) -> Config:
+def with_our_backbone(cfg: Config) -> Config:
     """A copy of the config with our backbone.
 
     Raises:
@@ -111,7 +111,7 @@ def build_backbone(cfg: Config) -> nn.Module:
     scope = cfg.get("default_scope", "mmdet")
     import_module(f"{scope}.models")
     arguments = {k: v for k, v in cfg.model.backbone.items() if k != "init_cfg"}
-    with DefaultScope.overwrite_default_scope(scope), without_initialisation():
+    with DefaultScope.overwrite_default_scope(scope), without_initialization():
         return MODELS.build(arguments)
 
 
@@ -142,12 +142,12 @@ def compare(cfg: Config) -> Comparison:
     Raises:
         UserError: the config's backbone is not a stock Swin Transformer.
     """
-    return Comparison(different_names(cfg), different_groups(cfg), *map_errors(cfg))
+    return Comparison(different_names(cfg), different_groups(cfg), *feature_map_errors(cfg))
 
 
 def different_names(cfg: Config) -> tuple[str, ...]:
     """Names that only one state dict has, or with another shape; all, if their order differs."""
-    theirs, ours = build_backbone(cfg), build_backbone(swapped(cfg))
+    theirs, ours = build_backbone(cfg), build_backbone(with_our_backbone(cfg))
     a = {name: value.shape for name, value in theirs.state_dict().items()}
     b = {name: value.shape for name, value in ours.state_dict().items()}
     if [n for n, _ in theirs.named_parameters()] != [n for n, _ in ours.named_parameters()]:
@@ -159,21 +159,21 @@ def different_groups(cfg: Config) -> tuple[str, ...]:
     """Parameters with another learning rate, weight decay or other optimizer setting."""
     if not cfg.get("optim_wrapper"):
         return ()
-    theirs, ours = parameter_settings(cfg), parameter_settings(swapped(cfg))
+    theirs, ours = parameter_settings(cfg), parameter_settings(with_our_backbone(cfg))
     return tuple(sorted(n for n in theirs.keys() | ours.keys() if theirs.get(n) != ours.get(n)))
 
 
-def map_errors(cfg: Config) -> tuple[float, float]:
-    """Largest relative error of a map with the same weights, evaluating and training."""
-    theirs, ours = build_backbone(cfg), build_backbone(swapped(cfg))
-    fill(theirs)
+def feature_map_errors(cfg: Config) -> tuple[float, float]:
+    """Largest relative error of a feature map with the same weights, evaluating and training."""
+    theirs, ours = build_backbone(cfg), build_backbone(with_our_backbone(cfg))
+    randomize_parameters(theirs)
     ours.load_state_dict(theirs.state_dict())
     image = image_for(cfg)
     errors = []
     for training in (False, True):
         theirs.train(training)
         ours.train(training)
-        errors.append(largest_error(maps(theirs, image), maps(ours, image)))
+        errors.append(largest_error(feature_maps(theirs, image), feature_maps(ours, image)))
     return errors[0], errors[1]
 
 
@@ -183,39 +183,16 @@ def image_for(cfg: Config) -> Tensor:
     return torch.randn(1, channels, *_IMAGE_SIZE, generator=torch.Generator().manual_seed(0))
 
 
-def maps(model: nn.Module, image: Tensor) -> list[Tensor]:
-    """The backbone's maps; the same random numbers on every call."""
+def feature_maps(model: nn.Module, image: Tensor) -> list[Tensor]:
+    """The backbone's feature maps; the same random numbers on every call."""
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(1)
         return list(model(image))
 
 
 def largest_error(theirs: list[Tensor], ours: list[Tensor]) -> float:
-    """Largest difference over the largest value, of the worst map; infinite if shapes differ."""
+    """Largest difference over the largest value, of the worst feature map; infinite if shapes differ."""
     if [m.shape for m in theirs] != [m.shape for m in ours]:
         return float("inf")
     pairs = zip(theirs, ours, strict=True)
     return max(float((a - b).abs().max() / a.abs().max()) for a, b in pairs)
-
-
-def fill(module: nn.Module) -> None:
-    """Random parameters of the size that training leads to; the same on every call."""
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in module.parameters():
-            noise = torch.randn(parameter.shape, generator=generator)
-            if parameter.ndim <= 1:
-                # Norm weights, biases and scales alike: nothing cancels, nothing explodes.
-                parameter.copy_(0.5 + 0.2 * noise)
-            else:
-                parameter.copy_(noise / parameter[0].numel() ** 0.5)
-
-
-@contextlib.contextmanager
-def without_initialisation() -> Iterator[None]:
-    """Leaves parameters as they are allocated; most of the time to build a large model."""
-    names = ("kaiming_uniform_", "uniform_", "normal_", "trunc_normal_", "xavier_uniform_")
-    with contextlib.ExitStack() as stack:
-        for name in names:
-            stack.enter_context(mock.patch.object(nn.init, name, lambda tensor, *_, **__: tensor))
-        yield

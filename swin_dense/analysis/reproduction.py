@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from unittest import mock
-
-import mmengine.config.utils
 
 from swin_dense.analysis.counting import Counts, count_config
 from swin_dense.analysis.paper import Row
@@ -95,25 +91,8 @@ def reproduce(rows: Iterable[Row], configs: Path) -> Iterator[Reproduced]:
 
     @functools.cache
     def count(config: str, *options: tuple[str, Any]) -> Counts:
-        with index_files_read_once():
-            cfg = load_config(configs / f"{config}.py", dict(options))
-        return count_config(cfg)
+        return count_config(load_config(configs / f"{config}.py", dict(options)))
 
     for row in rows:
         variants = {name: count(row.config, *new.items()) for name, new in row.variants.items()}
         yield Reproduced(row, count(row.config), variants)
-
-
-@functools.cache
-def _load_once() -> Any:
-    return functools.cache(mmengine.config.utils.load)
-
-
-@contextlib.contextmanager
-def index_files_read_once() -> Iterator[None]:
-    """Within it, mmengine keeps the index files of mmdet and mmseg that it looks configs up in.
-
-    It reads a hundred YAML files for every ``mmdet::`` or ``mmseg::`` base, half a second each.
-    """
-    with mock.patch.object(mmengine.config.utils, "load", _load_once()):
-        yield

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from swin_dense.analysis.parity import fill
+from swin_dense.analysis.building import randomize_parameters
 from swin_dense.backbones import SwinTransformer
 from swin_dense.backbones.swin_args import ARCHS
 from swin_dense.checkpoints import convert
@@ -107,7 +107,7 @@ def build_ours(spec: Spec) -> SwinTransformer:
         with_cp=spec.with_cp,
         **graphs,
     )
-    fill(model)
+    randomize_parameters(model)
     return model
 
 

@@ -17,7 +17,7 @@ from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
 
 from swin_dense.analysis.parity import OURS as OUR_TYPE
-from swin_dense.analysis.parity import STOCK, backbone_type, swapped
+from swin_dense.analysis.parity import STOCK, backbone_type, with_our_backbone
 from swin_dense.backbones.swin_args import ARCHS
 from swin_dense.benchmarks import costs
 from swin_dense.benchmarks.agreement import DTYPES, TOLERANCES, differences
@@ -44,7 +44,7 @@ def both_configs(cfg: Config) -> dict[str, Config]:
     kind = backbone_type(cfg)
     scope = "mmseg" if is_segmentation(cfg) else "mmdet"
     if kind == STOCK:
-        return {OURS: swapped(cfg), scope: cfg}
+        return {OURS: with_our_backbone(cfg), scope: cfg}
     if kind != OUR_TYPE:
         raise UserError(f"model.backbone.type is {kind!r}, expected {OUR_TYPE!r} or {STOCK!r}")
     stock = copy.deepcopy(cfg)

@@ -5,6 +5,7 @@ The only file that uses private names of PyTorch.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn import functional as F
 from torch.nn.modules.module import _has_any_global_hook
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from swin_dense.ops import triton_support
 
@@ -306,3 +308,26 @@ def _benchmark_backends(backward: bool) -> tuple[float, float]:
                 if round_:  # the first one makes the kernels
                     best[i] = min(best[i], perf_counter() - start)
     return best[0], best[1]
+
+
+def without_autocast(x: Tensor) -> contextlib.AbstractContextManager[Any]:
+    """No mixed precision for operators on ``x``'s device; the meta device has none anyway."""
+    if x.is_meta:  # torch.autocast refuses this device
+        return contextlib.nullcontext()
+    return torch.autocast(x.device.type, enabled=False)
+
+
+class OperatorCounter(TorchDispatchMode):
+    """Within it, ``count`` is the number of operators that computed something.
+
+    Views do not count, nor does ``_unsafe_view``, a view whose source nothing else refers to.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        """Count and run an operator."""
+        self.count += not (func.is_view or func is torch.ops.aten._unsafe_view.default)
+        return func(*args, **(kwargs or {}))

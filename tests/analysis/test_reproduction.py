@@ -7,7 +7,6 @@ import io
 import json
 from pathlib import Path
 
-import mmengine.config.utils
 import pytest
 from rich.console import Console
 
@@ -15,7 +14,7 @@ from swin_dense.analysis.counting import Counts
 from swin_dense.analysis.document import reproduction_document
 from swin_dense.analysis.paper import ROWS, Row
 from swin_dense.analysis.report import as_json, terminal_tables
-from swin_dense.analysis.reproduction import Reproduced, index_files_read_once, reproduce
+from swin_dense.analysis.reproduction import Reproduced, reproduce
 from swin_dense.errors import UserError
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -128,19 +127,6 @@ def test_other_readings_of_a_row_are_counted_too():
 def test_a_missing_config_is_named(tmp_path):
     with pytest.raises(UserError, match=r"no such config: .*atss_r50_coco\.py"):
         next(reproduce(ROWS[2:3], tmp_path))
-
-
-def test_index_files_are_read_once(monkeypatch):
-    from swin_dense.analysis import reproduction
-
-    reads = []
-    monkeypatch.setattr(mmengine.config.utils, "load", lambda path: reads.append(path) or {})
-    reproduction._load_once.cache_clear()
-    for _ in range(2):
-        with index_files_read_once():
-            mmengine.config.utils.load("a.yml")
-    reproduction._load_once.cache_clear()
-    assert reads == ["a.yml"]
 
 
 @pytest.mark.parametrize("config", ["sparse_rcnn_swin_t_coco", "danet_r101_ade20k"])

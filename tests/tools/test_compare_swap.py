@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from swin_dense.analysis import parity as swap
+from swin_dense.analysis import parity
 
 CONFIG = """
 default_scope = 'mmdet'
@@ -35,7 +35,7 @@ def test_the_same_backbones_share_a_row(tool, configs, tmp_path, capsys):
 
 
 def test_a_difference_is_an_error_that_names_the_config(tool, configs, monkeypatch, capsys):
-    monkeypatch.setattr(swap, "map_errors", lambda _: (0.0, 1e-3))
+    monkeypatch.setattr(parity, "feature_map_errors", lambda _: (0.0, 1e-3))
     assert tool("compare_swap", configs[0]) == 2
     assert f"the two backbones differ: {configs[0]}" in capsys.readouterr().err
 

@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 
 import pytest
 from mmengine.config import Config
 
-from swin_dense.analysis import parity as swap
+from swin_dense.analysis import parity
 from swin_dense.errors import UserError
 
 FOLDERS = sorted(
     {
-        (package, path.relative_to(swap.zoo_folder(package)).parts[0])
-        for package in swap.ZOOS
-        for path in swap.zoo_folder(package).rglob("*swin*.py")
+        (package, path.relative_to(parity.zoo_folder(package)).parts[0])
+        for package in parity.ZOOS
+        for path in parity.zoo_folder(package).rglob("*swin*.py")
     }
 )
-# Rounding of float32 through a few blocks, in units of a map's largest value.
+# Rounding of float32 through a few blocks, in units of a feature map's largest value.
 TOLERANCE = 1e-5
 
 
 def narrow(cfg: Config) -> Config:
-    """The same backbone with few channels and blocks, for comparing maps in little time."""
+    """The same backbone with few channels and blocks, for comparing feature maps in little time."""
     cfg = copy.deepcopy(cfg)
     backbone = cfg.model.backbone
     backbone.embed_dims = 8 * backbone.num_heads[0]
@@ -31,60 +32,64 @@ def narrow(cfg: Config) -> Config:
 
 
 @pytest.mark.parametrize(("package", "folder"), FOLDERS)
-def test_same_names_groups_and_maps(package, folder):
+def test_same_names_groups_and_feature_maps(package, folder):
     seen: set[str] = set()
-    for config in swap.zoo_configs([package], folder):
-        backbone, optimizer = swap.backbone_key(config.cfg), swap.optimizer_key(config.cfg)
+    for config in parity.zoo_configs([package], folder):
+        backbone, optimizer = parity.backbone_key(config.cfg), parity.optimizer_key(config.cfg)
         if backbone not in seen:
-            assert swap.different_names(config.cfg) == (), config.name
-            assert max(swap.map_errors(narrow(config.cfg))) <= TOLERANCE, config.name
+            assert parity.different_names(config.cfg) == (), config.name
+            assert max(parity.feature_map_errors(narrow(config.cfg))) <= TOLERANCE, config.name
         if backbone + optimizer not in seen:
-            assert swap.different_groups(config.cfg) == (), config.name
+            assert parity.different_groups(config.cfg) == (), config.name
         seen |= {backbone, backbone + optimizer}
     assert seen
 
 
 @pytest.fixture
 def tiny() -> Config:
-    path = swap.zoo_folder("mmseg") / "swin"
+    path = parity.zoo_folder("mmseg") / "swin"
     name = "swin-tiny-patch4-window7-in1k-pre_upernet_8xb2-160k_ade20k-512x512.py"
     return Config.fromfile(path / name)
 
 
 def test_whole_backbone(tiny):
     """At full size, as the zoo has it."""
-    result = swap.compare(tiny)
+    result = parity.compare(tiny)
     assert (result.names, result.groups) == ((), ())
     assert 0 <= max(result.evaluating, result.training) <= TOLERANCE
 
 
 def test_differences_are_seen(tiny, monkeypatch):
     """Each comparison fails on a class that differs in what it compares."""
-    plain = swap.swapped(tiny)
+    plain, map_errors = parity.with_our_backbone(tiny), parity.feature_map_errors
     for key, value, compare in (
-        ("window_size", 5, lambda: swap.different_names(tiny)),
-        ("use_shift", False, lambda: max(swap.map_errors(narrow(tiny))) > 100 * TOLERANCE),
+        ("window_size", 5, lambda: parity.different_names(tiny)),
+        (
+            "use_shift",
+            False,
+            lambda: max(parity.feature_map_errors(narrow(tiny))) > 100 * TOLERANCE,
+        ),
     ):
         other = copy.deepcopy(plain)
         other.model.backbone[key] = value
         with monkeypatch.context() as patch:
-            patch.setattr(swap, "swapped", lambda cfg, other=other: swap_size(cfg, other))
+            patch.setattr(parity, "with_our_backbone", partial(with_size_of, other))
             assert compare()
     other = copy.deepcopy(plain)
     other.optim_wrapper.paramwise_cfg.custom_keys.pop("norm")
-    monkeypatch.setattr(swap, "swapped", lambda _: other)
-    names = set(swap.different_groups(tiny))
-    assert names == {name for name in swap.parameter_settings(tiny) if "norm" in name}
+    monkeypatch.setattr(parity, "with_our_backbone", lambda _: other)
+    names = set(parity.different_groups(tiny))
+    assert names == {name for name in parity.parameter_settings(tiny) if "norm" in name}
 
 
-def swap_size(cfg: Config, other: Config) -> Config:
+def with_size_of(other: Config, cfg: Config) -> Config:
     """``other`` with the width and depth of ``cfg``."""
     other = copy.deepcopy(other)
     other.model.backbone.update({k: cfg.model.backbone[k] for k in ("embed_dims", "depths")})
     return other
 
 
-def test_only_a_stock_swin_is_swapped():
+def test_only_openmmlabs_swin_is_replaced():
     resnet = Config({"model": {"backbone": {"type": "ResNet"}}})
     with pytest.raises(UserError, match="'ResNet', expected 'SwinTransformer'"):
-        swap.swapped(resnet)
+        parity.with_our_backbone(resnet)

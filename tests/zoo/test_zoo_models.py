@@ -1,4 +1,4 @@
-"""One model of every kind in the zoos with ours in place: the same maps, losses and scores."""
+"""A model of every kind in the zoos with our backbone: same feature maps, losses and scores."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from mmengine.structures import InstanceData, PixelData
 from mmseg.structures import SegDataSample
 from torch import Tensor, nn
 
-from swin_dense.analysis import parity as swap
+from swin_dense.analysis import parity
+from swin_dense.analysis.building import randomize_parameters, without_initialization
 
 # V3Det's FCOS is left out: its config gives mmdet 3.3's FPN an argument that this does not have.
 DETECTORS = [
@@ -73,7 +74,7 @@ def language_model(tmp_path_factory) -> str:
 
 def reduced(package: str, name: str, language_model: str) -> Config:
     """A zoo config with a shallow Swin, few queries, and nothing that must be downloaded."""
-    cfg = Config.fromfile(swap.zoo_folder(package) / name)
+    cfg = Config.fromfile(parity.zoo_folder(package) / name)
     backbone = cfg.model.backbone
     backbone.depths = [min(depth, 2) for depth in backbone.depths]
     backbone.pop("init_cfg", None)
@@ -105,9 +106,9 @@ def mappings(node: Any) -> Iterator[Any]:
 
 def build(cfg: Config) -> nn.Module:
     """The model, its weights the same for stock Swin and ours."""
-    with DefaultScope.overwrite_default_scope(cfg.default_scope), swap.without_initialisation():
+    with DefaultScope.overwrite_default_scope(cfg.default_scope), without_initialization():
         model = MODELS.build(copy.deepcopy(cfg.model))  # some models change their config
-    swap.fill(model)
+    randomize_parameters(model)
     return model
 
 
@@ -156,7 +157,7 @@ def video_batch(cfg: Config) -> dict[str, Any]:
 
 
 def segmentation_batch(cfg: Config) -> dict[str, Any]:
-    """Two noisy images with maps of two classes."""
+    """Two noisy images with label maps of two classes."""
     generator = torch.Generator().manual_seed(0)
     channels = cfg.model.backbone.get("in_channels", 3)
     images, samples = [], []
@@ -179,7 +180,7 @@ def batch_for(cfg: Config) -> dict[str, Any]:
 
 @dataclass
 class Run:
-    """A training step and a prediction: maps of both, losses by name, what was predicted."""
+    """Feature maps of a training step and a prediction, losses by name, what was predicted."""
 
     maps: list[Tensor]
     losses: dict[str, Tensor]
@@ -226,9 +227,9 @@ def total(losses: Any) -> Tensor:
 @pytest.mark.filterwarnings("ignore")  # what the zoo's models warn of is theirs
 def test_same_losses_and_predictions(package, name, language_model):
     cfg = reduced(package, name, language_model)
-    theirs, ours = run(cfg), run(swap.swapped(cfg))
+    theirs, ours = run(cfg), run(parity.with_our_backbone(cfg))
     assert len(theirs.maps) == len(ours.maps) > 0
-    assert swap.largest_error(theirs.maps, ours.maps) <= 1e-5  # rounding of float32
+    assert parity.largest_error(theirs.maps, ours.maps) <= 1e-5  # rounding of float32
     assert ours.losses.keys() == theirs.losses.keys()
     for key, value in theirs.losses.items():
         if "acc" in key:  # counts: rounding decides between equal candidates

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from swin_dense.compat.ops.precision import full_precision
+from swin_dense.ops.dispatch import without_autocast
 
 
 def ms_deform_attn_forward(
@@ -49,5 +50,5 @@ def ms_deform_attn_backward(
 def _attend(shapes: Tensor, value: Tensor, locations: Tensor, weights: Tensor) -> Tensor:
     from mmcv.ops.multi_scale_deform_attn import multi_scale_deformable_attn_pytorch
 
-    with torch.autocast(value.device.type, enabled=False):
+    with without_autocast(value):
         return multi_scale_deformable_attn_pytorch(value, shapes.tolist(), locations, weights)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from swin_dense.compat.ops.precision import full_precision
+from swin_dense.ops.dispatch import without_autocast
 
 _Geometry = tuple[int, int, int, int, int, int, int, int]
 
@@ -191,7 +192,7 @@ def _convolve(
     mask = offset.new_zeros(len(input), 1) if mask is None else mask
     bias = weight.new_zeros(len(weight)) if bias is None else bias
     tensors = full_precision(input, weight, offset, mask, bias)
-    with torch.autocast(input.device.type, enabled=False):
+    with without_autocast(input):
         return torch.ops.torchvision.deform_conv2d(*tensors, *geometry, use_mask)
 
 
@@ -208,5 +209,5 @@ def _gradients(
     mask = offset.new_zeros(len(input), 1) if mask is None else mask
     bias = weight.new_zeros(len(weight))
     tensors = full_precision(grad_output, input, weight, offset, mask, bias)
-    with torch.autocast(input.device.type, enabled=False):
+    with without_autocast(input):
         return torch.ops.torchvision._deform_conv2d_backward(*tensors, *geometry, use_mask)

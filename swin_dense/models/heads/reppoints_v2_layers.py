@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torchvision.ops import DeformConv2d
 
 from swin_dense.models.heads.corner_pooling import CornerPooling
+from swin_dense.ops.dispatch import without_autocast
 
 
 class RepPointsMaps(NamedTuple):
@@ -200,5 +201,5 @@ class RepPointsV2Layers(BaseModule):
 
 def _deform(conv: DeformConv2d, x: Tensor, offsets: Tensor) -> Tensor:
     """In full precision: places are lost in 16 bits, and torchvision has no kernel for bfloat16."""
-    with torch.autocast(x.device.type, enabled=False):
+    with without_autocast(x):
         return conv(x.float(), offsets.float())
