@@ -1,8 +1,8 @@
-"""Counts every row of the paper's tables 2 and 3 and shows what is published beside it.
+"""Counts every row of the paper's tables 2 and 3, beside the published numbers.
 
 tools/reproduce.py                        all rows: parameters and FLOPs
-tools/reproduce.py --row cascade_swin_t   one row, also timed on a GPU, and tested where
-                                          weights and data are at hand
+tools/reproduce.py --row cascade_swin_t   one row, also timed on a GPU, and tested if
+                                          its weights and data are there
 tools/reproduce.py --ablation             also tables 4 and 5
 """
 
@@ -19,21 +19,24 @@ from typing import Any
 
 import torch
 
-from swin_dense.analysis.ablation import Variant, count_variants
-from swin_dense.analysis.ablation_report import stages_as_json, stages_table, variants_table
-from swin_dense.analysis.document import reproduction_document
+from swin_dense.analysis.ablation import StageTimes, Variant, count_variants, measure_stages
 from swin_dense.analysis.evaluation import (
     evaluate_row,
+    frames_per_second,
     missing_for_evaluation,
     released_weights,
     scores_table,
 )
 from swin_dense.analysis.machine import describe_machine
 from swin_dense.analysis.paper import ROWS, Row, find_rows
-from swin_dense.analysis.report import as_json, terminal_tables
+from swin_dense.analysis.report import (
+    as_json,
+    reproduction_document,
+    stages_table,
+    terminal_tables,
+    variants_table,
+)
 from swin_dense.analysis.reproduction import Reproduced, reproduce
-from swin_dense.analysis.speed import frames_per_second
-from swin_dense.analysis.stage_times import StageTimes, measure_stages
 from swin_dense.engine.device import choose_device
 from swin_dense.engine.terminal.cli import OneLineParser, run_tool
 from swin_dense.engine.terminal.console import console, quiet_terminal, say
@@ -54,7 +57,7 @@ def make_parser() -> OneLineParser:
     parser.add_argument("--data-root", metavar="DIR", help="folder of the data to test the row on")
     parser.add_argument("--tta", action="store_true", help="test several views of each image")
     parser.add_argument("--ablation", action="store_true", help="also tables 4 and 5")
-    parser.add_argument("--json", metavar="FILE", type=Path, help="write the figures there")
+    parser.add_argument("--json", metavar="FILE", type=Path, help="write the numbers there")
     parser.add_argument("--markdown", metavar="FILE", type=Path, help="write a document there")
     parser.add_argument("--device", default="auto", help="auto (a GPU if any), cpu, cuda, cuda:N")
     parser.add_argument("--debug", action="store_true", help="show the traceback of every error")
@@ -71,9 +74,9 @@ def run(args: Namespace) -> None:
             console().print(table)
         measured = _measure(args, rows, results[0], device) if args.row else {}
         entries = [{**as_json(result), **measured} for result in results]
-        variants, times, how = _ablation(device) if args.ablation else ([], [], "")
+        variants, times, measured_on = _ablation(device) if args.ablation else ([], [], "")
         entries += [variant.as_json() for variant in variants]
-        entries += [stages_as_json(row, how) for row in times]
+        entries += [row.as_json(measured_on) for row in times]
         if args.json:
             write_json(args.json, entries)
         if args.markdown:
@@ -83,13 +86,13 @@ def run(args: Namespace) -> None:
                 times,
                 command=f"tools/reproduce.py {shlex.join(args.command)}",
                 configs=os.path.relpath(CONFIGS, args.markdown.resolve().parent),
-                measured_on=how,
+                measured_on=measured_on,
             )
             args.markdown.write_text(text, encoding="utf-8")
 
 
 def _check(args: Namespace) -> torch.device:
-    """Finds mistakes before the work; the device to measure on."""
+    """Check the arguments before the work; returns the device to measure on."""
     if not args.row and (args.checkpoint or args.data_root or args.tta):
         raise UserError("--checkpoint, --data-root and --tta are of a single row: add --row ROW")
     if args.checkpoint:
@@ -144,9 +147,9 @@ def _ablation(device: torch.device) -> tuple[list[Variant], list[StageTimes], st
         times = measure_stages(device, batch)
     today = datetime.date.today().isoformat()
     threads = "" if device.type == "cuda" else "one thread, "
-    how = f"{describe_machine(device)}, {threads}batch {batch}, {today}"
-    console().print(stages_table(times, how))
-    return variants, times, how
+    measured_on = f"{describe_machine(device)}, {threads}batch {batch}, {today}"
+    console().print(stages_table(times, measured_on))
+    return variants, times, measured_on
 
 
 def main(argv: Sequence[str] | None = None) -> int:

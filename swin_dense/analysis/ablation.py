@@ -1,4 +1,10 @@
-"""Table 4 of the paper: what shifting the windows and each position term contribute."""
+"""Tables 4 and 5 of the paper: what shifting and position terms contribute, what shifting costs.
+
+The attention of a shifted window meets the edges of the feature map in one of two ways. Padding
+fills each part of a window that the edge cuts off, so that an (h, w) grid of windows becomes one
+of (h + 1, w + 1); the cyclic shift joins these parts to whole windows and masks what does not
+belong together (section 3.2, "efficient batch computation"). The results are the same.
+"""
 
 from __future__ import annotations
 
@@ -9,30 +15,35 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from swin_dense.analysis.counting import Counts, count_config
-from swin_dense.engine.config.load import merge_options, read_config
+import torch
+from torch import Tensor
+from torch.nn import functional as F
 
-TABLE = "table_4_ablation_swin_t"
-_SHIFT, _TABLE, _ABSOLUTE, _PRODUCT = (
-    "use_shift",
-    "use_rel_pos_bias",
-    "use_abs_pos_embed",
-    "use_dot_product",
+from swin_dense.analysis.counting import Counts, count_config
+from swin_dense.backbones.swin import WindowAttention
+from swin_dense.engine.config.load import merge_options, read_config
+from swin_dense.ops.window_attention import reference, windows
+
+TABLE_4 = "table_4_ablation_swin_t"
+TABLE_5 = "table_5_speed_v100"
+_SHIFT, _BIAS_TABLE, _ABSOLUTE, _PRODUCT = (
+    f"model.backbone.{name}"
+    for name in ("use_shift", "use_rel_pos_bias", "use_abs_pos_embed", "use_dot_product")
 )
-# Arguments of the backbone that differ from the default, by the table's name of the variant.
+# Config options that differ from the default, by the table's name of the variant.
 VARIANTS: Mapping[str, Mapping[str, bool]] = MappingProxyType(
     {
         "w/o shifting": {_SHIFT: False},
         "shifted windows": {},
-        "no pos.": {_TABLE: False},
-        "abs. pos.": {_TABLE: False, _ABSOLUTE: True},
+        "no pos.": {_BIAS_TABLE: False},
+        "abs. pos.": {_BIAS_TABLE: False, _ABSOLUTE: True},
         "abs.+rel. pos.": {_ABSOLUTE: True},
         "rel. pos. w/o app.": {_PRODUCT: False},
         "rel. pos.": {},
     }
 )
 # Box and mask AP on COCO, mIoU on ADE20K, as published.
-PAPER: Mapping[str, tuple[float, float, float]] = MappingProxyType(
+PAPER_SCORES: Mapping[str, tuple[float, float, float]] = MappingProxyType(
     {
         "w/o shifting": (47.7, 41.5, 43.3),
         "shifted windows": (50.5, 43.7, 46.1),
@@ -44,25 +55,34 @@ PAPER: Mapping[str, tuple[float, float, float]] = MappingProxyType(
     }
 )
 METHODS = {"cascade_swin_t_coco": "Cascade Mask R-CNN", "upernet_swin_t_ade20k": "UperNet"}
+# Milliseconds of stages 1 to 4 on a V100, as published.
+PAPER_MILLISECONDS = {
+    "window (w/o shifting)": (2.8, 1.7, 1.2, 0.9),
+    "shifted window (padding)": (3.3, 2.3, 1.9, 2.2),
+    "shifted window (cyclic)": (3.0, 1.9, 1.3, 1.0),
+}
+# Swin-T on 224 x 224 pixels: side of the feature map in tokens, channels, heads.
+STAGES = ((56, 96, 3), (28, 192, 6), (14, 384, 12), (7, 768, 24))
+_WINDOW = 7
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A variant of Table 4 on one of the two tasks, and what it costs."""
+    """A variant of table 4 on one of the two tasks, and what it costs."""
 
     name: str
     config: str
     counts: Counts
 
     @property
-    def options(self) -> dict[str, bool]:
+    def options(self) -> Mapping[str, bool]:
         """``--cfg-options`` that make the config this variant."""
-        return backbone_options(self.name)
+        return VARIANTS[self.name]
 
     @property
     def paper(self) -> dict[str, float]:
         """The published scores of this task, in percent."""
-        box, mask, miou = PAPER[self.name]
+        box, mask, miou = PAPER_SCORES[self.name]
         if METHODS[self.config] == "UperNet":
             return {"mIoU": miou}
         return {"box AP": box, "mask AP": mask}
@@ -71,12 +91,12 @@ class Variant:
         """The variant as ``--json`` writes it, with the keys of a row."""
         return {
             "row": self.config.rpartition("_")[0],
-            "table": TABLE,
+            "table": TABLE_4,
             "method": METHODS[self.config],
             "backbone": "Swin-T",
             "variant": self.name,
             "config": f"configs/{self.config}.py",
-            "cfg_options": self.options,
+            "cfg_options": dict(self.options),
             "crop": 512 if METHODS[self.config] == "UperNet" else None,
             "image_size": list(self.counts.image_size),
             "params_m": round(self.counts.params / 1e6, 2),
@@ -87,13 +107,8 @@ class Variant:
         }
 
 
-def backbone_options(variant: str) -> dict[str, bool]:
-    """Dotted config keys and values of a variant."""
-    return {f"model.backbone.{name}": value for name, value in VARIANTS[variant].items()}
-
-
 def count_variants(configs: Path, methods: Iterable[str] = METHODS) -> Iterator[Variant]:
-    """Counts every variant.
+    """Count every variant of table 4.
 
     Args:
         configs: the folder of the configs.
@@ -103,9 +118,126 @@ def count_variants(configs: Path, methods: Iterable[str] = METHODS) -> Iterator[
         plain = read_config(configs / f"{config}.py")
         counted: dict[tuple[str, ...], Counts] = {}
         for name, options in VARIANTS.items():
-            arguments = tuple(options)
-            if arguments not in counted:
+            if tuple(options) not in counted:
                 cfg = copy.deepcopy(plain)
-                merge_options(cfg, backbone_options(name))
-                counted[arguments] = count_config(cfg)
-            yield Variant(name, config, counted[arguments])
+                merge_options(cfg, options)
+                counted[tuple(options)] = count_config(cfg)
+            yield Variant(name, config, counted[tuple(options)])
+
+
+@dataclass(frozen=True)
+class StageTimes:
+    """Milliseconds that one attention layer of each stage takes, a row of table 5."""
+
+    kind: str
+    milliseconds: tuple[float, ...]
+
+    @property
+    def paper(self) -> tuple[float, ...]:
+        """The published ones, on a V100."""
+        return PAPER_MILLISECONDS[self.kind]
+
+    def as_json(self, measured_on: str) -> dict[str, Any]:
+        """The times as ``--json`` writes them, with the keys of a row."""
+        counted = ("config", "crop", "params_m", "paper_params_m", "flops_g", "paper_flops_g")
+        return {
+            "table": TABLE_5,
+            "method": self.kind,
+            "backbone": "Swin-T",
+            **dict.fromkeys(counted),
+            "stage_ms": [round(ms, 3) for ms in self.milliseconds],
+            "paper_stage_ms_v100": list(self.paper),
+            "measured_on": measured_on,
+        }
+
+
+def measure_stages(
+    device: torch.device, batch: int, seconds: float = 0.2, rounds: int = 10
+) -> list[StageTimes]:
+    """Time the layers of Swin-T on 224 x 224 pixels in float32, forward only.
+
+    The kinds take turns, and the fastest round counts, so that other work on the machine disturbs
+    the comparison little.
+
+    Args:
+        device: where to run.
+        batch: images at a time.
+        seconds: how long each layer is measured at least, in each round.
+        rounds: how often each layer is measured.
+    """
+    from torch.utils.benchmark import Timer  # warns of missing GPUs when it is imported
+
+    times: dict[str, list[float]] = {kind: [] for kind in PAPER_MILLISECONDS}
+    for side, channels, heads in STAGES:
+        x = torch.randn(batch, side, side, channels, device=device)
+        timers = {}
+        for kind in times:
+            layer = _layer(kind, channels, heads).to(device).eval()
+            # On a CPU one thread, its default: threads that wait for others would be timed too.
+            timers[kind] = Timer("layer(x)", globals={"layer": layer, "x": x})
+        with torch.inference_mode():
+            measured = [
+                {k: t.blocked_autorange(min_run_time=seconds).median for k, t in timers.items()}
+                for _ in range(rounds)
+            ]
+        for kind, milliseconds in times.items():
+            milliseconds.append(1e3 * min(turn[kind] for turn in measured))
+    return [StageTimes(kind, tuple(milliseconds)) for kind, milliseconds in times.items()]
+
+
+def _layer(kind: str, channels: int, num_heads: int) -> WindowAttention:
+    """An attention layer of Swin-T that shifts its windows as ``kind`` says."""
+    layer = _PaddedAttention if kind == "shifted window (padding)" else WindowAttention
+    return layer(
+        channels,
+        num_heads,
+        _WINDOW,
+        0 if kind == "window (w/o shifting)" else _WINDOW // 2,
+        qkv_bias=True,
+        scale=(channels // num_heads) ** -0.5,
+        use_rel_pos_bias=True,
+        attn_drop_rate=0.0,
+        drop_rate=0.0,
+        attn_impl="reference",  # plain PyTorch all three, so that only the shift differs
+    )
+
+
+class _PaddedAttention(WindowAttention):
+    """The backbone's attention layer, shifting by :func:`padded_window_attention`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, H, W, C) -> (B, H, W, C)``."""
+        sizes = (self.num_heads, self.window_size, self.shift_size, self.scale)
+        qkv = self.qkv(x)
+        return self.proj(padded_window_attention(qkv, self.qkv.bias, self.position_bias(), *sizes))
+
+
+def padded_window_attention(
+    qkv: Tensor,
+    qkv_bias: Tensor | None,
+    position_bias: Tensor | None,
+    num_heads: int,
+    window_size: int,
+    shift_size: int,
+    scale: float,
+) -> Tensor:
+    """Shifted-window attention that pads the windows at the edges instead of joining them.
+
+    Arguments and result are those of :func:`~.api.shifted_window_attention`.
+    """
+    h, w = qkv.shape[1:3]
+    m, before = window_size, window_size - shift_size
+    qkv = reference.pad_with_bias(qkv, qkv_bias, m)
+    rows, columns = qkv.shape[1:3]
+    # The first shifted window starts M - shift before the map, the last ends shift behind it.
+    edges = (0, 0, before, shift_size, before, shift_size)
+    qkv = F.pad(qkv, edges)
+    inside = F.pad(qkv.new_zeros(1, rows, columns, 1), edges, value=-100.0)
+    mask = windows.partition(inside, m)[0].transpose(1, 2)
+    q, k, v = reference.to_windows(qkv, qkv_bias, num_heads, m, 0)
+    scores = (q * scale) @ k.transpose(-2, -1)
+    if position_bias is not None:
+        scores = scores + position_bias
+    weights = (scores + mask[:, None]).softmax(dim=-1)
+    out = reference.from_windows(weights @ v, rows + m, columns + m, m, 0)
+    return out[:, before : before + h, before : before + w]

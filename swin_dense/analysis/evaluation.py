@@ -1,4 +1,4 @@
-"""Testing a row's model on the row's data, published scores beside measured ones."""
+"""Testing a row's model: scores on the row's data beside the published ones, and speed."""
 
 from __future__ import annotations
 
@@ -6,13 +6,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+from mmengine.config import Config
+from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import MODELS, DefaultScope
 from rich.table import Table
+from torch import nn
 
 from swin_dense.analysis.paper import WEIGHTS, Row
+from swin_dense.checkpoints import local_file
 from swin_dense.checkpoints.download import cached_path
+from swin_dense.compat import load_checkpoint
 from swin_dense.datasets.check import check_data
-from swin_dense.engine.config.load import load_config
+from swin_dense.engine.config.load import is_segmentation, load_config
 from swin_dense.engine.test import evaluate
+from swin_dense.engine.weights import load_weights
 from swin_dense.errors import UserError
 
 # Names in mmdet's and mmseg's metrics, and the factor that makes them percent.
@@ -23,11 +31,29 @@ _METRICS = {
 }
 
 
+def released_weights(row: Row) -> Path | None:
+    """The file of the row's released weights; None if there are none, or not on this machine."""
+    url = WEIGHTS.get(row.config)
+    path = cached_path(url) if url else None
+    return path if path and path.is_file() else None
+
+
 def missing_for_evaluation(
     row: Row, configs: Path, checkpoint: str | Path | None, data_root: str | Path | None
 ) -> list[str]:
-    """What to put where before a row can be tested; empty when all is there."""
-    missing = [] if checkpoint else [_where_to_get_weights(row)]
+    """What to put where before a row can be tested; empty when nothing is missing."""
+    missing = []
+    url = WEIGHTS.get(row.config)
+    if not checkpoint and url is None:
+        missing.append(
+            f"no weights of {row.name} were released: train them with tools/train.py "
+            f"configs/{row.config}.py and give --checkpoint FILE"
+        )
+    elif not checkpoint:
+        missing.append(
+            f"the weights are missing: download {url} to {cached_path(str(url))}, "
+            "or give --checkpoint FILE"
+        )
     try:
         cfg = load_config(configs / f"{row.config}.py", data_root=data_root)
         check_data(cfg, splits=("test",))
@@ -37,7 +63,7 @@ def missing_for_evaluation(
 
 
 def evaluate_row(row: Row, configs: Path, checkpoint: str | Path, **how: Any) -> dict[str, float]:
-    """Tests a row's model as ``tools/test.py`` does.
+    """Test a row's model as ``tools/test.py`` does.
 
     Args:
         row: the row.
@@ -59,34 +85,11 @@ def evaluate_row(row: Row, configs: Path, checkpoint: str | Path, **how: Any) ->
     }
 
 
-def released_weights(row: Row) -> Path | None:
-    """The file of the row's released weights; None if there are none, or not on this machine."""
-    url = WEIGHTS.get(row.config)
-    path = cached_path(url) if url else None
-    return path if path and path.is_file() else None
-
-
-def _where_to_get_weights(row: Row) -> str:
-    url = WEIGHTS.get(row.config)
-    if url is None:
-        return (
-            f"no weights of {row.name} were released: train them with tools/train.py "
-            f"configs/{row.config}.py and give --checkpoint FILE"
-        )
-    return (
-        f"the weights are missing: download {url} to {cached_path(url)}, or give --checkpoint FILE"
-    )
-
-
 def published_scores(row: Row, tta: bool) -> dict[str, float]:
     """The row's scores in percent, as far as they were measured the same way."""
-    miou = row.miou if tta else row.miou_single
-    boxes_alike = row.multi_scale_test == tta
-    scores = {
-        "box AP": row.box if boxes_alike else None,
-        "mask AP": row.mask if boxes_alike else None,
-        "mIoU": miou,
-    }
+    scores = {"mIoU": row.miou if tta else row.miou_single}
+    if row.multi_scale_test == tta:
+        scores |= {"box AP": row.box, "mask AP": row.mask}
     return {name: score for name, score in scores.items() if score is not None}
 
 
@@ -94,11 +97,58 @@ def scores_table(rows: Sequence[Row], measured: Mapping[str, float], tta: bool) 
     """Measured scores, and those of each of the rows, which share a config."""
     table = Table(title="percent", title_justify="left", header_style="bold")
     table.add_column("score")
-    table.add_column("measured", justify="right")
+    for heading in ("measured", *(row.table for row in rows)):
+        table.add_column(heading, justify="right")
     published = [published_scores(row, tta) for row in rows]
-    for row in rows:
-        table.add_column(row.table, justify="right")
     for name, score in measured.items():
-        beside = (str(scores[name]) if name in scores else "-" for scores in published)
-        table.add_row(name, f"{score:.2f}", *beside)
+        table.add_row(name, f"{score:.2f}", *(str(scores.get(name, "-")) for scores in published))
     return table
+
+
+def frames_per_second(
+    config: str | Path,
+    image_size: tuple[int, int],
+    device: torch.device,
+    checkpoint: str | Path | None = None,
+    seconds: float = 10.0,
+) -> float:
+    """Predictions a second, one image at a time, in float32 and with post-processing; the median.
+
+    The image is noise: with trained weights or without, hardly anything is found in it, so a
+    detector has no masks to paste.
+
+    Args:
+        config: the config file.
+        image_size: height and width in pixels.
+        device: where the model runs.
+        checkpoint: weights; without them they are random.
+        seconds: how long to measure at least, after a warm-up.
+
+    Raises:
+        UserError: config or checkpoint are missing or do not fit each other.
+    """
+    from torch.utils.benchmark import Timer  # warns of missing GPUs when it is imported
+
+    cfg = load_config(config, from_scratch=True)
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        model: nn.Module = revert_sync_batchnorm(MODELS.build(cfg.model))
+        if checkpoint is not None:
+            load_weights(model, load_checkpoint(local_file(str(checkpoint))), str(checkpoint))
+        model.to(device).eval()
+        step = Timer(
+            "model.test_step(batch())",
+            globals={"model": model, "batch": lambda: _batch(cfg, image_size)},
+        )
+        with torch.inference_mode():
+            return 1 / step.blocked_autorange(min_run_time=seconds).median
+
+
+def _batch(cfg: Config, image_size: tuple[int, int]) -> dict[str, Any]:
+    """One image as the test pipeline would pack it; predictions are written into it."""
+    if is_segmentation(cfg):
+        from mmseg.structures import SegDataSample as Sample
+    else:
+        from mmdet.structures import DetDataSample as Sample
+    metainfo = {"img_shape": image_size, "ori_shape": image_size, "scale_factor": (1.0, 1.0)}
+    image = torch.randint(256, (3, *image_size), dtype=torch.uint8)
+    return {"inputs": [image], "data_samples": [Sample(metainfo=metainfo)]}

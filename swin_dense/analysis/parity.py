@@ -191,7 +191,7 @@ def feature_maps(model: nn.Module, image: Tensor) -> list[Tensor]:
 
 
 def largest_error(theirs: list[Tensor], ours: list[Tensor]) -> float:
-    """Largest difference over the largest value, of the worst feature map; infinite if shapes differ."""
+    """Largest difference over the largest value; infinite if shapes differ."""
     if [m.shape for m in theirs] != [m.shape for m in ours]:
         return float("inf")
     pairs = zip(theirs, ours, strict=True)

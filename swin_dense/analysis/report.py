@@ -1,13 +1,15 @@
-"""Published and counted figures side by side: on the terminal, as JSON, as Markdown."""
+"""Published and counted numbers side by side: on the terminal, as JSON, as a document."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import groupby
 from typing import Any
 
 from rich.table import Table
 
+from swin_dense.analysis.ablation import METHODS, StageTimes, Variant
+from swin_dense.analysis.machine import describe_versions
 from swin_dense.analysis.reproduction import Reproduced
 
 TITLES = {
@@ -18,10 +20,44 @@ TITLES = {
     "official_results_not_in_tables": "Official results that are in no table",
     "not_published": "Not published",
 }
+_HEADER = """# Reproduction: published and counted
+
+Generated, not edited: `{command}`
+({versions}).
+
+M is millions of parameters, G billions of multiply-accumulates, "paper" what is published (tables
+2 and 3 of the paper, and the result tables of the official code). Counted are the convolutions,
+the linear layers and the matrix products of attention that one forward runs, from the config,
+without running the arithmetic: of detectors on 1280 x 800 pixels, with 1000 regions for every box
+head and 100 for every mask head (Sparse R-CNN: its own proposals); of segmentors on 2048 x 512
+pixels, or 2560 x 640 where the crops are 640. Norms, activations, interpolation and auxiliary
+heads do not count; the parameters of auxiliary heads do. Feature maps that windows do not divide
+are padded before the attention's linear layers, as in the paper's code; the backbone here keeps
+the padding out of them and does up to 2 % less.
+"""
+_SCORES = """Scores are the paper's: box and mask AP on COCO minival and mIoU on ADE20K validation
+(several scales and flips), in percent. Rows are tested with
+`tools/reproduce.py --row ROW --data-root DIR --checkpoint FILE`.
+"""
+_VARIANTS = """## Table 4: what shifting and position terms contribute
+
+Each variant is a config with the options beside it, for example
+`tools/train.py configs/cascade_swin_t_coco.py --cfg-options model.backbone.use_shift=False`. Only
+the options of the full model fit its pretrained weights: the others need a pretraining of their
+own. "w/o app." multiplies its queries and keys like the others, with a factor of 0.
+"""
+_STAGES = """## Table 5: window, shifted by padding, shifted cyclically
+
+Milliseconds of one attention layer (its linear layers included) of each stage of Swin-T on
+224 x 224 pixels, forward, float32, plain PyTorch, the fastest of several rounds. The published
+milliseconds are a V100's; their batch size is not published, so only their proportions compare.
+On a CPU the shifted kinds lose more than there: the weights that their masks leave, exp(-100), are
+denormal numbers, with which CPUs are slow. Measured on: {measured_on}.
+"""
 
 
 def as_json(result: Reproduced) -> dict[str, Any]:
-    """A row as ``--json`` writes it; ``paper_`` is published, the rest counted or said."""
+    """A row as ``--json`` writes it; ``paper_`` is published, the rest counted or remarked."""
     row = result.row
     return {
         "row": row.name,
@@ -50,10 +86,7 @@ def terminal_tables(results: Sequence[Reproduced]) -> list[Table]:
     """A table for each table of the paper, remarks below the row that they are about."""
     tables = []
     for name, group in groupby(results, lambda result: result.row.table):
-        table = Table(title=TITLES[name], title_justify="left", header_style="bold")
-        table.add_column("row")
-        for heading in ("M", "paper", "G", "paper"):
-            table.add_column(heading, justify="right")
+        table = _table(TITLES[name], "row", ("M", "paper", "G", "paper"))
         for result in group:
             row = result.row
             label = row.name + (" *" if row.multi_scale_test else "")
@@ -61,14 +94,129 @@ def terminal_tables(results: Sequence[Reproduced]) -> list[Table]:
             table.add_row(
                 f"{label}\n[dim]{remarks}[/dim]" if remarks else label,
                 f"{result.params_m:.1f}",
-                figure(row.params_m),
+                _published(row.params_m),
                 f"{result.flops_g:.0f}",
-                figure(row.flops_g),
+                _published(row.flops_g),
             )
         tables.append(table)
     return tables
 
 
-def figure(value: float | None) -> str:
-    """A published figure as it was published; '-' for none."""
+def variants_table(variants: Sequence[Variant]) -> Table:
+    """Table 4's variants for the terminal, the options of each below its name."""
+    table = _table("Table 4: ablations on Swin-T", "config, variant", ("M", "G"))
+    table.add_column("paper")
+    for config in METHODS:
+        table.add_row(f"[bold]configs/{config}.py[/bold]")
+        for variant in (v for v in variants if v.config == config):
+            options = _options(variant)
+            name = f"{variant.name}\n[dim]{options}[/dim]" if options else variant.name
+            table.add_row(name, *_counted(variant), _scores(variant))
+    return table
+
+
+def stages_table(times: Sequence[StageTimes], measured_on: str) -> Table:
+    """Table 5's milliseconds for the terminal."""
+    table = _table("Table 5: ms of an attention layer, by stage", "attention", ("1", "2", "3", "4"))
+    table.caption, table.caption_justify = f"{measured_on}; paper: V100", "left"
+    table.add_column("paper", justify="right")
+    for row in times:
+        paper = " ".join(str(ms) for ms in row.paper)
+        table.add_row(row.kind, *(f"{ms:.2f}" for ms in row.milliseconds), paper)
+    return table
+
+
+def _table(title: str, label: str, numbers: Iterable[str]) -> Table:
+    table = Table(title=title, title_justify="left", header_style="bold")
+    table.add_column(label, overflow="fold")
+    for heading in numbers:
+        table.add_column(heading, justify="right")
+    return table
+
+
+def reproduction_document(
+    results: Sequence[Reproduced],
+    variants: Sequence[Variant],
+    times: Sequence[StageTimes],
+    *,
+    command: str,
+    configs: str,
+    measured_on: str,
+) -> str:
+    """The Markdown document.
+
+    Args:
+        results: rows of tables 2 and 3.
+        variants: of table 4; without any the section is missing.
+        times: of table 5; without any the section is missing.
+        command: what generates the document.
+        configs: the folder of the configs, seen from the document.
+        measured_on: machine, date and batch of ``times``.
+    """
+    parts = [_HEADER.format(command=command, versions=describe_versions()), _SCORES]
+    headings = ["method", "backbone", "row", "M:", "M paper:", "G:", "G paper:"]
+    headings += ["FPS, V100, paper:", "score, paper", "remarks"]
+    for name, group in groupby(results, lambda result: result.row.table):
+        rows = (_row(result, configs) for result in group)
+        parts.append(f"## {TITLES[name]}\n\n{markdown_table(headings, rows)}")
+    if variants:
+        headings = ["config", "variant", "options", "M:", "G:", "scores, paper"]
+        table = markdown_table(headings, (_variant_row(one, configs) for one in variants))
+        parts.append(f"{_VARIANTS}\n{table}")
+    if times:
+        stages = [f"stage {stage}" for stage in range(1, 5)]
+        headings = ["attention", *(f"{stage}:" for stage in stages)]
+        headings += [f"{stage}, V100, paper:" for stage in stages]
+        rows = ([one.kind, *(f"{ms:.2f}" for ms in one.milliseconds), *one.paper] for one in times)
+        parts.append(f"{_STAGES.format(measured_on=measured_on)}\n{markdown_table(headings, rows)}")
+    return "\n".join(parts)
+
+
+def markdown_table(headings: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
+    """A table in Markdown; a column whose heading ends in ':' is aligned to the right."""
+    headings = list(headings)
+    rules = ["--:" if heading.endswith(":") else "---" for heading in headings]
+    lines = [[heading.rstrip(":") for heading in headings], rules, *rows]
+    return "".join(f"| {' | '.join(map(str, line))} |\n" for line in lines)
+
+
+def _row(result: Reproduced, configs: str) -> list[str]:
+    row = result.row
+    scores = ((row.box, "box"), (row.mask, "mask"), (row.miou, "mIoU"))
+    text = ", ".join(f"{score} {name}" for score, name in scores if score is not None)
+    return [
+        row.method,
+        row.backbone,
+        f"[{row.name}]({configs}/{row.config}.py)" + (f", {row.schedule}" if row.schedule else ""),
+        f"{result.params_m:.2f}",
+        _published(row.params_m),
+        f"{result.flops_g:.1f}",
+        _published(row.flops_g),
+        _published(row.fps),
+        text + (", several scales" if row.multi_scale_test else ""),
+        result.remarks(),
+    ]
+
+
+def _variant_row(variant: Variant, configs: str) -> list[str]:
+    link = f"[{variant.config}]({configs}/{variant.config}.py)"
+    options = f"`{_options(variant)}`" if variant.options else ""
+    return [link, variant.name, options, *_counted(variant), _scores(variant)]
+
+
+def _options(variant: Variant) -> str:
+    """The variant's ``--cfg-options``, as they are typed."""
+    return " ".join(f"{key}={value}" for key, value in variant.options.items())
+
+
+def _counted(variant: Variant) -> tuple[str, str]:
+    return f"{variant.counts.params / 1e6:.2f}", f"{variant.counts.macs / 1e9:.1f}"
+
+
+def _scores(variant: Variant) -> str:
+    return ", ".join(f"{name} {score}" for name, score in variant.paper.items())
+
+
+def _published(value: float | None) -> str:
+    """A number as it was published; '-' for none."""
     return "-" if value is None else str(value)

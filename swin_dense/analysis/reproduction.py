@@ -1,4 +1,4 @@
-"""Every published row beside what counting its config gives."""
+"""Every published row beside the counts of its config."""
 
 from __future__ import annotations
 
@@ -48,14 +48,13 @@ class Reproduced:
     def remarks(self) -> str:
         """Why the counts are not the published ones; how far off, where that is not known."""
         parts = []
-        if self.row.note and not self.agrees:
-            parts.append(self.row.note)
-        elif not self.agrees:
-            parts.append(f"off by {self._offset()}, for a reason that is not known")
-        if self.row.unseen and not self.agrees:
-            unseen = sum(self.counts.outside_layers_of[name] for name in self.row.unseen)
-            seen = self.flops_g - unseen / 1e9
-            parts.append(f"without those of {', '.join(self.row.unseen)}: {seen:.0f} G")
+        if not self.agrees:
+            unknown = f"off by {self._offset()}, for a reason that is not known"
+            parts.append(self.row.note or unknown)
+            if self.row.unseen:
+                unseen = sum(self.counts.outside_layers_of[name] for name in self.row.unseen)
+                seen = self.flops_g - unseen / 1e9
+                parts.append(f"without those of {', '.join(self.row.unseen)}: {seen:.0f} G")
         parts += [
             f"{name}: {counts.params / 1e6:.1f} M, {counts.macs / 1e9:.0f} G"
             for name, counts in self.variants.items()
@@ -79,7 +78,7 @@ def _close(counted: float, published: float | None) -> bool:
 
 
 def reproduce(rows: Iterable[Row], configs: Path) -> Iterator[Reproduced]:
-    """Counts the config of each row, one after the other; rows that share a config count once.
+    """Count the config of each row, one after the other; rows that share a config count once.
 
     Args:
         rows: of :data:`swin_dense.analysis.paper.ROWS`.

@@ -11,9 +11,8 @@ import pytest
 from rich.console import Console
 
 from swin_dense.analysis.counting import Counts
-from swin_dense.analysis.document import reproduction_document
 from swin_dense.analysis.paper import ROWS, Row
-from swin_dense.analysis.report import as_json, terminal_tables
+from swin_dense.analysis.report import as_json, reproduction_document, terminal_tables
 from swin_dense.analysis.reproduction import Reproduced, reproduce
 from swin_dense.errors import UserError
 

@@ -9,17 +9,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from swin_dense.analysis import Counts, evaluation, stage_times
+from swin_dense.analysis import Counts, ablation, evaluation
 from swin_dense.analysis.ablation import VARIANTS, Variant
 from swin_dense.analysis.evaluation import (
     evaluate_row,
+    frames_per_second,
     missing_for_evaluation,
     published_scores,
     released_weights,
     scores_table,
 )
 from swin_dense.analysis.paper import ROWS, WEIGHTS, Row
-from swin_dense.analysis.speed import frames_per_second
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 KEYS = {
@@ -101,7 +101,7 @@ def test_ablation(reproduce, reproduce_tool, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(
         reproduce_tool,
         "measure_stages",
-        lambda device, batch: stage_times.measure_stages(device, batch=1, seconds=0.001, rounds=2),
+        lambda device, batch: ablation.measure_stages(device, batch=1, seconds=0.001, rounds=2),
     )
     flags = ["--json", "a.json", "--markdown", "a.md", "--device", "cpu"]
     assert reproduce("--ablation", *flags) == 0

@@ -61,14 +61,10 @@ def test_whole_backbone(tiny):
 
 def test_differences_are_seen(tiny, monkeypatch):
     """Each comparison fails on a class that differs in what it compares."""
-    plain, map_errors = parity.with_our_backbone(tiny), parity.feature_map_errors
+    plain, errors = parity.with_our_backbone(tiny), parity.feature_map_errors
     for key, value, compare in (
         ("window_size", 5, lambda: parity.different_names(tiny)),
-        (
-            "use_shift",
-            False,
-            lambda: max(parity.feature_map_errors(narrow(tiny))) > 100 * TOLERANCE,
-        ),
+        ("use_shift", False, lambda: max(errors(narrow(tiny))) > 100 * TOLERANCE),
     ):
         other = copy.deepcopy(plain)
         other.model.backbone[key] = value
