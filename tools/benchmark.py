@@ -22,23 +22,32 @@ from typing import Any
 
 import torch
 
-from swin_dense.benchmarks.agreement import DTYPES
-from swin_dense.benchmarks.backbone import PHASES, Run, measure_backbone
-from swin_dense.benchmarks.baselines import PEERS, Spec, installed, peers_named
+from swin_dense.benchmarks.backbone import (
+    PHASES,
+    SIDES,
+    measure_backbone,
+    measure_memory,
+    measure_scaling,
+)
+from swin_dense.benchmarks.baselines import BASELINES, Spec, installed, parse_baselines
 from swin_dense.benchmarks.detector import box_samplers, measure_detector
 from swin_dense.benchmarks.evaluation import measure_evaluation
-from swin_dense.benchmarks.memory import measure_memory
+from swin_dense.benchmarks.measurement import DTYPES, Run
 from swin_dense.benchmarks.pipeline import measure_pipeline
-from swin_dense.benchmarks.plots import save_plot
-from swin_dense.benchmarks.records import circumstances, machine_text, read, save
-from swin_dense.benchmarks.report import benchmarks_document
-from swin_dense.benchmarks.scaling import SIDES, measure_scaling
-from swin_dense.benchmarks.tables import file_name, notes_of, terminal_table
+from swin_dense.benchmarks.records import circumstances, machine_text, read
+from swin_dense.benchmarks.report import (
+    benchmarks_document,
+    file_name,
+    notes_of,
+    save_plot,
+    terminal_table,
+)
 from swin_dense.datasets.check import check_data
 from swin_dense.engine.config.load import is_segmentation, load_config
 from swin_dense.engine.device import choose_device
 from swin_dense.engine.terminal.cli import ConfigOptions, OneLineParser, run_tool
 from swin_dense.engine.terminal.console import console, quiet_terminal, say
+from swin_dense.engine.terminal.metrics import write_json
 from swin_dense.engine.test import make_output_dir
 from swin_dense.errors import UserError
 
@@ -83,9 +92,9 @@ def make_parser() -> OneLineParser:
     scaling = commands.add_parser("scaling", help="time against pixels")
     scaling.add_argument("--sizes", metavar="S,S,...", type=_sides, help="sides of square images")
     scaling.add_argument("--phases", default="forward", help="forward, training or both: a,b")
-    for one, against in ((backbone, ",".join(PEERS)), (scaling, "mmdet")):
+    for one, against in ((backbone, ",".join(BASELINES)), (scaling, "mmdet")):
         one.add_argument("--arch", default="tiny", help="tiny, small, base or large")
-        one.add_argument("--against", default=against, help="peers, with commas; '' for none")
+        one.add_argument("--against", default=against, help="libraries, with commas; '' for none")
         one.add_argument("--cuda-graphs", action="store_true", help="ours runs forward as a graph")
         one.add_argument("--compile", action="store_true", help="all of them by torch.compile")
     memory.add_argument("--arch", default="tiny", help="tiny, small, base, large: a,b")
@@ -112,7 +121,7 @@ def make_parser() -> OneLineParser:
     for one in (detector, pipeline):
         one.add_argument("--cfg-options", nargs="+", action=ConfigOptions, metavar="KEY=VALUE")
     for one in (backbone, scaling, detector, evaluation, pipeline):
-        one.add_argument("--rounds", type=int, help="turns of each contestant")
+        one.add_argument("--rounds", type=int, help="how often each model is timed")
     for one in (backbone, memory, scaling, detector, evaluation, pipeline):
         one.add_argument("--json", metavar="FILE", type=Path, help="write the record there")
         one.add_argument("--remark", help="what else the record should say of the circumstances")
@@ -140,7 +149,7 @@ def run(args: Namespace) -> None:
         say(f"measuring on {machine_text(record)}")
         record |= _MEASURE[args.kind](args, device)
         path = args.json or WORK / f"{file_name(record)}.json"
-        save(path, record)
+        write_json(path, record)
         console().print(terminal_table(record))
         for note in notes_of(record):
             say(note)
@@ -242,9 +251,9 @@ def _options(args: Namespace) -> str:
 
 
 def _spec(args: Namespace, size: tuple[int, int]) -> tuple[Spec, dict[str, str], list[str]]:
-    """The model, versions of the peers, and the names of those that are not installed."""
+    """The model, versions of the baselines, and the names of those that are not installed."""
     spec = _our_spec(args, args.arch, size, cuda_graphs=int(args.cuda_graphs), compile=args.compile)
-    versions, missing = installed(peers_named(args.against))
+    versions, missing = installed(parse_baselines(args.against))
     for name in missing:
         say(f"{name} is not installed: skipped")
     return spec, versions, missing

@@ -53,7 +53,8 @@ class Comparison:
     Args:
         names: parameters and buffers that only one of the two has, or with another shape.
         groups: parameters whose optimizer settings differ.
-        evaluating, training: largest relative error of a feature map; training draws stochastic depth.
+        evaluating, training: largest relative error of a feature map; training has stochastic
+            depth.
     """
 
     names: tuple[str, ...]

@@ -1,151 +1,189 @@
-"""The backbone against those of other libraries: time, memory, launches, share of the roofline."""
+"""The backbone against those of other libraries: a step, memory kept, time against pixels."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from swin_dense.benchmarks import costs
-from swin_dense.benchmarks.agreement import DTYPES, TOLERANCES, differences, precision
-from swin_dense.benchmarks.baselines import OURS, Spec, build_contestants, build_ours
-from swin_dense.benchmarks.roofline import Rates, backbone_work, measure_rates
-from swin_dense.benchmarks.timing import Timing, interleave
-from swin_dense.errors import UserError
+from swin_dense.benchmarks.agreement import check_agreement
+from swin_dense.benchmarks.baselines import OURS, Spec, build_models, build_ours
+from swin_dense.benchmarks.measurement import (
+    DTYPES,
+    Run,
+    Timing,
+    backbone_work,
+    exponent,
+    interleave,
+    kept_for_backward,
+    launches,
+    measure_rates,
+    training_costs,
+)
 
 PHASES = ("forward", "training")
-# Its classes are the dense prediction code itself, so it has to agree at every size.
-_SAME_AT_EVERY_SIZE = ("mmdet",)
+SIDES = {"cuda": (512, 768, 1024, 1280, 1536, 1792, 2048), "cpu": (256, 384, 512, 640, 768)}
+_BASELINE = "mmdet"  # of memory
+# Whatever the size, mmdet's outputs are ours, and as much is kept once.
+_SMALL = (64, 96)
 
 
-@dataclass(frozen=True)
-class Run:
-    """How to measure.
-
-    Attributes:
-        batch: images at a time.
-        dtype: 'fp32', or 'fp16' or 'bf16' by autocast.
-        rounds: turns of each contestant.
-        device: where.
-    """
-
-    batch: int
-    dtype: str
-    rounds: int
-    device: torch.device
-
-    def image(self, size: tuple[int, int], batch: int | None = None) -> Tensor:
-        """Noise ``(batch, 3, H, W)``, the same on every call."""
-        generator = torch.Generator().manual_seed(0)
-        shape = (self.batch if batch is None else batch, 3, *size)
-        return torch.randn(shape, generator=generator).to(self.device)
-
-
-def measure_backbone(spec: Spec, names: Mapping[str, str], run: Run) -> dict[str, Any]:
-    """Check that all contestants agree, then time them in turns.
+def measure_backbone(spec: Spec, versions: Mapping[str, str], run: Run) -> dict[str, Any]:
+    """Check that all models agree, then time them in turns.
 
     Args:
         spec: the model.
-        names: peers, and their versions.
+        versions: of the baselines, by name.
         run: how to measure.
 
     Returns:
-        ``settings``, ``rates``, and ``contestants``: for each its ``difference`` from ours, a
-        ``note`` where that is one of definition, and time, launches, memory.
+        ``settings``, ``rates``, and ``contestants`` (the records' key for ours and the baselines):
+        for each its ``difference`` from ours, a ``note`` where that is one of definition, and
+        time, launches, memory.
 
     Raises:
         UserError: outputs disagree; nothing is timed then.
     """
-    found = check_agreement(spec, list(names), run)
-    models = build_contestants(spec, list(names), run.device)
-    image = run.image(spec.size)
-    rates = measure_rates(run.device, DTYPES[run.dtype])
-    records: dict[str, dict[str, Any]] = {
-        name: {"name": name, "version": names.get(name), **found.get(name, {})} for name in models
-    }
+    found = check_agreement(spec, list(versions), run)
+    models = build_models(spec, list(versions), run.device)
+    image, dtype = run.image(spec.size), DTYPES[run.dtype]
+    rates = measure_rates(run.device, dtype)
+    records = {name: _record(name, versions, found) for name in models}
     times: dict[str, dict[str, Timing]] = {}
     for phase in PHASES:
         steps = {name: make_step(model, image, run, phase) for name, model in models.items()}
         times[phase] = interleave(steps, run.rounds, run.device)
-    for phase in PHASES:  # after all timing: what is looked at is not compiled any more on a CPU
-        for name, model in models.items():
-            step = make_step(model, image, run, phase)
-            if phase == "training":
-                records[name][phase] = costs.training_costs(model, step, run.device)
-            else:
-                records[name][phase] = {"launches": costs.launches(step, run.device)}
-            if spec.compile and run.device.type == "cpu":
-                records[name][phase]["launches"] = None
-    rates = rates.at_best(measure_rates(run.device, DTYPES[run.dtype]))
-    least = _least_seconds(spec, run, rates)
+    for name, model in models.items():  # after all timing: counting stops compilation on a CPU
+        step = make_step(model, image, run, "forward")
+        records[name]["forward"] = {"launches": launches(step, run.device)}
+        step = make_step(model, image, run, "training")
+        records[name]["training"] = training_costs(model, step, run.device)
+    rates = rates.at_best(measure_rates(run.device, dtype))
+    with torch.device("meta"):
+        plain = build_ours(replace(spec, attn_impl="reference", cuda_graphs=0)).eval()
+    work = backbone_work(plain, spec.size, run.batch, dtype)
+    least = {phase: work[phase].least_seconds(rates) for phase in PHASES}
     for phase in PHASES:
         for name, timing in times[phase].items():
-            records[name][phase] |= _record(timing, times[phase][OURS], least[phase])
+            share = {"roofline_share": round(least[phase] / timing.median, 4)}
+            records[name][phase] |= timing.as_json(times[phase][OURS]) | share
+            if spec.compile and run.device.type == "cpu":
+                records[name][phase]["launches"] = None
     return {
-        "settings": settings(spec, run),
+        "settings": _settings(spec, run),
         "rates": rates.as_json(),
         "roofline_ms": {phase: round(1e3 * seconds, 4) for phase, seconds in least.items()},
         "contestants": list(records.values()),
     }
 
 
-def check_agreement(spec: Spec, names: list[str], run: Run) -> dict[str, dict[str, Any]]:
-    """Compare outputs and the gradient of the image, of one image, with ours.
+def measure_scaling(
+    spec: Spec, versions: Mapping[str, str], run: Run, sides: Sequence[int], phases: Sequence[str]
+) -> dict[str, Any]:
+    """Time square images of each side, and fit ``time = c * pixels ** exponent``.
 
-    At sizes that are not whole windows, libraries for classification are other functions than
-    dense prediction code. Their weights and blocks are then checked at a size where all agree.
+    Sizes and models take turns, so that a slow minute of the machine disturbs all of them.
 
-    Returns:
-        Of each peer: ``difference``, ``checked_at`` (height, width), and perhaps a ``note``.
+    Args:
+        spec: the model; its size is replaced.
+        versions: of the baselines, by name.
+        run: how to measure.
+        sides: in pixels.
+        phases: of 'forward' and 'training'.
 
     Raises:
-        UserError: a peer does not agree where it should.
+        UserError: outputs disagree; nothing is timed then.
+        ValueError: fewer than two different sides.
     """
-    check = spec
-    if not spec.whole_windows:
-        side = 64 * spec.window_size
-        check = replace(spec, size=(side, side))
-    records: dict[str, dict[str, Any]] = {}
-    for name, error in _differences(spec, names, run).items():
-        records[name] = {"difference": error, "checked_at": list(spec.size)}
-    differing = [n for n in names if records[n]["difference"] > TOLERANCES[DTYPES[run.dtype]]]
-    excused = [n for n in differing if check is not spec and n not in _SAME_AT_EVERY_SIZE]
-    for name, error in (_differences(check, excused, run) if excused else {}).items():
-        there = records[name]["difference"]
-        note = f"differs by {there:.1g} at the timed size, by definition (windows at the edges)"
-        records[name] = {"difference": error, "checked_at": list(check.size), "note": note}
-    for name, record in records.items():
-        height, width = record["checked_at"]
-        if not record["difference"] <= TOLERANCES[DTYPES[run.dtype]]:
-            raise UserError(
-                f"{name} and ours disagree by {record['difference']:.1g} at {height}x{width}, "
-                f"{run.dtype}, with the same weights: nothing was timed"
-            )
-        record["difference"] = float(f"{record['difference']:.2g}")
-    return records
+    names = list(versions)
+    specs = {side: replace(spec, size=(side, side)) for side in sides}
+    found = check_agreement(specs[min(sides)], names, run)
+    models = {side: build_models(one, names, run.device) for side, one in specs.items()}
+    records = {name: _record(name, versions, found) for name in (OURS, *names)}
+    pixels = [side * side for side in sides]
+    for phase in phases:
+        steps = {
+            f"{name} {side}": make_step(model, run.image(specs[side].size), run, phase)
+            for side in sides
+            for name, model in models[side].items()
+        }
+        times = interleave(steps, run.rounds, run.device)
+        for name, record in records.items():
+            row = [times[f"{name} {side}"] for side in sides]
+            record[phase] = {
+                "exponent": round(exponent(pixels, [timing.median for timing in row]), 3),
+                "sizes": [timing.as_json() for timing in row],
+            }
+    return {
+        "settings": _settings(spec, run) | {"size": None, "sides": list(sides)},
+        "contestants": list(records.values()),
+    }
 
 
-def _differences(spec: Spec, names: list[str], run: Run) -> dict[str, float]:
-    if not names:
-        return {}
-    models = build_contestants(spec, names, run.device)
-    return differences(models, run.image(spec.size, batch=1), DTYPES[run.dtype])
+def measure_memory(specs: Mapping[str, Spec], version: str, run: Run) -> dict[str, Any]:
+    """Count, with and without recomputation (``with_cp``), what a training forward keeps.
+
+    Args:
+        specs: models by name, alike but for channels, depths and heads.
+        version: mmdet's.
+        run: how to measure; rounds do not matter.
+
+    Returns:
+        ``settings``, and ``models``: for each its ``arch``, ``with_cp``, ``difference``, and of
+        'ours' and 'mmdet' ``image_mb`` for each image and ``once_mb``, whatever the batch, such as
+        weights in lower precision. Megabytes are 1e6 bytes.
+
+    Raises:
+        UserError: outputs disagree; nothing is counted then.
+    """
+    rows = []
+    for arch, spec in specs.items():
+        found = check_agreement(replace(spec, size=_SMALL), [_BASELINE], run)[_BASELINE]
+        for with_cp in (False, True):
+            models = build_models(replace(spec, with_cp=with_cp), [_BASELINE], run.device)
+            kept = {name: _kept(model, spec.size, run) for name, model in models.items()}
+            row = {"arch": arch, "with_cp": with_cp, "difference": found["difference"]}
+            rows.append(row | kept)
+    shared = _settings(next(iter(specs.values())), run)
+    for own in ("embed_dims", "depths", "num_heads", "with_cp", "rounds"):
+        del shared[own]
+    return {
+        "settings": shared | {"arch": ",".join(specs)},
+        "peer": {"name": _BASELINE, "version": version},  # the records' key for the baseline
+        "models": rows,
+    }
+
+
+def _kept(model: nn.Module, size: tuple[int, int], run: Run) -> dict[str, float]:
+    one, two = (_bytes_kept(model, run.image(_SMALL, batch), run) for batch in (1, 2))
+    once = 2 * one - two
+    image = (_bytes_kept(model, run.image(size), run) - once) / run.batch
+    return {"image_mb": round(image / 1e6, 3), "once_mb": round(once / 1e6, 3)}
+
+
+def _bytes_kept(model: nn.Module, image: Tensor, run: Run) -> int:
+    """Of forward alone: what backward recomputes it keeps for a moment."""
+    model.train()
+    with warnings.catch_warnings(), run.precision():
+        # mmdet leaves it to PyTorch how blocks are recomputed, and PyTorch warns of that
+        warnings.filterwarnings("ignore", ".*use_reentrant")
+        return kept_for_backward(model, lambda: model(image))
 
 
 def make_step(model: nn.Module, image: Tensor, run: Run, phase: str) -> Callable[[], Any]:
     """A step to time: 'forward' without gradients, or 'training', forward and backward."""
-    dtype = DTYPES[run.dtype]
 
     def forward() -> Any:
-        with torch.no_grad(), precision(dtype, run.device):
+        with torch.no_grad(), run.precision():
             return model(image)
 
     def training() -> None:
         model.zero_grad(set_to_none=True)
-        with precision(dtype, run.device):
+        with run.precision():
             maps = model(image)
         torch.autograd.backward(maps, [torch.ones_like(x) for x in maps])
 
@@ -153,23 +191,11 @@ def make_step(model: nn.Module, image: Tensor, run: Run, phase: str) -> Callable
     return forward if phase == "forward" else training
 
 
-def settings(spec: Spec, run: Run) -> dict[str, Any]:
-    """What was measured, for the record."""
-    chosen = asdict(spec) | {"batch": run.batch, "dtype": run.dtype, "rounds": run.rounds}
-    # lists, as JSON reads them back
-    return {key: list(v) if isinstance(v, tuple) else v for key, v in chosen.items()}
+def _record(name: str, versions: Mapping[str, str], found: Mapping[str, Any]) -> dict[str, Any]:
+    return {"name": name, "version": versions.get(name), **found.get(name, {})}
 
 
-def _least_seconds(spec: Spec, run: Run, rates: Rates) -> dict[str, float]:
-    with torch.device("meta"):
-        plain = replace(spec, attn_impl="reference", cuda_graphs=0, compile=False)
-        model = build_ours(plain).eval()
-    work = backbone_work(model, spec.size, run.batch, DTYPES[run.dtype])
-    return {phase: work[phase].least_seconds(rates) for phase in PHASES}
-
-
-def _record(timing: Timing, ours: Timing, least: float) -> dict[str, Any]:
-    record = timing.as_json()
-    record["times_ours"] = round(timing.median / ours.median, 3)
-    record["roofline_share"] = round(least / timing.median, 4)
-    return record
+def _settings(spec: Spec, run: Run) -> dict[str, Any]:
+    """What was measured, with lists as JSON reads them back."""
+    settings = asdict(spec) | {"batch": run.batch, "dtype": run.dtype, "rounds": run.rounds}
+    return {key: list(v) if isinstance(v, tuple) else v for key, v in settings.items()}

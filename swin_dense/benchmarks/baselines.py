@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
@@ -25,7 +25,7 @@ _STAGES = 4
 
 @dataclass(frozen=True)
 class Spec:
-    """The model that every contestant has to be.
+    """The model that ours and every baseline has to be.
 
     Attributes:
         embed_dims, depths, num_heads: of the first stage, of the stages.
@@ -35,7 +35,7 @@ class Spec:
         attn_impl: of ours.
         cuda_graphs: of ours: input shapes whose CUDA graph is kept; 0 for none.
         with_cp: recompute blocks in backward; of ours and mmdet's.
-        compile: compile every contestant with ``torch.compile``.
+        compile: compile all models with ``torch.compile``.
     """
 
     embed_dims: int
@@ -65,62 +65,69 @@ class Spec:
         return cls(*ARCHS[arch], window_size, size, **more)
 
     @property
-    def whole_windows(self) -> bool:
-        """Whether every map is cut into several whole windows.
+    def channels(self) -> list[int]:
+        """Channels of the feature maps."""
+        return [self.embed_dims * 2**i for i in range(_STAGES)]
 
-        Then all libraries agree. Else some shrink windows, drop the shift of a map that is one
-        window, or pad after the shift, and are other functions than the dense prediction code.
+    @property
+    def whole_windows(self) -> bool:
+        """Whether every feature map is cut into several whole windows.
+
+        Then all libraries agree. Else some shrink windows, drop the shift of a feature map that is
+        one window, or pad after the shift, and are other functions than dense prediction code.
         """
         m = self.window_size
         sides = [side / (_PATCH * 2**i) for side in self.size for i in range(_STAGES)]
         return all(side % m == 0 and side > m for side in sides)
 
 
-class WithOutputNorms(nn.Module):
-    """A backbone without norms of its maps, and these norms: ``(B, 3, H, W)`` to four maps."""
+class Baseline(nn.Module):
+    """A backbone of another library that returns feature maps as ours does.
 
-    def __init__(self, body: nn.Module, maps: Callable[[nn.Module, Tensor], Any], spec: Spec):
+    Args:
+        body: the backbone.
+        maps: what it makes of an image: four feature maps ``(B, H, W, C)``, or, if it norms them
+            itself, ``(B, C, H, W)``.
+        channels: of the feature maps that have to be normed here.
+    """
+
+    def __init__(
+        self,
+        body: nn.Module,
+        maps: Callable[[nn.Module, Tensor], Sequence[Tensor]],
+        channels: Sequence[int] = (),
+    ) -> None:
         super().__init__()
         self.body = body
         self._maps = maps
-        for i in range(_STAGES):
-            self.add_module(f"norm{i}", nn.LayerNorm(spec.embed_dims * 2**i))
+        for i, count in enumerate(channels):
+            self.add_module(f"norm{i}", nn.LayerNorm(count))
+        self._has_norms = bool(channels)
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        """``(B, 3, H, W)`` to maps ``(B, C, H', W')``, as ours returns them."""
-        return tuple(
-            getattr(self, f"norm{i}")(x).permute(0, 3, 1, 2).contiguous()
-            for i, x in enumerate(self._maps(self.body, image))
-        )
+        """``(B, 3, H, W)`` to feature maps ``(B, C, H', W')``."""
+        maps = self._maps(self.body, image)
+        if self._has_norms:
+            maps = [getattr(self, f"norm{i}")(x).permute(0, 3, 1, 2) for i, x in enumerate(maps)]
+        return tuple(x.contiguous() for x in maps)
 
 
 def build_ours(spec: Spec) -> SwinTransformer:
     """Our backbone with random weights, the same on every call."""
-    graphs: dict[str, Any] = {"cuda_graphs": spec.cuda_graphs} if spec.cuda_graphs else {}
-    model = SwinTransformer(
-        embed_dims=spec.embed_dims,
-        depths=spec.depths,
-        num_heads=spec.num_heads,
-        window_size=spec.window_size,
-        drop_path_rate=spec.drop_path_rate,
-        attn_impl=spec.attn_impl,
-        with_cp=spec.with_cp,
-        **graphs,
-    )
+    ours: dict[str, Any] = {"cuda_graphs": spec.cuda_graphs} if spec.cuda_graphs else {}
+    model = SwinTransformer(**_sizes(spec), attn_impl=spec.attn_impl, **ours)
     randomize_parameters(model)
     return model
 
 
+def _sizes(spec: Spec) -> dict[str, Any]:
+    """Arguments of our class and of mmdet's."""
+    names = ("embed_dims", "depths", "num_heads", "window_size", "drop_path_rate", "with_cp")
+    return {name: getattr(spec, name) for name in names}
+
+
 def _mmdet(spec: Spec, state: dict[str, Tensor]) -> nn.Module:
-    stock = import_module("mmdet.models").SwinTransformer
-    model = stock(
-        embed_dims=spec.embed_dims,
-        depths=spec.depths,
-        num_heads=spec.num_heads,
-        window_size=spec.window_size,
-        drop_path_rate=spec.drop_path_rate,
-        with_cp=spec.with_cp,
-    )
+    model = import_module("mmdet.models").SwinTransformer(**_sizes(spec))
     model.load_state_dict(state)
     return model
 
@@ -129,11 +136,10 @@ def _timm(spec: Spec, state: dict[str, Tensor]) -> nn.Module:
     if -(-min(spec.size) // 32) < spec.window_size:  # where timm takes smaller windows
         raise UserError(
             f"timm needs images of more than {32 * (spec.window_size - 1)} pixels for windows of "
-            f"{spec.window_size}: leave it out of --against, or raise --size"
+            f"{spec.window_size}: remove it from --against, or raise --size"
         )
-    name = "swin_tiny_patch4_window7_224"  # the sizes below replace the tiny model's
     body = import_module("timm").create_model(
-        name,
+        "swin_tiny_patch4_window7_224",  # the sizes below replace the tiny model's
         img_size=spec.size,
         window_size=spec.window_size,
         embed_dim=spec.embed_dims,
@@ -142,7 +148,7 @@ def _timm(spec: Spec, state: dict[str, Tensor]) -> nn.Module:
         drop_path_rate=spec.drop_path_rate,
         features_only=True,
     )
-    model = WithOutputNorms(body, lambda body, image: body(image), spec)
+    model = Baseline(body, lambda body, image: body(image), spec.channels)
     # features_only calls the stages layers_0 to layers_3
     names = {k.replace("layers.", "layers_", 1): v for k, v in convert(state, "timm").state.items()}
     return _loaded(model, names)
@@ -157,19 +163,16 @@ def _torchvision(spec: Spec, state: dict[str, Tensor]) -> nn.Module:
         [spec.window_size, spec.window_size],
         stochastic_depth_prob=spec.drop_path_rate,
     )
-    body = nn.Module()
-    body.features = whole.features
-    return _loaded(
-        WithOutputNorms(body, _torchvision_maps, spec), convert(state, "torchvision").state
-    )
+    body = nn.ModuleDict({"features": whole.features})
+    model = Baseline(body, _torchvision_maps, spec.channels)
+    return _loaded(model, convert(state, "torchvision").state)
 
 
-def _torchvision_maps(body: nn.Module, x: Tensor) -> list[Tensor]:
+def _torchvision_maps(body: Any, x: Tensor) -> list[Tensor]:
     maps = []
-    features: Any = body.features
-    for i, part in enumerate(features):
+    for i, part in enumerate(body["features"]):
         x = part(x)
-        if i % 2:  # a stage; its map is taken before the merging that follows
+        if i % 2:  # a stage; its feature map is taken before the merging that follows
             maps.append(x)
     return maps
 
@@ -185,20 +188,9 @@ def _hugging_face(spec: Spec, state: dict[str, Tensor]) -> nn.Module:
         drop_path_rate=spec.drop_path_rate,
         out_features=[f"stage{i + 1}" for i in range(_STAGES)],
     )
-    model = _Maps(transformers.SwinBackbone(config))
+    body = transformers.SwinBackbone(config)
+    model = Baseline(body, lambda body, image: body(image).feature_maps)
     return _loaded(model, convert(state, "hf").state)
-
-
-class _Maps(nn.Module):
-    """A backbone of transformers that returns its maps alone."""
-
-    def __init__(self, body: nn.Module) -> None:
-        super().__init__()
-        self.body = body
-
-    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        """``(B, 3, H, W)`` to maps ``(B, C, H', W')``."""
-        return tuple(x.contiguous() for x in self.body(image).feature_maps)
 
 
 def _loaded(model: nn.Module, state: dict[str, Tensor]) -> nn.Module:
@@ -213,8 +205,8 @@ def _loaded(model: nn.Module, state: dict[str, Tensor]) -> nn.Module:
     return model
 
 
-# What builds a peer, and the distribution that it comes from.
-PEERS: dict[str, tuple[Callable[[Spec, dict[str, Tensor]], nn.Module], str]] = {
+# What builds a baseline, and the distribution that it comes from.
+BASELINES: dict[str, tuple[Callable[[Spec, dict[str, Tensor]], nn.Module], str]] = {
     "mmdet": (_mmdet, "mmdet"),
     "timm": (_timm, "timm"),
     "hf": (_hugging_face, "transformers"),
@@ -222,35 +214,36 @@ PEERS: dict[str, tuple[Callable[[Spec, dict[str, Tensor]], nn.Module], str]] = {
 }
 
 
-def peers_named(text: str) -> list[str]:
-    """The peers of a comma-separated list.
+def parse_baselines(text: str) -> list[str]:
+    """The baselines of a comma-separated list.
 
     Raises:
         UserError: one of them is unknown.
     """
     names = [name.strip() for name in text.split(",") if name.strip()]
-    if unknown := [name for name in names if name not in PEERS]:
-        raise UserError(f"unknown peer {unknown[0]!r} in --against: choose of {', '.join(PEERS)}")
+    if unknown := [name for name in names if name not in BASELINES]:
+        known = ", ".join(BASELINES)
+        raise UserError(f"unknown baseline {unknown[0]!r} in --against: choose from {known}")
     return list(dict.fromkeys(names))
 
 
 def installed(names: list[str]) -> tuple[dict[str, str], list[str]]:
-    """Versions of the peers that are installed, and the names of the others."""
+    """Versions of the baselines that are installed, and the names of the others."""
     versions, missing = {}, []
     for name in names:
         try:
-            versions[name] = version(PEERS[name][1])
+            versions[name] = version(BASELINES[name][1])
         except PackageNotFoundError:
             missing.append(name)
     return versions, missing
 
 
-def build_contestants(spec: Spec, names: list[str], device: torch.device) -> dict[str, nn.Module]:
-    """Ours and the named peers, all with the same weights, in evaluation mode on ``device``."""
+def build_models(spec: Spec, names: list[str], device: torch.device) -> dict[str, nn.Module]:
+    """Ours and the named baselines with the same weights, in evaluation mode on ``device``."""
     ours = build_ours(spec)
     state = ours.state_dict()
     models: dict[str, nn.Module] = {OURS: ours}
-    models |= {name: PEERS[name][0](spec, dict(state)) for name in names}
+    models |= {name: BASELINES[name][0](spec, dict(state)) for name in names}
     for model in models.values():
         model.to(device).eval()  # apart from each other: mmdet's eval() returns None
         if spec.compile:

@@ -19,11 +19,9 @@ from torch import Tensor, nn
 from swin_dense.analysis.parity import OURS as OUR_TYPE
 from swin_dense.analysis.parity import STOCK, backbone_type, with_our_backbone
 from swin_dense.backbones.swin_args import ARCHS
-from swin_dense.benchmarks import costs
-from swin_dense.benchmarks.agreement import DTYPES, TOLERANCES, differences
-from swin_dense.benchmarks.backbone import Run
+from swin_dense.benchmarks.agreement import TOLERANCES, differences
 from swin_dense.benchmarks.baselines import OURS
-from swin_dense.benchmarks.timing import interleave
+from swin_dense.benchmarks.measurement import DTYPES, Run, interleave, training_costs
 from swin_dense.engine.config.load import is_segmentation
 from swin_dense.engine.config.pretrained import drop_pretrained
 from swin_dense.errors import UserError
@@ -72,18 +70,10 @@ def box_samplers(cfg: Config) -> list[Any]:
     return [stage.sampler for stage in stages if "num" in (stage.get("sampler") or {})]
 
 
-def _train_on_boxes(cfg: Config, boxes: int) -> None:
-    samplers = box_samplers(cfg)
-    if not samplers:
-        raise UserError("--boxes: nothing in this model samples boxes: leave it out")
-    for sampler in samplers:
-        sampler.num = boxes
-
-
 def measure_detector(
     cfg: Config, size: tuple[int, int], run: Run, boxes: int | None = None
 ) -> dict[str, Any]:
-    """Check that maps and losses agree, then time training steps in turns.
+    """Check that feature maps and losses agree, then time training steps in turns.
 
     A step is ``model.train_step`` on noise with a few objects: forward, losses, backward,
     clipping, optimizer.
@@ -98,34 +88,38 @@ def measure_detector(
         ``settings`` and ``contestants``, as of the backbone.
 
     Raises:
-        UserError: the backbone is not Swin, nothing samples boxes, or maps or losses disagree;
-            nothing is timed then.
+        UserError: the backbone is not Swin, nothing samples boxes, or feature maps or losses
+            disagree; nothing is timed then.
     """
     configs = both_configs(cfg)
-    if boxes is not None:
-        for one in configs.values():
-            _train_on_boxes(one, boxes)
-    if is_segmentation(cfg):
-        for one in configs.values():
-            one.model.data_preprocessor.size = size  # else images are filled up to the crop's
+    if boxes is not None and not box_samplers(cfg):
+        raise UserError("--boxes: nothing in this model samples boxes: remove it")
+    for one in configs.values():
+        if boxes is not None:
+            for sampler in box_samplers(one):
+                sampler.num = boxes
+        if is_segmentation(cfg):
+            one.model.data_preprocessor.size = size  # else images are padded to the crop's
     models = {name: _build(one, run.device) for name, one in configs.items()}
     ours, stock = models.values()
     stock.load_state_dict(ours.state_dict())
     batch = make_batch(cfg, size, run.batch)
-    error = _check_agreement(ours, stock, batch, DTYPES[run.dtype])
+    error = float(f"{_check_agreement(ours, stock, batch, run):.2g}")
     steps = {n: _step(m, configs[n], batch, run) for n, m in models.items()}
-    contestants: list[dict[str, Any]] = []
-    for name, step in steps.items():  # these steps warm up for the timed ones
-        record: dict[str, Any] = costs.training_costs(models[name], step, run.device)
-        contestants.append({"name": name, "difference": float(f"{error:.2g}"), "training": record})
+    # These steps warm up for the timed ones.
+    costs = {name: training_costs(models[name], step, run.device) for name, step in steps.items()}
     times = interleave(steps, run.rounds, run.device, warm_up=False)
-    for one in contestants:
-        timing = times[one["name"]]
-        ratio = round(timing.median / times[OURS].median, 3)
-        one["training"] |= timing.as_json() | {"times_ours": ratio}
+    records = [
+        {
+            "name": name,
+            "difference": error,
+            "training": costs[name] | timing.as_json(times[OURS]),
+        }
+        for name, timing in times.items()
+    ]
     settings: dict[str, Any] = {"size": list(size), "batch": run.batch, "dtype": run.dtype}
     settings |= {"rounds": run.rounds, "boxes": boxes}
-    return {"settings": settings, "contestants": contestants}
+    return {"settings": settings, "contestants": records}
 
 
 def _build(cfg: Config, device: torch.device) -> nn.Module:
@@ -142,11 +136,9 @@ def _step(
     wrapper = {**cfg.optim_wrapper.to_dict(), "type": "OptimWrapper"}
     for only_amp in ("loss_scale", "dtype"):
         wrapper.pop(only_amp, None)
-    if DTYPES[run.dtype] != torch.float32:
-        wrapper |= {
-            "type": "AmpOptimWrapper",
-            "dtype": {"fp16": "float16"}.get(run.dtype, "bfloat16"),
-        }
+    if run.dtype != "fp32":
+        # by name: "float16" or "bfloat16"
+        wrapper |= {"type": "AmpOptimWrapper", "dtype": str(DTYPES[run.dtype]).partition(".")[2]}
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
         optimizer = build_optim_wrapper(model, wrapper)
     model.train()
@@ -154,20 +146,18 @@ def _step(
     return lambda: trained.train_step(copy.deepcopy(batch), optimizer)
 
 
-def _check_agreement(
-    ours: nn.Module, stock: nn.Module, batch: dict[str, Any], dtype: torch.dtype
-) -> float:
-    """How far the maps of the backbones, and the gradient of an image, are from each other."""
+def _check_agreement(ours: nn.Module, stock: nn.Module, batch: dict[str, Any], run: Run) -> float:
+    """How far the backbones' feature maps, and the gradient of an image, are from each other."""
     for model in (ours, stock):
         model.eval()
     image = _preprocessed(ours, batch)["inputs"][:1]
     backbones: dict[str, Any] = {OURS: ours.backbone, STOCK: stock.backbone}
-    error = differences(backbones, image, dtype)[STOCK]
-    if not error <= TOLERANCES[dtype]:
-        raise UserError(f"maps of either backbone differ by {error:.1g}: nothing was timed")
+    error = differences(backbones, image, run)[STOCK]
+    if not error <= TOLERANCES[run.dtype]:
+        raise UserError(f"the feature maps of both differ by {error:.1g}: nothing was timed")
     losses = _loss_difference(ours, stock, batch)
     if not losses <= _TOLERANCE:
-        raise UserError(f"losses with either backbone differ by {losses:.1g}: nothing was timed")
+        raise UserError(f"the losses of both differ by {losses:.1g}: nothing was timed")
     return error
 
 
@@ -201,38 +191,36 @@ def _losses(model: Any, batch: dict[str, Any]) -> dict[str, float]:
 
 def make_batch(cfg: Config, size: tuple[int, int], images: int) -> dict[str, Any]:
     """Noise and random targets, as the training pipeline would pack them."""
-    draw = np.random.default_rng(0)
-    inputs = [torch.from_numpy(draw.integers(0, 256, (3, *size), np.uint8)) for _ in range(images)]
+    rng = np.random.default_rng(0)
+    inputs = [torch.from_numpy(rng.integers(0, 256, (3, *size), np.uint8)) for _ in range(images)]
     make = _segmentation_sample if is_segmentation(cfg) else _detection_sample
-    return {"inputs": inputs, "data_samples": [make(size, draw) for _ in range(images)]}
+    return {"inputs": inputs, "data_samples": [make(size, rng) for _ in range(images)]}
 
 
-def _facts(size: tuple[int, int]) -> dict[str, Any]:
+def _metainfo(size: tuple[int, int]) -> dict[str, Any]:
     return {"img_shape": size, "ori_shape": size, "pad_shape": size, "scale_factor": (1.0, 1.0)}
 
 
-def _segmentation_sample(size: tuple[int, int], draw: np.random.Generator) -> Any:
+def _segmentation_sample(size: tuple[int, int], rng: np.random.Generator) -> Any:
     from mmengine.structures import PixelData
     from mmseg.structures import SegDataSample
 
-    sample = SegDataSample(metainfo=_facts(size))
-    labels = torch.from_numpy(draw.integers(0, 2, (1, *size)))
-    sample.gt_sem_seg = PixelData(data=labels)
-    return sample
+    labels = PixelData(data=torch.from_numpy(rng.integers(0, 2, (1, *size))))
+    return SegDataSample(metainfo=_metainfo(size), gt_sem_seg=labels)
 
 
-def _detection_sample(size: tuple[int, int], draw: np.random.Generator) -> Any:
+def _detection_sample(size: tuple[int, int], rng: np.random.Generator) -> Any:
     from mmdet.structures import DetDataSample
     from mmdet.structures.mask import BitmapMasks
     from mmengine.structures import InstanceData, PixelData
 
     height, width = size
-    corner = draw.uniform(0, 0.6, (_BOXES, 2)) * (width, height)
-    boxes = np.hstack([corner, corner + draw.uniform(0.1, 0.4, (_BOXES, 2)) * (width, height)])
+    corner = rng.uniform(0, 0.6, (_BOXES, 2)) * (width, height)
+    boxes = np.hstack([corner, corner + rng.uniform(0.1, 0.4, (_BOXES, 2)) * (width, height)])
     masks = np.zeros((_BOXES, height, width), np.uint8)
     for mask, (x1, y1, x2, y2) in zip(masks, boxes.astype(int), strict=True):
         mask[y1:y2, x1:x2] = 1
-    sample = DetDataSample(metainfo=_facts(size) | {"img_id": 0, "batch_input_shape": size})
+    sample = DetDataSample(metainfo=_metainfo(size) | {"img_id": 0, "batch_input_shape": size})
     sample.gt_instances = InstanceData(
         bboxes=torch.from_numpy(boxes).float(),
         labels=torch.zeros(_BOXES, dtype=torch.long),

@@ -1,4 +1,4 @@
-"""COCO evaluation: ours against mmdet's, on made-up ground truth and detections."""
+"""COCO evaluation: ours against mmdet's, on random ground truth and detections."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mmengine.structures import InstanceData
 from pycocotools import mask as rle
 
 from swin_dense.benchmarks.baselines import OURS
-from swin_dense.benchmarks.timing import interleave
+from swin_dense.benchmarks.measurement import interleave
 from swin_dense.errors import UserError
 from swin_dense.evaluation import CocoMetric
 
@@ -30,19 +30,19 @@ _CHECKED = 50  # images
 def measure_evaluation(
     images: int, detections: int, kinds: Sequence[str], rounds: int
 ) -> dict[str, Any]:
-    """Check that the figures agree on a few images, then time both on all of them in turns.
+    """Check that the metrics agree on a few images, then time both on all of them in turns.
 
-    Timed are: reading the ground truth, taking in the detections (masks as run lengths),
-    formatting, evaluation.
+    The time is that of reading the ground truth, processing the detections (masks as run lengths),
+    formatting, and evaluation.
 
     Args:
         images: how many.
         detections: of each image.
         kinds: of 'bbox' and 'segm'.
-        rounds: turns of each.
+        rounds: how often each is timed.
 
     Raises:
-        UserError: the figures differ; nothing is timed then.
+        UserError: the metrics differ; nothing is timed then.
     """
     with tempfile.TemporaryDirectory() as folder:
         few, many = Path(folder) / "few.json", Path(folder) / "many.json"
@@ -52,23 +52,21 @@ def measure_evaluation(
             ours, stock = (evaluate(m, few, checked, kind) for m in _METRICS.values())
             if wrong := [k for k, v in stock.items() if abs(ours[k] - v) > 5e-4]:
                 raise UserError(f"{wrong[0]} of ours and mmdet differ: nothing was timed")
-        contestants: list[dict[str, Any]] = [{"name": name} for name in _METRICS]
+        records: list[dict[str, Any]] = [{"name": name} for name in _METRICS]
         for kind in kinds:
             steps = {
                 name: partial(evaluate, metric, many, samples, kind)
                 for name, metric in _METRICS.items()
             }
             times = interleave(steps, rounds, torch.device("cpu"), warm_up=False)
-            for record in contestants:
-                timing = times[record["name"]]
-                ratio = round(timing.median / times[OURS].median, 3)
-                record[kind] = timing.as_json() | {"times_ours": ratio}
+            for record in records:
+                record[kind] = times[record["name"]].as_json(times[OURS])
     settings = {"images": images, "detections": detections, "rounds": rounds}
-    return {"settings": settings, "contestants": contestants}
+    return {"settings": settings, "contestants": records}
 
 
 def evaluate(metric: type, truth: Path, samples: list[dict], kind: str) -> dict[str, float]:
-    """The figures of a metric class."""
+    """What a metric class computes."""
     one = metric(ann_file=str(truth), metric=kind)
     one.dataset_meta = CocoDataset.METAINFO
     one.process({}, samples)
@@ -76,13 +74,13 @@ def evaluate(metric: type, truth: Path, samples: list[dict], kind: str) -> dict[
 
 
 def make_scene(path: Path, images: int, detections: int) -> list[dict]:
-    """Write ground truth there; return detections, one of four near an object."""
-    draw = np.random.default_rng(0)
+    """Write ground truth to ``path``; return detections, one of four near an object."""
+    rng = np.random.default_rng(0)
     classes = CocoDataset.METAINFO["classes"]
     annotations: list[dict] = []
     samples: list[dict] = []
     for image in range(images):
-        boxes, labels = _boxes(draw, _OBJECTS), draw.integers(len(classes), size=_OBJECTS)
+        boxes, labels = _boxes(rng, _OBJECTS), rng.integers(len(classes), size=_OBJECTS)
         for box, label in zip(boxes.tolist(), labels.tolist(), strict=True):
             x, y, w, h = box
             annotations.append(
@@ -96,7 +94,7 @@ def make_scene(path: Path, images: int, detections: int) -> list[dict]:
                     "segmentation": [[x, y, x + w, y, x + w, y + h, x, y + h]],
                 }
             )
-        samples.append(_detections(draw, image, boxes, labels, detections, len(classes)))
+        samples.append(_detections(rng, image, boxes, labels, detections, len(classes)))
     content = {
         "images": [
             {"id": i, "width": _WIDTH, "height": _HEIGHT, "file_name": ""} for i in range(images)
@@ -109,22 +107,22 @@ def make_scene(path: Path, images: int, detections: int) -> list[dict]:
 
 
 def _detections(
-    draw: np.random.Generator,
+    rng: np.random.Generator,
     image: int,
     objects: np.ndarray,
     labels: np.ndarray,
     count: int,
     classes: int,
 ) -> dict[str, Any]:
-    near = draw.integers(len(objects), size=count // 4)
-    shaken = objects[near] * draw.normal(1, 0.05, (len(near), 4))
-    boxes = np.vstack([shaken, _boxes(draw, count - len(near))])
-    found = np.concatenate([labels[near], draw.integers(classes, size=count - len(near))])
+    near = rng.integers(len(objects), size=count // 4)
+    shaken = objects[near] * rng.normal(1, 0.05, (len(near), 4))
+    boxes = np.vstack([shaken, _boxes(rng, count - len(near))])
+    found = np.concatenate([labels[near], rng.integers(classes, size=count - len(near))])
     corners = np.hstack([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]])
     masks = rle.frPyObjects(boxes, _HEIGHT, _WIDTH)
     predicted = InstanceData(
         bboxes=torch.from_numpy(corners).float(),
-        scores=torch.from_numpy(draw.random(count)).float(),
+        scores=torch.from_numpy(rng.random(count)).float(),
         labels=torch.from_numpy(found),
         # as text: mmdet would replace bytes, so that its first turn alone would do so
         masks=[{"size": m["size"], "counts": m["counts"].decode()} for m in masks],
@@ -132,8 +130,8 @@ def _detections(
     return {"img_id": image, "ori_shape": (_HEIGHT, _WIDTH), "pred_instances": predicted}
 
 
-def _boxes(draw: np.random.Generator, count: int) -> np.ndarray:
+def _boxes(rng: np.random.Generator, count: int) -> np.ndarray:
     """(count, 4) as x, y, width, height, small ones as frequent as large ones."""
-    sides = np.exp(draw.uniform(np.log(8), np.log(300), (count, 2)))
-    corner = draw.random((count, 2)) * (np.array([_WIDTH, _HEIGHT]) - sides)
+    sides = np.exp(rng.uniform(np.log(8), np.log(300), (count, 2)))
+    corner = rng.random((count, 2)) * (np.array([_WIDTH, _HEIGHT]) - sides)
     return np.hstack([corner, sides])

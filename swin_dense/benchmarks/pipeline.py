@@ -13,14 +13,14 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import DATASETS, DefaultScope
 
-from swin_dense.benchmarks.timing import interleave
+from swin_dense.benchmarks.measurement import interleave
 
 
 def measure_pipeline(cfg: Config, images: int, rounds: int) -> dict[str, Any]:
     """Load and transform images as a worker of the data loader does, one after the other.
 
     Args:
-        cfg: a config with ``train_dataloader``, whose data are at hand.
+        cfg: a config with ``train_dataloader``, whose data exist.
         images: how many, from the start of the data set, again and again if it is smaller.
         rounds: how often.
 

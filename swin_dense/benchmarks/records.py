@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import json
 import os
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from swin_dense.analysis.machine import describe_machine, describe_versions
-from swin_dense.engine.terminal.metrics import write_json
 from swin_dense.errors import UserError
 
 KINDS = ("backbone", "memory", "scaling", "detector", "evaluation", "pipeline")
@@ -37,23 +34,16 @@ def circumstances(
     if device.type == "cpu":
         machine |= {"cores": os.cpu_count(), "threads": torch.get_num_threads()}
     return {
-        "command": f"tools/benchmark.py {shlex.join(_telling(command))}",
+        "command": f"tools/benchmark.py {shlex.join(_relevant(command))}",
         "date": datetime.date.today().isoformat(),
         "machine": machine,
-        "versions": ", ".join([describe_versions(), *_more_versions()]),
+        "versions": describe_versions(_MORE_PACKAGES),
         "remark": remark,
     }
 
 
-def _more_versions() -> Iterator[str]:
-    for name in _MORE_PACKAGES:
-        with contextlib.suppress(PackageNotFoundError):
-            yield f"{name} {version(name)}"
-
-
-def _telling(command: Sequence[str]) -> list[str]:
-    """The command without what does not change the figures, and without folders that only this
-    machine has."""
+def _relevant(command: Sequence[str]) -> list[str]:
+    """The command without what changes no measurement, nor folders of this machine."""
     words, skip = [], False
     for word in command:
         if not skip and word.partition("=")[0] not in _WITHOUT_EFFECT:
@@ -69,11 +59,6 @@ def machine_text(record: Mapping[str, Any]) -> str:
         return machine["name"]
     threads = machine["threads"]
     return f"{machine['name']}, {threads} thread{'s' if threads != 1 else ''}"
-
-
-def save(path: Path, record: dict[str, Any]) -> None:
-    """Writes a record."""
-    write_json(path, record)
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -1,35 +1,43 @@
-"""``docs/benchmarks.md`` from the records of measurements."""
+"""Records as tables on the terminal, as plots, and as ``docs/benchmarks.md``."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from swin_dense.analysis.report import markdown_table
+from swin_dense.benchmarks.backbone import PHASES
+from swin_dense.benchmarks.baselines import OURS
+from swin_dense.benchmarks.measurement import LAUNCHES, MEMORY
 from swin_dense.benchmarks.records import KINDS, machine_text
-from swin_dense.benchmarks.tables import notes_of, rows_of, title_of
-from swin_dense.benchmarks.targets import GOALS
+from swin_dense.benchmarks.targets import TARGETS
 
 _HEADER = """# Benchmarks
 
 Generated, not edited: `{command}`. Every table is a record in `docs/benchmarks/`, measured by the
 command above it.
 
-Contestants have the same weights, and their outputs and the gradient of the image were found to
+All models have the same weights, and their outputs and the gradient of the image were found to
 agree with ours before anything was timed ("differs": by how much at most, over the largest value).
 They take turns (A B C A B C ...); times are medians, with quartiles. "Times ours" is how many
-times as long as ours a contestant takes. "Training" of a backbone is forward and backward, of a
+times as long as ours a model takes. "Training" of a backbone is forward and backward, of a
 detector or segmentor the whole step with the optimizer. "Roofline" is the part of the time that
-the matrix products take at the measured rate of the machine, or reading and writing the maps
-between the blocks at the measured rate of its copies, whichever is longer.
+the matrix products take at the measured rate of the machine, or reading and writing the feature
+maps between the blocks at the measured rate of its copies, whichever is longer.
 """
-_GOALS = """## Goals
+_TARGETS = """## Targets
 
-"x": times as fast as mmdet (or mmseg), or part of its memory, in one run. With CUDA
-graphs ours is compared with eager others. What may be kept for backward was calculated for fused
-kernels; the same calculation gives mmdet 1508, 2427, 3234 and 4847 MB. "Measured on" names the
-machine of the latest record; each machine has a line of its own. The goals of a CPU are set for
-AMD EPYC; Intel may gain less.
+"x": times as fast as mmdet (or mmseg), or part of its memory, in one run. With CUDA graphs ours is
+compared with eager baselines. What may be kept for backward was calculated for fused kernels; the
+same calculation gives mmdet 1508, 2427, 3234 and 4847 MB. "Measured on" is the machine of the
+latest record; each machine has a row. The targets of a CPU are set for AMD EPYC; Intel may gain
+less.
 """
 _COMMANDS = """What measures them, on a GPU:
 
@@ -53,20 +61,259 @@ _TITLES = {
     "evaluation": "COCO evaluation",
     "pipeline": "Input pipeline",
 }
+_KEPT = (
+    "Megabytes (1e6 bytes) that a training forward keeps: for each image, and once whatever the "
+    "batch (weights in lower precision), without parameters. with_cp recomputes blocks in "
+    "backward."
+)
+_KEPT_ON_CPU = (
+    "Counted on a CPU, whose autocast runs LayerNorm, and with it the residuals, in lower "
+    "precision; a GPU's runs LayerNorm in float32, so that there mmdet keeps more."
+)
+
+Record = Mapping[str, Any]
+Rows = list[list[str]]
 
 
-def benchmarks_document(
-    records: Sequence[Mapping[str, Any]], command: str, plots: Mapping[int, str]
-) -> str:
-    """The document.
+def rows_of(record: Record) -> Rows:
+    """Headings, then a row of cells for each line of the record's table."""
+    return _ROWS[record["kind"]](record)
+
+
+def terminal_table(record: Record) -> Table:
+    """The table for the terminal."""
+    headings, *rows = rows_of(record)
+    table = Table(
+        title=title_of(record),
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+        show_edge=False,
+    )
+    for heading, *cells in zip(headings, *rows, strict=True):
+        # Names and headings may break between words, but 80 columns cut no word and no figure.
+        longest = max(len(word) for text in (heading, *cells) for word in text.split() or [""])
+        table.add_column(heading, justify="right" if heading else "left", min_width=longest)
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def title_of(record: Record) -> str:
+    """What was measured, in a line."""
+    settings = record["settings"]
+    size = settings.get("size")
+    facts = [record.get("config"), settings.get("arch"), f"{size[0]}x{size[1]}" if size else None]
+    if settings.get("window_size", 7) != 7:
+        facts.append(f"window {settings['window_size']}")
+    for name in ("batch", "images", "detections", "boxes"):
+        facts.append(f"{name} {settings[name]}" if settings.get(name) else None)
+    facts.append("CUDA graphs" if settings.get("cuda_graphs") else None)
+    facts.append("compiled" if settings.get("compile") else None)
+    facts += [settings.get("dtype"), record.get("options")]
+    return f"{record['kind']}: " + ", ".join(str(fact) for fact in facts if fact)
+
+
+def file_name(record: Record) -> str:
+    """A name, without suffix, that tells records of different settings and devices apart."""
+    words = re.findall(r"[a-z0-9.]+", f"{title_of(record)} {record['machine']['device']}".lower())
+    return "_".join(words)[:200]
+
+
+def notes_of(record: Record) -> list[str]:
+    """What a reader of the table has to know."""
+    device = record["machine"]["device"]
+    notes = []
+    if record["kind"] in ("backbone", "detector"):
+        notes.append(f"Memory: {MEMORY[device]}. Launches: {LAUNCHES[device]}.")
+    if record["kind"] == "scaling":
+        notes.append("Milliseconds: median, quartiles. Exponent of time against pixels.")
+    if record["kind"] == "memory":
+        notes.append(_KEPT)
+        if device == "cpu" and record["settings"]["dtype"] != "fp32":
+            notes.append(_KEPT_ON_CPU)
+    if record["settings"].get("cuda_graphs"):
+        notes.append("Ours runs forward as a CUDA graph; the others, and training, are eager.")
+    if record["settings"].get("boxes"):
+        notes.append(f"The heads train on {record['settings']['boxes']} boxes of each image.")
+    if "rates" in record:
+        rates, least = record["rates"], record["roofline_ms"]
+        notes.append(
+            f"Roofline: copies at {rates['copy_gb_s']} GB/s, products at "
+            f"{rates['matmul_gflop_s']} GFLOP/s, so forward takes {least['forward']:.1f} ms or "
+            f"more, forward and backward {least['training']:.1f} ms."
+        )
+    for one in record.get("contestants", ()):
+        if "note" in one:
+            height, width = one["checked_at"]
+            notes.append(f"{one['name']} {one['note']}; compared with ours at {height}x{width}.")
+    for name in record.get("skipped", []):
+        notes.append(f"{name} is not installed and was skipped.")
+    if record.get("remark"):
+        notes.append(f"Remark: {record['remark']}.")
+    return notes
+
+
+def _backbone(record: Record) -> Rows:
+    rows = [["", "ms", "quartiles", "times ours", "roofline", "launches", "MB", "differs"]]
+    for phase in PHASES:
+        for one in record["contestants"]:
+            step = one[phase]
+            share = f"{step['roofline_share']:.1%}"
+            cells = [f"{phase}, {_name(one)}", *_compared(step), share, _launches(step)]
+            rows.append([*cells, _number(step.get("memory_mb")), _difference(one)])
+    return rows
+
+
+def _detector(record: Record) -> Rows:
+    rows = [["", "training ms", "quartiles", "times ours", "launches", "MB", "differs"]]
+    for one in record["contestants"]:
+        step = one["training"]
+        cells = [_name(one), *_compared(step), _launches(step), _number(step["memory_mb"])]
+        rows.append([*cells, _difference(one)])
+    return rows
+
+
+def _memory(record: Record) -> Rows:
+    baseline = record["peer"]["name"]
+    rows = [["", "ours", _name(record["peer"]), "part", "ours, once", f"{baseline}, once"]]
+    for one in record["models"]:
+        ours, theirs = one[OURS], one[baseline]
+        cells = [one["arch"] + (", with_cp" if one["with_cp"] else "")]
+        cells += [_number(ours["image_mb"]), _number(theirs["image_mb"])]
+        cells.append(f"{ours['image_mb'] / theirs['image_mb']:.2f}")
+        rows.append([*cells, _number(ours["once_mb"]), _number(theirs["once_mb"])])
+    return rows
+
+
+def _scaling(record: Record) -> Rows:
+    models = record["contestants"]
+    rows = [["", *map(_name, models)]]
+    for phase in (phase for phase in PHASES if phase in models[0]):
+        for i, side in enumerate(record["settings"]["sides"]):
+            cells = (", ".join(_time(one[phase]["sizes"][i])) for one in models)
+            rows.append([f"{phase} {side}x{side}", *cells])
+        rows.append([f"{phase} exponent", *(f"{one[phase]['exponent']:.3f}" for one in models)])
+    if len(models) > 1:
+        rows.append(["differs", *map(_difference, models)])
+    return rows
+
+
+def _evaluation(record: Record) -> Rows:
+    kinds = [kind for kind in ("bbox", "segm") if kind in record["contestants"][0]]
+    rows = [["", *(f"{kind} {what}" for kind in kinds for what in ("s", "times ours"))]]
+    for one in record["contestants"]:
+        rows.append([_name(one)])
+        for kind in kinds:
+            rows[-1] += [f"{one[kind]['median_ms'] / 1e3:.2f}", f"{one[kind]['times_ours']:.2f}"]
+    return rows
+
+
+def _pipeline(record: Record) -> Rows:
+    total = sum(step["ms_per_image"] for step in record["steps"])
+    rows = [["", "ms an image", "share"]]
+    for step in record["steps"]:
+        milliseconds = step["ms_per_image"]
+        rows.append([step["name"], f"{milliseconds:.2f}", f"{milliseconds / total:.0%}"])
+    rate = record["images_per_second"]
+    return [*rows, [f"all: {rate:.1f} images/s on one core", f"{1e3 / rate:.2f}", ""]]
+
+
+_ROWS = {
+    "backbone": _backbone,
+    "memory": _memory,
+    "detector": _detector,
+    "scaling": _scaling,
+    "evaluation": _evaluation,
+    "pipeline": _pipeline,
+}
+
+
+def _name(one: Record) -> str:
+    return f"{one['name']} {one['version']}" if one.get("version") else one["name"]
+
+
+def _time(step: Record) -> tuple[str, str]:
+    """Median and quartiles."""
+    low, high = step["quartiles_ms"]
+    return _number(step["median_ms"]), f"{_number(low)}-{_number(high)}"
+
+
+def _compared(step: Record) -> list[str]:
+    return [*_time(step), f"{step['times_ours']:.2f}"]
+
+
+def _launches(step: Record) -> str:
+    return "" if step["launches"] is None else str(step["launches"])
+
+
+def _difference(one: Record) -> str:
+    return f"{one['difference']:.0e}" if "difference" in one else ""
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def save_plot(record: Record, path: Path) -> bool:
+    """Plot a record of the backbone or of scaling; False for the other kinds."""
+    draw = {"backbone": _bars, "scaling": _lines}.get(record["kind"])
+    if draw is None:
+        return False
+    from matplotlib.figure import Figure  # takes a second to import
+
+    figure = Figure(figsize=(7, 3.6), layout="constrained")
+    axes = figure.subplots()
+    draw(record, axes)
+    axes.set_title(title_of(record), loc="left", fontsize="medium")
+    axes.spines[["top", "right"]].set_visible(False)
+    # No date or version within, so that the same record gives the same file.
+    figure.savefig(path, dpi=110, metadata={"Software": None})
+    return True
+
+
+def _bars(record: Record, axes: Any) -> None:
+    models = record["contestants"]
+    for i, phase in enumerate(PHASES):
+        places = [place + 0.4 * i for place in range(len(models))]
+        ratios = [one[phase]["times_ours"] for one in models]
+        bars = axes.barh(places, ratios, height=0.38, label=phase)
+        axes.bar_label(bars, [f" {ratio:.2f}" for ratio in ratios], fontsize="small")
+    ticks = [place + 0.2 for place in range(len(models))]
+    axes.set_yticks(ticks, [one["name"] for one in models])
+    axes.invert_yaxis()
+    axes.set_xlabel("time, ours = 1")
+    axes.margins(x=0.12)
+    axes.legend(frameon=False)
+
+
+def _lines(record: Record, axes: Any) -> None:
+    sides = record["settings"]["sides"]
+    pixels = [side * side / 1e6 for side in sides]
+    for one in record["contestants"]:
+        for phase, style in zip(PHASES, ("-", "--"), strict=True):
+            if phase in one:
+                times = [size["median_ms"] for size in one[phase]["sizes"]]
+                label = f"{one['name']}, {phase}: pixels^{one[phase]['exponent']:.2f}"
+                axes.plot(pixels, times, style, marker="o", label=label)
+    axes.set(xscale="log", yscale="log", ylabel="ms")
+    axes.set_xticks(pixels, [f"{side}x{side}" for side in sides], rotation=30, fontsize="small")
+    axes.minorticks_off()
+    axes.legend(frameon=False, fontsize="small")
+
+
+def benchmarks_document(records: Sequence[Record], command: str, plots: Mapping[int, str]) -> str:
+    """The Markdown document.
 
     Args:
         records: as they were saved; their order does not matter.
         command: what generates the document.
-        plots: paths of pictures, as the document names them, by place in ``records``.
+        plots: paths of plots, as the document names them, by place in ``records``.
     """
-    goals = f"{_GOALS}\n{markdown(_goals(records))}"
-    parts = [_HEADER.format(command=command), goals, _COMMANDS]
+    parts = [_HEADER.format(command=command), f"{_TARGETS}\n{_targets(records)}", _COMMANDS]
     order = sorted(range(len(records)), key=lambda i: _place(records[i]))
     for kind, places in groupby(order, lambda i: records[i]["kind"]):
         parts.append(f"## {_TITLES[kind]}\n")
@@ -74,33 +321,26 @@ def benchmarks_document(
     return "\n".join(parts)
 
 
-def markdown(rows: Sequence[Sequence[str]]) -> str:
-    """A table; the first row is the headings."""
-    headings, *rest = rows
-    rule = ["---" if heading in ("", "case", "measured on") else "--:" for heading in headings]
-    return "".join(f"| {' | '.join(row)} |\n" for row in [headings, rule, *rest])
+def _targets(records: Sequence[Record]) -> str:
+    """A row for each machine that a target was measured on."""
+    rows = []
+    for target in TARGETS:
+        most = "at most " if target.at_most else ""
+        values = [f"{most}{x:g}{target.unit}" if x else "" for x in (target.must, target.aim)]
+        measured = target.measured(records) or {"": None}
+        for machine, value in measured.items():
+            digits = 0 if value and value >= 100 else 2
+            text = "not measured" if value is None else f"{value:.{digits}f}{target.unit}"
+            rows.append([target.case, *values, text, machine])
+    return markdown_table(["case", "must:", "aim:", "measured:", "measured on"], rows)
 
 
-def _goals(records: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    """A line for each machine that a goal was measured on."""
-    rows = [["case", "must", "aim", "measured", "measured on"]]
-    for goal in GOALS:
-        most = "at most " if goal.at_most else ""
-        goals = [f"{most}{x:g}{goal.unit}" if x else "" for x in (goal.must, goal.aim)]
-        found = [(f"{_digits(y)}{goal.unit}", on) for on, y in goal.measured(records).items()]
-        rows += [[goal.case, *goals, *cells] for cells in found or [("not measured", "")]]
-    return rows
-
-
-def _digits(figure: float) -> str:
-    return f"{figure:.0f}" if figure >= 100 else f"{figure:.2f}"
-
-
-def _section(record: Mapping[str, Any], plot: str | None) -> str:
+def _section(record: Record, plot: str | None) -> str:
+    headings, *rows = rows_of(record)
     lines = [
         f"### {title_of(record)}\n",
         f"{machine_text(record)}, {record['date']}. `{record['command']}`\n",
-        markdown(rows_of(record)),
+        markdown_table([heading and f"{heading}:" for heading in headings], rows),
         *(f"{note}\n" for note in notes_of(record)),
         f"Versions: {record['versions']}.\n",
     ]
@@ -109,7 +349,7 @@ def _section(record: Mapping[str, Any], plot: str | None) -> str:
     return "\n".join(lines)
 
 
-def _place(record: Mapping[str, Any]) -> tuple[Any, ...]:
+def _place(record: Record) -> tuple[Any, ...]:
     # GPUs first; then what tells records of a kind apart
     on_cpu = record["machine"]["device"] == "cpu"
     return KINDS.index(record["kind"]), on_cpu, title_of(record), record["date"]

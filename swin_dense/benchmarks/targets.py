@@ -1,4 +1,4 @@
-"""What the backbone is to reach against mmdet's, and the records that say whether it does."""
+"""The backbone's targets against mmdet's, and the records that say whether they are met."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 from swin_dense.benchmarks.baselines import OURS
 from swin_dense.benchmarks.records import machine_text
 
-# What is not said of a case; records from before a setting existed did without it.
-_USUAL: Mapping[str, Any] = {
+# Settings of cases that do not name them, and of records from before they existed.
+_DEFAULTS: Mapping[str, Any] = {
     "window_size": 7,
     "attn_impl": "auto",
     "cuda_graphs": 0,
@@ -20,29 +20,29 @@ _USUAL: Mapping[str, Any] = {
 
 
 @dataclass(frozen=True)
-class Goal:
-    """A figure to reach.
+class Target:
+    """A metric to reach.
 
     Attributes:
         case: what is measured, in words.
-        must, aim: how many times as fast as the peer; or, if ``at_most``, the part of its memory
-            or another figure that should be small.
+        must, aim: how many times as fast as the baseline; or, if ``at_most``, the part of its
+            memory or another metric that should be small.
         kind: of the record.
-        figure: 'forward', 'training' or 'memory' of a backbone, 'training' of a detector,
+        metric: 'forward', 'training' or 'memory' of a backbone, 'training' of a detector,
             'bbox' or 'segm' of an evaluation, 'exponent' of scaling, or the model whose memory
             without recomputation was counted.
         settings: that the record has; 'range' are the least and the largest side of scaling.
         device: 'cuda' or 'cpu'; None for either.
         config: stem of a detector's config.
         at_most: whether less is better.
-        unit: of the figure.
+        unit: of the metric.
     """
 
     case: str
     must: float
     aim: float | None
     kind: str
-    figure: str
+    metric: str
     settings: Mapping[str, Any] = field(default_factory=dict)
     device: str | None = None
     config: str | None = None
@@ -50,98 +50,84 @@ class Goal:
     unit: str = "x"
 
     def measured(self, records: Iterable[Mapping[str, Any]]) -> dict[str, float]:
-        """The latest figure of each machine that has one, by the machine's name."""
+        """The latest value of each machine that has one, by the machine's name."""
         found: dict[str, float] = {}
         for record in sorted(filter(self._fits, records), key=lambda record: record["date"]):
-            figure = _FIGURES[record["kind"]](record, self.figure)
-            if figure is not None:
-                found[machine_text(record)] = figure
+            value = _value(record, self.metric)
+            if value is not None:
+                found[machine_text(record)] = value
         return dict(sorted(found.items()))
 
     def _fits(self, record: Mapping[str, Any]) -> bool:
-        found: dict[str, Any] = {**_USUAL, **record["settings"]}
+        found: dict[str, Any] = {**_DEFAULTS, **record["settings"]}
         if "sides" in found:
             found["range"] = [min(found["sides"]), max(found["sides"])]
+        wanted = {**_DEFAULTS, **self.settings}
         return (
             record["kind"] == self.kind
             and self.device in (None, record["machine"]["device"])
             and (self.config is None or record.get("config") == self.config)
             and not record.get("options")
-            and all(found.get(key) == value for key, value in {**_USUAL, **self.settings}.items())
+            and all(found.get(key) == value for key, value in wanted.items())
         )
 
 
-def _times_as_fast(record: Mapping[str, Any], figure: str) -> float | None:
-    peer = _contestant(record, "mmdet", "mmseg")
-    if figure == "memory":
-        ours = _contestant(record, OURS)
-        if not (ours and peer):
-            return None
-        return ours["training"]["memory_mb"] / peer["training"]["memory_mb"]
-    return peer[figure]["times_ours"] if figure in peer else None
+def _value(record: Mapping[str, Any], metric: str) -> float | None:
+    """A metric of a record (see :class:`Target`); None where it was not measured."""
+    if record["kind"] == "memory":
+        rows = (one for one in record["models"] if one["arch"] == metric and not one["with_cp"])
+        return next((one[OURS]["image_mb"] for one in rows), None)
+    models = {one["name"]: one for one in record["contestants"]}
+    if record["kind"] == "scaling":
+        return models[OURS].get("forward", {}).get(metric)
+    baseline = models.get("mmdet") or models.get("mmseg")
+    if baseline is None:
+        return None
+    if metric == "memory":
+        ours = models[OURS]
+        return ours["training"]["memory_mb"] / baseline["training"]["memory_mb"]
+    return baseline.get(metric, {}).get("times_ours")
 
 
-def _exponent(record: Mapping[str, Any], figure: str) -> float | None:
-    return _contestant(record, OURS).get("forward", {}).get(figure)
-
-
-def _kept_mb(record: Mapping[str, Any], arch: str) -> float | None:
-    rows = [one for one in record["models"] if one["arch"] == arch and not one["with_cp"]]
-    return rows[0][OURS]["image_mb"] if rows else None
-
-
-_FIGURES = {
-    "backbone": _times_as_fast,
-    "detector": _times_as_fast,
-    "evaluation": _times_as_fast,
-    "scaling": _exponent,
-    "memory": _kept_mb,
-}
-
-
-def _contestant(record: Mapping[str, Any], *names: str) -> Mapping[str, Any]:
-    return next((one for one in record["contestants"] if one["name"] in names), {})
-
-
-def _gpu(must: float, aim: float, arch: str, figure: str, batch: int = 16, **more: Any) -> Goal:
-    """A goal of the backbone on a GPU of the Hopper generation."""
+def _gpu(must: float, aim: float, arch: str, metric: str, batch: int = 16, **more: Any) -> Target:
+    """A target of the backbone on a GPU of the Hopper generation."""
     facts = ["Hopper", "bf16", "800x1344", arch]
     if "window_size" in more:
         facts.append(f"window {more['window_size']}")
     facts.append(f"batch {batch}")
     if "cuda_graphs" in more:
         facts.append("CUDA graphs")
-    memory = figure == "memory"
-    facts.append("training memory" if memory else figure)
+    memory = metric == "memory"
+    facts.append("training memory" if memory else metric)
     settings = {"arch": arch, "size": [800, 1344], "batch": batch, "dtype": "bf16", **more}
     case = ", ".join(facts)
-    return Goal(case, must, aim, "backbone", figure, settings, "cuda", at_most=memory)
+    return Target(case, must, aim, "backbone", metric, settings, "cuda", at_most=memory)
 
 
-def _cpu(must: float, aim: float, figure: str) -> Goal:
+def _cpu(must: float, aim: float, metric: str) -> Target:
     settings = {"arch": "tiny", "size": [480, 640], "dtype": "fp32"}
-    case = f"CPU (set for AMD EPYC), fp32, 480x640, tiny, {figure}"
-    return Goal(case, must, aim, "backbone", figure, settings, "cpu")
+    case = f"CPU (set for AMD EPYC), fp32, 480x640, tiny, {metric}"
+    return Target(case, must, aim, "backbone", metric, settings, "cpu")
 
 
-def _step(case: str, config: str, size: list[int], batch: int) -> Goal:
+def _step(case: str, config: str, size: list[int], batch: int) -> Target:
     settings = {"size": size, "batch": batch, "dtype": "bf16"}
     case = f"Hopper, bf16, {case}, {size[0]}x{size[1]}, batch {batch}, training step"
-    return Goal(case, 1.3, 1.6, "detector", "training", settings, "cuda", config)
+    return Target(case, 1.3, 1.6, "detector", "training", settings, "cuda", config)
 
 
-def _kept(arch: str, megabytes: float) -> Goal:
+def _kept(arch: str, megabytes: float) -> Target:
     settings = {"size": [800, 1344], "dtype": "bf16"}
     case = f"kept for backward, bf16, 800x1344, {arch}, per image"
-    return Goal(case, megabytes, None, "memory", arch, settings, at_most=True, unit=" MB")
+    return Target(case, megabytes, None, "memory", arch, settings, at_most=True, unit=" MB")
 
 
-def _evaluation(kind: str) -> Goal:
+def _evaluation(kind: str) -> Target:
     settings = {"images": 5000, "detections": 100}
-    return Goal(f"COCO evaluation, {kind}", 3, None, "evaluation", kind, settings)
+    return Target(f"COCO evaluation, {kind}", 3, None, "evaluation", kind, settings)
 
 
-GOALS: tuple[Goal, ...] = (
+TARGETS: tuple[Target, ...] = (
     _gpu(2.7, 4, "tiny", "forward"),
     _gpu(2.7, 4, "small", "forward"),
     _gpu(2.4, 3.3, "tiny", "training"),
@@ -158,7 +144,7 @@ GOALS: tuple[Goal, ...] = (
     _kept("large", 1838),
     _cpu(1.5, 2.7, "forward"),
     _cpu(1.3, 2.1, "training"),
-    Goal(
+    Target(
         "exponent of time against pixels, 512x512 to 2048x2048, tiny, forward",
         *(1.05, None, "scaling", "exponent", {"arch": "tiny", "range": [512, 2048]}),
         at_most=True,

@@ -6,7 +6,7 @@ from mmdet.models.backbones.swin import SwinTransformer as MMDetSwin
 from torch import Tensor
 
 from swin_dense.backbones.swin import SwinTransformer
-from swin_dense.benchmarks.costs import kept_for_backward
+from swin_dense.benchmarks.measurement import kept_for_backward
 
 SIZE = (224, 224)
 # Of an image of 800 x 1344 in bf16, MB: input, q, k, v and result of every attention, and the

@@ -8,13 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from swin_dense.benchmarks import backbone
-from swin_dense.benchmarks import baselines as peers
-from swin_dense.benchmarks.agreement import differences
-from swin_dense.benchmarks.backbone import Run, check_agreement, measure_backbone
-from swin_dense.benchmarks.baselines import OURS, PEERS, Spec, build_contestants
-from swin_dense.benchmarks.memory import measure_memory
-from swin_dense.benchmarks.scaling import measure_scaling
+from swin_dense.benchmarks import agreement, backbone, baselines
+from swin_dense.benchmarks.agreement import check_agreement, differences
+from swin_dense.benchmarks.backbone import measure_backbone, measure_memory, measure_scaling
+from swin_dense.benchmarks.baselines import BASELINES, OURS, Spec, build_models
+from swin_dense.benchmarks.measurement import Run
 from swin_dense.errors import UserError
 
 CPU = torch.device("cpu")
@@ -26,13 +24,13 @@ def tiny(side: int, window: int = 4) -> Spec:
     return Spec(8, (1, 1, 2, 1), (1, 2, 2, 4), window, (side, side), drop_path_rate=0.0)
 
 
-@pytest.mark.parametrize("name", PEERS)
-def test_peers_agree_in_evaluation_and_in_gradients(name):
+@pytest.mark.parametrize("name", BASELINES)
+def test_baselines_agree_in_evaluation_and_in_gradients(name):
     pytest.importorskip(MODULES[name])
     spec = tiny(256)  # the last map has 8 x 8 tokens: 2 x 2 windows
     assert spec.whole_windows
-    models = build_contestants(spec, [name], CPU)
-    error = differences(models, RUN.image(spec.size), torch.float32)[name]
+    models = build_models(spec, [name], CPU)
+    error = differences(models, RUN.image(spec.size), RUN)[name]
     assert error < 1e-5  # rounding of float32
 
 
@@ -61,7 +59,7 @@ def test_other_definitions_are_noted_and_compared_where_they_agree():
 
 
 class Wrong(nn.Module):
-    """Ours with one map that is slightly off."""
+    """Ours with one feature map that is slightly off."""
 
     def __init__(self, body: nn.Module, factor: float) -> None:
         super().__init__()
@@ -76,10 +74,10 @@ class Wrong(nn.Module):
 @pytest.mark.parametrize("factor", [1.01, float("nan")])
 def test_nothing_is_timed_when_outputs_disagree(side, factor, monkeypatch):
     def build(spec, names, device):
-        models = {OURS: peers.build_ours(spec).eval()}
+        models = {OURS: baselines.build_ours(spec).eval()}
         return models | {name: Wrong(models[OURS], factor) for name in names}
 
-    monkeypatch.setattr(backbone, "build_contestants", build)
+    monkeypatch.setattr(agreement, "build_models", build)
     monkeypatch.setattr(backbone, "interleave", lambda *_, **__: pytest.fail("timed"))
     with pytest.raises(UserError, match=r"timm and ours disagree.*nothing was timed"):
         measure_backbone(tiny(side), {"timm": "1"}, RUN)
@@ -94,9 +92,9 @@ def test_a_wrong_gradient_is_seen():
         def forward(self, x):
             return tuple(y.detach() + 0 * x.sum() for y in self.body(x))
 
-    ours = peers.build_ours(tiny(64)).eval()
+    ours = baselines.build_ours(tiny(64)).eval()
     models = {OURS: ours, "mmdet": NoGradient(ours)}
-    assert differences(models, RUN.image((64, 64)), torch.float32)["mmdet"] > 0.5
+    assert differences(models, RUN.image((64, 64)), RUN)["mmdet"] > 0.5
 
 
 def test_record_of_the_backbone():
@@ -121,28 +119,28 @@ def test_record_of_the_backbone():
 def test_only_ours_is_asked_for_cuda_graphs(monkeypatch):
     asked = []
 
-    class Ours(peers.SwinTransformer):
+    class Ours(baselines.SwinTransformer):
         def __init__(self, cuda_graphs=0, **arguments):
             asked.append(cuda_graphs)
             super().__init__(**arguments)
 
-    monkeypatch.setattr(peers, "SwinTransformer", Ours)
+    monkeypatch.setattr(baselines, "SwinTransformer", Ours)
     record = measure_backbone(replace(tiny(64), cuda_graphs=1), {"mmdet": "3.3.0"}, RUN)
     assert record["settings"]["cuda_graphs"] == 1
     assert set(asked) == {0, 1}  # the roofline's is counted without
     assert [one["name"] for one in record["contestants"]] == ["ours", "mmdet"]
 
 
-def test_all_contestants_are_compiled(monkeypatch):
+def test_all_models_are_compiled(monkeypatch):
     compiled = []
     monkeypatch.setattr(nn.Module, "compile", lambda self: compiled.append(type(self).__module__))
-    build_contestants(replace(tiny(64), compile=True), ["mmdet"], CPU)
+    build_models(replace(tiny(64), compile=True), ["mmdet"], CPU)
     assert [name.split(".")[0] for name in compiled] == ["swin_dense", "mmdet"]
 
 
 def test_results_of_an_earlier_image_are_found_out():
     class Stale(nn.Module):
-        """Without gradients, returns the maps of the first image for ever."""
+        """Without gradients, returns the feature maps of the first image for ever."""
 
         def __init__(self, body):
             super().__init__()
@@ -154,9 +152,9 @@ def test_results_of_an_earlier_image_are_found_out():
             self.first = self.first or self.body(x)
             return self.first
 
-    ours = peers.build_ours(tiny(64)).eval()
+    ours = baselines.build_ours(tiny(64)).eval()
     models = {OURS: ours, "mmdet": Stale(ours)}
-    assert differences(models, RUN.image((64, 64)), torch.float32)["mmdet"] > 0.1
+    assert differences(models, RUN.image((64, 64)), RUN)["mmdet"] > 0.1
 
 
 @pytest.mark.parametrize("with_cp", [False, True])
@@ -198,7 +196,7 @@ def test_images_too_small_for_timm_are_named():
 def test_unknown_names():
     with pytest.raises(UserError, match="unknown --arch 'huge': choose one of tiny"):
         Spec.of_arch("huge", 7, (64, 64))
-    with pytest.raises(UserError, match="unknown peer 'jax' in --against: choose of mmdet"):
-        peers.peers_named("mmdet,jax")
-    assert peers.peers_named(" timm, mmdet,timm,") == ["timm", "mmdet"]
-    assert peers.peers_named("") == []
+    with pytest.raises(UserError, match="unknown baseline 'jax' in --against: choose from mmdet"):
+        baselines.parse_baselines("mmdet,jax")
+    assert baselines.parse_baselines(" timm, mmdet,timm,") == ["timm", "mmdet"]
+    assert baselines.parse_baselines("") == []

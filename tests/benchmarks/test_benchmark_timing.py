@@ -6,9 +6,18 @@ import pytest
 import torch
 from torch import nn
 
-from swin_dense.benchmarks.costs import kept_for_backward, launches, training_costs
-from swin_dense.benchmarks.roofline import Rates, Work, backbone_work
-from swin_dense.benchmarks.timing import Timing, exponent, interleave
+from swin_dense.benchmarks.baselines import Spec, build_ours
+from swin_dense.benchmarks.measurement import (
+    Rates,
+    Timing,
+    Work,
+    backbone_work,
+    exponent,
+    interleave,
+    kept_for_backward,
+    launches,
+    training_costs,
+)
 
 CPU = torch.device("cpu")
 
@@ -84,8 +93,6 @@ def test_roofline_is_the_longer_of_products_and_copies():
 
 
 def test_work_of_a_backbone_counted_by_hand():
-    from swin_dense.benchmarks.baselines import Spec, build_ours
-
     with torch.device("meta"):
         model = build_ours(Spec(8, (1, 1, 1, 1), (1, 1, 1, 1), 7, (224, 224), 0.0, "reference"))
     work = backbone_work(model, (224, 224), batch=3, dtype=torch.bfloat16)

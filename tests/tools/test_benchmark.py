@@ -9,19 +9,23 @@ import pytest
 import torch
 from rich.console import Console
 
-from swin_dense.backbones import swin
-from swin_dense.backbones import swin_args as swin_arguments
-from swin_dense.benchmarks import baselines as peers
+from swin_dense.backbones import swin, swin_args
 from swin_dense.benchmarks import detector
+from swin_dense.benchmarks.baselines import BASELINES
 from swin_dense.benchmarks.records import circumstances, read
-from swin_dense.benchmarks.report import benchmarks_document
-from swin_dense.benchmarks.tables import file_name, rows_of, terminal_table, title_of
+from swin_dense.benchmarks.report import (
+    benchmarks_document,
+    file_name,
+    rows_of,
+    terminal_table,
+    title_of,
+)
 
 
 @pytest.fixture
 def run(benchmark_tool, monkeypatch):
     """Runs the tool on a very small "tiny" model; its exit status."""
-    monkeypatch.setitem(swin_arguments.ARCHS, "tiny", (8, (1, 1, 2, 1), (1, 2, 2, 4)))
+    monkeypatch.setitem(swin_args.ARCHS, "tiny", (8, (1, 1, 2, 1), (1, 2, 2, 4)))
     return lambda *args: benchmark_tool.main([str(arg) for arg in args])
 
 
@@ -43,8 +47,8 @@ def test_backbone(run, tmp_path, capsys):
     assert "Remark: a remark." in out
 
 
-def test_missing_peers_are_named_and_skipped(run, tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(peers.PEERS, "timm", (peers.PEERS["timm"][0], "no-such-distribution"))
+def test_missing_baselines_are_named_and_skipped(run, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(BASELINES, "timm", (BASELINES["timm"][0], "no-such-distribution"))
     path = tmp_path / "backbone.json"
     flags = ["--size", "64x64", "--rounds", 1, "--against", "timm,mmdet", "--json", path]
     assert run("backbone", *flags) == 0
@@ -113,7 +117,7 @@ def test_no_step_is_timed_when_backbones_disagree(run, repo, tmp_path, monkeypat
     config = repo / "configs" / "upernet_swin_nano_shapes.py"
     flags = ["--size", "64x96", "--device", "cpu", "--json", tmp_path / "a.json"]
     assert run("detector", config, *flags) == 2
-    assert "maps of either backbone differ by 0.01: nothing was timed" in capsys.readouterr().err
+    assert "the feature maps of both differ by 0.01: nothing was timed" in capsys.readouterr().err
 
 
 def test_boxes_need_heads_that_sample_them(run, repo, tmp_path, capsys):
@@ -212,16 +216,16 @@ def record_of_a_gpu(speedup: float, date: str, machine: str = "a GPU", **setting
     }
 
 
-def goals(*records: dict) -> list[str]:
-    """Lines of the document's table of goals, without the outer bars."""
+def targets(*records: dict) -> list[str]:
+    """Lines of the document's table of targets, without the outer bars."""
     text = benchmarks_document(records, "tools/benchmark.py report", {})
     return [
         line[2:-2] for line in text.splitlines() if line.startswith(("| Hopper", "| CPU", "| k"))
     ]
 
 
-def test_goals_take_the_latest_record_that_fits():
-    lines = goals(record_of_a_gpu(2.5, "2030-01-02"), record_of_a_gpu(2.0, "2030-01-01"))
+def test_targets_take_the_latest_record_that_fits():
+    lines = targets(record_of_a_gpu(2.5, "2030-01-02"), record_of_a_gpu(2.0, "2030-01-01"))
     case = "Hopper, bf16, 800x1344, tiny, batch 16"
     assert f"{case}, forward | 2.7x | 4x | 2.50x | a GPU" in lines
     assert f"{case}, training memory | at most 0.5x | at most 0.35x | 0.30x | a GPU" in lines
@@ -230,13 +234,13 @@ def test_goals_take_the_latest_record_that_fits():
     assert len([line for line in lines if "not measured" in line]) == len(lines) - 3
 
 
-def test_each_machine_has_its_line_of_a_goal():
+def test_each_machine_has_its_row_of_a_target():
     records = [
         record_of_a_gpu(2.5, "2030-01-01", "NVIDIA H200"),
         record_of_a_gpu(2.0, "2030-01-02", "NVIDIA H100"),
     ]
     case = "Hopper, bf16, 800x1344, tiny, batch 16, forward | 2.7x | 4x"
-    assert [line for line in goals(*records) if line.startswith(case)] == [
+    assert [line for line in targets(*records) if line.startswith(case)] == [
         f"{case} | 2.00x | NVIDIA H100",
         f"{case} | 2.50x | NVIDIA H200",
     ]
@@ -247,7 +251,7 @@ def test_cuda_graphs_and_compiled_ones_are_told_apart():
     other = record_of_a_gpu(8.0, "2030-01-04", batch=1, attn_impl="reference")
     compiled = record_of_a_gpu(9.0, "2030-01-03", batch=1, compile=True)
     eager = record_of_a_gpu(2.5, "2030-01-01", batch=1, cuda_graphs=0)
-    lines = goals(eager, graphs, compiled, other)
+    lines = targets(eager, graphs, compiled, other)
     case = "Hopper, bf16, 800x1344, tiny, batch 1"
     assert f"{case}, forward | 2.5x | 3.5x | 2.50x | a GPU" in lines
     assert f"{case}, CUDA graphs, forward | 4x | 6x | 4.50x | a GPU" in lines
@@ -256,7 +260,7 @@ def test_cuda_graphs_and_compiled_ones_are_told_apart():
     assert file_name(graphs) == "backbone_tiny_800x1344_batch_1_cuda_graphs_bf16_cuda"
 
 
-def test_goals_of_memory_and_of_the_exponent():
+def test_targets_of_memory_and_of_the_exponent():
     machine = {"device": "cpu", "name": "AMD EPYC", "threads": 2}
     common = {"command": "", "date": "2030-01-01", "machine": machine, "versions": "some"}
     kept = {"image_mb": 490.0, "once_mb": 50.0}
@@ -267,7 +271,7 @@ def test_goals_of_memory_and_of_the_exponent():
         "peer": {"name": "mmdet", "version": "3.3.0"},
         "models": [row | {"with_cp": True, "ours": kept | {"image_mb": 60.0}}, row],
     }
-    lines = goals(memory)
+    lines = targets(memory)
     case = "kept for backward, bf16, 800x1344"
     assert f"{case}, tiny, per image | at most 481 MB |  | 490 MB | AMD EPYC, 2 threads" in lines
     assert f"{case}, small, per image | at most 871 MB |  | not measured | " in lines
@@ -286,7 +290,7 @@ def test_goals_of_memory_and_of_the_exponent():
 
 
 def wide_records() -> list[dict]:
-    """Records with all contestants, long names and many digits."""
+    """Records with all baselines, long names and many digits."""
     names = ["ours", "mmdet 3.3.0", "timm 1.0.31", "hf 4.57.6", "torchvision 0.26.0"]
     step = {"median_ms": 22222.2, "quartiles_ms": [11111.1, 33333.3], "times_ours": 10.0}
     step |= {"launches": 12345, "roofline_share": 0.999, "memory_mb": 12345.0}
@@ -328,7 +332,7 @@ def test_commands_are_recorded_without_what_is_of_this_machine():
     [
         (["backbone", "--size", "800"], "--size '800': expected HEIGHTxWIDTH in pixels"),
         (["backbone", "--size", "16x64"], "--size '16x64': expected HEIGHTxWIDTH in pixels"),
-        (["backbone", "--against", "jax"], "unknown peer 'jax' in --against"),
+        (["backbone", "--against", "jax"], "unknown baseline 'jax' in --against"),
         (["backbone", "--arch", "huge"], "unknown --arch 'huge': choose one of tiny"),
         (["backbone", "--batch", "0"], "--batch 0: expected 1 or more"),
         (["backbone", "--attn-impl", "magic"], "attn_impl"),

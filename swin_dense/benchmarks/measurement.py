@@ -1,0 +1,286 @@
+"""What a step costs: time, memory, launches; and how fast the machine could be (roofline)."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median, quantiles
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from swin_dense.analysis.counting import count_model
+from swin_dense.ops.dispatch import OperatorCounter, onednn_linear
+
+Step = Callable[[], Any]
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+MEMORY = {"cuda": "peak of allocated memory", "cpu": "tensors kept for backward"}
+LAUNCHES = {"cuda": "kernels", "cpu": "operators"}
+# Backward multiplies twice what forward does: for the gradients of inputs and of weights.
+_TRAINING_MACS = 3
+# Forward reads a block's feature map and writes it. Backward reads the map and its gradient, and
+# writes a gradient.
+_FORWARD_MAPS, _TRAINING_MAPS = 2, 5
+
+
+@dataclass(frozen=True)
+class Run:
+    """How to measure.
+
+    Attributes:
+        batch: images at a time.
+        dtype: 'fp32', or 'fp16' or 'bf16' by autocast.
+        rounds: how often each model is timed.
+        device: where.
+    """
+
+    batch: int
+    dtype: str
+    rounds: int
+    device: torch.device
+
+    def image(self, size: tuple[int, int], batch: int | None = None) -> Tensor:
+        """Noise ``(batch, 3, H, W)``, the same on every call."""
+        generator = torch.Generator().manual_seed(0)
+        shape = (self.batch if batch is None else batch, 3, *size)
+        return torch.randn(shape, generator=generator).to(self.device)
+
+    def precision(self) -> contextlib.AbstractContextManager:
+        """Mixed precision in the run's dtype; nothing for float32."""
+        if self.dtype == "fp32":
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, DTYPES[self.dtype])
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds that one step took, round by round."""
+
+    seconds: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        """Half of the rounds took at most this."""
+        return median(self.seconds)
+
+    @property
+    def quartiles(self) -> tuple[float, float]:
+        """A quarter of the rounds took less than the first, another more than the second."""
+        if len(self.seconds) < 2:
+            return self.seconds[0], self.seconds[0]
+        low, _, high = quantiles(self.seconds, n=4, method="inclusive")
+        return low, high
+
+    def as_json(self, ours: Timing | None = None) -> dict[str, Any]:
+        """Milliseconds; and with ours, how many times as long this took."""
+        record: dict[str, Any] = {
+            "median_ms": round(1e3 * self.median, 4),
+            "quartiles_ms": [round(1e3 * value, 4) for value in self.quartiles],
+            "turns": len(self.seconds),
+        }
+        return record | ({"times_ours": round(self.median / ours.median, 3)} if ours else {})
+
+
+def interleave(
+    steps: Mapping[str, Step],
+    rounds: int,
+    device: torch.device,
+    least_seconds: float = 0.05,
+    warm_up: bool = True,
+) -> dict[str, Timing]:
+    """Time steps one after the other, round by round: A B C A B C ...
+
+    Whatever else the machine does disturbs all of them.
+
+    Args:
+        steps: by name.
+        rounds: how often each is timed.
+        device: synchronized before and after each measurement, if it is a GPU.
+        least_seconds: a step is repeated for about this long, and the average counts.
+        warm_up: run each step once or twice first, untimed; without it no step is repeated.
+    """
+
+    def seconds_of(step: Step, repeats: int) -> float:
+        _synchronize(device)
+        start = time.perf_counter()
+        for _ in range(repeats):
+            step()
+        _synchronize(device)
+        return (time.perf_counter() - start) / repeats
+
+    def repeats_of(step: Step) -> int:
+        if seconds_of(step, 1) >= 20 * least_seconds:
+            return 1  # long enough for start-up costs not to matter
+        return max(1, round(least_seconds / seconds_of(step, 1)))
+
+    repeats = {name: repeats_of(step) if warm_up else 1 for name, step in steps.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    for _ in range(rounds):
+        for name, step in steps.items():
+            seconds[name].append(seconds_of(step, repeats[name]))
+    return {name: Timing(tuple(values)) for name, values in seconds.items()}
+
+
+def exponent(sizes: Sequence[float], seconds: Sequence[float]) -> float:
+    """The p of ``seconds = c * sizes ** p``, by least squares of the logarithms.
+
+    Raises:
+        ValueError: fewer than two different sizes.
+    """
+    if len(set(sizes)) < 2:
+        raise ValueError(f"an exponent needs two sizes or more, got {len(set(sizes))}")
+    return float(np.polyfit(np.log(sizes), np.log(seconds), 1)[0])
+
+
+def training_costs(model: nn.Module, step: Step, device: torch.device) -> dict[str, float]:
+    """Launches and memory of a training step: ``launches`` and ``memory_mb``, in 1e6 bytes.
+
+    On a GPU memory is the most that is allocated at a time during the step, plus the model's own
+    parameters; what was allocated before is subtracted. On a CPU it is the tensors that forward
+    keeps for backward, each storage once, without the parameters.
+
+    Args:
+        model: the model that ``step`` trains.
+        step: forward and backward.
+        device: where it runs.
+    """
+    if device.type == "cuda":
+        memory, count = _peak(model, step, device), launches(step, device)
+    else:  # both of one step: on a CPU that of a detector takes long
+        with OperatorCounter() as operators:
+            memory = kept_for_backward(model, step)
+        count = operators.count
+    return {"launches": count, "memory_mb": round(memory / 1e6, 1)}
+
+
+def _peak(model: nn.Module, step: Step, device: torch.device) -> int:
+    own = sum(p.numel() * p.element_size() for p in model.parameters())
+    torch.cuda.synchronize(device)
+    before = torch.cuda.memory_allocated(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    step()
+    torch.cuda.synchronize(device)
+    return torch.cuda.max_memory_allocated(device) - before + own
+
+
+def kept_for_backward(model: nn.Module, step: Step) -> int:
+    """Bytes of the tensors that ``step`` keeps for backward, without the model's parameters.
+
+    Where ``step`` runs backward too, and a block is recomputed there by reentrant checkpointing,
+    what that keeps is counted with the rest.
+    """
+    known = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    kept: dict[int, int] = {}
+    # Held until the end: memory that is freed may be given out again, and would count once.
+    alive: list[Tensor] = []
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in known and storage.data_ptr() not in kept:
+            kept[storage.data_ptr()] = storage.nbytes()
+            alive.append(tensor.detach())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        step()
+    return sum(kept.values())
+
+
+def launches(step: Step, device: torch.device) -> int:
+    """Kernels that a step starts on a GPU; on a CPU, the operators that compute something."""
+    if device.type != "cuda":
+        with OperatorCounter() as operators:
+            step()
+        return operators.count
+    from torch.profiler import ProfilerActivity, profile
+
+    step()  # what is compiled or chosen on the first call is not counted
+    with profile(activities=[ProfilerActivity.CUDA]) as found:
+        step()
+        torch.cuda.synchronize()
+    kind = torch.autograd.DeviceType.CUDA
+    names = [event.name for event in found.events() if event.device_type == kind]
+    return sum(not name.startswith(("Memcpy", "Memset")) for name in names)
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What the machine does when it does nothing else: bytes and operations a second."""
+
+    copy: float
+    matmul: float
+
+    def at_best(self, other: Rates) -> Rates:
+        """The faster of two measurements: the other one was disturbed."""
+        return Rates(max(self.copy, other.copy), max(self.matmul, other.matmul))
+
+    def as_json(self) -> dict[str, float]:
+        """Gigabytes a second, read and written, and 1e9 floating-point operations a second."""
+        return {"copy_gb_s": round(self.copy / 1e9, 1), "matmul_gflop_s": round(self.matmul / 1e9)}
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a step cannot do without.
+
+    Attributes:
+        macs: multiply-accumulates of matrix products and convolutions.
+        bytes: of the feature maps between the blocks, read and written once each.
+    """
+
+    macs: float
+    bytes: float
+
+    def least_seconds(self, rates: Rates) -> float:
+        """The roofline: products at full rate, or copies at full rate, whichever takes longer."""
+        return max(2 * self.macs / rates.matmul, self.bytes / rates.copy)
+
+
+def measure_rates(device: torch.device, dtype: torch.dtype, rounds: int = 5) -> Rates:
+    """Time a large copy and a large matrix product."""
+    numbers, side = (2**29, 8192) if device.type == "cuda" else (2**24, 1024)
+    source = torch.randn(numbers, device=device).to(dtype)
+    target = torch.empty_like(source)
+    a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+    steps: dict[str, Step] = {"copy": lambda: target.copy_(source), "matmul": lambda: a @ b}
+    # On some CPUs much faster than what a plain product uses.
+    if device.type == "cpu" and (linear := onednn_linear()):
+        steps["oneDNN"] = lambda: linear(a, b)
+    times = interleave(steps, rounds, device)
+    copied = 2 * source.numel() * source.element_size()
+    # The best round and library: this is a limit, not an expectation.
+    copy, *products = (min(timing.seconds) for timing in times.values())
+    return Rates(copied / copy, 2 * side**3 / min(products))
+
+
+def backbone_work(
+    backbone: nn.Module, size: tuple[int, int], batch: int, dtype: torch.dtype
+) -> dict[str, Work]:
+    """Work of 'forward' and 'training' (forward and backward).
+
+    Args:
+        backbone: a :class:`swin_dense.SwinTransformer` on the meta device.
+        size: height and width in pixels.
+        batch: images at a time.
+        dtype: of the feature maps.
+    """
+    model: Any = backbone
+    macs = batch * count_model(backbone, lambda model, image: model(image), size).macs
+    elements = 0
+    for i, stage in enumerate(model.stages):
+        rows, columns = (-(-side // (4 * 2**i)) for side in size)
+        elements += rows * columns * model.num_features[i] * len(stage.blocks)
+    maps = elements * dtype.itemsize * batch
+    return {
+        "forward": Work(macs, _FORWARD_MAPS * maps),
+        "training": Work(_TRAINING_MACS * macs, _TRAINING_MAPS * maps),
+    }
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
