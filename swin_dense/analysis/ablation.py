@@ -9,10 +9,9 @@ belong together (section 3.2, "efficient batch computation"). The results are th
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -30,30 +29,17 @@ _SHIFT, _BIAS_TABLE, _ABSOLUTE, _PRODUCT = (
     f"model.backbone.{name}"
     for name in ("use_shift", "use_rel_pos_bias", "use_abs_pos_embed", "use_dot_product")
 )
-# Config options that differ from the default, by the table's name of the variant.
-VARIANTS: Mapping[str, Mapping[str, bool]] = MappingProxyType(
-    {
-        "w/o shifting": {_SHIFT: False},
-        "shifted windows": {},
-        "no pos.": {_BIAS_TABLE: False},
-        "abs. pos.": {_BIAS_TABLE: False, _ABSOLUTE: True},
-        "abs.+rel. pos.": {_ABSOLUTE: True},
-        "rel. pos. w/o app.": {_PRODUCT: False},
-        "rel. pos.": {},
-    }
-)
-# Box and mask AP on COCO, mIoU on ADE20K, as published.
-PAPER_SCORES: Mapping[str, tuple[float, float, float]] = MappingProxyType(
-    {
-        "w/o shifting": (47.7, 41.5, 43.3),
-        "shifted windows": (50.5, 43.7, 46.1),
-        "no pos.": (49.2, 42.6, 43.8),
-        "abs. pos.": (49.0, 42.4, 43.2),
-        "abs.+rel. pos.": (50.2, 43.4, 44.0),
-        "rel. pos. w/o app.": (48.2, 41.9, 44.1),
-        "rel. pos.": (50.5, 43.7, 46.1),
-    }
-)
+# By the table's name: config options that differ from the default; box and mask AP on COCO and
+# mIoU on ADE20K, as published.
+VARIANTS: dict[str, tuple[dict[str, bool], tuple[float, float, float]]] = {
+    "w/o shifting": ({_SHIFT: False}, (47.7, 41.5, 43.3)),
+    "shifted windows": ({}, (50.5, 43.7, 46.1)),
+    "no pos.": ({_BIAS_TABLE: False}, (49.2, 42.6, 43.8)),
+    "abs. pos.": ({_BIAS_TABLE: False, _ABSOLUTE: True}, (49.0, 42.4, 43.2)),
+    "abs.+rel. pos.": ({_ABSOLUTE: True}, (50.2, 43.4, 44.0)),
+    "rel. pos. w/o app.": ({_PRODUCT: False}, (48.2, 41.9, 44.1)),
+    "rel. pos.": ({}, (50.5, 43.7, 46.1)),
+}
 METHODS = {"cascade_swin_t_coco": "Cascade Mask R-CNN", "upernet_swin_t_ade20k": "UperNet"}
 # Milliseconds of stages 1 to 4 on a V100, as published.
 PAPER_MILLISECONDS = {
@@ -75,14 +61,14 @@ class Variant:
     counts: Counts
 
     @property
-    def options(self) -> Mapping[str, bool]:
+    def options(self) -> dict[str, bool]:
         """``--cfg-options`` that make the config this variant."""
-        return VARIANTS[self.name]
+        return VARIANTS[self.name][0]
 
     @property
     def paper(self) -> dict[str, float]:
         """The published scores of this task, in percent."""
-        box, mask, miou = PAPER_SCORES[self.name]
+        box, mask, miou = VARIANTS[self.name][1]
         if METHODS[self.config] == "UperNet":
             return {"mIoU": miou}
         return {"box AP": box, "mask AP": mask}
@@ -96,7 +82,7 @@ class Variant:
             "backbone": "Swin-T",
             "variant": self.name,
             "config": f"configs/{self.config}.py",
-            "cfg_options": dict(self.options),
+            "cfg_options": self.options,
             "crop": 512 if METHODS[self.config] == "UperNet" else None,
             "image_size": list(self.counts.image_size),
             "params_m": round(self.counts.params / 1e6, 2),
@@ -108,16 +94,11 @@ class Variant:
 
 
 def count_variants(configs: Path, methods: Iterable[str] = METHODS) -> Iterator[Variant]:
-    """Count every variant of table 4.
-
-    Args:
-        configs: the folder of the configs.
-        methods: stems of configs, of :data:`METHODS`.
-    """
+    """Count every variant of table 4, for configs of :data:`METHODS` in the folder ``configs``."""
     for config in methods:
         plain = read_config(configs / f"{config}.py")
         counted: dict[tuple[str, ...], Counts] = {}
-        for name, options in VARIANTS.items():
+        for name, (options, _) in VARIANTS.items():
             if tuple(options) not in counted:
                 cfg = copy.deepcopy(plain)
                 merge_options(cfg, options)
@@ -162,7 +143,7 @@ def measure_stages(
     Args:
         device: where to run.
         batch: images at a time.
-        seconds: how long each layer is measured at least, in each round.
+        seconds: of each layer in each round, at least.
         rounds: how often each layer is measured.
     """
     from torch.utils.benchmark import Timer  # warns of missing GPUs when it is imported

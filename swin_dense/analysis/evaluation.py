@@ -66,9 +66,6 @@ def evaluate_row(row: Row, configs: Path, checkpoint: str | Path, **how: Any) ->
     """Test a row's model as ``tools/test.py`` does.
 
     Args:
-        row: the row.
-        configs: the folder of the configs.
-        checkpoint: weights of the row's model.
         how: further arguments of :func:`swin_dense.engine.test.evaluate`.
 
     Returns:
@@ -118,9 +115,7 @@ def frames_per_second(
     detector has no masks to paste.
 
     Args:
-        config: the config file.
         image_size: height and width in pixels.
-        device: where the model runs.
         checkpoint: weights; without them they are random.
         seconds: how long to measure at least, after a warm-up.
 

@@ -11,31 +11,27 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from swin_dense.errors import UserError
 
 _RELEASES = "https://github.com/SwinTransformer/storage/releases/download"
 # Detectors and segmentors that the authors released, by config.
-WEIGHTS = {
-    "mask_rcnn_swin_t_1x_coco": f"{_RELEASES}/v1.0.3/mask_rcnn_swin_tiny_patch4_window7_1x.pth",
-    "mask_rcnn_swin_t_coco": f"{_RELEASES}/v1.0.2/mask_rcnn_swin_tiny_patch4_window7.pth",
-    "mask_rcnn_swin_s_coco": f"{_RELEASES}/v1.0.2/mask_rcnn_swin_small_patch4_window7.pth",
-    "cascade_swin_t_1x_coco": (
-        f"{_RELEASES}/v1.0.3/cascade_mask_rcnn_swin_tiny_patch4_window7_1x.pth"
-    ),
-    "cascade_swin_t_coco": f"{_RELEASES}/v1.0.2/cascade_mask_rcnn_swin_tiny_patch4_window7.pth",
-    "cascade_swin_s_coco": f"{_RELEASES}/v1.0.2/cascade_mask_rcnn_swin_small_patch4_window7.pth",
-    "cascade_swin_b_coco": f"{_RELEASES}/v1.0.2/cascade_mask_rcnn_swin_base_patch4_window7.pth",
-    "reppoints_v2_swin_t_coco": f"{_RELEASES}/v1.0.9/reppointsv2_swin_tiny_patch4_window7_3x.pth",
-    "mask_reppoints_v2_swin_t_coco": (
-        f"{_RELEASES}/v1.0.9/mask_reppointsv2_swin_tiny_patch4_window7_3x.pth"
-    ),
-    "upernet_swin_t_ade20k": f"{_RELEASES}/v1.0.1/upernet_swin_tiny_patch4_window7_512x512.pth",
-    "upernet_swin_s_ade20k": f"{_RELEASES}/v1.0.1/upernet_swin_small_patch4_window7_512x512.pth",
-    "upernet_swin_b_512_ade20k": f"{_RELEASES}/v1.0.1/upernet_swin_base_patch4_window7_512x512.pth",
+_FILES = {
+    "mask_rcnn_swin_t_1x_coco": "v1.0.3/mask_rcnn_swin_tiny_patch4_window7_1x",
+    "mask_rcnn_swin_t_coco": "v1.0.2/mask_rcnn_swin_tiny_patch4_window7",
+    "mask_rcnn_swin_s_coco": "v1.0.2/mask_rcnn_swin_small_patch4_window7",
+    "cascade_swin_t_1x_coco": "v1.0.3/cascade_mask_rcnn_swin_tiny_patch4_window7_1x",
+    "cascade_swin_t_coco": "v1.0.2/cascade_mask_rcnn_swin_tiny_patch4_window7",
+    "cascade_swin_s_coco": "v1.0.2/cascade_mask_rcnn_swin_small_patch4_window7",
+    "cascade_swin_b_coco": "v1.0.2/cascade_mask_rcnn_swin_base_patch4_window7",
+    "reppoints_v2_swin_t_coco": "v1.0.9/reppointsv2_swin_tiny_patch4_window7_3x",
+    "mask_reppoints_v2_swin_t_coco": "v1.0.9/mask_reppointsv2_swin_tiny_patch4_window7_3x",
+    "upernet_swin_t_ade20k": "v1.0.1/upernet_swin_tiny_patch4_window7_512x512",
+    "upernet_swin_s_ade20k": "v1.0.1/upernet_swin_small_patch4_window7_512x512",
+    "upernet_swin_b_512_ade20k": "v1.0.1/upernet_swin_base_patch4_window7_512x512",
 }
+WEIGHTS = {config: f"{_RELEASES}/{file}.pth" for config, file in _FILES.items()}
 
 
 @dataclass(frozen=True)
@@ -78,7 +74,7 @@ class Row:
     multi_scale_test: bool = False
     note: str = ""
     unseen: tuple[str, ...] = ()
-    variants: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: MappingProxyType({}))
+    variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -150,7 +146,7 @@ ROWS: tuple[Row, ...] = (
        crop=640),
     _3("UperNet", "Swin-L", "upernet_swin_l_ade20k", 234, 3230, 6.2, miou=53.5, miou_single=52.05,
        crop=640, variants=_WINDOW_12,
-       note="the published count cannot be had by counting, whichever window is meant"),
+       note="neither window size gives the published count"),
 
     _1x(_MASK, "Swin-T", "mask_rcnn_swin_t_1x_coco", 48, 267, box=43.7, mask=39.8),
     _3x(_MASK, "Swin-T", "mask_rcnn_swin_t_coco", 48, 267, box=46.0, mask=41.6),
@@ -169,10 +165,8 @@ ROWS: tuple[Row, ...] = (
 def find_rows(name: str, configs: Path) -> list[Row]:
     """The rows of a name, or of a config's stem.
 
-    Args:
-        name: what :attr:`Row.name` is.
-        configs: the folder of the configs: one that is no published row has a row without
-            figures, in the table 'not_published'.
+    A config in ``configs`` that is no published row has a row without numbers, in the table
+    'not_published'.
 
     Raises:
         UserError: there is neither row nor config; the message lists the closest names.

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
-from mmengine.optim import build_optim_wrapper
+from mmengine.optim import OptimWrapper, build_optim_wrapper
 from mmengine.registry import DefaultScope
 from torch import Tensor, nn
 
@@ -116,23 +116,29 @@ def build_backbone(cfg: Config) -> nn.Module:
         return MODELS.build(arguments)
 
 
+def build_optimizer(model: nn.Module, cfg: Config, amp_dtype: str | None = None) -> OptimWrapper:
+    """The config's optimizer, with mixed precision only if ``amp_dtype`` names a dtype."""
+    wrapper = {**cfg.optim_wrapper.to_dict(), "type": "OptimWrapper"}
+    for only_amp in ("loss_scale", "dtype", "use_fsdp"):
+        wrapper.pop(only_amp, None)
+    if amp_dtype is not None:
+        wrapper |= {"type": "AmpOptimWrapper", "dtype": amp_dtype}
+    with DefaultScope.overwrite_default_scope(cfg.get("default_scope", "mmdet")):
+        return build_optim_wrapper(model, wrapper)
+
+
 def parameter_settings(cfg: Config) -> dict[str, dict[str, Any]]:
     """Learning rate, weight decay and what else the optimizer holds, per backbone parameter.
 
     The backbone is a child named ``backbone``, as in every detector and segmentor, so that the
-    patterns of ``paramwise_cfg`` apply. Mixed precision, which needs a GPU, is left out.
+    patterns of ``paramwise_cfg`` apply.
     """
     model = nn.Module()
     model.backbone = build_backbone(cfg)
-    wrapper = {**cfg.optim_wrapper.to_dict(), "type": "OptimWrapper"}
-    for only_amp in ("loss_scale", "dtype", "use_fsdp"):
-        wrapper.pop(only_amp, None)
-    with DefaultScope.overwrite_default_scope(cfg.get("default_scope", "mmdet")):
-        optimizer = build_optim_wrapper(model, wrapper).optimizer
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     return {
         names[id(parameter)]: {k: v for k, v in group.items() if k != "params"}
-        for group in optimizer.param_groups
+        for group in build_optimizer(model, cfg).optimizer.param_groups
         for parameter in group["params"]
     }
 
@@ -149,8 +155,7 @@ def compare(cfg: Config) -> Comparison:
 def different_names(cfg: Config) -> tuple[str, ...]:
     """Names that only one state dict has, or with another shape; all, if their order differs."""
     theirs, ours = build_backbone(cfg), build_backbone(with_our_backbone(cfg))
-    a = {name: value.shape for name, value in theirs.state_dict().items()}
-    b = {name: value.shape for name, value in ours.state_dict().items()}
+    a, b = ({k: v.shape for k, v in model.state_dict().items()} for model in (theirs, ours))
     if [n for n, _ in theirs.named_parameters()] != [n for n, _ in ours.named_parameters()]:
         return tuple(sorted(a.keys() | b.keys()))
     return tuple(sorted(name for name in a.keys() | b.keys() if a.get(name) != b.get(name)))
@@ -169,31 +174,26 @@ def feature_map_errors(cfg: Config) -> tuple[float, float]:
     theirs, ours = build_backbone(cfg), build_backbone(with_our_backbone(cfg))
     randomize_parameters(theirs)
     ours.load_state_dict(theirs.state_dict())
-    image = image_for(cfg)
-    errors = []
-    for training in (False, True):
-        theirs.train(training)
-        ours.train(training)
-        errors.append(largest_error(feature_maps(theirs, image), feature_maps(ours, image)))
-    return errors[0], errors[1]
-
-
-def image_for(cfg: Config) -> Tensor:
-    """A random image ``(1, C, 51, 70)`` with the channels that the backbone takes."""
     channels = cfg.model.backbone.get("in_channels", 3)
-    return torch.randn(1, channels, *_IMAGE_SIZE, generator=torch.Generator().manual_seed(0))
+    image = torch.randn(1, channels, *_IMAGE_SIZE, generator=torch.Generator().manual_seed(0))
+    evaluating = largest_error(*(feature_maps(model, image, False) for model in (theirs, ours)))
+    training = largest_error(*(feature_maps(model, image, True) for model in (theirs, ours)))
+    return evaluating, training
 
 
-def feature_maps(model: nn.Module, image: Tensor) -> list[Tensor]:
+def feature_maps(model: nn.Module, image: Tensor, training: bool) -> list[Tensor]:
     """The backbone's feature maps; the same random numbers on every call."""
+    model.train(training)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(1)
         return list(model(image))
 
 
-def largest_error(theirs: list[Tensor], ours: list[Tensor]) -> float:
-    """Largest difference over the largest value; infinite if shapes differ."""
-    if [m.shape for m in theirs] != [m.shape for m in ours]:
+def largest_error(theirs: Sequence[Tensor], ours: Sequence[Tensor]) -> float:
+    """Largest difference over the largest value; infinite if shapes differ or a value is nan."""
+    if [x.shape for x in theirs] != [x.shape for x in ours]:
         return float("inf")
     pairs = zip(theirs, ours, strict=True)
-    return max(float((a - b).abs().max() / a.abs().max()) for a, b in pairs)
+    errors = [float((a - b).abs().max() / a.abs().max().clamp(min=1e-30)) for a, b in pairs]
+    # max() would pass over a nan that is not the first
+    return float("inf") if any(error != error for error in errors) else max(errors)

@@ -80,10 +80,6 @@ def _close(counted: float, published: float | None) -> bool:
 def reproduce(rows: Iterable[Row], configs: Path) -> Iterator[Reproduced]:
     """Count the config of each row, one after the other; rows that share a config count once.
 
-    Args:
-        rows: of :data:`swin_dense.analysis.paper.ROWS`.
-        configs: the folder of the configs.
-
     Raises:
         UserError: a row's config is not there.
     """

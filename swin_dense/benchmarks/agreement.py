@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from swin_dense.analysis.parity import largest_error
 from swin_dense.benchmarks.baselines import OURS, Spec, build_models
 from swin_dense.benchmarks.measurement import Run
 from swin_dense.errors import UserError
@@ -69,7 +70,6 @@ def differences(models: Mapping[str, nn.Module], image: Tensor, run: Run) -> dic
     Args:
         models: by name, :data:`OURS` among them; each turns an image into feature maps.
         image: ``(B, 3, H, W)``.
-        run: its precision counts.
 
     Returns:
         Of each other model, the largest difference over ours' largest value; infinite if shapes
@@ -91,7 +91,7 @@ def differences(models: Mapping[str, nn.Module], image: Tensor, run: Run) -> dic
                 "--against, or remove --compile"
             ) from error
     expected = outputs.pop(OURS)
-    return {name: _largest(expected, found) for name, found in outputs.items()}
+    return {name: largest_error(expected, found) for name, found in outputs.items()}
 
 
 def _outputs(model: nn.Module, image: Tensor, run: Run) -> list[Tensor]:
@@ -109,12 +109,3 @@ def _outputs(model: nn.Module, image: Tensor, run: Run) -> list[Tensor]:
     )
     (gradient,) = torch.autograd.grad(total, image)
     return [*inferred, *(x.detach() for x in maps), gradient]
-
-
-def _largest(expected: list[Tensor], found: list[Tensor]) -> float:
-    if [x.shape for x in expected] != [x.shape for x in found]:
-        return float("inf")
-    pairs = zip(expected, found, strict=True)
-    errors = [float((a - b).abs().max() / a.abs().max().clamp(min=1e-30)) for a, b in pairs]
-    # max() would pass over a nan that is not the first
-    return float("inf") if any(error != error for error in errors) else max(errors)

@@ -36,9 +36,7 @@ def measure_backbone(spec: Spec, versions: Mapping[str, str], run: Run) -> dict[
     """Check that all models agree, then time them in turns.
 
     Args:
-        spec: the model.
         versions: of the baselines, by name.
-        run: how to measure.
 
     Returns:
         ``settings``, ``rates``, and ``contestants`` (the records' key for ours and the baselines):
@@ -91,7 +89,6 @@ def measure_scaling(
     Args:
         spec: the model; its size is replaced.
         versions: of the baselines, by name.
-        run: how to measure.
         sides: in pixels.
         phases: of 'forward' and 'training'.
 
@@ -130,7 +127,6 @@ def measure_memory(specs: Mapping[str, Spec], version: str, run: Run) -> dict[st
     Args:
         specs: models by name, alike but for channels, depths and heads.
         version: mmdet's.
-        run: how to measure; rounds do not matter.
 
     Returns:
         ``settings``, and ``models``: for each its ``arch``, ``with_cp``, ``difference``, and of

@@ -12,16 +12,15 @@ import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
-from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
 
 from swin_dense.analysis.parity import OURS as OUR_TYPE
-from swin_dense.analysis.parity import STOCK, backbone_type, with_our_backbone
+from swin_dense.analysis.parity import STOCK, backbone_type, build_optimizer, with_our_backbone
 from swin_dense.backbones.swin_args import ARCHS
 from swin_dense.benchmarks.agreement import TOLERANCES, differences
 from swin_dense.benchmarks.baselines import OURS
-from swin_dense.benchmarks.measurement import DTYPES, Run, interleave, training_costs
+from swin_dense.benchmarks.measurement import Run, interleave, training_costs
 from swin_dense.engine.config.load import is_segmentation
 from swin_dense.engine.config.pretrained import drop_pretrained
 from swin_dense.errors import UserError
@@ -81,7 +80,6 @@ def measure_detector(
     Args:
         cfg: a detector or segmentor with Swin.
         size: height and width of the images in pixels.
-        run: how to measure.
         boxes: of each image, on which the heads of later stages train; by default the config's.
 
     Returns:
@@ -133,14 +131,8 @@ def _build(cfg: Config, device: torch.device) -> nn.Module:
 def _step(
     model: nn.Module, cfg: Config, batch: dict[str, Any], run: Run
 ) -> Callable[[], dict[str, Tensor]]:
-    wrapper = {**cfg.optim_wrapper.to_dict(), "type": "OptimWrapper"}
-    for only_amp in ("loss_scale", "dtype"):
-        wrapper.pop(only_amp, None)
-    if run.dtype != "fp32":
-        # by name: "float16" or "bfloat16"
-        wrapper |= {"type": "AmpOptimWrapper", "dtype": str(DTYPES[run.dtype]).partition(".")[2]}
-    with DefaultScope.overwrite_default_scope(cfg.default_scope):
-        optimizer = build_optim_wrapper(model, wrapper)
+    amp_dtype = {"fp32": None, "fp16": "float16", "bf16": "bfloat16"}[run.dtype]
+    optimizer = build_optimizer(model, cfg, amp_dtype)
     model.train()
     trained: Any = model
     return lambda: trained.train_step(copy.deepcopy(batch), optimizer)

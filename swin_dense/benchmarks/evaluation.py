@@ -39,7 +39,6 @@ def measure_evaluation(
         images: how many.
         detections: of each image.
         kinds: of 'bbox' and 'segm'.
-        rounds: how often each is timed.
 
     Raises:
         UserError: the metrics differ; nothing is timed then.

@@ -6,8 +6,8 @@ import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import median, quantiles
-from typing import Any
+from statistics import median
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -70,10 +70,8 @@ class Timing:
     @property
     def quartiles(self) -> tuple[float, float]:
         """A quarter of the rounds took less than the first, another more than the second."""
-        if len(self.seconds) < 2:
-            return self.seconds[0], self.seconds[0]
-        low, _, high = quantiles(self.seconds, n=4, method="inclusive")
-        return low, high
+        low, high = np.quantile(self.seconds, (0.25, 0.75))
+        return float(low), float(high)
 
     def as_json(self, ours: Timing | None = None) -> dict[str, Any]:
         """Milliseconds; and with ours, how many times as long this took."""
@@ -143,10 +141,6 @@ def training_costs(model: nn.Module, step: Step, device: torch.device) -> dict[s
     parameters; what was allocated before is subtracted. On a CPU it is the tensors that forward
     keeps for backward, each storage once, without the parameters.
 
-    Args:
-        model: the model that ``step`` trains.
-        step: forward and backward.
-        device: where it runs.
     """
     if device.type == "cuda":
         memory, count = _peak(model, step, device), launches(step, device)
@@ -207,8 +201,7 @@ def launches(step: Step, device: torch.device) -> int:
     return sum(not name.startswith(("Memcpy", "Memset")) for name in names)
 
 
-@dataclass(frozen=True)
-class Rates:
+class Rates(NamedTuple):
     """What the machine does when it does nothing else: bytes and operations a second."""
 
     copy: float
@@ -223,14 +216,8 @@ class Rates:
         return {"copy_gb_s": round(self.copy / 1e9, 1), "matmul_gflop_s": round(self.matmul / 1e9)}
 
 
-@dataclass(frozen=True)
-class Work:
-    """What a step cannot do without.
-
-    Attributes:
-        macs: multiply-accumulates of matrix products and convolutions.
-        bytes: of the feature maps between the blocks, read and written once each.
-    """
+class Work(NamedTuple):
+    """What a step cannot do without: multiply-accumulates, and bytes of feature maps to copy."""
 
     macs: float
     bytes: float

@@ -23,13 +23,7 @@ _WITHOUT_EFFECT = ("--json", "--remark")
 def circumstances(
     device: torch.device, command: Sequence[str], remark: str | None
 ) -> dict[str, Any]:
-    """Machine, versions, date and command of a measurement.
-
-    Args:
-        device: where it ran.
-        command: arguments of the tool.
-        remark: what else should be known, such as other work on the machine.
-    """
+    """Machine, versions, date and command (the tool's arguments) of a measurement on ``device``."""
     machine: dict[str, Any] = {"device": device.type, "name": describe_machine(device)}
     if device.type == "cpu":
         machine |= {"cores": os.cpu_count(), "threads": torch.get_num_threads()}

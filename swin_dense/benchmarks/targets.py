@@ -16,6 +16,7 @@ _DEFAULTS: Mapping[str, Any] = {
     "cuda_graphs": 0,
     "compile": False,
     "boxes": None,
+    "options": "",
 }
 
 
@@ -31,9 +32,8 @@ class Target:
         metric: 'forward', 'training' or 'memory' of a backbone, 'training' of a detector,
             'bbox' or 'segm' of an evaluation, 'exponent' of scaling, or the model whose memory
             without recomputation was counted.
-        settings: that the record has; 'range' are the least and the largest side of scaling.
-        device: 'cuda' or 'cpu'; None for either.
-        config: stem of a detector's config.
+        settings: that the record has, its device and config included; 'range' are the least and
+            the largest side of scaling.
         at_most: whether less is better.
         unit: of the metric.
     """
@@ -44,8 +44,6 @@ class Target:
     kind: str
     metric: str
     settings: Mapping[str, Any] = field(default_factory=dict)
-    device: str | None = None
-    config: str | None = None
     at_most: bool = False
     unit: str = "x"
 
@@ -59,17 +57,12 @@ class Target:
         return dict(sorted(found.items()))
 
     def _fits(self, record: Mapping[str, Any]) -> bool:
-        found: dict[str, Any] = {**_DEFAULTS, **record["settings"]}
+        found: dict[str, Any] = {**_DEFAULTS, **record["settings"], **record["machine"]}
+        found |= {key: record[key] for key in ("config", "options") if key in record}
         if "sides" in found:
             found["range"] = [min(found["sides"]), max(found["sides"])]
         wanted = {**_DEFAULTS, **self.settings}
-        return (
-            record["kind"] == self.kind
-            and self.device in (None, record["machine"]["device"])
-            and (self.config is None or record.get("config") == self.config)
-            and not record.get("options")
-            and all(found.get(key) == value for key, value in wanted.items())
-        )
+        return record["kind"] == self.kind and all(found.get(k) == v for k, v in wanted.items())
 
 
 def _value(record: Mapping[str, Any], metric: str) -> float | None:
@@ -100,20 +93,21 @@ def _gpu(must: float, aim: float, arch: str, metric: str, batch: int = 16, **mor
     memory = metric == "memory"
     facts.append("training memory" if memory else metric)
     settings = {"arch": arch, "size": [800, 1344], "batch": batch, "dtype": "bf16", **more}
+    settings["device"] = "cuda"
     case = ", ".join(facts)
-    return Target(case, must, aim, "backbone", metric, settings, "cuda", at_most=memory)
+    return Target(case, must, aim, "backbone", metric, settings, memory)
 
 
 def _cpu(must: float, aim: float, metric: str) -> Target:
-    settings = {"arch": "tiny", "size": [480, 640], "dtype": "fp32"}
+    settings = {"arch": "tiny", "size": [480, 640], "dtype": "fp32", "device": "cpu"}
     case = f"CPU (set for AMD EPYC), fp32, 480x640, tiny, {metric}"
-    return Target(case, must, aim, "backbone", metric, settings, "cpu")
+    return Target(case, must, aim, "backbone", metric, settings)
 
 
 def _step(case: str, config: str, size: list[int], batch: int) -> Target:
-    settings = {"size": size, "batch": batch, "dtype": "bf16"}
+    settings = {"size": size, "batch": batch, "dtype": "bf16", "device": "cuda", "config": config}
     case = f"Hopper, bf16, {case}, {size[0]}x{size[1]}, batch {batch}, training step"
-    return Target(case, 1.3, 1.6, "detector", "training", settings, "cuda", config)
+    return Target(case, 1.3, 1.6, "detector", "training", settings)
 
 
 def _kept(arch: str, megabytes: float) -> Target:
