@@ -1,4 +1,4 @@
-"""Compares the stock Swin backbone of configs with ours: names, optimizer groups and maps.
+"""Compares OpenMMLab's Swin with ours in configs: names, optimizer groups, feature maps.
 
 tools/compare_swap.py               every Swin config of the installed mmdet and mmsegmentation
 tools/compare_swap.py CONFIG ...    your own
@@ -26,6 +26,7 @@ from swin_dense.analysis.parity import (
     optimizer_key,
     zoo_configs,
 )
+from swin_dense.analysis.report import markdown_table
 from swin_dense.engine.config.load import read_config
 from swin_dense.engine.terminal.cli import OneLineParser, run_tool
 from swin_dense.engine.terminal.console import console, quiet_terminal
@@ -34,7 +35,7 @@ from swin_dense.errors import UserError
 
 # Rounding of float32 through 24 blocks; a mistake is thousands of times larger.
 _TOLERANCE = 1e-5
-_HEADER = """# The swap in the zoos of mmdet and mmsegmentation
+_HEADER = """# Our backbone in the configs of mmdet and mmsegmentation
 
 Generated, not edited: `{command}`
 ({versions}).
@@ -43,9 +44,9 @@ Every config that is installed with mmdet and mmsegmentation and has their Swin 
 `model.backbone`, with `model.backbone.type=swin_dense.SwinTransformer`. Configs with the same
 backbone and the same optimizer settings share a row. "Names" are parameters and buffers that
 differ in name, shape or order; "groups" are parameters with another learning rate, weight decay
-or other optimizer setting; "evaluating" and "training" are the largest difference of any map over
-its largest value, with the same weights, on a random image of 51 x 70 pixels, in float32 at full
-size. Training draws stochastic depth from the same seed.
+or other optimizer setting; "evaluating" and "training" are the largest difference of any feature
+map over its largest value, with the same weights, on a random image of 51 x 70 pixels, in float32
+at full size. Training draws stochastic depth from the same seed.
 
 Whole models of each kind, their losses and predictions with either backbone, are compared by
 `tests/zoo/test_zoo_models.py`.
@@ -71,7 +72,7 @@ def run(args: Namespace) -> None:
     with quiet_terminal():
         if args.markdown:
             make_output_dir(args.markdown.parent, "--markdown")
-        groups = _group([(path, _read(path)) for path in args.configs] or _zoo())
+        groups = _group([(path, _read(path)) for path in args.configs] or list(zoo_configs()))
         rows = []
         for names, cfg in track(groups, "comparing", console=console(), transient=True):
             rows.append((names, compare(cfg)))
@@ -79,7 +80,10 @@ def run(args: Namespace) -> None:
         if args.markdown:
             command = f"tools/compare_swap.py {shlex.join(args.command)}"
             header = _HEADER.format(command=command, versions=describe_versions())
-            args.markdown.write_text(header + "\n" + _markdown_table(rows), encoding="utf-8")
+            headings = ["configs", *(f"{heading}:" for heading in _HEADINGS)]
+            lines = (["<br>".join(names), *_cells(result)] for names, result in rows)
+            table = markdown_table(headings, lines)
+            args.markdown.write_text(f"{header}\n{table}", encoding="utf-8")
     different = [names[0] for names, result in rows if not _same(result)]
     if different:
         raise UserError(f"the two backbones differ: {', '.join(different)}")
@@ -92,10 +96,6 @@ def _read(path: str) -> Config:
             f"{path}: model.backbone.type is {backbone_type(cfg)!r}, expected {STOCK!r}"
         )
     return cfg
-
-
-def _zoo() -> list[tuple[str, Config]]:
-    return [(config.name, config.cfg) for config in zoo_configs()]
 
 
 def _group(configs: Sequence[tuple[str, Config]]) -> list[tuple[list[str], Config]]:
@@ -129,12 +129,6 @@ def _terminal_table(rows: Sequence[tuple[list[str], Comparison]]) -> Table:
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""
         table.add_row(names[0] + more, *_cells(result))
     return table
-
-
-def _markdown_table(rows: Sequence[tuple[list[str], Comparison]]) -> str:
-    lines = [["configs", *_HEADINGS], ["---", *("--:" for _ in _HEADINGS)]]
-    lines += [["<br>".join(names), *_cells(result)] for names, result in rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -131,18 +131,17 @@ def count_model(model: nn.Module, forward: Forward, image_size: tuple[int, int])
         call(image)
     macs = {name: sum(ops.values()) // 2 for name, ops in counter.get_flop_counts().items()}
     root = f"{type(call).__name__}.model"
+    found: dict[str, tuple[int, int]] = {}
+    _collect(model, root, macs, found)
     parts = {name: part for name, part in model.named_modules() if name}
-    macs_of = {name: _macs_below(part, f"{root}.{name}", macs) for name, part in parts.items()}
+    macs_of = {name: found[f"{root}.{name}"] for name in parts}
     return Counts(
         params=_params(model),
         macs=macs.get("Global", 0),
         image_size=image_size,
         params_of={name: _params(part) for name, part in parts.items()},
-        macs_of=macs_of,
-        outside_layers_of={
-            name: macs_of[name] - _macs_in_layers(part, f"{root}.{name}", macs)
-            for name, part in parts.items()
-        },
+        macs_of={name: total for name, (total, _) in macs_of.items()},
+        outside_layers_of={name: total - inside for name, (total, inside) in macs_of.items()},
     )
 
 
@@ -150,20 +149,18 @@ def _params(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
-def _macs_below(module: nn.Module, name: str, macs: dict[str, int]) -> int:
-    """What was counted under ``name``; for a container that is never called, its children's."""
-    if name in macs:
-        return macs[name]
-    children = module.named_children()
-    return sum(_macs_below(child, f"{name}.{child_name}", macs) for child_name, child in children)
-
-
-def _macs_in_layers(module: nn.Module, name: str, macs: dict[str, int]) -> int:
-    """What was counted in modules without children that have weights."""
-    children = dict(module.named_children())
-    if not children:
-        return macs.get(name, 0) if _params(module) else 0
-    return sum(_macs_in_layers(child, f"{name}.{key}", macs) for key, child in children.items())
+def _collect(
+    module: nn.Module, name: str, macs: dict[str, int], found: dict[str, tuple[int, int]]
+) -> tuple[int, int]:
+    """All multiply-accumulates of a module, and those in layers: parts without children that have
+    weights. A container that is never called has its children's."""
+    children = [_collect(c, f"{name}.{key}", macs, found) for key, c in module.named_children()]
+    total = macs.get(name, sum(of_child for of_child, _ in children))
+    inside = sum(in_child for _, in_child in children)
+    if not children and _params(module):
+        inside = total
+    found[name] = (total, inside)
+    return found[name]
 
 
 class _Call(nn.Module):

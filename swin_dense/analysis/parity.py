@@ -33,20 +33,6 @@ _IMAGE_SIZE = (51, 70)
 
 
 @dataclass(frozen=True)
-class ZooConfig:
-    """A config of an installed zoo whose backbone is the stock Swin Transformer."""
-
-    package: str
-    path: Path
-    cfg: Config
-
-    @property
-    def name(self) -> str:
-        """Package and file, as in ``mmdet/dino/dino-5scale_swin-l_8xb2-12e_coco.py``."""
-        return f"{self.package}/{self.path.relative_to(zoo_folder(self.package)).as_posix()}"
-
-
-@dataclass(frozen=True)
 class Comparison:
     """What our backbone changes: nothing, if the names are empty and the errors are rounding.
 
@@ -68,13 +54,17 @@ def zoo_folder(package: str) -> Path:
     return Path(str(import_module(package).__file__)).parent / ".mim" / "configs"
 
 
-def zoo_configs(packages: Sequence[str] = ZOOS, folder: str = "") -> Iterator[ZooConfig]:
-    """Every leaf config with a stock Swin backbone in the installed zoos, or in one folder."""
+def zoo_configs(packages: Sequence[str] = ZOOS, folder: str = "") -> Iterator[tuple[str, Config]]:
+    """Every config with a stock Swin backbone in the installed zoos, or in one of their folders.
+
+    Names are package and file, as in ``mmdet/dino/dino-5scale_swin-l_8xb2-12e_coco.py``.
+    """
     for package in packages:
-        for path in sorted((zoo_folder(package) / folder).rglob("*swin*.py")):
+        root = zoo_folder(package)
+        for path in sorted((root / folder).rglob("*swin*.py")):
             cfg = Config.fromfile(path)
             if backbone_type(cfg) == STOCK:
-                yield ZooConfig(package, path, cfg)
+                yield f"{package}/{path.relative_to(root).as_posix()}", cfg
 
 
 def backbone_type(cfg: Config) -> str | None:

@@ -10,8 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from swin_dense.benchmarks.agreement import check_agreement
-from swin_dense.benchmarks.baselines import OURS, Spec, build_models, build_ours
+from swin_dense.benchmarks.baselines import OURS, Spec, build_models, build_ours, check_agreement
 from swin_dense.benchmarks.measurement import (
     DTYPES,
     Run,

@@ -18,8 +18,7 @@ from torch import Tensor, nn
 from swin_dense.analysis.parity import OURS as OUR_TYPE
 from swin_dense.analysis.parity import STOCK, backbone_type, build_optimizer, with_our_backbone
 from swin_dense.backbones.swin_args import ARCHS
-from swin_dense.benchmarks.agreement import TOLERANCES, differences
-from swin_dense.benchmarks.baselines import OURS
+from swin_dense.benchmarks.baselines import OURS, TOLERANCES, differences
 from swin_dense.benchmarks.measurement import Run, interleave, training_costs
 from swin_dense.engine.config.load import is_segmentation
 from swin_dense.engine.config.pretrained import drop_pretrained
@@ -107,14 +106,10 @@ def measure_detector(
     # These steps warm up for the timed ones.
     costs = {name: training_costs(models[name], step, run.device) for name, step in steps.items()}
     times = interleave(steps, run.rounds, run.device, warm_up=False)
-    records = [
-        {
-            "name": name,
-            "difference": error,
-            "training": costs[name] | timing.as_json(times[OURS]),
-        }
-        for name, timing in times.items()
-    ]
+    records = []
+    for name, timing in times.items():
+        training = costs[name] | timing.as_json(times[OURS])
+        records.append({"name": name, "difference": error, "training": training})
     settings: dict[str, Any] = {"size": list(size), "batch": run.batch, "dtype": run.dtype}
     settings |= {"rounds": run.rounds, "boxes": boxes}
     return {"settings": settings, "contestants": records}
@@ -131,8 +126,8 @@ def _build(cfg: Config, device: torch.device) -> nn.Module:
 def _step(
     model: nn.Module, cfg: Config, batch: dict[str, Any], run: Run
 ) -> Callable[[], dict[str, Tensor]]:
-    amp_dtype = {"fp32": None, "fp16": "float16", "bf16": "bfloat16"}[run.dtype]
-    optimizer = build_optimizer(model, cfg, amp_dtype)
+    amp = {"fp16": "float16", "bf16": "bfloat16"}
+    optimizer = build_optimizer(model, cfg, amp.get(run.dtype))
     model.train()
     trained: Any = model
     return lambda: trained.train_step(copy.deepcopy(batch), optimizer)
@@ -174,11 +169,8 @@ def _losses(model: Any, batch: dict[str, Any]) -> dict[str, float]:
     np.random.seed(1)
     with torch.no_grad():
         losses = model(**_preprocessed(model, batch), mode="loss")
-    return {
-        name: float(sum(value) if isinstance(value, list) else value)
-        for name, value in losses.items()
-        if "loss" in name
-    }
+    parsed = model.parse_losses(losses)[1]
+    return {k: float(v) for k, v in parsed.items() if "loss" in k and k != "loss"}  # all but sums
 
 
 def make_batch(cfg: Config, size: tuple[int, int], images: int) -> dict[str, Any]:

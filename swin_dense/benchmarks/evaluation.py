@@ -80,24 +80,15 @@ def make_scene(path: Path, images: int, detections: int) -> list[dict]:
     samples: list[dict] = []
     for image in range(images):
         boxes, labels = _boxes(rng, _OBJECTS), rng.integers(len(classes), size=_OBJECTS)
-        for box, label in zip(boxes.tolist(), labels.tolist(), strict=True):
-            x, y, w, h = box
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": image,
-                    "category_id": label,
-                    "bbox": box,
-                    "area": w * h,
-                    "iscrowd": 0,
-                    "segmentation": [[x, y, x + w, y, x + w, y + h, x, y + h]],
-                }
-            )
+        for (x, y, w, h), label in zip(boxes.tolist(), labels.tolist(), strict=True):
+            polygon = [x, y, x + w, y, x + w, y + h, x, y + h]
+            one = {"id": len(annotations) + 1, "image_id": image, "category_id": label}
+            one |= {"bbox": [x, y, w, h], "segmentation": [polygon], "area": w * h, "iscrowd": 0}
+            annotations.append(one)
         samples.append(_detections(rng, image, boxes, labels, detections, len(classes)))
+    size = {"width": _WIDTH, "height": _HEIGHT, "file_name": ""}
     content = {
-        "images": [
-            {"id": i, "width": _WIDTH, "height": _HEIGHT, "file_name": ""} for i in range(images)
-        ],
+        "images": [{"id": i, **size} for i in range(images)],
         "annotations": annotations,
         "categories": [{"id": i, "name": name} for i, name in enumerate(classes)],
     }

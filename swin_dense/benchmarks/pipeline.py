@@ -21,7 +21,7 @@ def measure_pipeline(cfg: Config, images: int, rounds: int) -> dict[str, Any]:
 
     Args:
         cfg: a config with ``train_dataloader``, whose data exist.
-        images: how many, from the start of the data set, again and again if it is smaller.
+        images: how many, from the start of the data set, repeated if it is smaller.
         rounds: how often.
 
     Returns:
@@ -32,7 +32,7 @@ def measure_pipeline(cfg: Config, images: int, rounds: int) -> dict[str, Any]:
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
         dataset = DATASETS.build(cfg.train_dataloader.dataset)
     seconds: dict[str, float] = defaultdict(float)
-    watch(innermost(dataset).pipeline, seconds)
+    time_transforms(innermost(dataset).pipeline, seconds)
     try:
         torch.set_num_threads(1)
         cv2.setNumThreads(0)
@@ -60,21 +60,16 @@ def innermost(dataset: Any) -> Any:
     return dataset
 
 
-def watch(pipeline: Any, seconds: dict[str, float]) -> None:
-    """Adds up the time of each transform of a pipeline, those within choices included.
-
-    Args:
-        pipeline: with a list ``transforms``, whose entries are replaced.
-        seconds: by name of the transform's class; filled when the pipeline runs.
-    """
+def time_transforms(pipeline: Any, seconds: dict[str, float]) -> None:
+    """Let a pipeline's transforms, nested ones too, add their time to ``seconds``, by class."""
     for i, transform in enumerate(pipeline.transforms):
         if isinstance(getattr(transform, "transforms", None), list):
-            watch(transform, seconds)
+            time_transforms(transform, seconds)
         else:
-            pipeline.transforms[i] = _watched(transform, seconds)
+            pipeline.transforms[i] = _timed(transform, seconds)
 
 
-def _watched(transform: Callable[[Any], Any], seconds: dict[str, float]) -> Callable[[Any], Any]:
+def _timed(transform: Callable[[Any], Any], seconds: dict[str, float]) -> Callable[[Any], Any]:
     name = type(transform).__name__
 
     def run(results: Any) -> Any:

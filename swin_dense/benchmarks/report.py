@@ -159,20 +159,23 @@ def _backbone(record: Record) -> Rows:
     rows = [["", "ms", "quartiles", "times ours", "roofline", "launches", "MB", "differs"]]
     for phase in PHASES:
         for one in record["contestants"]:
-            step = one[phase]
-            share = f"{step['roofline_share']:.1%}"
-            cells = [f"{phase}, {_name(one)}", *_compared(step), share, _launches(step)]
-            rows.append([*cells, _number(step.get("memory_mb")), _difference(one)])
+            name, *times, launches, memory, difference = _step(one, phase)
+            share = f"{one[phase]['roofline_share']:.1%}"
+            rows.append([f"{phase}, {name}", *times, share, launches, memory, difference])
     return rows
 
 
 def _detector(record: Record) -> Rows:
-    rows = [["", "training ms", "quartiles", "times ours", "launches", "MB", "differs"]]
-    for one in record["contestants"]:
-        step = one["training"]
-        cells = [_name(one), *_compared(step), _launches(step), _number(step["memory_mb"])]
-        rows.append([*cells, _difference(one)])
-    return rows
+    headings = ["", "training ms", "quartiles", "times ours", "launches", "MB", "differs"]
+    return [headings, *(_step(one, "training") for one in record["contestants"])]
+
+
+def _step(one: Record, phase: str) -> list[str]:
+    step = one[phase]
+    launches = "" if step["launches"] is None else str(step["launches"])
+    memory = _number(step["memory_mb"]) if "memory_mb" in step else ""
+    times = [*_time(step), f"{step['times_ours']:.2f}"]
+    return [_name(one), *times, launches, memory, _difference(one)]
 
 
 def _memory(record: Record) -> Rows:
@@ -240,21 +243,11 @@ def _time(step: Record) -> tuple[str, str]:
     return _number(step["median_ms"]), f"{_number(low)}-{_number(high)}"
 
 
-def _compared(step: Record) -> list[str]:
-    return [*_time(step), f"{step['times_ours']:.2f}"]
-
-
-def _launches(step: Record) -> str:
-    return "" if step["launches"] is None else str(step["launches"])
-
-
 def _difference(one: Record) -> str:
     return f"{one['difference']:.0e}" if "difference" in one else ""
 
 
-def _number(value: float | None) -> str:
-    if value is None:
-        return ""
+def _number(value: float) -> str:
     return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 

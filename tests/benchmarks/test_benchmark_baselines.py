@@ -8,10 +8,16 @@ import pytest
 import torch
 from torch import nn
 
-from swin_dense.benchmarks import agreement, backbone, baselines
-from swin_dense.benchmarks.agreement import check_agreement, differences
+from swin_dense.benchmarks import backbone, baselines
 from swin_dense.benchmarks.backbone import measure_backbone, measure_memory, measure_scaling
-from swin_dense.benchmarks.baselines import BASELINES, OURS, Spec, build_models
+from swin_dense.benchmarks.baselines import (
+    BASELINES,
+    OURS,
+    Spec,
+    build_models,
+    check_agreement,
+    differences,
+)
 from swin_dense.benchmarks.measurement import Run
 from swin_dense.errors import UserError
 
@@ -77,7 +83,7 @@ def test_nothing_is_timed_when_outputs_disagree(side, factor, monkeypatch):
         models = {OURS: baselines.build_ours(spec).eval()}
         return models | {name: Wrong(models[OURS], factor) for name in names}
 
-    monkeypatch.setattr(agreement, "build_models", build)
+    monkeypatch.setattr(baselines, "build_models", build)
     monkeypatch.setattr(backbone, "interleave", lambda *_, **__: pytest.fail("timed"))
     with pytest.raises(UserError, match=r"timm and ours disagree.*nothing was timed"):
         measure_backbone(tiny(side), {"timm": "1"}, RUN)

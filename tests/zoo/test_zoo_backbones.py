@@ -34,13 +34,13 @@ def narrow(cfg: Config) -> Config:
 @pytest.mark.parametrize(("package", "folder"), FOLDERS)
 def test_same_names_groups_and_feature_maps(package, folder):
     seen: set[str] = set()
-    for config in parity.zoo_configs([package], folder):
-        backbone, optimizer = parity.backbone_key(config.cfg), parity.optimizer_key(config.cfg)
+    for name, cfg in parity.zoo_configs([package], folder):
+        backbone, optimizer = parity.backbone_key(cfg), parity.optimizer_key(cfg)
         if backbone not in seen:
-            assert parity.different_names(config.cfg) == (), config.name
-            assert max(parity.feature_map_errors(narrow(config.cfg))) <= TOLERANCE, config.name
+            assert parity.different_names(cfg) == (), name
+            assert max(parity.feature_map_errors(narrow(cfg))) <= TOLERANCE, name
         if backbone + optimizer not in seen:
-            assert parity.different_groups(config.cfg) == (), config.name
+            assert parity.different_groups(cfg) == (), name
         seen |= {backbone, backbone + optimizer}
     assert seen
 
