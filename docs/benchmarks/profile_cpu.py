@@ -1,6 +1,6 @@
 """Shares of a Swin-T step's time on a CPU, 480 x 640, fp32: python docs/benchmarks/profile_cpu.py
 
-Also says, at debug level, how the race of oneDNN and MKL for the linear layers ended.
+Also logs whether oneDNN or MKL was faster for the linear layers.
 """
 
 import logging
@@ -16,15 +16,15 @@ ATTENTION = ("aten::bmm", "aten::baddbmm_")
 
 
 def main() -> None:
-    """Prints a line for forward and one for training."""
+    """Print a line for forward and one for training."""
     logging.basicConfig()
-    logging.getLogger("swin_dense.ops.block.matmul").setLevel(logging.DEBUG)
+    logging.getLogger("swin_dense.ops").setLevel(logging.DEBUG)
     model, image = SwinTransformer(arch="tiny"), torch.ones(1, 3, 480, 640)
     for training in (False, True):
         model.train(training)
 
         def step() -> None:
-            with torch.set_grad_enabled(training):  # noqa: B023 - called in this turn alone
+            with torch.set_grad_enabled(training):  # noqa: B023 - called in this round alone
                 maps = model(image)
             if training:  # noqa: B023
                 torch.autograd.backward(maps, [torch.ones_like(x) for x in maps])

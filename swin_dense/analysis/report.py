@@ -167,8 +167,9 @@ def reproduction_document(
         stages = [f"stage {stage}" for stage in range(1, 5)]
         headings = ["attention", *(f"{stage}:" for stage in stages)]
         headings += [f"{stage}, V100, paper:" for stage in stages]
-        rows = ([one.kind, *(f"{ms:.2f}" for ms in one.milliseconds), *one.paper] for one in times)
-        parts.append(f"{_STAGES.format(measured_on=measured_on)}\n{markdown_table(headings, rows)}")
+        cells = ([one.kind, *(f"{ms:.2f}" for ms in one.milliseconds), *one.paper] for one in times)
+        table = markdown_table(headings, cells)
+        parts.append(f"{_STAGES.format(measured_on=measured_on)}\n{table}")
     return "\n".join(parts)
 
 

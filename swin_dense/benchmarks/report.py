@@ -92,7 +92,7 @@ def terminal_table(record: Record) -> Table:
         show_edge=False,
     )
     for heading, *cells in zip(headings, *rows, strict=True):
-        # Names and headings may break between words, but 80 columns cut no word and no figure.
+        # Names and headings may break between words, but 80 columns cut no word and no number.
         longest = max(len(word) for text in (heading, *cells) for word in text.split() or [""])
         table.add_column(heading, justify="right" if heading else "left", min_width=longest)
     for row in rows:
@@ -320,7 +320,7 @@ def _targets(records: Sequence[Record]) -> str:
     for target in TARGETS:
         most = "at most " if target.at_most else ""
         values = [f"{most}{x:g}{target.unit}" if x else "" for x in (target.must, target.aim)]
-        measured = target.measured(records) or {"": None}
+        measured: dict[str, float | None] = {**target.measured(records)} or {"": None}
         for machine, value in measured.items():
             digits = 0 if value and value >= 100 else 2
             text = "not measured" if value is None else f"{value:.{digits}f}{target.unit}"

@@ -153,6 +153,6 @@ def test_whole_models_agree_with_an_independent_count(config, name, shared):
     tables = json.loads((shared / "paper" / "tables.json").read_text(encoding="utf-8"))
     params_m, flops_g = tables["counted_here"][name]
     counts = count_config(CONFIGS / f"{config}.py")
-    # The figures that we compare with have one and two decimals.
+    # The numbers that we compare with have one and two decimals.
     assert counts.params / 1e6 == pytest.approx(params_m, abs=0.005)
     assert counts.macs / 1e9 == pytest.approx(flops_g, abs=0.05)

@@ -1,4 +1,4 @@
-"""The published figures: those of the shared copy of the tables, none left out."""
+"""The published numbers: all those of the shared copy of the tables."""
 
 from __future__ import annotations
 

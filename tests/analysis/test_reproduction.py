@@ -130,7 +130,7 @@ def test_a_missing_config_is_named(tmp_path):
 
 @pytest.mark.parametrize("config", ["sparse_rcnn_swin_t_coco", "danet_r101_ade20k"])
 def test_the_explanation_of_a_mismatch_holds(config):
-    """What the note says is left out makes up the difference, to the same percent."""
+    """What the note says is missing makes up the difference, to the same percent."""
     (found,) = reproduce([row for row in ROWS if row.config == config], CONFIGS)
     assert not found.agrees
     unseen = sum(found.counts.outside_layers_of[name] for name in found.row.unseen) / 1e9
@@ -139,7 +139,7 @@ def test_the_explanation_of_a_mismatch_holds(config):
 
 def test_the_guess_about_the_extra_layer_of_htc_pp_on_x101_holds():
     (found,) = reproduce([row for row in ROWS if row.config == "htc_pp_x101_64x4d_coco"], CONFIGS)
-    channels, tokens = 2048, 25 * 40  # of the last map, stride 32
+    channels, tokens = 2048, 25 * 40  # of the last feature map, stride 32
     queries_keys_values = 3 * channels**2
     attention = tokens * queries_keys_values + 2 * tokens**2 * channels
     assert found.params_m + queries_keys_values / 1e6 == pytest.approx(155, rel=0.005)

@@ -33,7 +33,7 @@ def tiny(side: int, window: int = 4) -> Spec:
 @pytest.mark.parametrize("name", BASELINES)
 def test_baselines_agree_in_evaluation_and_in_gradients(name):
     pytest.importorskip(MODULES[name])
-    spec = tiny(256)  # the last map has 8 x 8 tokens: 2 x 2 windows
+    spec = tiny(256)  # the last feature map has 8 x 8 tokens: 2 x 2 windows
     assert spec.whole_windows
     models = build_models(spec, [name], CPU)
     error = differences(models, RUN.image(spec.size), RUN)[name]
@@ -44,7 +44,7 @@ def test_baselines_agree_in_evaluation_and_in_gradients(name):
     ("size", "window", "whole"),
     [
         ((448, 448), 7, True),
-        ((224, 224), 7, False),  # a map of one window: some drop its shift
+        ((224, 224), 7, False),  # a feature map of one window: some drop its shift
         ((480, 640), 7, False),
         ((256, 512), 4, True),
         ((250, 512), 4, False),

@@ -297,7 +297,7 @@ def wide_records() -> list[dict]:
     scaling = {"exponent": 1.042, "sizes": [step] * 7}
     settings = {"arch": "large", "sides": [512, 768, 1024, 1280, 1536, 1792, 2048]}
     common = {"machine": {"device": "cuda", "name": "a GPU"}, "settings": settings}
-    contestants = {
+    compared = {
         kind: [{"name": n, "forward": one, "training": one, "difference": 1e-7} for n in names]
         for kind, one in {"backbone": step, "scaling": scaling, "detector": step}.items()
     }
@@ -305,7 +305,7 @@ def wide_records() -> list[dict]:
     models = [{"arch": "large", "with_cp": True, "ours": kept, "mmdet": kept}]
     memory = {"kind": "memory", "peer": {"name": "mmdet", "version": "3.3.0"}, "models": models}
     return [
-        *(common | {"kind": kind, "contestants": ones} for kind, ones in contestants.items()),
+        *(common | {"kind": kind, "contestants": ones} for kind, ones in compared.items()),
         common | memory,
     ]
 

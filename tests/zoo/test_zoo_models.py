@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from swin_dense.analysis import parity
 from swin_dense.analysis.building import randomize_parameters, without_initialization
 
-# V3Det's FCOS is left out: its config gives mmdet 3.3's FPN an argument that this does not have.
+# V3Det's FCOS is missing: its config gives mmdet 3.3's FPN an argument that this does not have.
 DETECTORS = [
     "ddq/ddq-detr-4scale_swinl_8xb2-30e_coco.py",
     "dino/dino-5scale_swin-l_8xb2-12e_coco.py",
@@ -113,7 +113,7 @@ def build(cfg: Config) -> nn.Module:
 
 
 def detection_batch(cfg: Config) -> dict[str, Any]:
-    """One noisy image with two boxes, masks, a semantic map and a caption."""
+    """One noisy image with two boxes, masks, a semantic label map and a caption."""
     generator = torch.Generator().manual_seed(0)
     image = torch.randint(0, 256, (3, HEIGHT, WIDTH), generator=generator, dtype=torch.uint8)
     boxes = torch.tensor([[8.0, 10.0, 50.0, 44.0], [30.0, 5.0, 90.0, 60.0]])
