@@ -21,7 +21,8 @@ from torch.nn import functional as F
 from swin_dense.analysis.counting import Counts, count_config
 from swin_dense.backbones.swin import WindowAttention
 from swin_dense.engine.config.load import merge_options, read_config
-from swin_dense.ops.window_attention import reference, windows
+from swin_dense.ops.dispatch import AttnImpl
+from swin_dense.ops.window_attention import windows
 
 TABLE_4 = "table_4_ablation_swin_t"
 TABLE_5 = "table_5_speed_v100"
@@ -179,7 +180,7 @@ def _layer(kind: str, channels: int, num_heads: int) -> WindowAttention:
         use_rel_pos_bias=True,
         attn_drop_rate=0.0,
         drop_rate=0.0,
-        attn_impl="reference",  # plain PyTorch all three, so that only the shift differs
+        attn_impl=AttnImpl("reference"),  # plain PyTorch all three, so that only the shift differs
     )
 
 
@@ -208,17 +209,18 @@ def padded_window_attention(
     """
     h, w = qkv.shape[1:3]
     m, before = window_size, window_size - shift_size
-    qkv = reference.pad_with_bias(qkv, qkv_bias, m)
+    spec = windows.WindowSpec(num_heads, m, 0, scale)
+    qkv = windows.pad_with_bias(qkv, qkv_bias, m)
     rows, columns = qkv.shape[1:3]
     # The first shifted window starts M - shift before the map, the last ends shift behind it.
     edges = (0, 0, before, shift_size, before, shift_size)
     qkv = F.pad(qkv, edges)
     inside = F.pad(qkv.new_zeros(1, rows, columns, 1), edges, value=-100.0)
     mask = windows.partition(inside, m)[0].transpose(1, 2)
-    q, k, v = reference.to_windows(qkv, qkv_bias, num_heads, m, 0)
+    q, k, v = windows.to_windows(qkv, qkv_bias, spec)
     scores = (q * scale) @ k.transpose(-2, -1)
     if position_bias is not None:
         scores = scores + position_bias
     weights = (scores + mask[:, None]).softmax(dim=-1)
-    out = reference.from_windows(weights @ v, rows + m, columns + m, m, 0)
+    out = windows.from_windows(weights @ v, rows + m, columns + m, spec)
     return out[:, before : before + h, before : before + w]

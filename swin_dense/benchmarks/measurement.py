@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from swin_dense.analysis.counting import count_model
-from swin_dense.ops.dispatch import OperatorCounter, onednn_linear
+from swin_dense.ops.dispatch import OperatorCounter, onednn_available, onednn_linear
 
 Step = Callable[[], Any]
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -235,8 +235,8 @@ def measure_rates(device: torch.device, dtype: torch.dtype, rounds: int = 5) -> 
     a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     steps: dict[str, Step] = {"copy": lambda: target.copy_(source), "matmul": lambda: a @ b}
     # On some CPUs much faster than what a plain product uses.
-    if device.type == "cpu" and (linear := onednn_linear()):
-        steps["oneDNN"] = lambda: linear(a, b)
+    if device.type == "cpu" and onednn_available():
+        steps["oneDNN"] = lambda: onednn_linear(a, b, None, "none")
     times = interleave(steps, rounds, device)
     copied = 2 * source.numel() * source.element_size()
     # The best round and library: this is a limit, not an expectation.
