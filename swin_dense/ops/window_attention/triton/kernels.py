@@ -2,8 +2,8 @@
 
 A program owns one head and one block of a window's tokens, and strides over the windows of all
 images. Roll, padding, partition and mask are index arithmetic, so q, k and v are read from the
-map where the linear layer left them and results are written to where they belong; sizes are
-run-time arguments. The scores of a query never leave the chip. Backward computes them again:
+feature map where the linear layer wrote them, and results are written to where they belong; sizes
+are run-time arguments. The scores of a query never leave the chip. Backward computes them again:
 
 * windows of up to 64 tokens: one kernel, the whole window in a tile;
 * larger windows: one kernel by blocks of queries (gradients of q and of the position bias),
@@ -39,16 +39,16 @@ def _program(heads, BLOCKS: tl.constexpr):
 
 @triton.jit
 def _place(window, n, size, M: tl.constexpr, SHIFT: tl.constexpr, WIDE: tl.constexpr):
-    """Tokens n of a window: row of each in the maps, whether it is on the map, its region.
+    """Tokens n of a window: row of each in the feature map, whether it is on it, its region.
 
-    A token is off the map if it is padding, or beyond the window's M * M.
+    A token is off the feature map if it is padding, or beyond the window's M * M.
     """
     rows, columns, height, width = size
     image = window // (rows * columns)
     cell = window % (rows * columns)
     y = cell // columns * M + n // M
     x = cell % columns * M + n % M
-    # What the cyclic shift brings around to the far end is a region of its own (figure 4).
+    # What the cyclic shift moves to the opposite end is a region of its own (figure 4).
     wraps_y = y >= rows * M - SHIFT
     wraps_x = x >= columns * M - SHIFT
     y = y + SHIFT - tl.where(wraps_y, rows * M, 0)
@@ -61,7 +61,7 @@ def _place(window, n, size, M: tl.constexpr, SHIFT: tl.constexpr, WIDE: tl.const
 
 @triton.jit
 def _load(qkv, qkv_bias, column, stride, row, on_map, PADDED: tl.constexpr):
-    """Columns ``column + 0..31`` of some rows of qkv; off the map the bias stands in."""
+    """Columns ``column + 0..31`` of some rows of qkv; the bias where it is padding."""
     d = tl.arange(0, HEAD_DIM)
     at = row[:, None] * stride + column + d[None, :]
     tile = tl.load(qkv + at, mask=on_map[:, None], other=0.0)
@@ -74,7 +74,7 @@ def _load(qkv, qkv_bias, column, stride, row, on_map, PADDED: tl.constexpr):
 
 @triton.jit
 def _store(pointer, column, stride, row, on_map, tile):
-    """Write a tile to columns ``column + 0..31`` of the rows that are on the map."""
+    """Write a tile to columns ``column + 0..31`` of the rows that are not padding."""
     d = tl.arange(0, HEAD_DIM)
     at = row[:, None] * stride + column + d[None, :]
     tl.store(pointer + at, tile.to(pointer.dtype.element_ty), mask=on_map[:, None])
@@ -220,12 +220,7 @@ def backward_queries(
     M: tl.constexpr, SHIFT: tl.constexpr, PADDED: tl.constexpr, WIDE: tl.constexpr,
     PRECISION: tl.constexpr, BLOCK: tl.constexpr, KEYS_1: tl.constexpr, KEYS_2: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of a block of queries and of its position bias; leaves what the keys need.
-
-    That is ``statistics``, ``(nW, heads, 3, N)`` fp32: of every query the largest score, the
-    softmax's denominator, and the mean of the weights' gradients. Largest score and denominator
-    are two figures, as rounding the logarithm of their product would show in fp32 gradients.
-    """
+    """Gradients of a block of queries and of its position bias; stores what the keys need."""
     BLOCKS: tl.constexpr = (M * M + BLOCK - 1) // BLOCK
     head, block, first, step = _program(heads, BLOCKS)
     size = (rows, columns, height, width)
@@ -283,7 +278,12 @@ def backward_queries(
 
 @triton.jit
 def _statistics(pointer, window, head, heads, M: tl.constexpr, WIDE: tl.constexpr):
-    """Where the statistics of a window's head begin."""
+    """Where the statistics of a window's head begin: ``(nW, heads, 3, N)`` fp32.
+
+    Of every query the largest score, the softmax's denominator, and the mean of the weights'
+    gradients. The first two are stored apart, as rounding the logarithm of their product would
+    show in fp32 gradients.
+    """
     if WIDE:
         heads = heads.to(tl.int64)
     return pointer + (window * heads + head) * (3 * M * M)
