@@ -17,7 +17,7 @@ from swin_dense.engine.device import choose_device
 from swin_dense.engine.drawing import class_name, paint_sample
 from swin_dense.engine.images import UnreadableImage, find_images, read_image
 from swin_dense.engine.predictor import Predictor
-from swin_dense.engine.terminal.console import console, quiet_terminal, say
+from swin_dense.engine.terminal.console import console, notify_user, quiet_terminal
 from swin_dense.engine.terminal.metrics import write_json
 from swin_dense.engine.test import check_checkpoint_path, make_output_dir
 from swin_dense.errors import UserError
@@ -82,7 +82,7 @@ def predict(
             "skipped": [{"file": k, "reason": v} for k, v in writer.skipped.items()],
         }
         write_json(Path(out) / "predictions.json", document)
-        say(f"{len(writer.entries)} pictures and predictions.json: {out}")
+        notify_user(f"{len(writer.entries)} pictures and predictions.json: {out}")
         return document
 
 

@@ -15,7 +15,7 @@ from mmengine.visualization import Visualizer
 from torch import nn
 
 from swin_dense.engine.config.pretrained import local_weights
-from swin_dense.engine.terminal.console import redirect_log, say
+from swin_dense.engine.terminal.console import notify_user, redirect_log
 from swin_dense.engine.weights import adapt_checkpoint, load_adapted, load_exactly
 
 
@@ -105,7 +105,7 @@ class Runner(MMEngineRunner):
 def warn_of_earlier_run(work_dir: str, resume: bool) -> None:
     """Says so when checkpoints of an earlier run are about to be replaced."""
     if not resume and (Path(work_dir) / "last_checkpoint").is_file():
-        say(
+        notify_user(
             f"{work_dir} holds checkpoints of an earlier run, which this one will replace: "
             "--resume continues it, --work-dir keeps it apart"
         )

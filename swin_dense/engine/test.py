@@ -20,7 +20,7 @@ from swin_dense.engine.config.tta import use_test_time_augmentation
 from swin_dense.engine.device import choose_device
 from swin_dense.engine.distributed import init_distributed, on_first_process
 from swin_dense.engine.paint_hook import PaintHook
-from swin_dense.engine.terminal.console import console, quiet_terminal, say
+from swin_dense.engine.terminal.console import console, notify_user, quiet_terminal
 from swin_dense.engine.terminal.metrics import metrics_file, metrics_table, plain_values
 from swin_dense.engine.train import (
     add_terminal_hooks,
@@ -145,7 +145,7 @@ def _prepare(cfg: Config, checkpoint: str) -> None:
 
 def _check_inputs(cfg: Config, out: str | Path | None, show_dir: str | Path | None) -> None:
     for warning in check_data(cfg, splits=("test",)):
-        say(f"warning: {warning}")
+        notify_user(f"warning: {warning}")
     make_work_dir(cfg.work_dir)
     if show_dir is not None:
         make_output_dir(show_dir, "--show-dir")
@@ -195,8 +195,8 @@ def _report(runner: Runner, metrics: dict, out: Any, show_dir: Any) -> None:
     if runner.rank == 0:
         console().print(metrics_table(metrics))
     runner.logger.info(f"metrics: {plain_values(metrics)}")
-    say(f"metrics: {metrics_file(runner)}")
+    notify_user(f"metrics: {metrics_file(runner)}")
     for name, path in (("predictions", out), ("pictures", show_dir)):
         if path is not None:
-            say(f"{name}: {path}")
-    say(f"log: {getattr(runner, 'log_file', runner.log_dir)}")
+            notify_user(f"{name}: {path}")
+    notify_user(f"log: {getattr(runner, 'log_file', runner.log_dir)}")

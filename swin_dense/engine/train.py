@@ -28,7 +28,7 @@ from swin_dense.engine.device import choose_device
 from swin_dense.engine.distributed import init_distributed, on_first_process
 from swin_dense.engine.runner import Runner as QuietRunner
 from swin_dense.engine.runner import device_of, parameter_count, warn_of_earlier_run
-from swin_dense.engine.terminal.console import quiet_terminal, say
+from swin_dense.engine.terminal.console import notify_user, quiet_terminal
 from swin_dense.engine.terminal.metrics import metrics_file
 from swin_dense.engine.terminal.progress import ProgressHook
 from swin_dense.errors import UserError
@@ -179,7 +179,7 @@ def _set_resume(cfg: Config, resume: str | None) -> None:
 
 def _check_inputs(cfg: Config) -> None:
     for warning in check_data(cfg, splits=("train", "val")):
-        say(f"warning: {warning}")
+        notify_user(f"warning: {warning}")
     make_work_dir(cfg.work_dir)
     warn_of_earlier_run(cfg.work_dir, bool(cfg.get("resume")))
 
@@ -188,11 +188,11 @@ def _announce(runner: Runner) -> None:
     """Says what is trained, on what and where, in two lines."""
     model = getattr(runner.model, "module", runner.model)
     processes = f", {get_world_size()} processes" if get_world_size() > 1 else ""
-    say(
+    notify_user(
         f"training {type(model).__name__} with {parameter_count(model) / 1e6:.1f} M parameters "
         f"on {device_of(model)}{processes}"
     )
-    say(f"log: {getattr(runner, 'log_file', runner.log_dir)}")
+    notify_user(f"log: {getattr(runner, 'log_file', runner.log_dir)}")
 
 
 def _report(runner: Runner) -> None:
@@ -202,12 +202,12 @@ def _report(runner: Runner) -> None:
     checkpoint = find_latest_checkpoint(runner.work_dir)
     best = [runner.message_hub.get_info(k) for k in _best_keys(runner)]
     if checkpoint is not None:
-        say(f"checkpoint: {checkpoint}, also as {link_latest(checkpoint)}")
+        notify_user(f"checkpoint: {checkpoint}, also as {link_latest(checkpoint)}")
     for path in best:
-        say(f"best checkpoint: {path}")
+        notify_user(f"best checkpoint: {path}")
     if metrics_file(runner).is_file():
-        say(f"metrics: {metrics_file(runner)}")
-    say(f"log: {getattr(runner, 'log_file', runner.log_dir)}")
+        notify_user(f"metrics: {metrics_file(runner)}")
+    notify_user(f"log: {getattr(runner, 'log_file', runner.log_dir)}")
 
 
 def link_latest(checkpoint: str | Path) -> Path:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from swin_dense.backbones import SwinTransformer
 from swin_dense.checkpoints import LoadReport, adapt, find_backbone, weights_of
 from swin_dense.checkpoints.loading import first, is_enough
-from swin_dense.engine.terminal.console import say
+from swin_dense.engine.terminal.console import notify_user
 from swin_dense.errors import UserError
 
 _STATISTICS = ("running_mean", "running_var")
@@ -84,9 +84,9 @@ def load_adapted(model: nn.Module, state: Mapping, report: LoadReport, exact: bo
     report.missing = bad
     report.loaded = [name for name in needed if name not in mismatched.missing | mismatched.sizes]
     report.unexpected = [*mismatched.unexpected, *wrong]
-    say(str(report))
+    notify_user(str(report))
     if bad:
-        say(f"{_describe(bad, wrong, len(needed))}; these start untrained")
+        notify_user(f"{_describe(bad, wrong, len(needed))}; these start untrained")
 
 
 def load_exactly(model: nn.Module, checkpoint: Mapping[str, Any], source: str) -> None:

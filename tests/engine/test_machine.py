@@ -26,7 +26,7 @@ def said(monkeypatch) -> list[str]:
     lines: list[str] = []
     from swin_dense.engine.config import hardware as adapt
 
-    monkeypatch.setattr(adapt, "say", lines.append)
+    monkeypatch.setattr(adapt, "notify_user", lines.append)
     return lines
 
 
@@ -96,7 +96,7 @@ def test_errors_of_the_first_process_are_raised():
 
 def test_only_the_first_process_talks(monkeypatch, capsys):
     monkeypatch.setenv("RANK", "1")
-    terminal.say("hidden")
+    terminal.notify_user("hidden")
     monkeypatch.setenv("RANK", "0")
-    terminal.say("shown")
+    terminal.notify_user("shown")
     assert capsys.readouterr().out == "shown\n"

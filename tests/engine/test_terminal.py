@@ -37,7 +37,7 @@ def test_libraries_print_into_the_log(logger, tmp_path, capsys):
         terminal.redirect_log(logger)
         print("afterwards")
         logger.info("the config")
-        terminal.say("for the user")
+        terminal.notify_user("for the user")
     assert capsys.readouterr().out == "for the user\n"
     log = (tmp_path / "run.log").read_text()
     for line in ("before there is a log", "afterwards", "the config", "for the user"):

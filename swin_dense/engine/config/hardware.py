@@ -6,7 +6,7 @@ import torch
 from mmengine.config import Config
 from mmengine.dist import get_world_size
 
-from swin_dense.engine.terminal.console import say
+from swin_dense.engine.terminal.console import notify_user
 from swin_dense.errors import UserError
 
 
@@ -30,7 +30,7 @@ def adapt_precision(cfg: Config, device: torch.device) -> None:
     wrapper.type = "OptimWrapper"
     for key in ("loss_scale", "dtype", "use_fsdp"):
         wrapper.pop(key, None)
-    say("mixed precision needs a GPU: training in float32")
+    notify_user("mixed precision needs a GPU: training in float32")
 
 
 def adapt_workers(cfg: Config) -> None:
@@ -64,7 +64,7 @@ def advise_learning_rate(cfg: Config) -> None:
         return
     batch = size * get_world_size()
     if batch != base:
-        say(
+        notify_user(
             f"the learning rate is for batches of {base}, this run's are of {batch}: "
             "--auto-scale-lr scales it"
         )

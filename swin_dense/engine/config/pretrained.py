@@ -9,7 +9,7 @@ from mmengine.config import Config
 
 from swin_dense.checkpoints import cached_path, local_file
 from swin_dense.engine.distributed import on_first_process
-from swin_dense.engine.terminal.console import say
+from swin_dense.engine.terminal.console import notify_user
 
 _OR_WITHOUT = ", or add --from-scratch to train without pretrained weights"
 
@@ -67,7 +67,7 @@ def local_weights(location: str, otherwise: str = _OR_WITHOUT) -> str:
     if "://" in url and not url.startswith(("http://", "https://")):
         return url
     if "://" in url and not cached_path(url).is_file():
-        say(f"downloading {url}")
+        notify_user(f"downloading {url}")
     return str(local_file(url, otherwise))
 
 

@@ -9,7 +9,7 @@ from mmengine.config import Config, ConfigDict
 from swin_dense import config_tree
 from swin_dense.engine.config.load import is_segmentation
 from swin_dense.engine.config.own_data import drop_masks
-from swin_dense.engine.terminal.console import say
+from swin_dense.engine.terminal.console import notify_user
 from swin_dense.errors import UserError
 
 _META_KEYS = (
@@ -59,7 +59,9 @@ def _leave_out_masks(cfg: Config) -> None:
     if not box_head:
         raise UserError("--tta merges boxes and the masks of two-stage detectors: leave it out")
     drop_masks(cfg)
-    say("--tta merges only the boxes of this model: masks are neither predicted nor evaluated")
+    notify_user(
+        "--tta merges only the boxes of this model: masks are neither predicted nor evaluated"
+    )
 
 
 def _default_model(cfg: Config) -> ConfigDict:

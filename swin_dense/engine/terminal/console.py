@@ -2,7 +2,8 @@
 
 OpenMMLab writes its environment, its whole config and every library's chatter to stdout. Inside
 :func:`quiet_terminal` that text goes to the run's log file, and the terminal shows only what this
-package prints through :func:`say` and :func:`console`, and warnings that a user can act on.
+package prints through :func:`notify_user` and :func:`console`, and warnings that a user can act
+on.
 """
 
 from __future__ import annotations
@@ -101,7 +102,7 @@ class TerminalHandler(logging.Handler):
 
 
 class MessageHandler(logging.Handler):
-    """Shows on the terminal what is logged with ``extra={"for_user": True}``, as :func:`say`."""
+    """Shows what is logged with ``extra={"for_user": True}``, as :func:`notify_user` does."""
 
     def emit(self, record: logging.LogRecord) -> None:  # noqa: D102
         if getattr(record, "for_user", False):
@@ -113,7 +114,7 @@ def console() -> Console:
     return _console or Console(highlight=False)
 
 
-def say(message: str, style: str = "") -> None:
+def notify_user(message: str, style: str = "") -> None:
     """Prints a line for the user (on the first process only) and logs it."""
     if _library_output is not None:
         _library_output.line(message)
@@ -146,7 +147,7 @@ def redirect_log(logger: logging.Logger) -> None:
 
 @contextlib.contextmanager
 def quiet_terminal() -> Iterator[Console]:
-    """Within it, libraries print into the log file, and only :func:`say` reaches the terminal.
+    """Redirects what libraries print to the log file; :func:`notify_user` reaches the terminal.
 
     Nested use keeps the outer one.
     """
