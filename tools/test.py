@@ -21,7 +21,7 @@ def make_parser() -> OneLineParser:
     )
     parser.add_argument("--show-dir", help="folder for pictures, ground truth beside prediction")
     parser.add_argument(
-        "--score-thr", type=float, default=0.3, help="paint detections from this score on (0.3)"
+        "--score-thr", type=float, default=0.3, help="draw detections from this score on (0.3)"
     )
     parser.add_argument(
         "--tta",

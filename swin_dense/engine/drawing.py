@@ -1,4 +1,4 @@
-"""Drawing predictions on images.
+"""Drawing predictions on images, and the hook that does so during a test.
 
 The visualizers of mmdet and mmseg take one to two seconds for an image, cover objects with opaque
 colour and draw on the first process only; hence these few functions on OpenCV.
@@ -7,11 +7,16 @@ colour and draw on the first process only; hence these few functions on OpenCV.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+from mmengine.hooks import Hook
 from numpy.typing import NDArray
+
+from swin_dense.engine.images import UnreadableImageError, read_image
+from swin_dense.registry import HOOKS
 
 Image = NDArray[np.uint8]
 Colour = tuple[int, int, int]
@@ -21,7 +26,7 @@ _READABLE = 384  # pixels of the long side; on smaller pictures, labels would hi
 _GOLDEN = 0.618033988749895  # steps of this fraction spread hues evenly, however many there are
 
 
-def paint_detections(
+def draw_detections(
     image: Image,
     boxes: NDArray,
     labels: NDArray,
@@ -60,7 +65,7 @@ def paint_detections(
     return canvas
 
 
-def paint_segmentation(
+def draw_segmentation(
     image: Image,
     label_map: NDArray,
     classes: Sequence[str],
@@ -93,7 +98,7 @@ def paint_segmentation(
     return canvas
 
 
-def paint_sample(
+def draw_sample(
     image: Image, sample: Any, meta: dict[str, Any], score_thr: float = 0.3, truth: bool = False
 ) -> Image:
     """Draws a prediction, or the ground truth, that mmdet or mmseg keeps in a data sample.
@@ -117,7 +122,7 @@ def paint_sample(
     if f"{kind}_sem_seg" in sample:
         label_map = sample.get(f"{kind}_sem_seg").data.squeeze(0).cpu().numpy()
         label_map = label_map.repeat(zoom, 0).repeat(zoom, 1)
-        return paint_segmentation(image, label_map, classes, meta.get("palette"))
+        return draw_segmentation(image, label_map, classes, meta.get("palette"))
     instances = sample.get(f"{kind}_instances")
     if instances is None:
         return image
@@ -132,7 +137,41 @@ def paint_sample(
     boxes = instances.bboxes
     boxes = boxes.tensor.numpy() if hasattr(boxes, "tensor") else boxes
     scores = instances.get("scores")
-    return paint_detections(image, zoom * boxes, instances.labels, scores, classes, masks)
+    return draw_detections(image, zoom * boxes, instances.labels, scores, classes, masks)
+
+
+@HOOKS.register_module(name=["DrawHook", "PaintHook"])  # the second is its former name
+class DrawHook(Hook):
+    """Draws the predictions on every image of a test, beside the ground truth where it is known.
+
+    Each process draws its share; a picture has the name of its image.
+
+    Args:
+        out_dir: folder of the pictures.
+        score_thr: detections below this score are not drawn.
+    """
+
+    priority = "LOW"
+
+    def __init__(self, out_dir: str, score_thr: float = 0.3) -> None:
+        self.out_dir = Path(out_dir)
+        self.score_thr = score_thr
+
+    def after_test_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
+        """Draws the images of a batch: ground truth on the left, prediction on the right."""
+        meta = runner.test_dataloader.dataset.metainfo
+        for sample in outputs or []:
+            path = Path(sample.img_path)
+            try:
+                image = read_image(path)
+            except UnreadableImageError as error:
+                runner.logger.warning(f"no picture of {path}: {error}")
+                continue
+            panels = [draw_sample(image, sample, meta, self.score_thr)]
+            if "gt_sem_seg" in sample or "bboxes" in sample.get("gt_instances", ()):
+                panels.insert(0, draw_sample(image, sample, meta, truth=True))
+            self.out_dir.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(self.out_dir / f"{path.stem}.jpg"), np.hstack(panels))
 
 
 def class_name(classes: Sequence[str], label: int) -> str:
@@ -188,14 +227,9 @@ def _tag(
     stroke = 1 if scale < 0.8 else 2
     (text_width, text_height), below = cv2.getTextSize(text, _FONT, scale, stroke)
     box_width, box_height = text_width + 4, text_height + below + 2
-    x, y = (
-        (at[0] - box_width // 2, at[1] - box_height // 2)
-        if centred
-        else (
-            at[0],
-            at[1] - box_height,
-        )
-    )
+    x, y = at[0], at[1] - box_height
+    if centred:
+        x, y = at[0] - box_width // 2, at[1] - box_height // 2
     x, y = max(0, min(x, width - box_width)), max(0, min(y, height - box_height))
     cv2.rectangle(canvas, (x, y), (x + box_width, y + box_height), colour, cv2.FILLED)
     blue, green, red = colour

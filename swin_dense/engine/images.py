@@ -14,7 +14,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from swin_dense.errors import UserError
 
 
-class UnreadableImage(ValueError):
+class UnreadableImageError(ValueError):
     """A file that is not an image, or not a whole one; the message says which."""
 
 
@@ -46,20 +46,20 @@ def read_image(path: str | Path) -> NDArray[np.uint8]:
     OpenCV cannot.
 
     Raises:
-        UnreadableImage: the file is no image, is cut off or damaged.
+        UnreadableImageError: the file is no image, is cut off or damaged.
     """
     try:
         data = Path(path).read_bytes()
     except OSError as error:
-        raise UnreadableImage(error.strerror or str(error)) from error
+        raise UnreadableImageError(error.strerror or str(error)) from error
     if not data:
-        raise UnreadableImage("the file is empty")
+        raise UnreadableImageError("the file is empty")
     checked = _check(data)
     decoded = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), cv2.IMREAD_COLOR)
     if decoded is not None:
         return np.asarray(decoded, dtype=np.uint8)
     if checked is None:
-        raise UnreadableImage("not an image, or of an unknown format")
+        raise UnreadableImageError("not an image, or of an unknown format")
     return np.ascontiguousarray(np.asarray(_to_rgb(checked))[..., ::-1])
 
 
@@ -74,7 +74,7 @@ def _check(data: bytes) -> Image.Image | None:
     except UnidentifiedImageError:
         return None
     except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error ...
-        raise UnreadableImage(f"damaged or cut off ({error})") from error
+        raise UnreadableImageError(f"damaged or cut off ({error})") from error
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

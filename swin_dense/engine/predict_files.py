@@ -14,8 +14,8 @@ from pycocotools import mask as coco_mask
 from rich.progress import track
 
 from swin_dense.engine.device import choose_device
-from swin_dense.engine.drawing import class_name, paint_sample
-from swin_dense.engine.images import UnreadableImage, find_images, read_image
+from swin_dense.engine.drawing import class_name, draw_sample
+from swin_dense.engine.images import UnreadableImageError, find_images, read_image
 from swin_dense.engine.predictor import Predictor
 from swin_dense.engine.terminal.console import console, notify_user, quiet_terminal
 from swin_dense.engine.terminal.metrics import write_json
@@ -150,8 +150,8 @@ class _Writer:
         suffix = path.suffix.lower()
         name = path.name if suffix in _PICTURE_SUFFIXES else f"{path.stem}.png"
         picture = unique_name(name, self._pictures)
-        painted = paint_sample(image, sample, self.predictor.meta, self.score_thr)
-        _write_picture(self.out / picture, painted)
+        drawn = draw_sample(image, sample, self.predictor.meta, self.score_thr)
+        _write_picture(self.out / picture, drawn)
         height, width = image.shape[:2]
         entry = {"file": path.name, "picture": picture, "width": width, "height": height}
         classes = self.predictor.classes
@@ -176,7 +176,7 @@ def _predict_chunk(predictor: Predictor, writer: _Writer, paths: Sequence[Path])
     for path in paths:
         try:
             read.append((path, read_image(path)))
-        except UnreadableImage as error:
+        except UnreadableImageError as error:
             writer.skipped[path.name] = str(error)
     samples = predictor.predict([image for _, image in read])
     for (path, image), sample in zip(read, samples, strict=True):

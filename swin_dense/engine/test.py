@@ -19,7 +19,7 @@ from swin_dense.engine.config.pretrained import drop_pretrained
 from swin_dense.engine.config.tta import use_test_time_augmentation
 from swin_dense.engine.device import choose_device
 from swin_dense.engine.distributed import init_distributed, on_first_process
-from swin_dense.engine.paint_hook import PaintHook
+from swin_dense.engine.drawing import DrawHook
 from swin_dense.engine.terminal.console import console, notify_user, quiet_terminal
 from swin_dense.engine.terminal.metrics import metrics_file, metrics_table, plain_values
 from swin_dense.engine.train import (
@@ -66,7 +66,7 @@ def evaluate(
         out: where to keep the predictions: a ``.pkl`` file, or, for segmentation, a folder of
             label maps.
         show_dir: folder for pictures, ground truth beside prediction.
-        score_thr: detections below this score are not painted.
+        score_thr: detections below this score are not drawn.
         tta: predict several views of each image and merge them.
         cfg_options: dotted config keys and their new values.
         data_root: folder that every data set and evaluator is pointed to.
@@ -96,7 +96,7 @@ def evaluate(
         runner.exact_weights = True  # type: ignore[attr-defined]
         _keep_predictions(runner, cfg, out)
         if show_dir is not None:
-            runner.register_hook(PaintHook(str(show_dir), score_thr))
+            runner.register_hook(DrawHook(str(show_dir), score_thr))
         metrics = run_closing_bar(runner, runner.test)
         _report(runner, metrics, out, show_dir)
         return metrics
