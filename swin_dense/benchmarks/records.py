@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from swin_dense.analysis.machine import describe_machine, describe_versions
-from swin_dense.engine.terminal.metrics import write_json
+from swin_dense.engine.paths import write_json
 from swin_dense.errors import UserError
 
 KINDS = ("backbone", "memory", "scaling", "detector", "evaluation", "pipeline")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,12 +19,12 @@ from swin_dense.engine.config.tta import use_test_time_augmentation
 from swin_dense.engine.device import choose_device
 from swin_dense.engine.distributed import init_distributed, on_first_process
 from swin_dense.engine.drawing import DrawHook
+from swin_dense.engine.paths import check_checkpoint_path, make_output_dir
 from swin_dense.engine.terminal.console import console, notify_user, quiet_terminal
 from swin_dense.engine.terminal.metrics import metrics_file, metrics_table, plain_values
 from swin_dense.engine.train import (
     add_terminal_hooks,
     build_runner,
-    make_work_dir,
     run_closing_bar,
 )
 from swin_dense.errors import UserError
@@ -102,30 +101,6 @@ def evaluate(
         return metrics
 
 
-def check_checkpoint_path(checkpoint: str | Path) -> None:
-    """Makes sure that a local checkpoint exists.
-
-    Raises:
-        UserError: it does not.
-    """
-    if "://" not in str(checkpoint) and not Path(checkpoint).is_file():
-        raise UserError(f"no such checkpoint: {checkpoint}")
-
-
-def make_output_dir(path: str | Path, flag: str) -> None:
-    """Creates a folder for results, before the work that they cost.
-
-    Raises:
-        UserError: it cannot be created or written to.
-    """
-    try:
-        os.makedirs(path, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot write to {path}: {error.strerror}; give another {flag}") from error
-    if not os.access(path, os.W_OK):
-        raise UserError(f"cannot write to {path}: no permission; give another {flag}")
-
-
 def _check_testable(cfg: Config, path: str | Path) -> None:
     needed = ("model", "test_dataloader", "test_cfg", "test_evaluator")
     missing = [key for key in needed if not cfg.get(key)]
@@ -146,7 +121,7 @@ def _prepare(cfg: Config, checkpoint: str) -> None:
 def _check_inputs(cfg: Config, out: str | Path | None, show_dir: str | Path | None) -> None:
     for warning in check_data(cfg, splits=("test",)):
         notify_user(f"warning: {warning}")
-    make_work_dir(cfg.work_dir)
+    make_output_dir(cfg.work_dir, "--work-dir")
     if show_dir is not None:
         make_output_dir(show_dir, "--show-dir")
     if out is None:

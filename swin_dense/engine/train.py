@@ -26,6 +26,7 @@ from swin_dense.engine.config.load import load_config
 from swin_dense.engine.config.pretrained import drop_pretrained, ensure_pretrained
 from swin_dense.engine.device import choose_device
 from swin_dense.engine.distributed import init_distributed, on_first_process
+from swin_dense.engine.paths import make_output_dir
 from swin_dense.engine.runner import Runner as QuietRunner
 from swin_dense.engine.runner import device_of, parameter_count, warn_of_earlier_run
 from swin_dense.engine.terminal.console import notify_user, quiet_terminal
@@ -135,24 +136,6 @@ def run_closing_bar(runner: Runner, run: Callable[[], Any]) -> Any:
                 hook.close()
 
 
-def make_work_dir(path: str) -> None:
-    """Creates the work dir and makes sure that it can be written to.
-
-    Raises:
-        UserError: it cannot.
-    """
-    try:
-        os.makedirs(path, exist_ok=True)
-        probe = Path(path) / f".writable.{os.getpid()}"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise UserError(
-            f"cannot write to work dir {path}: {reason}; give another --work-dir"
-        ) from error
-
-
 def _check_trainable(cfg: Config, path: str | Path) -> None:
     missing = [key for key in _NEEDED if not cfg.get(key)]
     if missing:
@@ -180,7 +163,7 @@ def _set_resume(cfg: Config, resume: str | None) -> None:
 def _check_inputs(cfg: Config) -> None:
     for warning in check_data(cfg, splits=("train", "val")):
         notify_user(f"warning: {warning}")
-    make_work_dir(cfg.work_dir)
+    make_output_dir(cfg.work_dir, "--work-dir")
     warn_of_earlier_run(cfg.work_dir, bool(cfg.get("resume")))
 
 

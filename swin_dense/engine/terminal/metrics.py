@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ from mmengine.dist import master_only
 from mmengine.hooks import Hook
 from rich.table import Table
 
+from swin_dense.engine.paths import write_json
 from swin_dense.engine.terminal.console import console
 from swin_dense.registry import HOOKS
 
@@ -62,14 +61,6 @@ def plain_values(metrics: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(value, (int, float, str)):
             found[key] = value
     return found
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Replaces a JSON file in one step, so that an interruption leaves the old one whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    os.replace(part, path)
 
 
 def metrics_table(metrics: Mapping[str, Any], title: str = "") -> Table:
