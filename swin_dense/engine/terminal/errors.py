@@ -8,11 +8,12 @@ from pathlib import Path
 
 import torch
 
+import swin_dense
 from swin_dense.errors import UserError
 
 _EXCEPTION_NAME = re.compile(r"^[\w.]+: ")
 _NOT_REGISTERED = re.compile(r"^['\"]?(\S+) is not in the (\S+) registry")
-_PACKAGE = Path(__file__).resolve().parents[1]
+_PACKAGE = Path(swin_dense.__file__).parent
 _NO_IMAGE = re.compile(r"Cannot find valid image after \d+")
 
 
