@@ -35,8 +35,9 @@ from swin_dense.benchmarks.report import benchmarks_document
 from swin_dense.benchmarks.scaling import SIDES, measure_scaling
 from swin_dense.benchmarks.tables import file_name, notes_of, terminal_table
 from swin_dense.datasets.check import check_data
-from swin_dense.engine.config.load import is_segmentation, load_config
-from swin_dense.engine.device import choose_device
+from swin_dense.engine.config.load import is_segmentation
+from swin_dense.engine.config.prepare import load_config
+from swin_dense.engine.launch import choose_device
 from swin_dense.engine.paths import make_output_dir
 from swin_dense.engine.terminal.cli import ConfigOptions, OneLineParser, run_tool
 from swin_dense.engine.terminal.console import console, notify_user, quiet_terminal

@@ -34,7 +34,7 @@ from swin_dense.analysis.report import as_json, terminal_tables
 from swin_dense.analysis.reproduction import Reproduced, reproduce
 from swin_dense.analysis.speed import frames_per_second
 from swin_dense.analysis.stage_times import StageTimes, measure_stages
-from swin_dense.engine.device import choose_device
+from swin_dense.engine.launch import choose_device
 from swin_dense.engine.paths import check_checkpoint_path, make_output_dir, write_json
 from swin_dense.engine.terminal.cli import OneLineParser, run_tool
 from swin_dense.engine.terminal.console import console, notify_user, quiet_terminal

@@ -11,7 +11,7 @@ from rich.table import Table
 from swin_dense.analysis.paper import WEIGHTS, Row
 from swin_dense.checkpoints.download import cached_path
 from swin_dense.datasets.check import check_data
-from swin_dense.engine.config.load import load_config
+from swin_dense.engine.config.prepare import load_config
 from swin_dense.engine.test import evaluate
 from swin_dense.errors import UserError
 

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 from rich.progress import track
 
-from swin_dense.engine.device import choose_device
 from swin_dense.engine.drawing import class_name, draw_sample
 from swin_dense.engine.images import UnreadableImageError, find_images, read_image
+from swin_dense.engine.launch import choose_device
 from swin_dense.engine.paths import check_checkpoint_path, make_output_dir, write_json
 from swin_dense.engine.predictor import Predictor
 from swin_dense.engine.terminal.console import console, notify_user, quiet_terminal

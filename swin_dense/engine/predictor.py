@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from swin_dense import config_tree
 from swin_dense.compat import load_checkpoint
-from swin_dense.engine.config.load import is_segmentation, load_config
-from swin_dense.engine.config.pretrained import drop_pretrained, local_weights
+from swin_dense.engine.config.load import is_segmentation
+from swin_dense.engine.config.prepare import prepare_prediction
+from swin_dense.engine.config.pretrained import local_weights
 from swin_dense.engine.weights import load_weights
 from swin_dense.errors import UserError
 
@@ -46,9 +47,10 @@ class Predictor:
     ) -> None:
         content = load_checkpoint(local_weights(str(checkpoint), otherwise=""))
         meta = _dataset_meta(content)
-        self.cfg = load_config(config, cfg_options, classes=meta.get("classes"))
+        self.cfg = prepare_prediction(config, cfg_options, meta.get("classes"))
         self.is_segmentation = is_segmentation(self.cfg)
-        self.model = _build_model(self.cfg, str(config))
+        init_default_scope(self.cfg.get("default_scope", "mmdet"))
+        self.model = revert_sync_batchnorm(MODELS.build(self.cfg.model))
         load_weights(self.model, content, str(checkpoint), revise_keys=[(r"^module\.", "")])
         self.model.to(device).eval()
         self.meta = meta or _config_meta(self.cfg)
@@ -99,16 +101,6 @@ def _as_read(image: NDArray[np.uint8], index: int) -> dict[str, Any]:
     """What the pipeline's image loading would have produced."""
     size = image.shape[:2]
     return {"img": image, "img_id": index, "img_path": "", "img_shape": size, "ori_shape": size}
-
-
-def _build_model(cfg: Config, path: str) -> torch.nn.Module:
-    if not cfg.get("model"):
-        raise UserError(f"{path} describes no model")
-    drop_pretrained(cfg)
-    init_default_scope(cfg.get("default_scope", "mmdet"))
-    if cfg.get("data_preprocessor") is not None:
-        cfg.model.setdefault("data_preprocessor", cfg.data_preprocessor)
-    return revert_sync_batchnorm(MODELS.build(cfg.model))
 
 
 def _image_pipeline(cfg: Config, path: str) -> list[dict]:

@@ -1,21 +1,23 @@
-"""mmengine's runner, made quiet, careful about checkpoints and at home on CPUs."""
+"""mmengine's runner with a quiet terminal, strict loading of checkpoints, and support for CPUs."""
 
 from __future__ import annotations
 
 import logging
 import os
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
-import torch
+from mmengine.config import Config
 from mmengine.dist import get_rank
 from mmengine.model import MMDistributedDataParallel, is_model_wrapper, revert_sync_batchnorm
+from mmengine.registry import RUNNERS
 from mmengine.runner import Runner as MMEngineRunner
 from mmengine.visualization import Visualizer
 from torch import nn
 
 from swin_dense.engine.config.pretrained import local_weights
-from swin_dense.engine.terminal.console import notify_user, redirect_log
+from swin_dense.engine.terminal.console import redirect_log
+from swin_dense.engine.terminal.progress import ProgressHook
 from swin_dense.engine.weights import adapt_checkpoint, load_adapted, load_exactly
 
 
@@ -96,26 +98,17 @@ class Runner(MMEngineRunner):
         if self._train_loop is not None and not self._resume:
             self.cfg.dump(os.path.join(self.work_dir, name))
 
-    @property
-    def log_file(self) -> Path:
-        """The complete log of this run."""
-        return Path(self.log_dir) / f"{self.timestamp}.log"
+
+def build_runner(cfg: Config) -> MMEngineRunner:
+    """Our runner, or the one that the config's ``runner_type`` names."""
+    return RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)
 
 
-def warn_of_earlier_run(work_dir: str, resume: bool) -> None:
-    """Says so when checkpoints of an earlier run are about to be replaced."""
-    if not resume and (Path(work_dir) / "last_checkpoint").is_file():
-        notify_user(
-            f"{work_dir} holds checkpoints of an earlier run, which this one will replace: "
-            "--resume continues it, --work-dir keeps it apart"
-        )
-
-
-def parameter_count(model: nn.Module) -> int:
-    """The number of weights that are trained."""
-    return sum(p.numel() for p in model.parameters() if p.requires_grad)
-
-
-def device_of(model: nn.Module) -> torch.device:
-    """Where the model is."""
-    return next(model.parameters()).device
+def run_with_progress(runner: MMEngineRunner, run: Callable[[], Any]) -> Any:
+    """Calls ``run``, and closes the progress bar if that fails, so that errors can be read."""
+    try:
+        return run()
+    finally:
+        for hook in runner.hooks:
+            if isinstance(hook, ProgressHook):
+                hook.close()

@@ -10,36 +10,16 @@ from mmengine.config import Config
 from mmengine.evaluator import DumpResults
 from mmengine.runner import Runner
 
-from swin_dense import config_tree
 from swin_dense.datasets.check import check_data
-from swin_dense.engine.config.hardware import adapt_workers
-from swin_dense.engine.config.load import is_segmentation, load_config
-from swin_dense.engine.config.pretrained import drop_pretrained
-from swin_dense.engine.config.tta import use_test_time_augmentation
-from swin_dense.engine.device import choose_device
-from swin_dense.engine.distributed import init_distributed, on_first_process
+from swin_dense.engine.config.load import is_segmentation
+from swin_dense.engine.config.prepare import TestOptions, prepare_test
 from swin_dense.engine.drawing import DrawHook
-from swin_dense.engine.paths import check_checkpoint_path, make_output_dir
+from swin_dense.engine.launch import init_distributed, on_first_process
+from swin_dense.engine.paths import make_output_dir
+from swin_dense.engine.runner import build_runner, run_with_progress
 from swin_dense.engine.terminal.console import console, notify_user, quiet_terminal
 from swin_dense.engine.terminal.metrics import metrics_file, metrics_table, plain_values
-from swin_dense.engine.train import (
-    add_terminal_hooks,
-    build_runner,
-    run_closing_bar,
-)
 from swin_dense.errors import UserError
-
-_PICKLES = (".pkl", ".pickle")
-# What only training needs; a test must not ask for it.
-_TRAINING = (
-    "train_dataloader",
-    "train_cfg",
-    "optim_wrapper",
-    "param_scheduler",
-    "val_dataloader",
-    "val_cfg",
-    "val_evaluator",
-)
 
 
 def evaluate(
@@ -62,7 +42,7 @@ def evaluate(
         config: the config file, of mmdet's or mmseg's kind.
         checkpoint: weights of the config's model; a path or a URL.
         work_dir: where log and metrics go (``work_dirs/<config name>``).
-        out: where to keep the predictions: a ``.pkl`` file, or, for segmentation, a folder of
+        out: where to save the predictions: a ``.pkl`` file, or, for segmentation, a folder of
             label maps.
         show_dir: folder for pictures, ground truth beside prediction.
         score_thr: detections below this score are not drawn.
@@ -78,85 +58,60 @@ def evaluate(
     Raises:
         UserError: something that was given is missing or does not fit.
     """
+    is_pickle = str(out).endswith((".pkl", ".pickle"))
+    options = TestOptions(
+        work_dir=work_dir,
+        data_root=data_root,
+        cfg_options=cfg_options,
+        launcher=launcher,
+        device=device,
+        tta=tta,
+        label_maps=None if is_pickle else out,
+    )
     with quiet_terminal():
-        check_checkpoint_path(checkpoint)
-        cfg = load_config(config, cfg_options, data_root, work_dir=work_dir)
-        _check_testable(cfg, config)
-        cfg.launcher = launcher
-        chosen = choose_device(device, launcher)
-        cfg.device = chosen.type
-        init_distributed(cfg, chosen)
-        _prepare(cfg, str(checkpoint))
-        on_first_process(lambda: _check_inputs(cfg, out, show_dir))
-        if tta:
-            use_test_time_augmentation(cfg)
-        _keep_label_maps(cfg, out)
+        cfg = prepare_test(config, checkpoint, options)
+        init_distributed(cfg)
+        on_first_process(lambda: _check_inputs(cfg, out, is_pickle, show_dir))
         runner = build_runner(cfg)
         runner.exact_weights = True  # type: ignore[attr-defined]
-        _keep_predictions(runner, cfg, out)
+        if is_pickle:
+            dump = _dump_metric(cfg, str(out))
+            runner.test_loop.evaluator.metrics.append(dump)  # type: ignore[attr-defined]
         if show_dir is not None:
             runner.register_hook(DrawHook(str(show_dir), score_thr))
-        metrics = run_closing_bar(runner, runner.test)
-        _report(runner, metrics, out, show_dir)
+        metrics = run_with_progress(runner, runner.test)
+        _notify_results(runner, metrics, out, show_dir)
         return metrics
 
 
-def _check_testable(cfg: Config, path: str | Path) -> None:
-    needed = ("model", "test_dataloader", "test_cfg", "test_evaluator")
-    missing = [key for key in needed if not cfg.get(key)]
-    if missing:
-        raise UserError(f"{path} cannot be tested: it has no {', '.join(missing)}")
-
-
-def _prepare(cfg: Config, checkpoint: str) -> None:
-    """Leaves of the config what testing these weights needs."""
-    drop_pretrained(cfg)
-    for key in _TRAINING:
-        cfg[key] = None
-    cfg.resume, cfg.load_from = False, checkpoint
-    adapt_workers(cfg)
-    add_terminal_hooks(cfg)
-
-
-def _check_inputs(cfg: Config, out: str | Path | None, show_dir: str | Path | None) -> None:
+def _check_inputs(
+    cfg: Config, out: str | Path | None, is_pickle: bool, show_dir: str | Path | None
+) -> None:
     for warning in check_data(cfg, splits=("test",)):
         notify_user(f"warning: {warning}")
     make_output_dir(cfg.work_dir, "--work-dir")
     if show_dir is not None:
         make_output_dir(show_dir, "--show-dir")
-    if out is None:
-        return
-    is_pickle = str(out).endswith(_PICKLES)
-    if not is_pickle and not is_segmentation(cfg):
-        raise UserError(f"--out {out}: predictions are kept in a .pkl file, so name one")
-    make_output_dir(Path(out).parent if is_pickle else out, "--out")
+    if out is not None:
+        if not is_pickle and not is_segmentation(cfg):
+            raise UserError(f"--out {out}: a detector's predictions are saved in a .pkl file")
+        make_output_dir(Path(out).parent if is_pickle else out, "--out")
 
 
-def _keep_label_maps(cfg: Config, out: str | Path | None) -> None:
-    """Lets mmseg's metric write label maps (ADE20K's start at 1, as its server expects them)."""
-    if out is None or str(out).endswith(_PICKLES):
-        return
-    for evaluator in config_tree.split_evaluators(cfg, "test"):
-        evaluator["output_dir"] = str(out)
-
-
-def _keep_predictions(runner: Runner, cfg: Config, out: str | Path | None) -> None:
-    if out is None or not str(out).endswith(_PICKLES):
-        return
+def _dump_metric(cfg: Config, out: str) -> DumpResults:
+    """What saves all predictions of a test in a pickle file."""
     if is_segmentation(cfg):
-        dump: DumpResults = DumpLabelMaps(str(out))
-    else:
-        from mmdet.evaluation import DumpDetResults
+        return DumpLabelMaps(out)
+    from mmdet.evaluation import DumpDetResults
 
-        dump = DumpDetResults(out_file_path=str(out))
-    runner.test_loop.evaluator.metrics.append(dump)  # type: ignore[attr-defined]
+    return DumpDetResults(out_file_path=out)
 
 
 class DumpLabelMaps(DumpResults):
-    """Keeps the path and the label map of each predicted image, without all classes' scores."""
+    """Saves the path and the label map of each predicted image, without the classes' scores."""
 
     def process(self, data_batch: Any, predictions: Any) -> None:
-        """Takes over a batch."""
+        """Collects a batch."""
         self.results += [
             {
                 "img_path": sample.get("img_path"),
@@ -166,7 +121,7 @@ class DumpLabelMaps(DumpResults):
         ]
 
 
-def _report(runner: Runner, metrics: dict, out: Any, show_dir: Any) -> None:
+def _notify_results(runner: Runner, metrics: dict, out: Any, show_dir: Any) -> None:
     if runner.rank == 0:
         console().print(metrics_table(metrics))
     runner.logger.info(f"metrics: {plain_values(metrics)}")
@@ -174,4 +129,4 @@ def _report(runner: Runner, metrics: dict, out: Any, show_dir: Any) -> None:
     for name, path in (("predictions", out), ("pictures", show_dir)):
         if path is not None:
             notify_user(f"{name}: {path}")
-    notify_user(f"log: {getattr(runner, 'log_file', runner.log_dir)}")
+    notify_user(f"log: {runner.logger.log_file}")

@@ -13,8 +13,7 @@ from swin_dense.engine.config.hardware import (
     scale_learning_rate,
     use_amp,
 )
-from swin_dense.engine.device import choose_device
-from swin_dense.engine.distributed import on_first_process
+from swin_dense.engine.launch import choose_device, on_first_process
 from swin_dense.engine.terminal import console as terminal
 from swin_dense.errors import UserError
 

@@ -91,7 +91,7 @@ def test_bad_options(mistake, option, complaint):
 
 
 def test_options_that_the_config_leaves_at_their_defaults_are_fine(shapes_root):
-    from swin_dense.engine.config.load import load_config
+    from swin_dense.engine.config.prepare import load_config
 
     options = {
         "model.backbone.with_cp": True,

@@ -1,9 +1,9 @@
-"""Reading a config with the changes that the command line asks for."""
+"""Reading a config file, changing it by dotted keys, and looking into it."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,6 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-from swin_dense.engine.config.data_root import set_data_root
-from swin_dense.engine.config.own_data import apply_own_data
-from swin_dense.engine.config.pretrained import drop_pretrained
 from swin_dense.errors import UserError
 
 # What a runner reads from a config, so that these may be set where the config says nothing.
@@ -28,45 +25,6 @@ RUNNER_KEYS = (set(signature(Runner.__init__).parameters) - {"self", "cfg"}) | {
     "tta_model",
     "tta_pipeline",
 }
-
-
-def load_config(
-    path: str | Path,
-    cfg_options: Mapping[str, Any] | None = None,
-    data_root: str | Path | None = None,
-    from_scratch: bool = False,
-    work_dir: str | Path | None = None,
-    classes: Sequence[str] | None = None,
-) -> Config:
-    """Reads a config file and applies, in this order, options, data root and "from scratch".
-
-    Args:
-        path: the config file.
-        cfg_options: dotted keys and their new values, as ``--cfg-options`` gives them.
-        data_root: folder that every data set and evaluator is pointed to.
-        from_scratch: leave out all pretrained weights.
-        work_dir: where results go; without it the config's, else ``work_dirs/<config name>``.
-        classes: class names that are known already, so that a config of own data need not read
-            them from its annotation file.
-
-    Raises:
-        UserError: no such config, a config that Python cannot run, options that do not fit it,
-            no such data root.
-    """
-    cfg = read_config(path)
-    if cfg_options:
-        merge_options(cfg, cfg_options)
-    if data_root is not None:
-        set_data_root(cfg, data_root)
-    if "own_data" in cfg:
-        _read_own_data(cfg, data_root, classes)
-    if from_scratch:
-        drop_pretrained(cfg)
-    if work_dir is not None:
-        cfg.work_dir = str(work_dir)
-    elif cfg.get("work_dir") is None:
-        cfg.work_dir = str(Path("work_dirs") / Path(path).stem)
-    return cfg
 
 
 def read_config(path: str | Path) -> Config:
@@ -150,14 +108,14 @@ def is_segmentation(cfg: Config) -> bool:
     return cfg.get("default_scope") == "mmseg"
 
 
-def _read_own_data(
-    cfg: Config, data_root: str | Path | None, classes: Sequence[str] | None
-) -> None:
-    if data_root is not None:
-        cfg.own_data.root = str(data_root)
-    if classes and not cfg.own_data.get("classes"):
-        cfg.own_data.classes = tuple(classes)
-    apply_own_data(cfg)
+def mappings(node: Any) -> Iterator[Any]:
+    """Yields every dictionary at or below a node of a config, outermost first."""
+    if isinstance(node, Mapping):
+        yield node
+        node = list(node.values())
+    if isinstance(node, (list, tuple)):
+        for value in node:
+            yield from mappings(value)
 
 
 def _similar_config(path: Path) -> str:

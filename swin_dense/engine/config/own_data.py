@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import Any
 
 from swin_dense import config_tree
 from swin_dense.datasets.coco_file import read_coco
 from swin_dense.errors import UserError
 
-_COMMON_KEYS = {"root", "train", "val", "test"}
-_BOX_KEYS = _COMMON_KEYS | {"classes", "masks"}
-_LABEL_MAP_KEYS = _COMMON_KEYS | {"classes", "img_suffix", "seg_suffix", "reduce_zero_label"}
+_SPLITS = ("train", "val", "test")
+_COMMON_KEYS = {"root", "classes", *_SPLITS}
+_BOX_KEYS = _COMMON_KEYS | {"masks"}
+_LABEL_MAP_KEYS = _COMMON_KEYS | {"img_suffix", "seg_suffix", "reduce_zero_label"}
 
 
-def apply_own_data(cfg: Any) -> Any:
+def apply_own_data(cfg: Any, classes: Sequence[str] | None = None) -> Any:
     """Turn a config's ``own_data`` into data sets, heads and evaluators, and drop it.
 
     For a detector, with COCO annotation files; the classes are read from the training file,
@@ -39,6 +40,7 @@ def apply_own_data(cfg: Any) -> Any:
     Args:
         cfg: mmengine config of a detector or a segmentor; changed in place. Without ``own_data``
             it stays as it is, so applying twice does no harm.
+        classes: class names to use where ``own_data`` gives none.
 
     Returns:
         The same config, complete in itself.
@@ -50,7 +52,10 @@ def apply_own_data(cfg: Any) -> Any:
     own = cfg.get("own_data")
     if own is None:
         return cfg
-    if any("seg_map_path" in (d.get("data_prefix") or {}) for d in _datasets(cfg)):
+    if classes and not own.get("classes"):
+        own["classes"] = tuple(classes)
+    datasets = [d for split in _SPLITS for d in config_tree.split_datasets(cfg, split)]
+    if any("seg_map_path" in (dataset.get("data_prefix") or {}) for dataset in datasets):
         _apply_label_maps(cfg, own)
     else:
         _apply_boxes(cfg, own)
@@ -73,27 +78,25 @@ def drop_masks(cfg: Any) -> Any:
     if "data_preprocessor" in model:
         model["data_preprocessor"].pop("pad_mask", None)
     for pipeline in config_tree.pipelines(cfg):
-        pipeline[:] = [step for step in pipeline if not _is_instaboost(step)]
+        # InstaBoost, ours or mmdet's, cuts instances out by their masks.
+        pipeline[:] = [s for s in pipeline if not str(s.get("type")).endswith("InstaBoost")]
         for step in config_tree.steps(pipeline):
             if step.get("with_mask"):
                 step["with_mask"] = False
-    for metric in _metrics(cfg):
-        if "segm" in (metric.get("metric") or []):
-            metric["metric"] = ["bbox"]
+    for split in ("val", "test"):
+        for metric in config_tree.split_evaluators(cfg, split):
+            if "segm" in (metric.get("metric") or []):
+                metric["metric"] = ["bbox"]
     return cfg
 
 
-def _is_instaboost(step: dict) -> bool:
-    """Whether a step, ours or mmdet's, cuts instances out by their masks."""
-    return str(step.get("type")).endswith("InstaBoost")
-
-
 def _apply_boxes(cfg: Any, own: dict) -> None:
-    _refuse_unknown(own, _BOX_KEYS, {"ann_file", "img_dir"})
+    _check_keys(own, _BOX_KEYS, {"ann_file", "img_dir"})
     root = own["root"]
     training = config_tree.resolve({"data_root": root}, own["train"]["ann_file"])
     classes = tuple(own.get("classes") or read_coco(training).categories.values())
-    for split, part in _parts(own):
+    for split in _SPLITS:
+        part = own.get(split) or own["val"]
         for dataset in config_tree.split_datasets(cfg, split):
             dataset["data_root"] = root
             dataset["ann_file"] = part["ann_file"]
@@ -108,14 +111,15 @@ def _apply_boxes(cfg: Any, own: dict) -> None:
 
 
 def _apply_label_maps(cfg: Any, own: dict) -> None:
-    _refuse_unknown(own, _LABEL_MAP_KEYS, {"img_dir", "seg_dir"})
+    _check_keys(own, _LABEL_MAP_KEYS, {"img_dir", "seg_dir"})
     if not own.get("classes"):
         raise UserError(
             "own_data lacks classes: label maps hold no names, so list them in the order of "
             "their pixel values, as in classes=('road', 'car')"
         )
     reduce_zero_label = own.get("reduce_zero_label", False)
-    for split, part in _parts(own):
+    for split in _SPLITS:
+        part = own.get(split) or own["val"]
         for dataset in config_tree.split_datasets(cfg, split):
             dataset.update(
                 type="BaseSegDataset",
@@ -134,40 +138,25 @@ def _apply_label_maps(cfg: Any, own: dict) -> None:
     _set_num_classes(cfg, len(own["classes"]))
 
 
-def _parts(own: dict) -> Iterator[tuple[str, dict]]:
-    for split in ("train", "val", "test"):
-        yield split, own.get(split) or own["val"]
-
-
 def _set_num_classes(cfg: Any, num_classes: int) -> None:
     for _, head in config_tree.class_heads(cfg["model"]):
         head["num_classes"] = num_classes
 
 
-def _refuse_unknown(own: dict, keys: set[str], part_keys: set[str]) -> None:
+def _check_keys(own: dict, keys: set[str], part_keys: set[str]) -> None:
     if unknown := set(own) - keys:
-        raise UserError(f"own_data has no {_names(unknown)}: it takes {_names(keys)}")
+        raise UserError(f"own_data has no {_join(unknown)}: it takes {_join(keys)}")
     for key in ("root", "train", "val"):
         if key not in own:
             raise UserError(f"own_data lacks {key}: it needs root, train and val")
-    for split in ("train", "val", "test"):
+    for split in _SPLITS:
         part = own.get(split)
         if part is not None and set(part) != part_keys:
             raise UserError(
-                f"own_data.{split} has {_names(set(part)) or 'nothing'}: "
-                f"it takes exactly {_names(part_keys)}"
+                f"own_data.{split} has {_join(set(part)) or 'nothing'}: "
+                f"it takes exactly {_join(part_keys)}"
             )
 
 
-def _names(keys: set[str]) -> str:
+def _join(keys: set[str]) -> str:
     return ", ".join(sorted(keys))
-
-
-def _datasets(cfg: Any) -> Iterator[dict]:
-    for split in ("train", "val", "test"):
-        yield from config_tree.split_datasets(cfg, split)
-
-
-def _metrics(cfg: Any) -> Iterator[dict]:
-    for split in ("val", "test"):
-        yield from config_tree.split_evaluators(cfg, split)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from mmengine.config import Config
 
 from swin_dense.checkpoints import cached_path, local_file
-from swin_dense.engine.distributed import on_first_process
+from swin_dense.engine.config.load import mappings
+from swin_dense.engine.launch import on_first_process
 from swin_dense.engine.terminal.console import notify_user
 
 _OR_WITHOUT = ", or add --from-scratch to train without pretrained weights"
@@ -16,7 +17,7 @@ _OR_WITHOUT = ", or add --from-scratch to train without pretrained weights"
 
 def drop_pretrained(cfg: Config) -> None:
     """Removes every request for pretrained weights; other initialisations stay."""
-    for node in _mappings(cfg._cfg_dict.get("model")):
+    for node in mappings(cfg._cfg_dict.get("model")):
         if node.get("init_cfg") is not None:
             node["init_cfg"] = _without_pretrained(node["init_cfg"])
         if isinstance(node.get("pretrained"), str):
@@ -28,7 +29,7 @@ def drop_pretrained(cfg: Config) -> None:
 def pretrained_files(cfg: Config) -> list[str]:
     """The URLs and paths of all pretrained weights that training would read."""
     found: list[str] = []
-    for node in _mappings(cfg._cfg_dict.get("model")):
+    for node in mappings(cfg._cfg_dict.get("model")):
         init = node.get("init_cfg")
         entries = init if isinstance(init, (list, tuple)) else [init]
         found += [e["checkpoint"] for e in entries if _is_pretrained(e) and e.get("checkpoint")]
@@ -94,14 +95,3 @@ def _without_pretrained(init: Any) -> Any:
     if isinstance(init, (list, tuple)):
         return [entry for entry in init if not _is_pretrained(entry)] or None
     return None if _is_pretrained(init) else init
-
-
-def _mappings(node: Any) -> Iterator[Any]:
-    """Every dictionary at or below a node, outermost first."""
-    if isinstance(node, Mapping):
-        yield node
-        for value in list(node.values()):
-            yield from _mappings(value)
-    elif isinstance(node, (list, tuple)):
-        for value in node:
-            yield from _mappings(value)

@@ -23,7 +23,7 @@ _META_KEYS = (
 )
 
 
-def use_test_time_augmentation(cfg: Config) -> None:
+def use_tta(cfg: Config) -> None:
     """Makes the config test with several views: its ``tta_pipeline``, else the image and its flip.
 
     Masks of two-stage detectors are merged too, by

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 from mmengine.config import DictAction
 
-from swin_dense.engine.distributed import OtherProcessError
+from swin_dense.engine.launch import OtherProcessError
 from swin_dense.engine.terminal.errors import as_user_error
 
 USER_ERROR_STATUS = 2

@@ -1,26 +1,67 @@
-"""Starting the processes of a distributed run, and doing a thing on the first of them only."""
+"""Where a run computes: its device, and the processes of a distributed run."""
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from datetime import timedelta
 
 import torch
 from mmengine.config import Config
 from mmengine.dist import broadcast_object_list, get_dist_info, init_dist, is_distributed
+from mmengine.device import get_device
 
 from swin_dense.errors import UserError
+
+# For each launcher: a variable that it sets, and how it is started.
+_LAUNCHERS = {
+    "pytorch": ("RANK", "torchrun --nproc-per-node N tools/train.py ... --launcher pytorch"),
+    "slurm": ("SLURM_PROCID", "srun python tools/train.py ... --launcher slurm"),
+    "mpi": ("OMPI_COMM_WORLD_RANK", "mpirun -np N python tools/train.py ... --launcher mpi"),
+}
 
 
 class OtherProcessError(UserError):
     """A user error that the first process has found and reports; the others just stop."""
 
 
-def init_distributed(cfg: Config, device: torch.device) -> None:
+def choose_device(name: str = "auto", launcher: str = "none") -> torch.device:
+    """The device that ``--device`` names; a GPU becomes the current one.
+
+    Args:
+        name: 'auto' (what mmengine finds, a GPU before the CPU), 'cpu', 'cuda' or 'cuda:N'.
+        launcher: how the processes of a distributed run were started; each takes its own GPU.
+
+    Raises:
+        UserError: the name is none of these, or this machine has no such device.
+    """
+    if name == "auto":
+        name = get_device()
+    elif name != "cpu" and not re.fullmatch(r"cuda(:\d+)?", name):
+        raise UserError(f"unknown device {name!r}: use auto, cpu, cuda or cuda:N")
+    if not name.startswith("cuda"):
+        return torch.device(name)
+    if launcher != "none":
+        if name != "cuda":
+            raise UserError(f"--device {name}: a distributed run gives each process its own GPU")
+        name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+    device = torch.device(name)
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if not count:
+        raise UserError(f"no device {name!r}: this machine shows no GPU, use --device cpu")
+    if device.index is not None:
+        if device.index >= count:
+            raise UserError(f"no device {name!r}: this machine has cuda:0 to cuda:{count - 1}")
+        torch.cuda.set_device(device)
+    return torch.device("cuda")
+
+
+def init_distributed(cfg: Config) -> None:
     """Joins the process group when ``cfg.launcher`` names a launcher: NCCL on GPUs, gloo on CPUs.
 
-    ``cfg.env_cfg.dist_cfg`` keeps its other settings (the time-out, for one).
+    ``cfg.device`` is 'cpu' or another type of device; ``cfg.env_cfg.dist_cfg`` keeps its other
+    settings (such as the timeout).
 
     Raises:
         UserError: this process was not started by that launcher.
@@ -28,9 +69,11 @@ def init_distributed(cfg: Config, device: torch.device) -> None:
     launcher = cfg.get("launcher", "none")
     if launcher == "none" or is_distributed():
         return
-    _check_launcher(launcher)
+    variable, how = _LAUNCHERS[launcher]
+    if variable not in os.environ:
+        raise UserError(f"--launcher {launcher} needs processes started by it: {how}")
     dist_cfg = dict(cfg.get("env_cfg", {}).get("dist_cfg", {}))
-    if device.type != "cpu":
+    if cfg.device != "cpu":
         init_dist(launcher, **dist_cfg)
         return
     if launcher == "slurm":
@@ -62,16 +105,6 @@ def on_first_process(action: Callable[[], object]) -> None:
             raise OtherProcessError(message[0])
     if error is not None:
         raise error
-
-
-def _check_launcher(launcher: str) -> None:
-    variable, how = {
-        "pytorch": ("RANK", "torchrun --nproc-per-node N tools/train.py ... --launcher pytorch"),
-        "slurm": ("SLURM_PROCID", "srun python tools/train.py ... --launcher slurm"),
-        "mpi": ("OMPI_COMM_WORLD_RANK", "mpirun -np N python tools/train.py ... --launcher mpi"),
-    }[launcher]
-    if variable not in os.environ:
-        raise UserError(f"--launcher {launcher} needs processes started by it: {how}")
 
 
 def _export_mpi_rank() -> None:

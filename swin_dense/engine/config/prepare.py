@@ -1,0 +1,251 @@
+"""All that the command line and the hardware change in a config before a run, and in which order.
+
+Nothing is changed in a config elsewhere: what comes after only reads it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.runner import find_latest_checkpoint
+
+from swin_dense import config_tree
+from swin_dense.engine.config.data_root import set_data_root
+from swin_dense.engine.config.hardware import (
+    adapt_precision,
+    adapt_workers,
+    scale_learning_rate,
+    use_amp,
+)
+from swin_dense.engine.config.load import merge_options, read_config
+from swin_dense.engine.config.own_data import apply_own_data
+from swin_dense.engine.config.pretrained import drop_pretrained
+from swin_dense.engine.config.tta import use_tta
+from swin_dense.engine.launch import choose_device
+from swin_dense.engine.paths import check_checkpoint_path
+from swin_dense.errors import UserError
+
+_FOR_TRAINING = ("model", "train_dataloader", "train_cfg", "optim_wrapper")
+_FOR_TEST = ("model", "test_dataloader", "test_cfg", "test_evaluator")
+# What only training needs: in a test, mmengine would build it.
+_NOT_FOR_TEST = (
+    "train_dataloader",
+    "train_cfg",
+    "optim_wrapper",
+    "param_scheduler",
+    "val_dataloader",
+    "val_cfg",
+    "val_evaluator",
+)
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What training and testing are asked for alike; see :func:`swin_dense.engine.train.train`."""
+
+    work_dir: str | Path | None = None
+    data_root: str | Path | None = None
+    cfg_options: Mapping[str, Any] | None = None
+    launcher: str = "none"
+    device: str = "auto"
+
+
+@dataclass(frozen=True)
+class TrainOptions(RunOptions):
+    """What a training is asked for."""
+
+    from_scratch: bool = False
+    amp: bool = False
+    auto_scale_lr: bool = False
+    resume: str | None = None
+    seed: int | None = None
+
+
+@dataclass(frozen=True)
+class TestOptions(RunOptions):
+    """What a test is asked for; ``label_maps`` is a folder for a segmentor's predictions."""
+
+    __test__ = False  # not one of pytest's
+
+    tta: bool = False
+    label_maps: str | Path | None = None
+
+
+def load_config(
+    path: str | Path,
+    cfg_options: Mapping[str, Any] | None = None,
+    data_root: str | Path | None = None,
+    from_scratch: bool = False,
+    work_dir: str | Path | None = None,
+    classes: Sequence[str] | None = None,
+) -> Config:
+    """Reads a config file and applies what every tool may be asked for.
+
+    The steps, each of which may override those before it:
+
+    1. The file, with what it inherits.
+    2. ``cfg_options``.
+    3. ``data_root``, also of ``own_data``.
+    4. ``own_data`` becomes data sets, evaluators and numbers of classes.
+    5. ``from_scratch``: no pretrained weights, also none that ``cfg_options`` ask for.
+    6. ``work_dir``, else the config's, else ``work_dirs/<config name>``.
+
+    Args:
+        path: the config file.
+        cfg_options: dotted keys and their new values, as ``--cfg-options`` gives them.
+        data_root: folder that every data set and evaluator is pointed to.
+        from_scratch: drop all pretrained weights.
+        work_dir: where results go.
+        classes: class names that are known already, so that a config of own data need not read
+            them from its annotation file.
+
+    Raises:
+        UserError: no such config, a config that Python cannot run, options that do not fit it,
+            no such data root.
+    """
+    cfg = read_config(path)
+    if cfg_options:
+        merge_options(cfg, cfg_options)
+    if data_root is not None:
+        set_data_root(cfg, data_root)
+    apply_own_data(cfg, classes)
+    if from_scratch:
+        drop_pretrained(cfg)
+    cfg.work_dir = str(work_dir or cfg.get("work_dir") or Path("work_dirs") / Path(path).stem)
+    return cfg
+
+
+def prepare_training(path: str | Path, options: TrainOptions) -> Config:
+    """The config of a training.
+
+    The steps, each of which may override those before it:
+
+    1. :func:`load_config`.
+    2. ``launcher`` and ``device``; a GPU becomes the current one.
+    3. ``resume``: a checkpoint, searched for in the work dir, replaces pretrained weights.
+    4. ``amp``; then, on a CPU, float32 where the config itself asks for mixed precision.
+    5. ``auto_scale_lr``.
+    6. ``seed``.
+    7. Data loaders that have no workers.
+    8. Hooks that show progress and metrics on the terminal.
+
+    Raises:
+        UserError: the config cannot be read or trained, or an option does not fit it.
+    """
+    cfg = load_config(
+        path, options.cfg_options, options.data_root, options.from_scratch, options.work_dir
+    )
+    _require(cfg, path, _FOR_TRAINING, "trained")
+    device = _set_device(cfg, options)
+    _set_resume(cfg, options.resume)
+    if options.amp:
+        use_amp(cfg, device)
+    adapt_precision(cfg, device)
+    if options.auto_scale_lr:
+        scale_learning_rate(cfg, str(path))
+    if options.seed is not None:
+        cfg.randomness = {**(cfg.get("randomness") or {}), "seed": options.seed}
+    adapt_workers(cfg)
+    _add_terminal_hooks(cfg)
+    return cfg
+
+
+def prepare_test(path: str | Path, checkpoint: str | Path, options: TestOptions) -> Config:
+    """The config of a test of ``checkpoint``.
+
+    The steps, each of which may override those before it:
+
+    1. :func:`load_config`.
+    2. ``launcher`` and ``device``; a GPU becomes the current one.
+    3. The checkpoint replaces pretrained weights, and nothing is resumed.
+    4. What only training needs is dropped.
+    5. ``tta`` wraps the model and changes the test pipeline.
+    6. ``label_maps``: the evaluators write them.
+    7. Data loaders that have no workers.
+    8. Hooks that show progress and metrics on the terminal.
+
+    Raises:
+        UserError: there is no such checkpoint, the config cannot be read or tested, or an option
+            does not fit it.
+    """
+    check_checkpoint_path(checkpoint)
+    cfg = load_config(path, options.cfg_options, options.data_root, work_dir=options.work_dir)
+    _require(cfg, path, _FOR_TEST, "tested")
+    _set_device(cfg, options)
+    drop_pretrained(cfg)
+    cfg.resume, cfg.load_from = False, str(checkpoint)
+    for key in _NOT_FOR_TEST:
+        cfg[key] = None
+    if options.tta:
+        use_tta(cfg)
+    if options.label_maps is not None:
+        for evaluator in config_tree.split_evaluators(cfg, "test"):
+            evaluator["output_dir"] = str(options.label_maps)
+    adapt_workers(cfg)
+    _add_terminal_hooks(cfg)
+    return cfg
+
+
+def prepare_prediction(
+    path: str | Path,
+    cfg_options: Mapping[str, Any] | None = None,
+    classes: Sequence[str] | None = None,
+) -> Config:
+    """The config of a model that gets weights of its own and predicts on images in memory.
+
+    The steps: :func:`load_config`; pretrained weights are dropped; the model gets the config's
+    ``data_preprocessor``, as mmengine's runner would give it.
+
+    Raises:
+        UserError: the config cannot be read, or describes no model.
+    """
+    cfg = load_config(path, cfg_options, classes=classes)
+    _require(cfg, path, ("model",), "used to predict")
+    drop_pretrained(cfg)
+    if cfg.get("data_preprocessor") is not None:
+        cfg.model.setdefault("data_preprocessor", cfg.data_preprocessor)
+    return cfg
+
+
+def _require(cfg: Config, path: str | Path, keys: Sequence[str], purpose: str) -> None:
+    if missing := [key for key in keys if not cfg.get(key)]:
+        raise UserError(f"{path} cannot be {purpose}: it has no {', '.join(missing)}")
+
+
+def _set_device(cfg: Config, options: RunOptions) -> Any:
+    device = choose_device(options.device, options.launcher)
+    cfg.launcher, cfg.device = options.launcher, device.type
+    return device
+
+
+def _set_resume(cfg: Config, resume: str | None) -> None:
+    """Sets what the runner resumes from, for ``--resume`` or the config's ``resume``."""
+    if resume is None and not cfg.get("resume"):
+        return
+    checkpoint = resume if resume not in (None, "auto") else cfg.get("load_from")
+    if resume == "auto" or checkpoint is None:
+        checkpoint = find_latest_checkpoint(cfg.work_dir) if os.path.isdir(cfg.work_dir) else None
+        if checkpoint is None:
+            raise UserError(
+                f"nothing to resume: {cfg.work_dir} has no checkpoint; give --resume a checkpoint "
+                "file or --work-dir the folder of the earlier run"
+            )
+    check_checkpoint_path(checkpoint)
+    drop_pretrained(cfg)
+    cfg.resume, cfg.load_from = True, str(checkpoint)
+
+
+def _add_terminal_hooks(cfg: Config) -> None:
+    """Adds the hooks that show progress and metrics, unless the config has its own."""
+    hooks = list(cfg.get("custom_hooks") or [])
+    present = {str(hook["type"]).rpartition(".")[2] for hook in hooks if "type" in hook}
+    # Metrics first: its table belongs below the bar that the other one closes.
+    for name in ("ProgressHook", "MetricsHook"):
+        if name not in present:
+            hooks.append({"type": f"swin_dense.{name}"})
+    cfg.custom_hooks = hooks
