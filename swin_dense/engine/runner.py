@@ -9,6 +9,7 @@ from typing import Any
 
 from mmengine.config import Config
 from mmengine.dist import get_rank
+from mmengine.logging import MMLogger
 from mmengine.model import MMDistributedDataParallel, is_model_wrapper, revert_sync_batchnorm
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner as MMEngineRunner
@@ -36,6 +37,9 @@ class Runner(MMEngineRunner):
 
     def build_logger(self, *args: Any, **kwargs: Any) -> logging.Logger:
         """mmengine's logger, its console handler replaced by one for warnings."""
+        # Runs of one process that start in the same second would share log and metrics.
+        while MMLogger.check_instance_created(self._experiment_name):
+            self._experiment_name += "_"
         logger = super().build_logger(*args, **kwargs)
         redirect_log(logger)
         return logger
