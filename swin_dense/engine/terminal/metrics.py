@@ -12,6 +12,7 @@ from rich.table import Table
 
 from swin_dense.engine.paths import write_json
 from swin_dense.engine.terminal.console import console
+from swin_dense.engine.terminal.progress import is_epoch_based
 from swin_dense.registry import HOOKS
 
 
@@ -32,11 +33,11 @@ class MetricsHook(Hook):
         """Keeps and shows an evaluation during training."""
         when = {"epoch": runner.epoch, "iter": runner.iter}
         self._keep(runner, when, metrics or {})
-        title = (
-            f"after epoch {runner.epoch}" if _by_epoch(runner) else f"after iteration {runner.iter}"
-        )
+        unit, count = "iteration", runner.iter
+        if is_epoch_based(runner):
+            unit, count = "epoch", runner.epoch
         if metrics:  # none when nothing was detected, of which the log has warned
-            console().print(metrics_table(metrics, title))
+            console().print(metrics_table(metrics, f"after {unit} {count}"))
 
     @master_only
     def after_test_epoch(self, runner, metrics: dict[str, float] | None = None) -> None:
@@ -94,9 +95,3 @@ def _coco_kinds(metrics: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 def _text(value: Any) -> str:
     return f"{value:.3f}" if isinstance(value, float) else str(value)
-
-
-def _by_epoch(runner) -> bool:
-    from mmengine.runner import EpochBasedTrainLoop
-
-    return isinstance(runner.train_loop, EpochBasedTrainLoop)
