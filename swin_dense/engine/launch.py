@@ -9,8 +9,8 @@ from datetime import timedelta
 
 import torch
 from mmengine.config import Config
-from mmengine.dist import broadcast_object_list, get_dist_info, init_dist, is_distributed
 from mmengine.device import get_device
+from mmengine.dist import broadcast_object_list, get_dist_info, init_dist, is_distributed
 
 from swin_dense.errors import UserError
 

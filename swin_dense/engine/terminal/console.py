@@ -88,25 +88,26 @@ class LibraryOutput(io.TextIOBase):
 
 
 class TerminalHandler(logging.Handler):
-    """Shows warnings and errors of the log on the terminal, above the progress bar."""
+    """Shows on the terminal, above the progress bar, what of a log is for the user.
 
-    def __init__(self, level: int) -> None:
-        super().__init__(level)
+    That is warnings and errors, and what is logged with ``extra={"for_user": True}``, which looks
+    as if :func:`notify_user` had printed it. Only the first process of a run shows them.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
         self._owner = os.getpid()
 
     def emit(self, record: logging.LogRecord) -> None:  # noqa: D102
         # A forked data-loading worker must not touch the bar's lock; the file has its line.
-        if os.getpid() == self._owner and not NOISE.search(record.getMessage()):
-            text = f"{record.levelname.lower()}: {record.getMessage().strip()}"
+        if os.getpid() != self._owner:
+            return
+        text = record.getMessage().strip()
+        level = logging.WARNING if _is_first_process() else logging.CRITICAL
+        if getattr(record, "for_user", False) and _is_first_process():
             console().print(Text(text), soft_wrap=True)
-
-
-class MessageHandler(logging.Handler):
-    """Shows what is logged with ``extra={"for_user": True}``, as :func:`notify_user` does."""
-
-    def emit(self, record: logging.LogRecord) -> None:  # noqa: D102
-        if getattr(record, "for_user", False):
-            console().print(Text(record.getMessage()), soft_wrap=True)
+        elif record.levelno >= level and not NOISE.search(text):
+            console().print(Text(f"{record.levelname.lower()}: {text}"), soft_wrap=True)
 
 
 def console() -> Console:
@@ -131,18 +132,13 @@ def redirect_log(logger: logging.Logger) -> None:
         logger: one with stream and file handlers, as mmengine builds it.
     """
     files = [h for h in logger.handlers if isinstance(h, logging.FileHandler)]
-    streams = [h for h in logger.handlers if type(h) is logging.StreamHandler]
-    for handler in streams:
-        level = logging.WARNING if _is_first_process() else logging.CRITICAL
-        quiet = TerminalHandler(level)
-        for duplicate_filter in handler.filters:
-            quiet.addFilter(duplicate_filter)
+    for handler in [h for h in logger.handlers if type(h) is logging.StreamHandler]:
+        quiet = TerminalHandler()
+        quiet.filters = handler.filters  # mmengine's, against repeated warnings
         logger.removeHandler(handler)
         logger.addHandler(quiet)
-        if _is_first_process():
-            logger.addHandler(MessageHandler(logging.INFO))
     if _library_output is not None:
-        _library_output.attach(list(files))
+        _library_output.attach(files)
 
 
 @contextlib.contextmanager
