@@ -1,4 +1,4 @@
-"""Fitting a config to the machine it runs on."""
+"""Adapting a config to the hardware: precision, worker processes, batch size."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ def use_amp(cfg: Config, device: torch.device) -> None:
         UserError: the device is the CPU, which has no gradient scaling.
     """
     if device.type == "cpu":
-        raise UserError("--amp needs a GPU: leave it out to train in float32 on the CPU")
+        raise UserError("--amp needs a GPU: without it, a CPU trains in float32")
     cfg.optim_wrapper.type = "AmpOptimWrapper"
     cfg.optim_wrapper.setdefault("loss_scale", "dynamic")
 
 
 def adapt_precision(cfg: Config, device: torch.device) -> None:
-    """Trains in float32 where a config asks for mixed precision and there is no GPU."""
+    """Replaces the mixed precision that a config asks for by float32 on a CPU."""
     wrapper = cfg.get("optim_wrapper")
     if device.type != "cpu" or not wrapper or wrapper.get("type") != "AmpOptimWrapper":
         return
@@ -34,7 +34,7 @@ def adapt_precision(cfg: Config, device: torch.device) -> None:
 
 
 def adapt_workers(cfg: Config) -> None:
-    """Leaves out of each data loader what is an error when it has no worker processes."""
+    """Removes from data loaders without worker processes the settings of these processes."""
     for split in ("train", "val", "test"):
         loader = cfg.get(f"{split}_dataloader")
         if loader and not loader.get("num_workers", 0):
@@ -43,10 +43,10 @@ def adapt_workers(cfg: Config) -> None:
 
 
 def scale_learning_rate(cfg: Config, path: str) -> None:
-    """Lets the learning rate follow the batch size, as ``--auto-scale-lr`` does in mmdet.
+    """Scales the learning rate with the batch size, as ``--auto-scale-lr`` does in mmdet.
 
     Raises:
-        UserError: the config does not say for which batch size its learning rate is.
+        UserError: the config does not tell the batch size that its learning rate is for.
     """
     if "base_batch_size" not in (cfg.get("auto_scale_lr") or {}):
         raise UserError(
@@ -57,7 +57,7 @@ def scale_learning_rate(cfg: Config, path: str) -> None:
 
 
 def advise_learning_rate(cfg: Config) -> None:
-    """Says so when the batch is not the one that the learning rate was chosen for."""
+    """Warns when the batch size is not the one that the learning rate was chosen for."""
     scale = cfg.get("auto_scale_lr") or {}
     base, size = scale.get("base_batch_size"), cfg.train_dataloader.get("batch_size")
     if base is None or size is None or scale.get("enable"):
@@ -65,6 +65,6 @@ def advise_learning_rate(cfg: Config) -> None:
     batch = size * get_world_size()
     if batch != base:
         notify_user(
-            f"the learning rate is for batches of {base}, this run's are of {batch}: "
+            f"the learning rate is for a batch size of {base}, this run has {batch}: "
             "--auto-scale-lr scales it"
         )

@@ -45,8 +45,7 @@ def read_config(path: str | Path) -> Config:
     except SyntaxError as error:
         raise UserError(f"{path} is not valid Python: line {error.lineno}: {error.msg}") from error
     except (ImportError, NameError, KeyError, AttributeError, TypeError, ValueError) as error:
-        kind = type(error).__name__
-        raise UserError(f"{path} cannot be read: {kind}: {error}") from error
+        raise UserError(f"{path} cannot be read: {type(error).__name__}: {error}") from error
 
 
 def merge_options(cfg: Config, options: Mapping[str, Any]) -> None:
@@ -66,41 +65,32 @@ def merge_options(cfg: Config, options: Mapping[str, Any]) -> None:
 
 
 def _check_key(cfg: Config, key: str) -> None:
-    """Follows a dotted key through ``cfg`` up to where it stops existing."""
+    """Follows a dotted key through ``cfg`` up to where it stops existing.
+
+    A new name at the end of a key may be an argument that the config leaves at its default. On the
+    way to the end and at the top level, one that resembles an existing name is a misspelling.
+    """
     node: Any = cfg._cfg_dict
     names = key.split(".")
     for depth, name in enumerate(names):
+        parent = ".".join(names[:depth])
         if isinstance(node, (list, tuple)):
             if not name.isdigit() or int(name) >= len(node):
-                place = ".".join(names[:depth])
-                raise UserError(f"--cfg-options {key}: {place} is a list of {len(node)}")
+                raise UserError(f"--cfg-options {key}: {parent} is a list of {len(node)}")
             node = node[int(name)]
-            continue
-        if not isinstance(node, Mapping):
-            place = ".".join(names[:depth])
-            raise UserError(f"--cfg-options {key}: {place} is {node!r}, it has no {name!r}")
-        if name not in node:
-            _check_new_name(node, name, key, is_last=depth == len(names) - 1, is_top=depth == 0)
+        elif not isinstance(node, Mapping):
+            raise UserError(f"--cfg-options {key}: {parent} is {node!r}, it has no {name!r}")
+        elif name in node:
+            node = node[name]
+        else:
+            known = {*map(str, node), *(() if depth else RUNNER_KEYS)}
+            is_argument = 0 < depth == len(names) - 1
+            close = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.75)
+            if close and not is_argument and name not in known:
+                raise UserError(
+                    f"--cfg-options {key}: no {name!r} in the config; did you mean {close[0]!r}?"
+                )
             return
-        node = node[name]
-
-
-def _check_new_name(node: Mapping, name: str, key: str, is_last: bool, is_top: bool) -> None:
-    """A new name may be an argument that the config left at its default, or a slip of the pen.
-
-    Only what cannot be an argument is refused: a top-level name, or one on the way to a deeper
-    value, that resembles one which is there.
-    """
-    if is_top and name in RUNNER_KEYS:
-        return
-    if is_last and not is_top:
-        return
-    known = [str(k) for k in node] + (sorted(RUNNER_KEYS) if is_top else [])
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.75)
-    if close:
-        raise UserError(
-            f"--cfg-options {key}: no {name!r} in the config; did you mean {close[0]!r}?"
-        )
 
 
 def is_segmentation(cfg: Config) -> bool:
@@ -120,6 +110,6 @@ def mappings(node: Any) -> Iterator[Any]:
 
 def _similar_config(path: Path) -> str:
     folder = path.parent if path.parent.is_dir() else Path("configs")
-    names = {p.name: p for p in folder.glob("*.py")} if folder.is_dir() else {}
+    names = {p.name: p for p in folder.glob("*.py")}
     close = difflib.get_close_matches(path.with_suffix(".py").name, names, n=1)
     return f"; did you mean {names[close[0]]}?" if close else ""

@@ -12,15 +12,8 @@ from swin_dense.engine.config.own_data import drop_masks
 from swin_dense.engine.terminal.console import notify_user
 from swin_dense.errors import UserError
 
-_META_KEYS = (
-    "img_id",
-    "img_path",
-    "ori_shape",
-    "img_shape",
-    "scale_factor",
-    "flip",
-    "flip_direction",
-)
+_META_KEYS = ["img_id", "img_path", "ori_shape", "img_shape", "scale_factor"]
+_META_KEYS += ["flip", "flip_direction"]
 
 
 def use_tta(cfg: Config) -> None:
@@ -28,16 +21,17 @@ def use_tta(cfg: Config) -> None:
 
     Masks of two-stage detectors are merged too, by
     :class:`~swin_dense.models.detectors.InstanceTTAModel`; other models with masks are tested
-    without them, which is said.
+    without them, and the user is told.
 
     Raises:
-        UserError: the model has masks that cannot be left out.
+        UserError: the model predicts masks only.
     """
-    if not is_segmentation(cfg) and not _merges_masks(cfg):
-        _leave_out_masks(cfg)
+    merges_masks = bool((cfg.model.get("roi_head") or {}).get("mask_head"))
+    if not is_segmentation(cfg) and not merges_masks:
+        _drop_masks(cfg)
     if not cfg.get("tta_model"):
         cfg.tta_model = _default_model(cfg)
-    if _merges_masks(cfg) and cfg.tta_model.type == "DetTTAModel":
+    if merges_masks and cfg.tta_model.type == "DetTTAModel":
         cfg.tta_model.type = "swin_dense.InstanceTTAModel"
     if not cfg.get("tta_pipeline"):
         cfg.tta_pipeline = _flip_pipeline(cfg)
@@ -46,22 +40,13 @@ def use_tta(cfg: Config) -> None:
         dataset["pipeline"] = cfg.tta_pipeline
 
 
-def _merges_masks(cfg: Config) -> bool:
-    """Whether the model is a two-stage detector with masks."""
-    return bool((cfg.model.get("roi_head") or {}).get("mask_head"))
-
-
-def _leave_out_masks(cfg: Config) -> None:
+def _drop_masks(cfg: Config) -> None:
     box_head = cfg.model.get("bbox_head")
-    of_boxes = isinstance(box_head, dict) and box_head.get("mask_head")
-    if not (cfg.model.get("mask_head") or of_boxes):
-        return
-    if not box_head:
-        raise UserError("--tta merges boxes and the masks of two-stage detectors: leave it out")
-    drop_masks(cfg)
-    notify_user(
-        "--tta merges only the boxes of this model: masks are neither predicted nor evaluated"
-    )
+    if cfg.model.get("mask_head") and not box_head:
+        raise UserError("--tta merges boxes and the masks of two-stage detectors: remove the flag")
+    if cfg.model.get("mask_head") or (isinstance(box_head, dict) and box_head.get("mask_head")):
+        drop_masks(cfg)
+        notify_user("--tta merges only the boxes of this model: it predicts no masks")
 
 
 def _default_model(cfg: Config) -> ConfigDict:
