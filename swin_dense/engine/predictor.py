@@ -71,33 +71,22 @@ class Predictor:
         Returns:
             A DetDataSample or SegDataSample for each, in pixels of the image as it was given.
         """
-        packed = [self._pipeline(_as_read(image, i)) for i, image in enumerate(images)]
-        samples: list[Any] = []
-        for batch in self._batches(packed):
-            samples += self.model.test_step(  # type: ignore[operator]
-                {
-                    "inputs": [item["inputs"] for item in batch],
-                    "data_samples": [item["data_samples"] for item in batch],
-                }
-            )
-        return samples
-
-    def _batches(self, packed: list[dict]) -> list[list[dict]]:
-        """What goes through the model together: mmseg cannot mix sizes, mmdet pads them."""
+        packed = [self._pipeline(_loaded(image, i)) for i, image in enumerate(images)]
         batches: list[list[dict]] = []
         for item in packed:
-            last = batches[-1] if batches else None
-            fits = last is not None and (
-                not self.is_segmentation or last[-1]["inputs"].shape == item["inputs"].shape
-            )
-            if last is not None and fits:
-                last.append(item)
-            else:
-                batches.append([item])
-        return batches
+            # mmdet pads images of a batch to one size, mmseg cannot.
+            last_shape = batches[-1][0]["inputs"].shape if batches else None
+            if last_shape is None or (self.is_segmentation and last_shape != item["inputs"].shape):
+                batches.append([])
+            batches[-1].append(item)
+        samples: list[Any] = []
+        for batch in batches:
+            data = {key: [item[key] for item in batch] for key in ("inputs", "data_samples")}
+            samples += self.model.test_step(data)  # type: ignore[operator]
+        return samples
 
 
-def _as_read(image: NDArray[np.uint8], index: int) -> dict[str, Any]:
+def _loaded(image: NDArray[np.uint8], index: int) -> dict[str, Any]:
     """What the pipeline's image loading would have produced."""
     size = image.shape[:2]
     return {"img": image, "img_id": index, "img_path": "", "img_shape": size, "ori_shape": size}
@@ -105,33 +94,24 @@ def _as_read(image: NDArray[np.uint8], index: int) -> dict[str, Any]:
 
 def _image_pipeline(cfg: Config, path: str) -> list[dict]:
     """The test pipeline without what it reads from files."""
-    datasets = list(config_tree.split_datasets(cfg, "test")) or list(
-        config_tree.split_datasets(cfg, "val")
-    )
-    if not datasets:
-        raise UserError(f"{path} has no test_dataloader, whose pipeline prepares the images")
-    return [
-        step
-        for step in datasets[0]["pipeline"]
-        if str(step["type"]).rpartition(".")[2] not in _LOADS
-    ]
+    for split in ("test", "val"):
+        for dataset in config_tree.split_datasets(cfg, split):
+            steps = dataset["pipeline"]
+            return [step for step in steps if str(step["type"]).rpartition(".")[2] not in _LOADS]
+    raise UserError(f"{path} has no test_dataloader, whose pipeline prepares the images")
 
 
 def _dataset_meta(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     """Class names and palette as mmengine, or before it mmdet 2 and mmseg 0, wrote them."""
     meta = checkpoint.get("meta") or {}
-    found = meta.get("dataset_meta") or {
-        key: meta[key] for key in ("CLASSES", "PALETTE") if meta.get(key)
-    }
-    return {key.lower(): value for key, value in found.items()}
+    old_names = {key: meta[key] for key in ("CLASSES", "PALETTE") if meta.get(key)}
+    return {key.lower(): value for key, value in (meta.get("dataset_meta") or old_names).items()}
 
 
 def _config_meta(cfg: Config) -> dict[str, Any]:
     for split in ("test", "val", "train"):
         for dataset in config_tree.split_datasets(cfg, split):
-            kind = config_tree.dataset_class(cfg, dataset)
-            meta = dict(getattr(kind, "METAINFO", {}))
-            meta.update(dataset.get("metainfo") or {})
-            meta["classes"] = config_tree.class_names(cfg, dataset)
-            return meta
+            defaults = getattr(config_tree.dataset_class(cfg, dataset), "METAINFO", {})
+            classes = config_tree.class_names(cfg, dataset)
+            return {**defaults, **(dataset.get("metainfo") or {}), "classes": classes}
     return {}

@@ -16,6 +16,7 @@ from mmengine.runner import Runner as MMEngineRunner
 from mmengine.visualization import Visualizer
 from torch import nn
 
+from swin_dense.compat import load_checkpoint
 from swin_dense.engine.config.pretrained import local_weights
 from swin_dense.engine.terminal.console import redirect_log
 from swin_dense.engine.terminal.progress import ProgressHook
@@ -23,7 +24,7 @@ from swin_dense.engine.weights import adapt_checkpoint, load_adapted, load_exact
 
 
 class Runner(MMEngineRunner):
-    """Differs from mmengine's in what surrounds the training, never in the training itself.
+    """mmengine's runner, which trains in the same way, but:
 
     - The log goes to its file; the terminal gets warnings only.
     - ``cfg.device`` ('cpu' or 'cuda') is obeyed, also on a machine with GPUs, and CPU processes
@@ -36,7 +37,7 @@ class Runner(MMEngineRunner):
     """Whether a loaded checkpoint must hold every parameter of the model."""
 
     def build_logger(self, *args: Any, **kwargs: Any) -> logging.Logger:
-        """mmengine's logger, its console handler replaced by one for warnings."""
+        """mmengine's logger, which shows only warnings on the terminal."""
         # Runs of one process that start in the same second would share log and metrics.
         while MMLogger.check_instance_created(self._experiment_name):
             self._experiment_name += "_"
@@ -57,10 +58,12 @@ class Runner(MMEngineRunner):
         model = revert_sync_batchnorm(model.to("cpu"))  # torch's SyncBatchNorm is for GPUs only
         if not self.distributed:
             return model
-        settings = dict(model_wrapper_cfg or {})
+        settings = {
+            "broadcast_buffers": False,
+            "find_unused_parameters": self.cfg.get("find_unused_parameters", False),
+            **(model_wrapper_cfg or {}),
+        }
         settings.pop("type", None)
-        settings.setdefault("broadcast_buffers", False)
-        settings.setdefault("find_unused_parameters", self.cfg.get("find_unused_parameters", False))
         return MMDistributedDataParallel(module=model, **settings)
 
     def load_checkpoint(
@@ -70,13 +73,11 @@ class Runner(MMEngineRunner):
         strict: bool = False,
         revise_keys: list = [(r"^module\.", "")],  # noqa: B006 (mmengine's signature)
     ) -> dict:
-        """Loads weights, safely, and says how well they fit.
+        """Loads weights, safely, and reports how well they fit.
 
         Raises:
             UserError: the file is no checkpoint, or is one of another model.
         """
-        from swin_dense.compat import load_checkpoint
-
         checkpoint = load_checkpoint(local_weights(filename, otherwise=""), map_location="cpu")
         model = self.model.module if is_model_wrapper(self.model) else self.model
         if self._resume:
@@ -91,9 +92,9 @@ class Runner(MMEngineRunner):
         return checkpoint
 
     def dump_config(self) -> None:
-        """Writes the config beside this run's log, and into the work dir when it trains anew.
+        """Writes the config beside this run's log, and into the work dir when a training starts.
 
-        So a test, or a resumed run, never replaces the config that a training was started with.
+        A test or a resumed run does not replace the config that a training was started with.
         """
         if get_rank() != 0:
             return
