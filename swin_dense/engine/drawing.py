@@ -1,7 +1,7 @@
 """Drawing predictions on images, and the hook that does so during a test.
 
-The visualizers of mmdet and mmseg take one to two seconds for an image, cover objects with opaque
-colour and draw on the first process only; hence these few functions on OpenCV.
+The visualizers of mmdet and mmseg take one to two seconds per image, cover objects with opaque
+colour and draw on the first process only; hence these functions on OpenCV.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Image = NDArray[np.uint8]
 Colour = tuple[int, int, int]
 
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
-_READABLE = 384  # pixels of the long side; on smaller pictures, labels would hide what they name
+_READABLE = 384  # pixels of the long side; in smaller pictures, labels would hide the objects
 _GOLDEN = 0.618033988749895  # steps of this fraction spread hues evenly, however many there are
 
 
@@ -49,19 +49,19 @@ def draw_detections(
     """
     canvas = image.copy()
     thickness = line_width(image)
-    surest_last = np.arange(len(boxes)) if scores is None else np.argsort(scores)
-    order = [int(i) for i in surest_last]
+    corners = np.rint(boxes).astype(int).tolist()
+    # The highest score last, on top of the others; all masks below all boxes below all names.
+    order = range(len(boxes)) if scores is None else np.argsort(scores).tolist()
     for i in order:
         if masks is not None and masks[i].any():
             _blend_mask(canvas, np.asarray(masks[i], dtype=bool), _hue(i), thickness)
     for i in order:
-        left, top, right, bottom = (round(float(v)) for v in boxes[i])
+        left, top, right, bottom = corners[i]
         cv2.rectangle(canvas, (left, top), (right, bottom), _hue(i), thickness, cv2.LINE_AA)
     for i in order:
-        text = class_name(classes, int(labels[i]))
-        if scores is not None:
-            text = f"{text} {float(scores[i]):.2f}"
-        _tag(canvas, text, (round(float(boxes[i][0])), round(float(boxes[i][1]))), _hue(i))
+        score = "" if scores is None else f" {scores[i]:.2f}"
+        text = class_name(classes, int(labels[i])) + score
+        _write_label(canvas, text, corners[i][:2], _hue(i))
     return canvas
 
 
@@ -72,29 +72,29 @@ def draw_segmentation(
     palette: Sequence[Sequence[int]] | None = None,
     opacity: float = 0.5,
 ) -> Image:
-    """Colours each class and writes its name where it is widest.
+    """Colours each class and writes its name in its widest part.
 
     Args:
         image: (H, W, 3) BGR; stays as it is.
         label_map: (H, W) indices into ``classes``; others (255: ignored) stay uncoloured.
         classes: class names.
-        palette: an RGB colour for each class; without it colours are made up.
+        palette: an RGB colour for each class; without it, colours are generated.
         opacity: of the colours, 0 to 1.
 
     Returns:
         (H, W, 3) BGR.
     """
     canvas = image.copy()
-    present = [int(label) for label in np.unique(label_map) if label < len(classes)]
     places = []
-    for label in present:
-        region = label_map == label
-        colour = _palette_colour(palette, label)
-        canvas[region] = _mixed(canvas[region], colour, opacity)
-        places.append((label, colour, _widest_place(region)))
-    for label, colour, (x, y, radius) in places:
+    for label in np.unique(label_map).tolist():
+        if label < len(classes):
+            region = label_map == label
+            colour = _palette_colour(palette, label)
+            canvas[region] = _blend(canvas[region], colour, opacity)
+            places.append((label, colour, *_largest_disc(region)))
+    for label, colour, centre, radius in places:
         if radius > 2 * line_width(image):  # a name on a sliver would hide its neighbours
-            _tag(canvas, class_name(classes, label), (x, y), colour, centred=True)
+            _write_label(canvas, class_name(classes, label), centre, colour, centred=True)
     return canvas
 
 
@@ -129,13 +129,13 @@ def draw_sample(
     if "scores" in instances:
         instances = instances[instances.scores >= score_thr]
     instances = instances.cpu().numpy()
-    masks = instances.get("masks")
-    if hasattr(masks, "to_ndarray"):  # mmdet's polygon and bitmap masks
+    boxes, masks = instances.bboxes, instances.get("masks")
+    if hasattr(boxes, "tensor"):  # mmdet's ground truth has boxes and masks of its own classes
+        boxes = boxes.tensor.numpy()
+    if hasattr(masks, "to_ndarray"):
         masks = masks.to_ndarray()
     if masks is not None:
         masks = masks.repeat(zoom, 1).repeat(zoom, 2)
-    boxes = instances.bboxes
-    boxes = boxes.tensor.numpy() if hasattr(boxes, "tensor") else boxes
     scores = instances.get("scores")
     return draw_detections(image, zoom * boxes, instances.labels, scores, classes, masks)
 
@@ -175,12 +175,12 @@ class DrawHook(Hook):
 
 
 def class_name(classes: Sequence[str], label: int) -> str:
-    """The name of a class, or a stand-in where the list is too short."""
+    """The name of a class, or ``class N`` where the list is too short."""
     return classes[label] if label < len(classes) else f"class {label}"
 
 
 def line_width(image: Image) -> int:
-    """Lines that look alike on small and large images, in pixels."""
+    """The width of lines, in pixels: a fixed fraction of the image."""
     return max(1, round(min(image.shape[:2]) / 350))
 
 
@@ -197,30 +197,29 @@ def _palette_colour(palette: Any, label: int) -> Colour:
     return blue, green, red
 
 
-def _mixed(pixels: Image, colour: Colour, opacity: float) -> Image:
-    mixed = pixels * (1.0 - opacity) + np.array(colour) * opacity
-    return np.asarray(mixed, dtype=np.uint8)
+def _blend(pixels: Image, colour: Colour, opacity: float) -> Image:
+    return np.asarray(pixels * (1.0 - opacity) + np.array(colour) * opacity, dtype=np.uint8)
 
 
 def _blend_mask(canvas: Image, mask: NDArray, colour: Colour, thickness: int) -> None:
-    canvas[mask] = _mixed(canvas[mask], colour, 0.45)
+    canvas[mask] = _blend(canvas[mask], colour, 0.45)
     outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     cv2.drawContours(canvas, outlines, -1, colour, thickness, cv2.LINE_AA)
 
 
-def _widest_place(region: NDArray) -> tuple[int, int, float]:
+def _largest_disc(region: NDArray) -> tuple[tuple[int, int], float]:
     """The centre and radius of the largest disc within a region."""
     framed = np.pad(region, 1).astype(np.uint8)  # the image border is a border of the region
-    _, radius, _, place = cv2.minMaxLoc(cv2.distanceTransform(framed, cv2.DIST_L2, 3))
-    return place[0] - 1, place[1] - 1, radius
+    _, radius, _, (x, y) = cv2.minMaxLoc(cv2.distanceTransform(framed, cv2.DIST_L2, 3))
+    return (x - 1, y - 1), radius
 
 
-def _tag(
-    canvas: Image, text: str, at: tuple[int, int], colour: Colour, centred: bool = False
+def _write_label(
+    canvas: Image, text: str, at: Sequence[int], colour: Colour, centred: bool = False
 ) -> None:
     """Writes text on a coloured plate, moved so that all of it is within the image.
 
-    ``at`` is the plate's bottom left corner, or its middle.
+    ``at`` is the plate's bottom left corner, or its centre.
     """
     height, width = canvas.shape[:2]
     scale = float(np.clip(min(height, width) / 1150, 0.35, 1.2))

@@ -22,7 +22,6 @@ from swin_dense.engine.terminal.console import console, notify_user, quiet_termi
 from swin_dense.errors import UserError
 
 _PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png")
-_MAPS = "label_maps"
 
 
 def predict(
@@ -62,15 +61,18 @@ def predict(
         check_checkpoint_path(checkpoint)
         paths = find_images(images)
         _check_output(Path(out), paths)
-        chosen = choose_device(device)
-        predictor = Predictor(config, checkpoint, chosen, cfg_options)
+        predictor = Predictor(config, checkpoint, choose_device(device), cfg_options)
         make_output_dir(out, "--out")
         writer = _Writer(Path(out), predictor, score_thr)
-        chunks = [paths[i : i + batch_size] for i in range(0, len(paths), max(batch_size, 1))]
-        for chunk in track(chunks, "predict", console=console()):
-            _predict_chunk(predictor, writer, chunk)
+        skipped: dict[str, str] = {}
+        starts = range(0, len(paths), max(batch_size, 1))
+        for start in track(starts, "predict", console=console()):
+            read = _read_images(paths[start : start + batch_size], skipped)
+            samples = predictor.predict(list(read.values()))
+            for (path, image), sample in zip(read.items(), samples, strict=True):
+                writer.write(path, image, sample)
         if not writer.entries:
-            path, reason = next(iter(writer.skipped.items()))
+            path, reason = next(iter(skipped.items()))
             raise UserError(f"none of {len(paths)} images can be read; {path}: {reason}")
         document = {
             "config": str(config),
@@ -78,7 +80,7 @@ def predict(
             "task": "segmentation" if predictor.is_segmentation else "detection",
             "classes": list(predictor.classes),
             "images": writer.entries,
-            "skipped": [{"file": k, "reason": v} for k, v in writer.skipped.items()],
+            "skipped": [{"file": file, "reason": reason} for file, reason in skipped.items()],
         }
         write_json(Path(out) / "predictions.json", document)
         notify_user(f"{len(writer.entries)} pictures and predictions.json: {out}")
@@ -86,7 +88,7 @@ def predict(
 
 
 def instance_entries(sample: Any, classes: Sequence[str], score_thr: float) -> list[dict[str, Any]]:
-    """The detections of a data sample as JSON knows them, surest first.
+    """The detections of a data sample as JSON entries, highest score first.
 
     Returns:
         For each: ``label`` (index), ``class`` (name), ``score``, ``bbox`` (left, top, right,
@@ -111,7 +113,7 @@ def instance_entries(sample: Any, classes: Sequence[str], score_thr: float) -> l
 
 
 def class_areas(label_map: NDArray, classes: Sequence[str]) -> list[dict[str, Any]]:
-    """How much of a label map each class covers, largest first: pixels and fraction."""
+    """The area of each class in a label map, largest first: pixels and fraction."""
     labels, counts = np.unique(label_map, return_counts=True)
     order = np.argsort(-counts, kind="stable")
     return [
@@ -126,7 +128,7 @@ def class_areas(label_map: NDArray, classes: Sequence[str]) -> list[dict[str, An
 
 
 def unique_name(name: str, taken: set[str]) -> str:
-    """A file name, with a number before its suffix if it is taken; it is taken from now on."""
+    """A file name, with a number before its suffix if it is in ``taken``, to which it is added."""
     stem, suffix = os.path.splitext(name)
     candidate, number = name, 2
     while candidate in taken:
@@ -136,18 +138,16 @@ def unique_name(name: str, taken: set[str]) -> str:
 
 
 class _Writer:
-    """Writes pictures and label maps as they come, and collects the JSON entries."""
+    """Writes a picture, and a segmentor's label map, of each image; collects the JSON entries."""
 
     def __init__(self, out: Path, predictor: Predictor, score_thr: float) -> None:
         self.out, self.predictor, self.score_thr = out, predictor, score_thr
         self.entries: list[dict[str, Any]] = []
-        self.skipped: dict[str, str] = {}
         self._pictures: set[str] = set()
         self._maps: set[str] = set()
 
     def write(self, path: Path, image: NDArray[np.uint8], sample: Any) -> None:
-        suffix = path.suffix.lower()
-        name = path.name if suffix in _PICTURE_SUFFIXES else f"{path.stem}.png"
+        name = path.name if path.suffix.lower() in _PICTURE_SUFFIXES else f"{path.stem}.png"
         picture = unique_name(name, self._pictures)
         drawn = draw_sample(image, sample, self.predictor.meta, self.score_thr)
         _write_picture(self.out / picture, drawn)
@@ -156,30 +156,24 @@ class _Writer:
         classes = self.predictor.classes
         if self.predictor.is_segmentation:
             label_map = sample.pred_sem_seg.data.squeeze(0).cpu().numpy()
-            entry["label_map"] = self._write_map(path.stem, label_map)
+            entry["label_map"] = f"label_maps/{unique_name(f'{path.stem}.png', self._maps)}"
+            depth = np.uint8 if len(classes) <= 256 else np.uint16
+            _write_picture(self.out / entry["label_map"], label_map.astype(depth))
             entry["areas"] = class_areas(label_map, classes)
         else:
             entry["instances"] = instance_entries(sample, classes, self.score_thr)
         self.entries.append(entry)
 
-    def _write_map(self, stem: str, label_map: NDArray) -> str:
-        (self.out / _MAPS).mkdir(exist_ok=True)
-        name = unique_name(f"{stem}.png", self._maps)
-        depth = np.uint8 if len(self.predictor.classes) <= 256 else np.uint16
-        _write_picture(self.out / _MAPS / name, label_map.astype(depth))
-        return f"{_MAPS}/{name}"
 
-
-def _predict_chunk(predictor: Predictor, writer: _Writer, paths: Sequence[Path]) -> None:
-    read: list[tuple[Path, NDArray[np.uint8]]] = []
+def _read_images(paths: Sequence[Path], skipped: dict[str, str]) -> dict[Path, NDArray[np.uint8]]:
+    """The images that can be read; the others get their reason in ``skipped``."""
+    images = {}
     for path in paths:
         try:
-            read.append((path, read_image(path)))
+            images[path] = read_image(path)
         except UnreadableImageError as error:
-            writer.skipped[path.name] = str(error)
-    samples = predictor.predict([image for _, image in read])
-    for (path, image), sample in zip(read, samples, strict=True):
-        writer.write(path, image, sample)
+            skipped[path.name] = str(error)
+    return images
 
 
 def _check_output(out: Path, paths: Sequence[Path]) -> None:
@@ -190,7 +184,6 @@ def _check_output(out: Path, paths: Sequence[Path]) -> None:
 
 
 def _write_picture(path: Path, pixels: NDArray) -> None:
-    ok, data = cv2.imencode(path.suffix.lower(), pixels)
-    if not ok:
-        raise UserError(f"cannot write {path}: OpenCV does not know {path.suffix}")
-    path.write_bytes(data.tobytes())
+    """Writes an image file; unlike ``cv2.imwrite``, with an error where the disk is full."""
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(cv2.imencode(path.suffix.lower(), pixels)[1].tobytes())

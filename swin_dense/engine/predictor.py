@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -72,15 +73,10 @@ class Predictor:
             A DetDataSample or SegDataSample for each, in pixels of the image as it was given.
         """
         packed = [self._pipeline(_loaded(image, i)) for i, image in enumerate(images)]
-        batches: list[list[dict]] = []
-        for item in packed:
-            # mmdet pads images of a batch to one size, mmseg cannot.
-            last_shape = batches[-1][0]["inputs"].shape if batches else None
-            if last_shape is None or (self.is_segmentation and last_shape != item["inputs"].shape):
-                batches.append([])
-            batches[-1].append(item)
         samples: list[Any] = []
-        for batch in batches:
+        # mmdet pads the images of a batch to one size, mmseg cannot.
+        for _, group in groupby(packed, lambda p: self.is_segmentation and p["inputs"].shape):
+            batch = list(group)
             data = {key: [item[key] for item in batch] for key in ("inputs", "data_samples")}
             samples += self.model.test_step(data)  # type: ignore[operator]
         return samples
