@@ -12,7 +12,7 @@ from mmengine.runner import Runner
 
 from swin_dense.datasets.check import check_data
 from swin_dense.engine.config.load import is_segmentation
-from swin_dense.engine.config.prepare import TestOptions, prepare_test
+from swin_dense.engine.config.prepare import RunOptions, prepare_test
 from swin_dense.engine.drawing import DrawHook
 from swin_dense.engine.launch import init_distributed, on_first_process
 from swin_dense.engine.paths import make_output_dir
@@ -59,17 +59,9 @@ def evaluate(
         UserError: something that was given is missing or does not fit.
     """
     is_pickle = str(out).endswith((".pkl", ".pickle"))
-    options = TestOptions(
-        work_dir=work_dir,
-        data_root=data_root,
-        cfg_options=cfg_options,
-        launcher=launcher,
-        device=device,
-        tta=tta,
-        label_maps=None if is_pickle else out,
-    )
+    run = RunOptions(work_dir, data_root, cfg_options, launcher, device)
     with quiet_terminal():
-        cfg = prepare_test(config, checkpoint, options)
+        cfg = prepare_test(config, checkpoint, run, tta, None if is_pickle else out)
         init_distributed(cfg)
         on_first_process(lambda: _check_inputs(cfg, out, is_pickle, show_dir))
         runner = build_runner(cfg)

@@ -14,7 +14,7 @@ from mmengine.runner import Runner, find_latest_checkpoint
 
 from swin_dense.datasets.check import check_data
 from swin_dense.engine.config.hardware import advise_learning_rate
-from swin_dense.engine.config.prepare import TrainOptions, prepare_training
+from swin_dense.engine.config.prepare import RunOptions, prepare_training
 from swin_dense.engine.config.pretrained import ensure_pretrained
 from swin_dense.engine.launch import init_distributed, on_first_process
 from swin_dense.engine.paths import make_output_dir
@@ -59,20 +59,9 @@ def train(
     Raises:
         UserError: something that was given is missing or does not fit.
     """
-    options = TrainOptions(
-        work_dir=work_dir,
-        data_root=data_root,
-        cfg_options=cfg_options,
-        launcher=launcher,
-        device=device,
-        from_scratch=from_scratch,
-        amp=amp,
-        auto_scale_lr=auto_scale_lr,
-        resume=resume,
-        seed=seed,
-    )
+    run = RunOptions(work_dir, data_root, cfg_options, launcher, device)
     with quiet_terminal():
-        cfg = prepare_training(config, options)
+        cfg = prepare_training(config, run, from_scratch, amp, auto_scale_lr, resume, seed)
         init_distributed(cfg)
         ensure_pretrained(cfg)
         on_first_process(lambda: _check_inputs(cfg))

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from mmengine.config import Config
 from mmengine.runner import find_latest_checkpoint
 
@@ -33,47 +34,19 @@ from swin_dense.errors import UserError
 _FOR_TRAINING = ("model", "train_dataloader", "train_cfg", "optim_wrapper")
 _FOR_TEST = ("model", "test_dataloader", "test_cfg", "test_evaluator")
 # What only training needs: in a test, mmengine would build it.
-_NOT_FOR_TEST = (
-    "train_dataloader",
-    "train_cfg",
-    "optim_wrapper",
-    "param_scheduler",
-    "val_dataloader",
-    "val_cfg",
-    "val_evaluator",
-)
+_NOT_FOR_TEST = ("train_dataloader", "train_cfg", "optim_wrapper", "param_scheduler")
+_NOT_FOR_TEST += ("val_dataloader", "val_cfg", "val_evaluator")
 
 
 @dataclass(frozen=True)
 class RunOptions:
-    """What training and testing are asked for alike; see :func:`swin_dense.engine.train.train`."""
+    """The options that training and testing share; None leaves it to the config."""
 
     work_dir: str | Path | None = None
     data_root: str | Path | None = None
     cfg_options: Mapping[str, Any] | None = None
     launcher: str = "none"
     device: str = "auto"
-
-
-@dataclass(frozen=True)
-class TrainOptions(RunOptions):
-    """What a training is asked for."""
-
-    from_scratch: bool = False
-    amp: bool = False
-    auto_scale_lr: bool = False
-    resume: str | None = None
-    seed: int | None = None
-
-
-@dataclass(frozen=True)
-class TestOptions(RunOptions):
-    """What a test is asked for; ``label_maps`` is a folder for a segmentor's predictions."""
-
-    __test__ = False  # not one of pytest's
-
-    tta: bool = False
-    label_maps: str | Path | None = None
 
 
 def load_config(
@@ -120,8 +93,16 @@ def load_config(
     return cfg
 
 
-def prepare_training(path: str | Path, options: TrainOptions) -> Config:
-    """The config of a training.
+def prepare_training(
+    path: str | Path,
+    run: RunOptions,
+    from_scratch: bool = False,
+    amp: bool = False,
+    auto_scale_lr: bool = False,
+    resume: str | None = None,
+    seed: int | None = None,
+) -> Config:
+    """The config of a training; the arguments are those of :func:`swin_dense.engine.train.train`.
 
     The steps, each of which may override those before it:
 
@@ -131,61 +112,62 @@ def prepare_training(path: str | Path, options: TrainOptions) -> Config:
     4. ``amp``; then, on a CPU, float32 where the config itself asks for mixed precision.
     5. ``auto_scale_lr``.
     6. ``seed``.
-    7. Data loaders that have no workers.
-    8. Hooks that show progress and metrics on the terminal.
+    7. Data loaders without workers; hooks that show progress and metrics on the terminal.
 
     Raises:
         UserError: the config cannot be read or trained, or an option does not fit it.
     """
-    cfg = load_config(
-        path, options.cfg_options, options.data_root, options.from_scratch, options.work_dir
-    )
+    cfg = load_config(path, run.cfg_options, run.data_root, from_scratch, run.work_dir)
     _require(cfg, path, _FOR_TRAINING, "trained")
-    device = _set_device(cfg, options)
-    _set_resume(cfg, options.resume)
-    if options.amp:
+    device = _set_device(cfg, run)
+    _set_resume(cfg, resume)
+    if amp:
         use_amp(cfg, device)
     adapt_precision(cfg, device)
-    if options.auto_scale_lr:
+    if auto_scale_lr:
         scale_learning_rate(cfg, str(path))
-    if options.seed is not None:
-        cfg.randomness = {**(cfg.get("randomness") or {}), "seed": options.seed}
+    if seed is not None:
+        cfg.randomness = {**(cfg.get("randomness") or {}), "seed": seed}
     adapt_workers(cfg)
     _add_terminal_hooks(cfg)
     return cfg
 
 
-def prepare_test(path: str | Path, checkpoint: str | Path, options: TestOptions) -> Config:
+def prepare_test(
+    path: str | Path,
+    checkpoint: str | Path,
+    run: RunOptions,
+    tta: bool = False,
+    label_maps: str | Path | None = None,
+) -> Config:
     """The config of a test of ``checkpoint``.
 
     The steps, each of which may override those before it:
 
     1. :func:`load_config`.
     2. ``launcher`` and ``device``; a GPU becomes the current one.
-    3. The checkpoint replaces pretrained weights, and nothing is resumed.
-    4. What only training needs is dropped.
-    5. ``tta`` wraps the model and changes the test pipeline.
-    6. ``label_maps``: the evaluators write them.
-    7. Data loaders that have no workers.
-    8. Hooks that show progress and metrics on the terminal.
+    3. The checkpoint replaces pretrained weights; what only training needs is dropped.
+    4. ``tta`` wraps the model and changes the test pipeline.
+    5. ``label_maps``, a folder: the evaluators write a segmentor's predictions there.
+    6. Data loaders without workers; hooks that show progress and metrics on the terminal.
 
     Raises:
         UserError: there is no such checkpoint, the config cannot be read or tested, or an option
             does not fit it.
     """
     check_checkpoint_path(checkpoint)
-    cfg = load_config(path, options.cfg_options, options.data_root, work_dir=options.work_dir)
+    cfg = load_config(path, run.cfg_options, run.data_root, work_dir=run.work_dir)
     _require(cfg, path, _FOR_TEST, "tested")
-    _set_device(cfg, options)
+    _set_device(cfg, run)
     drop_pretrained(cfg)
     cfg.resume, cfg.load_from = False, str(checkpoint)
     for key in _NOT_FOR_TEST:
         cfg[key] = None
-    if options.tta:
+    if tta:
         use_tta(cfg)
-    if options.label_maps is not None:
+    if label_maps is not None:
         for evaluator in config_tree.split_evaluators(cfg, "test"):
-            evaluator["output_dir"] = str(options.label_maps)
+            evaluator["output_dir"] = str(label_maps)
     adapt_workers(cfg)
     _add_terminal_hooks(cfg)
     return cfg
@@ -217,9 +199,9 @@ def _require(cfg: Config, path: str | Path, keys: Sequence[str], purpose: str) -
         raise UserError(f"{path} cannot be {purpose}: it has no {', '.join(missing)}")
 
 
-def _set_device(cfg: Config, options: RunOptions) -> Any:
-    device = choose_device(options.device, options.launcher)
-    cfg.launcher, cfg.device = options.launcher, device.type
+def _set_device(cfg: Config, run: RunOptions) -> torch.device:
+    device = choose_device(run.device, run.launcher)
+    cfg.launcher, cfg.device = run.launcher, device.type
     return device
 
 

@@ -1,4 +1,4 @@
-"""Well-known exceptions of the libraries below that mean a user's mistake, said in one line."""
+"""Exceptions of other libraries that mean a user's mistake, as one line."""
 
 from __future__ import annotations
 

@@ -14,6 +14,7 @@ from swin_dense.engine.terminal.console import console
 from swin_dense.registry import HOOKS
 
 _REFRESH_SECONDS = 0.2
+_NAMES = {"val": "evaluate", "test": "test"}
 
 
 @HOOKS.register_module()
@@ -42,41 +43,27 @@ class ProgressHook(Hook):
         """Starts the bar of the whole training."""
         self._start("train", runner.max_iters, done=runner.iter)
 
-    def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
-        """Moves the bar."""
-        done = runner.iter + 1
-        self._update("train", done, _state(runner), _evaluations_left(runner, done))
-
     def after_train(self, runner) -> None:
-        """Closes the bar."""
+        """Closes the bar of the training."""
         self._stop("train")
 
-    def before_val_epoch(self, runner) -> None:
-        """Starts the bar of an evaluation."""
-        self._evaluation_start = time.monotonic()
-        self._start("evaluate", len(runner.val_dataloader))
+    def _before_epoch(self, runner, mode: str = "train") -> None:
+        if mode != "train":
+            self._evaluation_start = time.monotonic()
+            self._start(_NAMES[mode], len(getattr(runner, f"{mode}_dataloader")))
 
-    def after_val_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
-        """Moves the bar of an evaluation."""
-        self._update("evaluate", batch_idx + 1)
+    def _after_iter(self, runner, batch_idx, data_batch=None, outputs=None, mode="train") -> None:
+        if mode == "train":
+            done = runner.iter + 1
+            self._update("train", done, _state(runner), _evaluations_left(runner, done))
+        else:
+            self._update(_NAMES[mode], batch_idx + 1)
 
-    def after_val_epoch(self, runner, metrics=None) -> None:
-        """Closes the bar of an evaluation."""
-        self._stop("evaluate")
-        self._evaluation_seconds = time.monotonic() - self._evaluation_start
-        self._all_evaluations_seconds += self._evaluation_seconds
-
-    def before_test_epoch(self, runner) -> None:
-        """Starts the bar of a test."""
-        self._start("test", len(runner.test_dataloader))
-
-    def after_test_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
-        """Moves the bar of a test."""
-        self._update("test", batch_idx + 1)
-
-    def after_test_epoch(self, runner, metrics=None) -> None:
-        """Closes the bar of a test."""
-        self._stop("test")
+    def _after_epoch(self, runner, mode: str = "train") -> None:
+        if mode != "train":
+            self._stop(_NAMES[mode])
+            self._evaluation_seconds = time.monotonic() - self._evaluation_start
+            self._all_evaluations_seconds += self._evaluation_seconds
 
     def close(self) -> None:
         """Closes all bars, so that an error message is not drawn into one."""
@@ -109,11 +96,7 @@ class ProgressHook(Hook):
     def _update(self, name: str, done: int, state: str = "", evaluations: int = 0) -> None:
         """Moves a bar, or prints a line where there is no terminal.
 
-        Args:
-            name: of the bar.
-            done: iterations so far.
-            state: of the run, shown before the time left.
-            evaluations: how many are still to come.
+        ``state`` is shown before the time left, which counts ``evaluations`` still to come.
         """
         if self._progress is None or name not in self._tasks:
             return
