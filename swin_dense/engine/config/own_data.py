@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from swin_dense import config_tree
@@ -56,9 +57,11 @@ def apply_own_data(cfg: Any, classes: Sequence[str] | None = None) -> Any:
         own["classes"] = tuple(classes)
     datasets = [d for split in _SPLITS for d in config_tree.split_datasets(cfg, split)]
     if any("seg_map_path" in (dataset.get("data_prefix") or {}) for dataset in datasets):
-        _apply_label_maps(cfg, own)
+        own_classes = _apply_label_maps(cfg, own)
     else:
-        _apply_boxes(cfg, own)
+        own_classes = _apply_boxes(cfg, own)
+    for _, head in config_tree.class_heads(cfg["model"]):
+        head["num_classes"] = len(own_classes)
     cfg.pop("own_data")
     return cfg
 
@@ -90,29 +93,31 @@ def drop_masks(cfg: Any) -> Any:
     return cfg
 
 
-def _apply_boxes(cfg: Any, own: dict) -> None:
+def _apply_boxes(cfg: Any, own: dict) -> tuple[str, ...]:
+    """Sets data sets and evaluators; returns the classes."""
     _check_keys(own, _BOX_KEYS, {"ann_file", "img_dir"})
     root = own["root"]
-    training = config_tree.resolve({"data_root": root}, own["train"]["ann_file"])
+    training = Path(root, own["train"]["ann_file"])
     classes = tuple(own.get("classes") or read_coco(training).categories.values())
     for split in _SPLITS:
         part = own.get(split) or own["val"]
         for dataset in config_tree.split_datasets(cfg, split):
-            dataset["data_root"] = root
+            prefix, metainfo = {"img": part["img_dir"]}, {"classes": classes}
+            dataset.update(data_root=root, data_prefix=prefix, metainfo=metainfo)
             dataset["ann_file"] = part["ann_file"]
-            dataset["data_prefix"] = {"img": part["img_dir"]}
-            dataset["metainfo"] = {"classes": classes}
         for metric in config_tree.split_evaluators(cfg, split):
             if "ann_file" in metric:
-                metric["ann_file"] = str(config_tree.resolve({"data_root": root}, part["ann_file"]))
-    _set_num_classes(cfg, len(classes))
+                metric["ann_file"] = str(Path(root, part["ann_file"]))
     if not own.get("masks", True):
         drop_masks(cfg)
+    return classes
 
 
-def _apply_label_maps(cfg: Any, own: dict) -> None:
+def _apply_label_maps(cfg: Any, own: dict) -> tuple[str, ...]:
+    """Sets data sets and pipelines; returns the classes."""
     _check_keys(own, _LABEL_MAP_KEYS, {"img_dir", "seg_dir"})
-    if not own.get("classes"):
+    classes = tuple(own.get("classes") or ())
+    if not classes:
         raise UserError(
             "own_data lacks classes: label maps hold no names, so list them in the order of "
             "their pixel values, as in classes=('road', 'car')"
@@ -125,7 +130,7 @@ def _apply_label_maps(cfg: Any, own: dict) -> None:
                 type="BaseSegDataset",
                 data_root=own["root"],
                 data_prefix={"img_path": part["img_dir"], "seg_map_path": part["seg_dir"]},
-                metainfo={"classes": tuple(own["classes"])},
+                metainfo={"classes": classes},
                 img_suffix=own.get("img_suffix", ".jpg"),
                 seg_map_suffix=own.get("seg_suffix", ".png"),
                 reduce_zero_label=reduce_zero_label,
@@ -135,12 +140,7 @@ def _apply_label_maps(cfg: Any, own: dict) -> None:
         for step in config_tree.steps(pipeline):
             if "reduce_zero_label" in step:
                 step["reduce_zero_label"] = reduce_zero_label
-    _set_num_classes(cfg, len(own["classes"]))
-
-
-def _set_num_classes(cfg: Any, num_classes: int) -> None:
-    for _, head in config_tree.class_heads(cfg["model"]):
-        head["num_classes"] = num_classes
+    return classes
 
 
 def _check_keys(own: dict, keys: set[str], part_keys: set[str]) -> None:
@@ -150,12 +150,9 @@ def _check_keys(own: dict, keys: set[str], part_keys: set[str]) -> None:
         if key not in own:
             raise UserError(f"own_data lacks {key}: it needs root, train and val")
     for split in _SPLITS:
-        part = own.get(split)
-        if part is not None and set(part) != part_keys:
-            raise UserError(
-                f"own_data.{split} has {_join(set(part)) or 'nothing'}: "
-                f"it takes exactly {_join(part_keys)}"
-            )
+        if own.get(split) is not None and (found := set(own[split])) != part_keys:
+            takes = f"it takes exactly {_join(part_keys)}"
+            raise UserError(f"own_data.{split} has {_join(found) or 'nothing'}: {takes}")
 
 
 def _join(keys: set[str]) -> str:
