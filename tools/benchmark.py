@@ -34,8 +34,8 @@ from swin_dense.benchmarks.records import circumstances, machine_text, read, sav
 from swin_dense.benchmarks.report import benchmarks_document
 from swin_dense.benchmarks.scaling import SIDES, measure_scaling
 from swin_dense.benchmarks.tables import file_name, notes_of, terminal_table
+from swin_dense.config_tree import is_segmentation
 from swin_dense.datasets.check import check_data
-from swin_dense.engine.config.load import is_segmentation
 from swin_dense.engine.config.prepare import load_config
 from swin_dense.engine.launch import choose_device
 from swin_dense.engine.paths import make_output_dir

@@ -29,7 +29,8 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from swin_dense.analysis.detectors import forward_detector
 from swin_dense.analysis.segmentors import crop_size, forward_segmentor
 from swin_dense.backbones.swin import WindowAttention
-from swin_dense.engine.config.load import is_segmentation, read_config
+from swin_dense.config_tree import is_segmentation
+from swin_dense.engine.config.load import read_config
 from swin_dense.ops.window_attention.windows import padded_size
 
 Forward = Callable[[nn.Module, Tensor], Any]

@@ -13,7 +13,7 @@ from torch import nn
 
 from swin_dense.checkpoints import local_file
 from swin_dense.compat import load_checkpoint
-from swin_dense.engine.config.load import is_segmentation
+from swin_dense.config_tree import is_segmentation
 from swin_dense.engine.config.prepare import load_config
 from swin_dense.engine.weights import load_weights
 

@@ -24,7 +24,7 @@ from swin_dense.benchmarks.agreement import DTYPES, TOLERANCES, differences
 from swin_dense.benchmarks.backbone import Run
 from swin_dense.benchmarks.baselines import OURS
 from swin_dense.benchmarks.timing import interleave
-from swin_dense.engine.config.load import is_segmentation
+from swin_dense.config_tree import is_segmentation
 from swin_dense.engine.config.pretrained import drop_pretrained
 from swin_dense.errors import UserError
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from swin_dense import config_tree
 from swin_dense.compat import load_checkpoint
-from swin_dense.engine.config.load import is_segmentation
+from swin_dense.config_tree import is_segmentation
 from swin_dense.engine.config.prepare import prepare_prediction
 from swin_dense.engine.config.pretrained import local_weights
 from swin_dense.engine.weights import load_weights

@@ -10,8 +10,8 @@ from mmengine.config import Config
 from mmengine.evaluator import DumpResults
 from mmengine.runner import Runner
 
+from swin_dense.config_tree import is_segmentation
 from swin_dense.datasets.check import check_data
-from swin_dense.engine.config.load import is_segmentation
 from swin_dense.engine.config.prepare import RunOptions, prepare_test
 from swin_dense.engine.drawing import DrawHook
 from swin_dense.engine.launch import init_distributed, on_first_process

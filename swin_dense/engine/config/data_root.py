@@ -10,7 +10,6 @@ from typing import Any
 from mmengine.config import Config
 
 from swin_dense import config_tree
-from swin_dense.engine.config.load import mappings
 from swin_dense.errors import UserError
 
 # Parts of a config that are not about data: a path there stays.
@@ -36,7 +35,7 @@ def set_data_root(cfg: Config, root: str | Path) -> None:
         raise UserError(f"no such data root: {new}; give the folder that holds the data set")
     tree = cfg._cfg_dict
     parts = {key: value for key, value in tree.items() if key not in _NOT_DATA}
-    roots = [node.get("data_root") for node in mappings(parts)]
+    roots = [node.get("data_root") for node in config_tree.mappings(parts)]
     old = {root.rstrip("/") for root in roots if isinstance(root, str)} - {""}
     for key, value in parts.items():
         tree[key] = _move(value, sorted(old, key=len, reverse=True), new)

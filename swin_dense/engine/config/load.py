@@ -1,9 +1,9 @@
-"""Reading a config file, changing it by dotted keys, and looking into it."""
+"""Reading a config file, and changing it by dotted keys."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -91,21 +91,6 @@ def _check_key(cfg: Config, key: str) -> None:
                     f"--cfg-options {key}: no {name!r} in the config; did you mean {close[0]!r}?"
                 )
             return
-
-
-def is_segmentation(cfg: Config) -> bool:
-    """Whether the config is for mmseg (semantic segmentation); otherwise it is for mmdet."""
-    return cfg.get("default_scope") == "mmseg"
-
-
-def mappings(node: Any) -> Iterator[Any]:
-    """Yields every dictionary at or below a node of a config, outermost first."""
-    if isinstance(node, Mapping):
-        yield node
-        node = list(node.values())
-    if isinstance(node, (list, tuple)):
-        for value in node:
-            yield from mappings(value)
 
 
 def _similar_config(path: Path) -> str:

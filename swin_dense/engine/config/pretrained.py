@@ -7,8 +7,8 @@ from typing import Any
 
 from mmengine.config import Config
 
+from swin_dense import config_tree
 from swin_dense.checkpoints import cached_path, local_file
-from swin_dense.engine.config.load import mappings
 from swin_dense.engine.launch import on_first_process
 from swin_dense.engine.terminal.console import notify_user
 
@@ -25,7 +25,7 @@ _MODEL_ZOOS = {
 
 def drop_pretrained(cfg: Config) -> None:
     """Removes every request for pretrained weights; other initialisations stay."""
-    for node in mappings(cfg._cfg_dict.get("model")):
+    for node in config_tree.mappings(cfg._cfg_dict.get("model")):
         init = node.get("init_cfg")
         if isinstance(init, (list, tuple)):
             node["init_cfg"] = [entry for entry in init if not _is_pretrained(entry)] or None
@@ -40,7 +40,7 @@ def drop_pretrained(cfg: Config) -> None:
 def pretrained_files(cfg: Config) -> list[str]:
     """The URLs and paths of all pretrained weights that training would read."""
     found: list[str | None] = []
-    for node in mappings(cfg._cfg_dict.get("model")):
+    for node in config_tree.mappings(cfg._cfg_dict.get("model")):
         init = node.get("init_cfg")
         entries = init if isinstance(init, (list, tuple)) else [init]
         found += [entry.get("checkpoint") for entry in entries if _is_pretrained(entry)]

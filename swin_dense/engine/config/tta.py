@@ -7,7 +7,7 @@ from copy import deepcopy
 from mmengine.config import Config, ConfigDict
 
 from swin_dense import config_tree
-from swin_dense.engine.config.load import is_segmentation
+from swin_dense.config_tree import is_segmentation
 from swin_dense.engine.config.own_data import drop_masks
 from swin_dense.engine.terminal.console import notify_user
 from swin_dense.errors import UserError
