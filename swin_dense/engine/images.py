@@ -29,8 +29,7 @@ def find_images(path: str | Path) -> list[Path]:
         return [path]
     if not path.is_dir():
         raise UserError(f"no such image or folder: {path}")
-    Image.init()
-    suffixes = set(Image.EXTENSION) | {".jpg", ".jpeg", ".png"}
+    suffixes = set(Image.registered_extensions())
     found = sorted(p for p in path.iterdir() if p.is_file() and p.suffix.lower() in suffixes)
     if not found:
         raise UserError(f"no images in {path}: expected .jpg, .png or another image format")

@@ -10,7 +10,7 @@ from datetime import timedelta
 import torch
 from mmengine.config import Config
 from mmengine.device import get_device
-from mmengine.dist import broadcast_object_list, get_dist_info, init_dist, is_distributed
+from mmengine.dist import broadcast_object_list, init_dist, is_distributed, is_main_process
 
 from swin_dense.errors import UserError
 
@@ -23,7 +23,7 @@ _LAUNCHERS = {
 
 
 class OtherProcessError(UserError):
-    """A user error that the first process has found and reports; the others just stop."""
+    """A user error that the first process reports; the other processes only stop."""
 
 
 def choose_device(name: str = "auto", launcher: str = "none") -> torch.device:
@@ -91,20 +91,18 @@ def on_first_process(action: Callable[[], object]) -> None:
     Raises:
         UserError: as raised by ``action``; on the other processes an OtherProcessError.
     """
-    rank, world_size = get_dist_info()
     error: UserError | None = None
-    if rank == 0:
+    if is_main_process():
         try:
             action()
         except UserError as raised:
             error = raised
-    if world_size > 1:
-        message = [str(error) if error else None]
-        broadcast_object_list(message)
-        if rank > 0 and message[0]:
-            raise OtherProcessError(message[0])
+    message = [str(error) if error else None]
+    broadcast_object_list(message)
     if error is not None:
         raise error
+    if message[0]:
+        raise OtherProcessError(message[0])
 
 
 def _export_mpi_rank() -> None:

@@ -143,12 +143,11 @@ class _Writer:
     def __init__(self, out: Path, predictor: Predictor, score_thr: float) -> None:
         self.out, self.predictor, self.score_thr = out, predictor, score_thr
         self.entries: list[dict[str, Any]] = []
-        self._pictures: set[str] = set()
-        self._maps: set[str] = set()
+        self._taken: set[str] = set()
 
     def write(self, path: Path, image: NDArray[np.uint8], sample: Any) -> None:
         name = path.name if path.suffix.lower() in _PICTURE_SUFFIXES else f"{path.stem}.png"
-        picture = unique_name(name, self._pictures)
+        picture = unique_name(name, self._taken)
         drawn = draw_sample(image, sample, self.predictor.meta, self.score_thr)
         _write_picture(self.out / picture, drawn)
         height, width = image.shape[:2]
@@ -156,7 +155,7 @@ class _Writer:
         classes = self.predictor.classes
         if self.predictor.is_segmentation:
             label_map = sample.pred_sem_seg.data.squeeze(0).cpu().numpy()
-            entry["label_map"] = f"label_maps/{unique_name(f'{path.stem}.png', self._maps)}"
+            entry["label_map"] = unique_name(f"label_maps/{path.stem}.png", self._taken)
             depth = np.uint8 if len(classes) <= 256 else np.uint16
             _write_picture(self.out / entry["label_map"], label_map.astype(depth))
             entry["areas"] = class_areas(label_map, classes)

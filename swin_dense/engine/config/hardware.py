@@ -10,27 +10,23 @@ from swin_dense.engine.terminal.console import notify_user
 from swin_dense.errors import UserError
 
 
-def use_amp(cfg: Config, device: torch.device) -> None:
-    """Turns on automatic mixed precision with a dynamic loss scale, as ``--amp`` does in mmdet.
+def set_precision(cfg: Config, device: torch.device, amp: bool = False) -> None:
+    """Turns on mixed precision for ``--amp``, as mmdet does; off on a CPU, if the config has it.
 
     Raises:
-        UserError: the device is the CPU, which has no gradient scaling.
+        UserError: ``--amp`` on a CPU, which has no gradient scaling.
     """
-    if device.type == "cpu":
+    wrapper = cfg.optim_wrapper
+    if amp and device.type == "cpu":
         raise UserError("--amp needs a GPU: without it, a CPU trains in float32")
-    cfg.optim_wrapper.type = "AmpOptimWrapper"
-    cfg.optim_wrapper.setdefault("loss_scale", "dynamic")
-
-
-def adapt_precision(cfg: Config, device: torch.device) -> None:
-    """Replaces the mixed precision that a config asks for by float32 on a CPU."""
-    wrapper = cfg.get("optim_wrapper")
-    if device.type != "cpu" or not wrapper or wrapper.get("type") != "AmpOptimWrapper":
-        return
-    wrapper.type = "OptimWrapper"
-    for key in ("loss_scale", "dtype", "use_fsdp"):
-        wrapper.pop(key, None)
-    notify_user("mixed precision needs a GPU: training in float32")
+    if amp:
+        wrapper.type = "AmpOptimWrapper"
+        wrapper.setdefault("loss_scale", "dynamic")
+    elif device.type == "cpu" and wrapper.get("type") == "AmpOptimWrapper":
+        wrapper.type = "OptimWrapper"
+        for key in ("loss_scale", "dtype", "use_fsdp"):
+            wrapper.pop(key, None)
+        notify_user("mixed precision needs a GPU: training in float32")
 
 
 def adapt_workers(cfg: Config) -> None:

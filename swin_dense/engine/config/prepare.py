@@ -1,7 +1,4 @@
-"""All that the command line and the hardware change in a config before a run, and in which order.
-
-Nothing is changed in a config elsewhere: what comes after only reads it.
-"""
+"""All that the command line and the hardware change in a config, and in which order."""
 
 from __future__ import annotations
 
@@ -11,18 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from mmengine.config import Config
 from mmengine.runner import find_latest_checkpoint
 
 from swin_dense import config_tree
 from swin_dense.engine.config.data_root import set_data_root
-from swin_dense.engine.config.hardware import (
-    adapt_precision,
-    adapt_workers,
-    scale_learning_rate,
-    use_amp,
-)
+from swin_dense.engine.config.hardware import adapt_workers, scale_learning_rate, set_precision
 from swin_dense.engine.config.load import merge_options, read_config
 from swin_dense.engine.config.own_data import apply_own_data
 from swin_dense.engine.config.pretrained import drop_pretrained
@@ -57,25 +48,17 @@ def load_config(
     work_dir: str | Path | None = None,
     classes: Sequence[str] | None = None,
 ) -> Config:
-    """Reads a config file and applies what every tool may be asked for.
+    """Reads a config file and applies the options that most tools have.
 
     The steps, each of which may override those before it:
 
     1. The file, with what it inherits.
-    2. ``cfg_options``.
+    2. ``cfg_options``: dotted keys and their new values.
     3. ``data_root``, also of ``own_data``.
-    4. ``own_data`` becomes data sets, evaluators and numbers of classes.
+    4. ``own_data`` becomes data sets, evaluators and numbers of classes; with ``classes``, its
+       training annotations need not be read.
     5. ``from_scratch``: no pretrained weights, also none that ``cfg_options`` ask for.
     6. ``work_dir``, else the config's, else ``work_dirs/<config name>``.
-
-    Args:
-        path: the config file.
-        cfg_options: dotted keys and their new values, as ``--cfg-options`` gives them.
-        data_root: folder that every data set and evaluator is pointed to.
-        from_scratch: drop all pretrained weights.
-        work_dir: where results go.
-        classes: class names that are known already, so that a config of own data need not read
-            them from its annotation file.
 
     Raises:
         UserError: no such config, a config that Python cannot run, options that do not fit it,
@@ -109,7 +92,7 @@ def prepare_training(
     1. :func:`load_config`.
     2. ``launcher`` and ``device``; a GPU becomes the current one.
     3. ``resume``: a checkpoint, searched for in the work dir, replaces pretrained weights.
-    4. ``amp``; then, on a CPU, float32 where the config itself asks for mixed precision.
+    4. ``amp``; on a CPU, float32 where the config itself asks for mixed precision.
     5. ``auto_scale_lr``.
     6. ``seed``.
     7. Data loaders without workers; hooks that show progress and metrics on the terminal.
@@ -119,11 +102,10 @@ def prepare_training(
     """
     cfg = load_config(path, run.cfg_options, run.data_root, from_scratch, run.work_dir)
     _require(cfg, path, _FOR_TRAINING, "trained")
-    device = _set_device(cfg, run)
+    device = choose_device(run.device, run.launcher)
+    cfg.launcher, cfg.device = run.launcher, device.type
     _set_resume(cfg, resume)
-    if amp:
-        use_amp(cfg, device)
-    adapt_precision(cfg, device)
+    set_precision(cfg, device, amp)
     if auto_scale_lr:
         scale_learning_rate(cfg, str(path))
     if seed is not None:
@@ -158,7 +140,7 @@ def prepare_test(
     check_checkpoint_path(checkpoint)
     cfg = load_config(path, run.cfg_options, run.data_root, work_dir=run.work_dir)
     _require(cfg, path, _FOR_TEST, "tested")
-    _set_device(cfg, run)
+    cfg.launcher, cfg.device = run.launcher, choose_device(run.device, run.launcher).type
     drop_pretrained(cfg)
     cfg.resume, cfg.load_from = False, str(checkpoint)
     for key in _NOT_FOR_TEST:
@@ -199,12 +181,6 @@ def _require(cfg: Config, path: str | Path, keys: Sequence[str], purpose: str) -
         raise UserError(f"{path} cannot be {purpose}: it has no {', '.join(missing)}")
 
 
-def _set_device(cfg: Config, run: RunOptions) -> torch.device:
-    device = choose_device(run.device, run.launcher)
-    cfg.launcher, cfg.device = run.launcher, device.type
-    return device
-
-
 def _set_resume(cfg: Config, resume: str | None) -> None:
     """Sets what the runner resumes from, for ``--resume`` or the config's ``resume``."""
     if resume is None and not cfg.get("resume"):
@@ -225,9 +201,6 @@ def _set_resume(cfg: Config, resume: str | None) -> None:
 def _add_terminal_hooks(cfg: Config) -> None:
     """Adds the hooks that show progress and metrics, unless the config has its own."""
     hooks = list(cfg.get("custom_hooks") or [])
-    present = {str(hook["type"]).rpartition(".")[2] for hook in hooks if "type" in hook}
-    # Metrics first: its table belongs below the bar that the other one closes.
-    for name in ("ProgressHook", "MetricsHook"):
-        if name not in present:
-            hooks.append({"type": f"swin_dense.{name}"})
-    cfg.custom_hooks = hooks
+    present = {str(hook.get("type")).rpartition(".")[2] for hook in hooks}
+    names = {"ProgressHook", "MetricsHook"} - present
+    cfg.custom_hooks = hooks + [{"type": f"swin_dense.{name}"} for name in sorted(names)]
