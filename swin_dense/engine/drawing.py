@@ -34,18 +34,15 @@ def draw_detections(
     classes: Sequence[str],
     masks: NDArray | None = None,
 ) -> Image:
-    """Draws boxes with class name and score, and masks, one colour for each instance.
+    """Draws boxes with class name and score, and masks, one colour each, on a copy of the image.
 
     Args:
-        image: (H, W, 3) BGR; stays as it is.
+        image: (H, W, 3) BGR, as is the result.
         boxes: (n, 4), left, top, right, bottom in pixels.
         labels: (n,) indices into ``classes``.
         scores: (n,) between 0 and 1, or None.
         classes: class names.
         masks: (n, H, W) booleans, or None.
-
-    Returns:
-        (H, W, 3) BGR.
     """
     canvas = image.copy()
     thickness = line_width(image)
@@ -72,17 +69,14 @@ def draw_segmentation(
     palette: Sequence[Sequence[int]] | None = None,
     opacity: float = 0.5,
 ) -> Image:
-    """Colours each class and writes its name in its widest part.
+    """Colours each class on a copy of the image and writes its name in its widest part.
 
     Args:
-        image: (H, W, 3) BGR; stays as it is.
+        image: (H, W, 3) BGR, as is the result.
         label_map: (H, W) indices into ``classes``; others (255: ignored) stay uncoloured.
         classes: class names.
         palette: an RGB colour for each class; without it, colours are generated.
         opacity: of the colours, 0 to 1.
-
-    Returns:
-        (H, W, 3) BGR.
     """
     canvas = image.copy()
     places = []
@@ -103,13 +97,13 @@ def draw_sample(
 ) -> Image:
     """Draws a prediction, or the ground truth, that mmdet or mmseg keeps in a data sample.
 
-    Images of up to 192 pixels are enlarged by a whole number, so that labels can be read.
+    Images of up to 192 pixels are enlarged by an integer factor, so that labels can be read.
 
     Args:
         image: (H, W, 3) BGR, of the size that the sample's boxes and maps are for.
         sample: a DetDataSample or SegDataSample.
         meta: the data set's ``classes`` and, if it has one, ``palette``.
-        score_thr: detections below this score are left out.
+        score_thr: detections below this score are not drawn.
         truth: draw ``gt_...`` instead of ``pred_...``.
 
     Returns:

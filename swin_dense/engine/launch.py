@@ -58,10 +58,9 @@ def choose_device(name: str = "auto", launcher: str = "none") -> torch.device:
 
 
 def init_distributed(cfg: Config) -> None:
-    """Joins the process group when ``cfg.launcher`` names a launcher: NCCL on GPUs, gloo on CPUs.
+    """Joins the process group of ``cfg.launcher``: gloo if ``cfg.device`` is 'cpu', else NCCL.
 
-    ``cfg.device`` is 'cpu' or another type of device; ``cfg.env_cfg.dist_cfg`` keeps its other
-    settings (such as the timeout).
+    ``cfg.env_cfg.dist_cfg`` keeps its other settings (such as the timeout).
 
     Raises:
         UserError: this process was not started by that launcher.
@@ -80,7 +79,13 @@ def init_distributed(cfg: Config) -> None:
         raise UserError("--launcher slurm needs GPUs: start CPU processes with torchrun")
     # mmengine's init_dist selects a CUDA device, which a machine without one cannot do.
     if launcher == "mpi":
-        _export_mpi_rank()
+        if "MASTER_ADDR" not in os.environ:
+            raise UserError("--launcher mpi needs the environment variable MASTER_ADDR")
+        # Variables that torchrun would have set.
+        for name in ("RANK", "LOCAL_RANK"):
+            os.environ.setdefault(name, os.environ[f"OMPI_COMM_WORLD_{name}"])
+        os.environ.setdefault("WORLD_SIZE", os.environ["OMPI_COMM_WORLD_SIZE"])
+        os.environ.setdefault("MASTER_PORT", "29500")
     seconds = dist_cfg.get("timeout", 1800)
     torch.distributed.init_process_group("gloo", timeout=timedelta(seconds=seconds))
 
@@ -103,13 +108,3 @@ def on_first_process(action: Callable[[], object]) -> None:
         raise error
     if message[0]:
         raise OtherProcessError(message[0])
-
-
-def _export_mpi_rank() -> None:
-    """Gives torch.distributed the environment variables that torchrun would have set."""
-    for name in ("RANK", "LOCAL_RANK"):
-        os.environ.setdefault(name, os.environ[f"OMPI_COMM_WORLD_{name}"])
-    os.environ.setdefault("WORLD_SIZE", os.environ["OMPI_COMM_WORLD_SIZE"])
-    os.environ.setdefault("MASTER_PORT", "29500")
-    if "MASTER_ADDR" not in os.environ:
-        raise UserError("--launcher mpi needs the environment variable MASTER_ADDR")

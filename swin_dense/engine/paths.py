@@ -1,4 +1,4 @@
-"""Checkpoints that are read and results that are written: checked before a run, never half done."""
+"""Paths of checkpoints and results, checked before the work that depends on them."""
 
 from __future__ import annotations
 
@@ -12,24 +12,16 @@ from swin_dense.errors import UserError
 
 
 def check_checkpoint_path(checkpoint: str | Path) -> None:
-    """Makes sure that a local checkpoint exists.
-
-    Raises:
-        UserError: it does not.
-    """
+    """Raises a UserError if a checkpoint that is not a URL does not exist."""
     if "://" not in str(checkpoint) and not Path(checkpoint).is_file():
         raise UserError(f"no such checkpoint: {checkpoint}")
 
 
 def make_output_dir(path: str | Path, flag: str) -> None:
-    """Creates a folder for results, so that a run does not fail at its end.
-
-    Args:
-        path: the folder.
-        flag: the command line's flag that names the folder, for the error message.
+    """Creates a folder for results before the work that they cost.
 
     Raises:
-        UserError: it cannot be created or written to.
+        UserError: it cannot be created or written to; the message asks for another ``flag``.
     """
     try:
         os.makedirs(path, exist_ok=True)

@@ -21,8 +21,6 @@ from swin_dense.engine.predictor import Predictor
 from swin_dense.engine.terminal.console import console, notify_user, quiet_terminal
 from swin_dense.errors import UserError
 
-_PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png")
-
 
 def predict(
     config: str | Path,
@@ -116,15 +114,12 @@ def class_areas(label_map: NDArray, classes: Sequence[str]) -> list[dict[str, An
     """The area of each class in a label map, largest first: pixels and fraction."""
     labels, counts = np.unique(label_map, return_counts=True)
     order = np.argsort(-counts, kind="stable")
-    return [
-        {
-            "label": int(labels[i]),
-            "class": class_name(classes, int(labels[i])),
-            "pixels": int(counts[i]),
-            "fraction": round(float(counts[i] / label_map.size), 4),
-        }
-        for i in order
-    ]
+    areas = []
+    for label, pixels in zip(labels[order].tolist(), counts[order].tolist(), strict=True):
+        fraction = round(pixels / label_map.size, 4)
+        entry = {"label": label, "class": class_name(classes, label)}
+        areas.append({**entry, "pixels": pixels, "fraction": fraction})
+    return areas
 
 
 def unique_name(name: str, taken: set[str]) -> str:
@@ -146,7 +141,7 @@ class _Writer:
         self._taken: set[str] = set()
 
     def write(self, path: Path, image: NDArray[np.uint8], sample: Any) -> None:
-        name = path.name if path.suffix.lower() in _PICTURE_SUFFIXES else f"{path.stem}.png"
+        name = path.name if path.suffix.lower() in (".jpg", ".jpeg", ".png") else f"{path.stem}.png"
         picture = unique_name(name, self._taken)
         drawn = draw_sample(image, sample, self.predictor.meta, self.score_thr)
         _write_picture(self.out / picture, drawn)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mmdet.evaluation import DumpDetResults
 from mmengine.config import Config
 from mmengine.evaluator import DumpResults
 from mmengine.runner import Runner
@@ -67,8 +68,8 @@ def evaluate(
         runner = build_runner(cfg)
         runner.exact_weights = True  # type: ignore[attr-defined]
         if is_pickle:
-            dump = _dump_metric(cfg, str(out))
-            runner.test_loop.evaluator.metrics.append(dump)  # type: ignore[attr-defined]
+            dump = DumpLabelMaps if is_segmentation(cfg) else DumpDetResults
+            runner.test_loop.evaluator.metrics.append(dump(str(out)))  # type: ignore[attr-defined]
         if show_dir is not None:
             runner.register_hook(DrawHook(str(show_dir), score_thr))
         metrics = run_with_progress(runner, runner.test)
@@ -88,15 +89,6 @@ def _check_inputs(
         if not is_pickle and not is_segmentation(cfg):
             raise UserError(f"--out {out}: a detector's predictions are saved in a .pkl file")
         make_output_dir(Path(out).parent if is_pickle else out, "--out")
-
-
-def _dump_metric(cfg: Config, out: str) -> DumpResults:
-    """What saves all predictions of a test in a pickle file."""
-    if is_segmentation(cfg):
-        return DumpLabelMaps(out)
-    from mmdet.evaluation import DumpDetResults
-
-    return DumpDetResults(out_file_path=out)
 
 
 class DumpLabelMaps(DumpResults):

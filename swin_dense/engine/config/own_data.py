@@ -1,4 +1,4 @@
-"""A user's own data in a few lines of config, instead of a dozen edits in as many places."""
+"""A user's own data, described by a few lines of a config."""
 
 from __future__ import annotations
 
@@ -39,12 +39,9 @@ def apply_own_data(cfg: Any, classes: Sequence[str] | None = None) -> Any:
     tell which files are read.
 
     Args:
-        cfg: mmengine config of a detector or a segmentor; changed in place. Without ``own_data``
-            it stays as it is, so applying twice does no harm.
+        cfg: config of a detector or a segmentor; changed in place and returned. Without
+            ``own_data`` nothing changes.
         classes: class names to use where ``own_data`` gives none.
-
-    Returns:
-        The same config, complete in itself.
 
     Raises:
         UserError: a part of ``own_data`` is missing or unknown, or the training annotations
@@ -69,8 +66,8 @@ def apply_own_data(cfg: Any, classes: Sequence[str] | None = None) -> Any:
 def drop_masks(cfg: Any) -> Any:
     """Make a box detector of a config that also predicts masks (in place; returns it).
 
-    The mask branch goes, annotations are loaded without masks, and masks are not evaluated. A
-    model that has a mask branch but whose masks nobody labelled is trained this way.
+    The mask branch is removed, and masks are neither loaded nor evaluated. This way, a model with a
+    mask branch is trained on data without masks.
     """
     model = cfg["model"]
     for part in (model, model.get("roi_head"), model.get("bbox_head")):

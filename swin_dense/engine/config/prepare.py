@@ -163,10 +163,7 @@ def prepare_prediction(
     """The config of a model that gets weights of its own and predicts on images in memory.
 
     The steps: :func:`load_config`; pretrained weights are dropped; the model gets the config's
-    ``data_preprocessor``, as mmengine's runner would give it.
-
-    Raises:
-        UserError: the config cannot be read, or describes no model.
+    ``data_preprocessor``, as mmengine's runner would give it. Errors are those of a test.
     """
     cfg = load_config(path, cfg_options, classes=classes)
     _require(cfg, path, ("model",), "used to predict")

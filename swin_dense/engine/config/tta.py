@@ -30,7 +30,9 @@ def use_tta(cfg: Config) -> None:
     if not is_segmentation(cfg) and not merges_masks:
         _drop_masks(cfg)
     if not cfg.get("tta_model"):
-        cfg.tta_model = _default_model(cfg)
+        tta_cfg = {"nms": {"type": "nms", "iou_threshold": 0.5}, "max_per_img": 100}
+        detector = {"type": "swin_dense.InstanceTTAModel", "tta_cfg": tta_cfg}
+        cfg.tta_model = {"type": "SegTTAModel"} if is_segmentation(cfg) else detector
     if merges_masks and cfg.tta_model.type == "DetTTAModel":
         cfg.tta_model.type = "swin_dense.InstanceTTAModel"
     if not cfg.get("tta_pipeline"):
@@ -47,13 +49,6 @@ def _drop_masks(cfg: Config) -> None:
     if cfg.model.get("mask_head") or (isinstance(box_head, dict) and box_head.get("mask_head")):
         drop_masks(cfg)
         notify_user("--tta merges only the boxes of this model: it predicts no masks")
-
-
-def _default_model(cfg: Config) -> ConfigDict:
-    if is_segmentation(cfg):
-        return ConfigDict(type="SegTTAModel")
-    nms = {"type": "nms", "iou_threshold": 0.5}
-    return ConfigDict(type="swin_dense.InstanceTTAModel", tta_cfg={"nms": nms, "max_per_img": 100})
 
 
 def _flip_pipeline(cfg: Config) -> list:

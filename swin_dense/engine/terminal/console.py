@@ -88,13 +88,8 @@ class TerminalHandler(logging.Handler):
     as if :func:`notify_user` had printed it. Only the first process of a run shows them.
     """
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._owner = os.getpid()
-
     def emit(self, record: logging.LogRecord) -> None:  # noqa: D102
-        # A forked data-loading worker must not touch the bar's lock; the file has its line.
-        if os.getpid() != self._owner:
+        if get_worker_info():  # it must not touch the bar's lock; the file has its line
             return
         text = record.getMessage().strip()
         level = logging.WARNING if _is_first_process() else logging.CRITICAL
@@ -165,7 +160,5 @@ def _show_warning(message, category, filename, lineno, file=None, line=None) -> 
 
 def _is_first_process() -> bool:
     """Whether this is the process of rank 0, also before torch.distributed is initialised."""
-    for name in ("RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK"):
-        if name in os.environ:
-            return os.environ[name] == "0"
-    return True
+    names = ("RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK")
+    return next((os.environ[name] for name in names if name in os.environ), "0") == "0"

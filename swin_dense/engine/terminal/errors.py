@@ -12,9 +12,7 @@ import swin_dense
 from swin_dense.errors import UserError
 
 _EXCEPTION_NAME = re.compile(r"^[\w.]+: ")
-_NOT_REGISTERED = re.compile(r"^['\"]?(\S+) is not in the (\S+) registry")
 _PACKAGE = Path(swin_dense.__file__).parent
-_NO_IMAGE = re.compile(r"Cannot find valid image after \d+")
 
 
 def as_user_error(error: BaseException) -> UserError | None:
@@ -33,14 +31,15 @@ def as_user_error(error: BaseException) -> UserError | None:
         return UserError(f"cannot use {error.filename or text}: {error.strerror or text}")
     if isinstance(error, OSError) and error.errno == 28:
         return UserError(f"no space left on the disk of {error.filename or 'the work directory'}")
-    if (found := _NOT_REGISTERED.search(text)) and isinstance(error, KeyError):
+    found = re.search(r"^['\"]?(\S+) is not in the (\S+) registry", text)
+    if found and isinstance(error, KeyError):
         return UserError(
             f"the config asks for type {found[1]!r}, which no {found[2]} has: check its spelling, "
             "or name its module in custom_imports"
         )
     if _is_bad_argument(error):
         return UserError(f"the config does not fit the type it asks for: {text}")
-    if _NO_IMAGE.search(text):
+    if re.search(r"Cannot find valid image after \d+", text):
         return UserError(
             "the training data has no image that can be read: check data_prefix and --data-root"
         )
@@ -53,7 +52,7 @@ def as_user_error(error: BaseException) -> UserError | None:
 
 
 def _is_bad_argument(error: BaseException) -> bool:
-    """Whether a class was given arguments by the config that it does not take.
+    """Whether the config gives a class arguments that it does not take.
 
     Either Python says so where mmengine's registry calls the class, or the class is one of ours,
     whose constructors check what they are given.
@@ -69,7 +68,7 @@ def _is_bad_argument(error: BaseException) -> bool:
 
 
 def _message(error: BaseException) -> str:
-    """The message, freed of the traceback that a data-loading worker wraps around it."""
+    """The message, without the traceback that a data-loading worker adds."""
     text = str(error)
     if isinstance(error, KeyError) and error.args:
         text = str(error.args[0])
