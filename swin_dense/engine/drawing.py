@@ -51,14 +51,14 @@ def draw_detections(
     order = range(len(boxes)) if scores is None else np.argsort(scores).tolist()
     for i in order:
         if masks is not None and masks[i].any():
-            _blend_mask(canvas, np.asarray(masks[i], dtype=bool), _hue(i), thickness)
+            _blend_mask(canvas, np.asarray(masks[i], dtype=bool), _colour(i), thickness)
     for i in order:
         left, top, right, bottom = corners[i]
-        cv2.rectangle(canvas, (left, top), (right, bottom), _hue(i), thickness, cv2.LINE_AA)
+        cv2.rectangle(canvas, (left, top), (right, bottom), _colour(i), thickness, cv2.LINE_AA)
     for i in order:
         score = "" if scores is None else f" {scores[i]:.2f}"
         text = class_name(classes, int(labels[i])) + score
-        _write_label(canvas, text, corners[i][:2], _hue(i))
+        _write_label(canvas, text, corners[i][:2], _colour(i))
     return canvas
 
 
@@ -83,7 +83,7 @@ def draw_segmentation(
     for label in np.unique(label_map).tolist():
         if label < len(classes):
             region = label_map == label
-            colour = _palette_colour(palette, label)
+            colour = _colour(label, palette)
             canvas[region] = _blend(canvas[region], colour, opacity)
             places.append((label, colour, *_largest_disc(region)))
     for label, colour, centre, radius in places:
@@ -100,7 +100,7 @@ def draw_sample(
     Images of up to 192 pixels are enlarged by an integer factor, so that labels can be read.
 
     Args:
-        image: (H, W, 3) BGR, of the size that the sample's boxes and maps are for.
+        image: (H, W, 3) BGR, of the size that the sample's boxes and label maps are for.
         sample: a DetDataSample or SegDataSample.
         meta: the data set's ``classes`` and, if it has one, ``palette``.
         score_thr: detections below this score are not drawn.
@@ -136,9 +136,7 @@ def draw_sample(
 
 @HOOKS.register_module(name=["DrawHook", "PaintHook"])  # the second is its former name
 class DrawHook(Hook):
-    """Draws the predictions on every image of a test, beside the ground truth where it is known.
-
-    Each process draws its share; a picture has the name of its image.
+    """Draws predictions of a test, beside the ground truth if there is any, under an image's name.
 
     Args:
         out_dir: folder of the pictures.
@@ -178,16 +176,13 @@ def line_width(image: Image) -> int:
     return max(1, round(min(image.shape[:2]) / 350))
 
 
-def _hue(index: int) -> Colour:
-    hsv = np.array([[[int(179 * (0.05 + index * _GOLDEN) % 179), 210, 245]]], dtype=np.uint8)
-    blue, green, red = cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR)[0, 0].tolist()
-    return blue, green, red
-
-
-def _palette_colour(palette: Any, label: int) -> Colour:
-    if palette is None or isinstance(palette, str) or label >= len(palette):
-        return _hue(label)
-    red, green, blue = (int(v) for v in palette[label])
+def _colour(index: int, palette: Any = None) -> Colour:
+    """The BGR colour of a class of an RGB palette; without one, hues that are far apart."""
+    if palette is not None and not isinstance(palette, str) and index < len(palette):
+        red, green, blue = (int(v) for v in palette[index])
+    else:
+        hsv = np.array([[[int(179 * (0.05 + index * _GOLDEN) % 179), 210, 245]]], np.uint8)
+        red, green, blue = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)[0, 0].tolist()
     return blue, green, red
 
 
@@ -211,10 +206,7 @@ def _largest_disc(region: NDArray) -> tuple[tuple[int, int], float]:
 def _write_label(
     canvas: Image, text: str, at: Sequence[int], colour: Colour, centred: bool = False
 ) -> None:
-    """Writes text on a coloured plate, moved so that all of it is within the image.
-
-    ``at`` is the plate's bottom left corner, or its centre.
-    """
+    """Writes text on a coloured plate at its bottom left corner, or centre, within the image."""
     height, width = canvas.shape[:2]
     scale = float(np.clip(min(height, width) / 1150, 0.35, 1.2))
     stroke = 1 if scale < 0.8 else 2

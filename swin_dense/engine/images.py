@@ -15,7 +15,7 @@ from swin_dense.errors import UserError
 
 
 class UnreadableImageError(ValueError):
-    """A file that is no image, or a damaged one; the message says which."""
+    """A file is no image, or a damaged one, as the message tells."""
 
 
 def find_images(path: str | Path) -> list[Path]:

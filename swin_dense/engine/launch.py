@@ -29,9 +29,7 @@ class OtherProcessError(UserError):
 def choose_device(name: str = "auto", launcher: str = "none") -> torch.device:
     """The device that ``--device`` names; a GPU becomes the current one.
 
-    Args:
-        name: 'auto' (what mmengine finds, a GPU before the CPU), 'cpu', 'cuda' or 'cuda:N'.
-        launcher: how the processes of a distributed run were started; each takes its own GPU.
+    'auto' is a GPU if there is one. With a launcher each process takes its own GPU.
 
     Raises:
         UserError: the name is none of these, or this machine has no such device.

@@ -44,7 +44,7 @@ def predict(
         images: an image, or a folder of them.
         out: folder for the results.
         device: 'auto', 'cpu', 'cuda' or 'cuda:N'.
-        score_thr: detections below this score are left out.
+        score_thr: detections below this score are dropped.
         batch_size: images that go through the model together.
         cfg_options: dotted config keys and their new values.
 
@@ -57,21 +57,24 @@ def predict(
     """
     with quiet_terminal():
         check_checkpoint_path(checkpoint)
-        paths = find_images(images)
-        _check_output(Path(out), paths)
+        paths, out = find_images(images), Path(out)
+        if out.resolve() == paths[0].parent.resolve():
+            raise UserError(f"--out {out} is where the images are: pictures would replace them")
+        if out.exists() and not out.is_dir():
+            raise UserError(f"--out {out} is a file: give a folder")
         predictor = Predictor(config, checkpoint, choose_device(device), cfg_options)
         make_output_dir(out, "--out")
-        writer = _Writer(Path(out), predictor, score_thr)
+        writer = _Writer(out, predictor, score_thr)
         skipped: dict[str, str] = {}
-        starts = range(0, len(paths), max(batch_size, 1))
-        for start in track(starts, "predict", console=console()):
-            read = _read_images(paths[start : start + batch_size], skipped)
+        size = max(batch_size, 1)
+        for start in track(range(0, len(paths), size), "predict", console=console()):
+            read = _read_images(paths[start : start + size], skipped)
             samples = predictor.predict(list(read.values()))
             for (path, image), sample in zip(read.items(), samples, strict=True):
                 writer.write(path, image, sample)
         if not writer.entries:
-            path, reason = next(iter(skipped.items()))
-            raise UserError(f"none of {len(paths)} images can be read; {path}: {reason}")
+            file, reason = next(iter(skipped.items()))
+            raise UserError(f"none of {len(paths)} images can be read; {file}: {reason}")
         document = {
             "config": str(config),
             "checkpoint": str(checkpoint),
@@ -80,7 +83,7 @@ def predict(
             "images": writer.entries,
             "skipped": [{"file": file, "reason": reason} for file, reason in skipped.items()],
         }
-        write_json(Path(out) / "predictions.json", document)
+        write_json(out / "predictions.json", document)
         notify_user(f"{len(writer.entries)} pictures and predictions.json: {out}")
         return document
 
@@ -150,9 +153,10 @@ class _Writer:
         classes = self.predictor.classes
         if self.predictor.is_segmentation:
             label_map = sample.pred_sem_seg.data.squeeze(0).cpu().numpy()
-            entry["label_map"] = unique_name(f"label_maps/{path.stem}.png", self._taken)
+            name = unique_name(f"label_maps/{path.stem}.png", self._taken)
             depth = np.uint8 if len(classes) <= 256 else np.uint16
-            _write_picture(self.out / entry["label_map"], label_map.astype(depth))
+            _write_picture(self.out / name, label_map.astype(depth))
+            entry["label_map"] = name
             entry["areas"] = class_areas(label_map, classes)
         else:
             entry["instances"] = instance_entries(sample, classes, self.score_thr)
@@ -168,13 +172,6 @@ def _read_images(paths: Sequence[Path], skipped: dict[str, str]) -> dict[Path, N
         except UnreadableImageError as error:
             skipped[path.name] = str(error)
     return images
-
-
-def _check_output(out: Path, paths: Sequence[Path]) -> None:
-    if out.resolve() == paths[0].parent.resolve():
-        raise UserError(f"--out {out} is where the images are: pictures would replace them")
-    if out.exists() and not out.is_dir():
-        raise UserError(f"--out {out} is a file: give a folder")
 
 
 def _write_picture(path: Path, pixels: NDArray) -> None:

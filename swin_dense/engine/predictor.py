@@ -29,11 +29,7 @@ _LOADS = ("LoadImageFromFile", "LoadAnnotations", "LoadPanopticAnnotations", "Lo
 class Predictor:
     """A detector or segmentor with the test pipeline of its config.
 
-    Args:
-        config: the config file.
-        checkpoint: weights of the config's model; a path or a URL.
-        device: where the model goes.
-        cfg_options: dotted config keys and their new values.
+    The arguments are those of :func:`swin_dense.engine.predict_files.predict`.
 
     Raises:
         UserError: config or checkpoint are missing, broken, or not of the same model.
@@ -64,10 +60,7 @@ class Predictor:
 
     @torch.no_grad()
     def predict(self, images: Sequence[NDArray[np.uint8]]) -> list[Any]:
-        """Predicts on images of any sizes.
-
-        Args:
-            images: (H, W, 3) BGR, each.
+        """Predicts on images of any sizes, each (H, W, 3) BGR.
 
         Returns:
             A DetDataSample or SegDataSample for each, in pixels of the image as it was given.

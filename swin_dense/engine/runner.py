@@ -26,7 +26,7 @@ from swin_dense.engine.weights import adapt_checkpoint, load_adapted, load_exact
 class Runner(MMEngineRunner):
     """mmengine's runner, which trains in the same way, but:
 
-    - The log goes to its file; the terminal gets warnings only.
+    - The log is written to its file; the terminal shows warnings only.
     - ``cfg.device`` ('cpu' or 'cuda') is obeyed, also on a machine with GPUs, and CPU processes
       train together (mmengine hands every model to a CUDA device in distributed runs).
     - A checkpoint is read safely, and one that does not fit the model is an error.

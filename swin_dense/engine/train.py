@@ -89,11 +89,10 @@ def _notify_start(runner: Runner) -> None:
     model = getattr(runner.model, "module", runner.model)
     parameters = list(model.parameters())
     millions = sum(p.numel() for p in parameters if p.requires_grad) / 1e6
-    processes = f", {get_world_size()} processes" if get_world_size() > 1 else ""
-    notify_user(
-        f"training {type(model).__name__} with {millions:.1f} M parameters "
-        f"on {parameters[0].device}{processes}"
-    )
+    where = f"{parameters[0].device}"
+    if get_world_size() > 1:
+        where += f", {get_world_size()} processes"
+    notify_user(f"training {type(model).__name__} with {millions:.1f} M parameters on {where}")
     notify_user(f"log: {runner.logger.log_file}")
 
 

@@ -125,7 +125,7 @@ load_from = 'd.pth'
 """
 
 
-def test_pretrained_weights_are_found_and_left_out():
+def test_pretrained_weights_are_found_and_dropped():
     cfg = Config.fromstring(MODEL, ".py")
     assert pretrained_files(cfg) == [
         "torchvision://resnet50",

@@ -135,10 +135,10 @@ def test_the_time_left_counts_iterations_and_evaluations_apart(monkeypatch, caps
         ),
     ],
 )
-def test_well_known_errors_of_libraries_are_the_users(error, words):
-    mistake = as_user_error(error)
-    assert isinstance(mistake, UserError)
-    assert words in str(mistake)
+def test_known_errors_of_libraries_are_user_errors(error, words):
+    found = as_user_error(error)
+    assert isinstance(found, UserError)
+    assert words in str(found)
 
 
 @pytest.mark.parametrize("error", [RuntimeError("shapes"), KeyError("x"), OSError(5, "I/O", "f")])
@@ -146,7 +146,7 @@ def test_other_errors_are_bugs(error):
     assert as_user_error(error) is None
 
 
-def test_errors_in_a_worker_are_told_by_their_last_line():
+def test_errors_in_a_worker_are_reported_by_their_last_line():
     text = (
         "Caught FileNotFoundError in DataLoader worker process 0.\n"
         "Original Traceback (most recent call last):\n  File 'x.py', line 1\n"

@@ -21,11 +21,7 @@ def set_data_root(cfg: Config, root: str | Path) -> None:
 
     Each ``data_root`` in the config is replaced, in wrapped and concatenated data sets too, and
     each path that lies below one of them (an evaluator's ``ann_file``, a ``seg_prefix``) moves
-    with it. A data set without ``data_root`` gets one.
-
-    Args:
-        cfg: changed in place.
-        root: an existing folder.
+    with it. A data set without ``data_root`` gets one. ``cfg`` is changed in place.
 
     Raises:
         UserError: there is no such folder.

@@ -58,9 +58,6 @@ def advise_learning_rate(cfg: Config) -> None:
     base, size = scale.get("base_batch_size"), cfg.train_dataloader.get("batch_size")
     if base is None or size is None or scale.get("enable"):
         return
-    batch = size * get_world_size()
-    if batch != base:
-        notify_user(
-            f"the learning rate is for a batch size of {base}, this run has {batch}: "
-            "--auto-scale-lr scales it"
-        )
+    if (batch := size * get_world_size()) != base:
+        text = f"the learning rate is for a batch size of {base}, this run has {batch}"
+        notify_user(f"{text}: --auto-scale-lr scales it")

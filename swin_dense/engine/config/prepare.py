@@ -25,8 +25,8 @@ from swin_dense.errors import UserError
 _FOR_TRAINING = ("model", "train_dataloader", "train_cfg", "optim_wrapper")
 _FOR_TEST = ("model", "test_dataloader", "test_cfg", "test_evaluator")
 # What only training needs: in a test, mmengine would build it.
-_NOT_FOR_TEST = ("train_dataloader", "train_cfg", "optim_wrapper", "param_scheduler")
-_NOT_FOR_TEST += ("val_dataloader", "val_cfg", "val_evaluator")
+_NOT_FOR_TEST = ["train_dataloader", "train_cfg", "optim_wrapper", "param_scheduler"]
+_NOT_FOR_TEST += ["val_dataloader", "val_cfg", "val_evaluator"]
 
 
 @dataclass(frozen=True)

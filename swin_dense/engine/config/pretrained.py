@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.runner import checkpoint
 
 from swin_dense import config_tree
 from swin_dense.checkpoints import cached_path, local_file
 from swin_dense.engine.launch import on_first_process
 from swin_dense.engine.terminal.console import notify_user
 
-_OR_WITHOUT = ", or add --from-scratch to train without pretrained weights"
+_ALTERNATIVE = ", or add --from-scratch to train without pretrained weights"
 # mmengine's names of weights, and its function that has the table of their URLs.
 _MODEL_ZOOS = {
     "torchvision": "get_torchvision_models",
@@ -55,13 +56,13 @@ def ensure_pretrained(cfg: Config) -> None:
     (``torch.hub.get_dir()/checkpoints``), so that mmengine finds them there.
 
     Raises:
-        UserError: a file is missing or cannot be downloaded; the message says what to put where.
+        UserError: a file is missing or cannot be downloaded; the message tells what to do.
     """
     files = pretrained_files(cfg)
     on_first_process(lambda: [local_weights(file) for file in files])
 
 
-def local_weights(location: str, otherwise: str = _OR_WITHOUT) -> str:
+def local_weights(location: str, otherwise: str = _ALTERNATIVE) -> str:
     """The local path of weights, downloaded first if they are on the web.
 
     Args:
@@ -72,22 +73,14 @@ def local_weights(location: str, otherwise: str = _OR_WITHOUT) -> str:
     Raises:
         UserError: there is no such file, or it cannot be downloaded.
     """
-    url = _web_address(location)
-    if "://" in url and not url.startswith(("http://", "https://")):
-        return url
-    if "://" in url and not cached_path(url).is_file():
-        notify_user(f"downloading {url}")
-    return str(local_file(url, otherwise))
-
-
-def _web_address(location: str) -> str:
-    """Resolves the model zoo names that mmengine knows to URLs."""
     scheme, _, name = location.partition("://")
-    if scheme not in _MODEL_ZOOS:
+    if scheme in _MODEL_ZOOS:
+        location = getattr(checkpoint, _MODEL_ZOOS[scheme])().get(name, location)
+    if "://" in location and not location.startswith(("http://", "https://")):
         return location
-    from mmengine.runner import checkpoint
-
-    return getattr(checkpoint, _MODEL_ZOOS[scheme])().get(name, location)
+    if "://" in location and not cached_path(location).is_file():
+        notify_user(f"downloading {location}")
+    return str(local_file(location, otherwise))
 
 
 def _is_pretrained(init: Any) -> bool:

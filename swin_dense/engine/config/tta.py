@@ -12,9 +12,6 @@ from swin_dense.engine.config.own_data import drop_masks
 from swin_dense.engine.terminal.console import notify_user
 from swin_dense.errors import UserError
 
-_META_KEYS = ["img_id", "img_path", "ori_shape", "img_shape", "scale_factor"]
-_META_KEYS += ["flip", "flip_direction"]
-
 
 def use_tta(cfg: Config) -> None:
     """Makes the config test with several views: its ``tta_pipeline``, else the image and its flip.
@@ -58,7 +55,8 @@ def _flip_pipeline(cfg: Config) -> list:
     loads = [step for step in pipeline if step["type"] == "LoadAnnotations"]
     steps = [step for step in pipeline if step["type"] != "LoadAnnotations"]
     if not is_segmentation(cfg):
-        pack["meta_keys"] = _META_KEYS
+        pack["meta_keys"] = ["img_id", "img_path", "ori_shape", "img_shape", "scale_factor"]
+        pack["meta_keys"] += ["flip", "flip_direction"]
     flips = [{"type": "RandomFlip", "prob": 0.0}, {"type": "RandomFlip", "prob": 1.0}]
     views = [flips, *([[step] for step in loads]), [pack]]
     return [*steps, ConfigDict(type="TestTimeAug", transforms=views)]

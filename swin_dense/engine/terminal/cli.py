@@ -15,7 +15,6 @@ from swin_dense.engine.launch import OtherProcessError
 from swin_dense.engine.terminal.errors import as_user_error
 
 _USER_ERROR_STATUS = 2
-_INTERRUPTED_STATUS = 130
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -75,9 +74,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
         help="how the processes of a distributed run are started (pytorch: by torchrun)",
     )
     # torch.distributed.launch, the older form of torchrun, passes one of these.
-    parser.add_argument(
-        "--local_rank", "--local-rank", type=int, default=None, help=argparse.SUPPRESS
-    )
+    parser.add_argument("--local_rank", "--local-rank", help=argparse.SUPPRESS)
 
 
 def run_tool(
@@ -85,12 +82,12 @@ def run_tool(
     body: Callable[[argparse.Namespace], None],
     argv: Sequence[str] | None = None,
 ) -> int:
-    """Parses the command line, runs the tool and prints a user's mistake as one line on stderr.
+    """Parses the command line, runs the tool and prints user errors as one line on stderr.
 
     ``body`` gets the arguments except ``--debug`` and ``--local-rank``, which are used here.
 
     Returns:
-        The exit status: 0, 2 after a user's mistake, 130 after Ctrl-C.
+        The exit status: 0, 2 after a user error, 130 after Ctrl-C.
 
     Raises:
         Exception: any other; that is a bug, and its traceback is needed.
@@ -98,19 +95,19 @@ def run_tool(
     args = parser.parse_args(argv)
     debug = vars(args).pop("debug")
     if (local_rank := vars(args).pop("local_rank", None)) is not None:
-        os.environ.setdefault("LOCAL_RANK", str(local_rank))
+        os.environ.setdefault("LOCAL_RANK", local_rank)
     try:
         body(args)
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
-        return _INTERRUPTED_STATUS
+        return 130  # as shells report it
     except Exception as error:
-        mistake = as_user_error(error)
-        if mistake is None:
+        user_error = as_user_error(error)
+        if user_error is None:
             raise
         if debug:
             traceback.print_exc()
-        if not isinstance(mistake, OtherProcessError):
-            print(f"error: {' '.join(str(mistake).split())}", file=sys.stderr)
+        if not isinstance(user_error, OtherProcessError):
+            print(f"error: {' '.join(str(user_error).split())}", file=sys.stderr)
         return _USER_ERROR_STATUS
     return 0

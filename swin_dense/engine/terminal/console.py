@@ -56,19 +56,18 @@ class LibraryOutput(io.TextIOBase):
         self._partial = ""
 
     def attach(self, handlers: list[logging.Handler]) -> None:
-        """Sends all lines from now on, and those that waited, to these handlers."""
+        """Sends all lines to these handlers, those that came before too."""
         self._handlers = handlers
-        waiting, self._waiting = self._waiting, []
-        for line in waiting:
-            self.line(line)
+        while self._handlers and self._waiting:
+            self.line(self._waiting.pop(0))
 
     def line(self, text: str) -> None:
-        """Logs one line."""
-        if not self._handlers:
-            self._waiting.append(text)
+        """Logs one line, now or when there is a log file."""
         record = logging.LogRecord("mmengine", logging.INFO, "", 0, text, None, None)
         for handler in self._handlers:
             handler.handle(record)
+        if not self._handlers:
+            self._waiting.append(text)
 
     def write(self, text: str) -> int:  # noqa: D102 (io.TextIOBase)
         *lines, self._partial = (self._partial + text).split("\n")
@@ -82,10 +81,10 @@ class LibraryOutput(io.TextIOBase):
 
 
 class TerminalHandler(logging.Handler):
-    """Shows on the terminal, above the progress bar, what of a log is for the user.
+    """Shows the part of a log that is for the user on the terminal, above the progress bar.
 
-    That is warnings and errors, and what is logged with ``extra={"for_user": True}``, which looks
-    as if :func:`notify_user` had printed it. Only the first process of a run shows them.
+    These are warnings, errors and, shown as :func:`notify_user` does, messages logged with
+    ``extra={"for_user": True}``. Only the first process of a run shows them.
     """
 
     def emit(self, record: logging.LogRecord) -> None:  # noqa: D102
@@ -117,14 +116,13 @@ def redirect_log(logger: logging.Logger) -> None:
 
     Its log file still gets everything, and what libraries print.
     """
-    files = [h for h in logger.handlers if isinstance(h, logging.FileHandler)]
     for handler in [h for h in logger.handlers if type(h) is logging.StreamHandler]:
         quiet = TerminalHandler()
         quiet.filters = handler.filters  # mmengine's, against repeated warnings
         logger.removeHandler(handler)
         logger.addHandler(quiet)
     if _library_output is not None:
-        _library_output.attach(files)
+        _library_output.attach([h for h in logger.handlers if isinstance(h, logging.FileHandler)])
 
 
 @contextlib.contextmanager

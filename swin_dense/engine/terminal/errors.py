@@ -1,4 +1,4 @@
-"""Exceptions of other libraries that mean a user's mistake, as one line."""
+"""User errors, one line each, for exceptions of other libraries."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def as_user_error(error: BaseException) -> UserError | None:
 def _is_bad_argument(error: BaseException) -> bool:
     """Whether the config gives a class arguments that it does not take.
 
-    Either Python says so where mmengine's registry calls the class, or the class is one of ours,
+    Either Python raises it where mmengine's registry calls the class, or the class is one of ours,
     whose constructors check what they are given.
     """
     frames = traceback.extract_tb(error.__traceback__)

@@ -55,12 +55,8 @@ def metrics_file(runner) -> Path:
 
 def plain_values(metrics: Mapping[str, Any]) -> dict[str, Any]:
     """The metrics that are numbers or text, which JSON can hold."""
-    found = {}
-    for key, value in metrics.items():
-        value = value.item() if getattr(value, "size", None) == 1 else value
-        if isinstance(value, (int, float, str)):
-            found[key] = value
-    return found
+    scalars = {k: v.item() if getattr(v, "size", None) == 1 else v for k, v in metrics.items()}
+    return {key: value for key, value in scalars.items() if isinstance(value, (int, float, str))}
 
 
 def metrics_table(metrics: Mapping[str, Any], title: str = "") -> Table:

@@ -135,21 +135,17 @@ def is_epoch_based(runner) -> bool:
 
 def _evaluations_left(runner, done: int) -> int:
     """How many evaluations come after iteration ``done``."""
-    loop = runner.train_loop
-    if runner.val_loop is None:
-        return 0
+    left = runner.max_iters - done
     if is_epoch_based(runner):
-        per_epoch = max(len(runner.train_dataloader), 1)
-        return (runner.max_epochs - done // per_epoch) // loop.val_interval
-    return (runner.max_iters - done) // loop.val_interval
+        left = runner.max_epochs - done // max(len(runner.train_dataloader), 1)
+    return 0 if runner.val_loop is None else left // runner.train_loop.val_interval
 
 
 def _state(runner) -> str:
     """Epoch, loss and learning rate, as the log has them."""
+    by_epoch = is_epoch_based(runner)
+    parts = [f"epoch {runner.epoch + 1}/{runner.max_epochs}"] if by_epoch else []
     scalars = runner.message_hub.log_scalars
-    parts = []
-    if is_epoch_based(runner):
-        parts.append(f"epoch {runner.epoch + 1}/{runner.max_epochs}")
     for name, form in (("loss", ".3f"), ("lr", ".1e")):
         if f"train/{name}" in scalars:
             parts.append(f"{name} {scalars[f'train/{name}'].current():{form}}")
