@@ -64,27 +64,23 @@ def predict(
             raise UserError(f"--out {out} is a file: give a folder")
         predictor = Predictor(config, checkpoint, choose_device(device), cfg_options)
         make_output_dir(out, "--out")
-        writer = _Writer(out, predictor, score_thr)
-        skipped: dict[str, str] = {}
+        files = _FilePredictor(out, predictor, score_thr)
         size = max(batch_size, 1)
         for start in track(range(0, len(paths), size), "predict", console=console()):
-            read = _read_images(paths[start : start + size], skipped)
-            samples = predictor.predict(list(read.values()))
-            for (path, image), sample in zip(read.items(), samples, strict=True):
-                writer.write(path, image, sample)
-        if not writer.entries:
-            file, reason = next(iter(skipped.items()))
+            files.predict(paths[start : start + size])
+        if not files.entries:
+            file, reason = next(iter(files.skipped.items()))
             raise UserError(f"none of {len(paths)} images can be read; {file}: {reason}")
         document = {
             "config": str(config),
             "checkpoint": str(checkpoint),
             "task": "segmentation" if predictor.is_segmentation else "detection",
             "classes": list(predictor.classes),
-            "images": writer.entries,
-            "skipped": [{"file": file, "reason": reason} for file, reason in skipped.items()],
+            "images": files.entries,
+            "skipped": [{"file": file, "reason": reason} for file, reason in files.skipped.items()],
         }
         write_json(out / "predictions.json", document)
-        notify_user(f"{len(writer.entries)} pictures and predictions.json: {out}")
+        notify_user(f"{len(files.entries)} pictures and predictions.json: {out}")
         return document
 
 
@@ -135,15 +131,27 @@ def unique_name(name: str, taken: set[str]) -> str:
     return candidate
 
 
-class _Writer:
+class _FilePredictor:
     """Writes a picture, and a segmentor's label map, of each image; collects the JSON entries."""
 
     def __init__(self, out: Path, predictor: Predictor, score_thr: float) -> None:
         self.out, self.predictor, self.score_thr = out, predictor, score_thr
         self.entries: list[dict[str, Any]] = []
+        self.skipped: dict[str, str] = {}  # files that cannot be read, with the reason
         self._taken: set[str] = set()
 
-    def write(self, path: Path, image: NDArray[np.uint8], sample: Any) -> None:
+    def predict(self, paths: Sequence[Path]) -> None:
+        images = {}
+        for path in paths:
+            try:
+                images[path] = read_image(path)
+            except UnreadableImageError as error:
+                self.skipped[path.name] = str(error)
+        samples = self.predictor.predict(list(images.values()))
+        for (path, image), sample in zip(images.items(), samples, strict=True):
+            self._write(path, image, sample)
+
+    def _write(self, path: Path, image: NDArray[np.uint8], sample: Any) -> None:
         name = path.name if path.suffix.lower() in (".jpg", ".jpeg", ".png") else f"{path.stem}.png"
         picture = unique_name(name, self._taken)
         drawn = draw_sample(image, sample, self.predictor.meta, self.score_thr)
@@ -161,17 +169,6 @@ class _Writer:
         else:
             entry["instances"] = instance_entries(sample, classes, self.score_thr)
         self.entries.append(entry)
-
-
-def _read_images(paths: Sequence[Path], skipped: dict[str, str]) -> dict[Path, NDArray[np.uint8]]:
-    """The images that can be read; the others get their reason in ``skipped``."""
-    images = {}
-    for path in paths:
-        try:
-            images[path] = read_image(path)
-        except UnreadableImageError as error:
-            skipped[path.name] = str(error)
-    return images
 
 
 def _write_picture(path: Path, pixels: NDArray) -> None:
