@@ -119,3 +119,18 @@ def class_names(cfg: dict, dataset: dict) -> tuple[str, ...]:
 def resolve(dataset: dict, path: str) -> Path:
     """Join a path of the data set to its ``data_root``, unless the path is absolute."""
     return Path(os.path.join(dataset.get("data_root") or "", path or ""))
+
+
+def is_segmentation(cfg: dict) -> bool:
+    """Whether the config is for mmseg (semantic segmentation); otherwise it is for mmdet."""
+    return cfg.get("default_scope") == "mmseg"
+
+
+def mappings(node: Any) -> Iterator[Any]:
+    """Yield every dictionary at or below a node of the config, outermost first."""
+    if isinstance(node, dict):
+        yield node
+        node = list(node.values())
+    if isinstance(node, list | tuple):
+        for value in node:
+            yield from mappings(value)

@@ -42,13 +42,13 @@ from swin_dense.benchmarks.report import (
     save_plot,
     terminal_table,
 )
+from swin_dense.config_tree import is_segmentation
 from swin_dense.datasets.check import check_data
-from swin_dense.engine.config.load import is_segmentation, load_config
-from swin_dense.engine.device import choose_device
+from swin_dense.engine.config.prepare import load_config
+from swin_dense.engine.launch import choose_device
+from swin_dense.engine.paths import make_output_dir, write_json
 from swin_dense.engine.terminal.cli import ConfigOptions, OneLineParser, run_tool
-from swin_dense.engine.terminal.console import console, quiet_terminal, say
-from swin_dense.engine.terminal.metrics import write_json
-from swin_dense.engine.test import make_output_dir
+from swin_dense.engine.terminal.console import console, notify_user, quiet_terminal
 from swin_dense.errors import UserError
 
 RECORDS = Path("docs/benchmarks")
@@ -146,16 +146,16 @@ def run(args: Namespace) -> None:
             args.cfg = load_config(args.config, args.cfg_options, root, from_scratch=True)
         _fill_in(args, device)
         record = {"kind": args.kind, **circumstances(device, args.command, args.remark)}
-        say(f"measuring on {machine_text(record)}")
+        notify_user(f"measuring on {machine_text(record)}")
         record |= _MEASURE[args.kind](args, device)
         path = args.json or WORK / f"{file_name(record)}.json"
         write_json(path, record)
         console().print(terminal_table(record))
         for note in notes_of(record):
-            say(note)
+            notify_user(note)
         picture = path.with_suffix(".png")
         drawn = f", {picture}" if save_plot(record, picture) else ""
-        say(f"record: {path}{drawn}")
+        notify_user(f"record: {path}{drawn}")
 
 
 def _fill_in(args: Namespace, device: torch.device) -> None:
@@ -173,7 +173,7 @@ def _fill_in(args: Namespace, device: torch.device) -> None:
     if getattr(args, "rounds", 1) is None:
         args.rounds = 1 if args.kind == "evaluation" else 3
     if taken:
-        say(f"defaults on {device.type}: {' '.join(taken)}")
+        notify_user(f"defaults on {device.type}: {' '.join(taken)}")
     for name in ("batch", "rounds", "window_size", "images", "detections", "boxes"):
         value = getattr(args, name, None)
         if value is not None and value < 1:
@@ -255,7 +255,7 @@ def _spec(args: Namespace, size: tuple[int, int]) -> tuple[Spec, dict[str, str],
     spec = _our_spec(args, args.arch, size, cuda_graphs=int(args.cuda_graphs), compile=args.compile)
     versions, missing = installed(parse_baselines(args.against))
     for name in missing:
-        say(f"{name} is not installed: skipped")
+        notify_user(f"{name} is not installed: skipped")
     return spec, versions, missing
 
 
@@ -297,7 +297,7 @@ def _report(args: Namespace) -> None:
             plots[i] = f"{picture.parent.name}/{picture.name}"
     command = f"tools/benchmark.py {shlex.join(args.command)}"
     args.markdown.write_text(benchmarks_document(records, command, plots), encoding="utf-8")
-    say(f"document: {args.markdown}")
+    notify_user(f"document: {args.markdown}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

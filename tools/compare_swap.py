@@ -28,9 +28,9 @@ from swin_dense.analysis.parity import (
 )
 from swin_dense.analysis.report import markdown_table
 from swin_dense.engine.config.load import read_config
+from swin_dense.engine.paths import make_output_dir
 from swin_dense.engine.terminal.cli import OneLineParser, run_tool
 from swin_dense.engine.terminal.console import console, quiet_terminal
-from swin_dense.engine.test import make_output_dir
 from swin_dense.errors import UserError
 
 # Rounding of float32 through 24 blocks; a mistake is thousands of times larger.

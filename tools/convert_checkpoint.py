@@ -17,7 +17,7 @@ from swin_dense.checkpoints.conversion import TARGETS, Converted, as_checkpoint,
 from swin_dense.checkpoints.loading import first
 from swin_dense.compat import load_checkpoint
 from swin_dense.engine.terminal.cli import OneLineParser, run_tool
-from swin_dense.engine.terminal.console import say
+from swin_dense.engine.terminal.console import notify_user
 from swin_dense.errors import UserError
 
 _TORCH = (".pth", ".pt", ".bin", ".ckpt")
@@ -49,12 +49,14 @@ def run(args: Namespace) -> None:
     except UserError as error:
         raise UserError(f"cannot convert {args.source}: {error}") from error
     _write(target, converted, as_checkpoint(converted, args.to, checkpoint.get("meta")))
-    say(f"{args.source} ({converted.layout} layout) -> {target} ({args.to} layout)")
-    say(f"{len(converted.state)} weights" + (", heads included" if converted.whole else ""))
+    notify_user(f"{args.source} ({converted.layout} layout) -> {target} ({args.to} layout)")
+    notify_user(f"{len(converted.state)} weights" + (", heads included" if converted.whole else ""))
     if converted.homeless:
-        say(f"no place in {args.to}, so under OpenMMLab's names: {first(converted.homeless)}")
+        notify_user(
+            f"no place in {args.to}, so under OpenMMLab's names: {first(converted.homeless)}"
+        )
     if converted.left_out:
-        say(f"left out, being no part of the backbone: {first(converted.left_out)}")
+        notify_user(f"left out, being no part of the backbone: {first(converted.left_out)}")
 
 
 def _check_target(target: Path, overwrite: bool) -> None:

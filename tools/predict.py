@@ -10,8 +10,8 @@ from swin_dense.engine.predict_files import predict
 from swin_dense.engine.terminal.cli import OneLineParser, build_parser, run_tool
 
 _EPILOG = (
-    "Images that cannot be read are named on stderr and left out; the exit status is 2 only "
-    "when none could be read."
+    "Images that cannot be read are skipped and listed on stderr; the exit status is 2 only when "
+    "none can be read."
 )
 
 
@@ -22,26 +22,15 @@ def make_parser() -> OneLineParser:
     parser.add_argument("images", help="an image, or a folder of images")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for the results")
     parser.add_argument(
-        "--score-thr", type=float, default=0.3, help="leave out detections below it (0.3)"
+        "--score-thr", type=float, default=0.3, help="lowest score of a detection (0.3)"
     )
-    parser.add_argument(
-        "--batch-size", type=int, default=1, help="images that are predicted together (1)"
-    )
+    parser.add_argument("--batch-size", type=int, default=1, help="images per batch (1)")
     return parser
 
 
 def run(args: Namespace) -> None:
-    """Predicts what the arguments say, and names the images that were left out."""
-    document = predict(
-        args.config,
-        args.checkpoint,
-        args.images,
-        args.out,
-        device=args.device,
-        score_thr=args.score_thr,
-        batch_size=args.batch_size,
-        cfg_options=args.cfg_options,
-    )
+    """Predicts, and reports the images that cannot be read."""
+    document = predict(**vars(args))
     for entry in document["skipped"]:
         print(f"skipped {entry['file']}: {entry['reason']}", file=sys.stderr)
 

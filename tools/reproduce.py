@@ -37,11 +37,10 @@ from swin_dense.analysis.report import (
     variants_table,
 )
 from swin_dense.analysis.reproduction import Reproduced, reproduce
-from swin_dense.engine.device import choose_device
+from swin_dense.engine.launch import choose_device
+from swin_dense.engine.paths import check_checkpoint_path, make_output_dir, write_json
 from swin_dense.engine.terminal.cli import OneLineParser, run_tool
-from swin_dense.engine.terminal.console import console, quiet_terminal, say
-from swin_dense.engine.terminal.metrics import write_json
-from swin_dense.engine.test import check_checkpoint_path, make_output_dir
+from swin_dense.engine.terminal.console import console, notify_user, quiet_terminal
 from swin_dense.errors import UserError
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
@@ -124,12 +123,12 @@ def _measure(
         fps = frames_per_second(config, result.counts.image_size, device, checkpoint)
         found["fps"], found["measured_on"] = round(fps, 1), describe_machine(device)
         paper = next((f"; paper: {row.fps} on a V100" for row in rows if row.fps), "")
-        say(f"{fps:.1f} FPS on {found['measured_on']}, one image at a time, float32{paper}")
+        notify_user(f"{fps:.1f} FPS on {found['measured_on']}, one image at a time, float32{paper}")
     else:
-        say("FPS: not measured, they need a GPU")
+        notify_user("FPS: not measured, they need a GPU")
     missing = missing_for_evaluation(rows[0], CONFIGS, checkpoint, args.data_root)
     if missing or checkpoint is None:
-        say(f"not tested: {'; '.join(missing)}")
+        notify_user(f"not tested: {'; '.join(missing)}")
         return found
     how = {"data_root": args.data_root, "tta": args.tta, "device": args.device}
     scores = evaluate_row(rows[0], CONFIGS, checkpoint, **how)

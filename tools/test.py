@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from argparse import Namespace
 from collections.abc import Sequence
 
 from swin_dense.engine.terminal.cli import OneLineParser, add_run_arguments, build_parser, run_tool
@@ -17,40 +16,26 @@ def make_parser() -> OneLineParser:
     add_run_arguments(parser)
     parser.add_argument(
         "--out",
-        help="keep the predictions: a .pkl file, or, for segmentation, a folder of label maps",
+        help="save the predictions: a .pkl file or, for segmentation, a folder of label maps",
     )
-    parser.add_argument("--show-dir", help="folder for pictures, ground truth beside prediction")
+    parser.add_argument("--show-dir", help="folder for pictures of ground truth and prediction")
     parser.add_argument(
-        "--score-thr", type=float, default=0.3, help="paint detections from this score on (0.3)"
+        "--score-thr",
+        type=float,
+        default=0.3,
+        help="lowest score of drawn detections (0.3)",
     )
     parser.add_argument(
         "--tta",
         action="store_true",
-        help="test-time augmentation: predict several views and merge them (of detectors, boxes)",
+        help="test-time augmentation: predict several views of each image and merge them",
     )
     return parser
 
 
-def run(args: Namespace) -> None:
-    """Tests what the arguments say."""
-    evaluate(
-        args.config,
-        args.checkpoint,
-        work_dir=args.work_dir,
-        out=args.out,
-        show_dir=args.show_dir,
-        score_thr=args.score_thr,
-        tta=args.tta,
-        cfg_options=args.cfg_options,
-        data_root=args.data_root,
-        launcher=args.launcher,
-        device=args.device,
-    )
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the tool; returns its exit status."""
-    return run_tool(make_parser(), run, argv)
+    return run_tool(make_parser(), lambda args: evaluate(**vars(args)), argv)
 
 
 if __name__ == "__main__":

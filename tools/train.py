@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from argparse import Namespace
 from collections.abc import Sequence
 
 from swin_dense.engine.terminal.cli import OneLineParser, add_run_arguments, build_parser, run_tool
@@ -28,32 +27,15 @@ def make_parser() -> OneLineParser:
         help="continue an earlier run: from this checkpoint, or from the latest of the work dir",
     )
     parser.add_argument(
-        "--from-scratch", action="store_true", help="leave out the pretrained weights"
+        "--from-scratch", action="store_true", help="train without pretrained weights"
     )
-    parser.add_argument("--seed", type=int, help="of all random numbers")
+    parser.add_argument("--seed", type=int, help="of the random number generators")
     return parser
-
-
-def run(args: Namespace) -> None:
-    """Trains what the arguments say."""
-    train(
-        args.config,
-        work_dir=args.work_dir,
-        data_root=args.data_root,
-        from_scratch=args.from_scratch,
-        amp=args.amp,
-        auto_scale_lr=args.auto_scale_lr,
-        resume=args.resume,
-        cfg_options=args.cfg_options,
-        launcher=args.launcher,
-        device=args.device,
-        seed=args.seed,
-    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the tool; returns its exit status."""
-    return run_tool(make_parser(), run, argv)
+    return run_tool(make_parser(), lambda args: train(**vars(args)), argv)
 
 
 if __name__ == "__main__":

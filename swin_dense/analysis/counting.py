@@ -24,7 +24,8 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from swin_dense.analysis.building import build_on_meta
 from swin_dense.analysis.forward import forward_detector, forward_segmentor, pool_shapes
 from swin_dense.backbones.swin import WindowAttention
-from swin_dense.engine.config.load import is_segmentation, read_config
+from swin_dense.config_tree import is_segmentation
+from swin_dense.engine.config.load import read_config
 
 Forward = Callable[[nn.Module, Tensor], Any]
 DETECTION_SIZE = (800, 1280)

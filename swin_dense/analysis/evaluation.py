@@ -17,8 +17,9 @@ from swin_dense.analysis.paper import WEIGHTS, Row
 from swin_dense.checkpoints import local_file
 from swin_dense.checkpoints.download import cached_path
 from swin_dense.compat import load_checkpoint
+from swin_dense.config_tree import is_segmentation
 from swin_dense.datasets.check import check_data
-from swin_dense.engine.config.load import is_segmentation, load_config
+from swin_dense.engine.config.prepare import load_config
 from swin_dense.engine.test import evaluate
 from swin_dense.engine.weights import load_weights
 from swin_dense.errors import UserError

@@ -10,7 +10,7 @@ from typing import Any
 
 from swin_dense.analysis.counting import Counts, count_config
 from swin_dense.analysis.paper import Row
-from swin_dense.engine.config.load import load_config
+from swin_dense.engine.config.prepare import load_config
 
 # The tables round, and some of their models were counted by other tools.
 TOLERANCE = 0.01

@@ -20,7 +20,7 @@ from swin_dense.analysis.parity import STOCK, backbone_type, build_optimizer, wi
 from swin_dense.backbones.swin_args import ARCHS
 from swin_dense.benchmarks.baselines import OURS, TOLERANCES, differences
 from swin_dense.benchmarks.measurement import Run, interleave, training_costs
-from swin_dense.engine.config.load import is_segmentation
+from swin_dense.config_tree import is_segmentation
 from swin_dense.engine.config.pretrained import drop_pretrained
 from swin_dense.errors import UserError
 

@@ -1,27 +1,32 @@
-"""Drawing predictions on images.
+"""Drawing predictions on images, and the hook that does so during a test.
 
-The visualizers of mmdet and mmseg take one to two seconds for an image, cover objects with opaque
-colour and draw on the first process only; hence these few functions on OpenCV.
+The visualizers of mmdet and mmseg take one to two seconds per image, cover objects with opaque
+colour and draw on the first process only; hence these functions on OpenCV.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+from mmengine.hooks import Hook
 from numpy.typing import NDArray
+
+from swin_dense.engine.images import UnreadableImageError, read_image
+from swin_dense.registry import HOOKS
 
 Image = NDArray[np.uint8]
 Colour = tuple[int, int, int]
 
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
-_READABLE = 384  # pixels of the long side; on smaller pictures, labels would hide what they name
+_READABLE = 384  # pixels of the long side; in smaller pictures, labels would hide the objects
 _GOLDEN = 0.618033988749895  # steps of this fraction spread hues evenly, however many there are
 
 
-def paint_detections(
+def draw_detections(
     image: Image,
     boxes: NDArray,
     labels: NDArray,
@@ -29,82 +34,76 @@ def paint_detections(
     classes: Sequence[str],
     masks: NDArray | None = None,
 ) -> Image:
-    """Draws boxes with class name and score, and masks, one colour for each instance.
+    """Draws boxes with class name and score, and masks, one colour each, on a copy of the image.
 
     Args:
-        image: (H, W, 3) BGR; stays as it is.
+        image: (H, W, 3) BGR, as is the result.
         boxes: (n, 4), left, top, right, bottom in pixels.
         labels: (n,) indices into ``classes``.
         scores: (n,) between 0 and 1, or None.
         classes: class names.
         masks: (n, H, W) booleans, or None.
-
-    Returns:
-        (H, W, 3) BGR.
     """
     canvas = image.copy()
     thickness = line_width(image)
-    surest_last = np.arange(len(boxes)) if scores is None else np.argsort(scores)
-    order = [int(i) for i in surest_last]
+    corners = np.rint(boxes).astype(int).tolist()
+    # The highest score last, on top of the others; all masks below all boxes below all names.
+    order = range(len(boxes)) if scores is None else np.argsort(scores).tolist()
     for i in order:
         if masks is not None and masks[i].any():
-            _blend_mask(canvas, np.asarray(masks[i], dtype=bool), _hue(i), thickness)
+            _blend_mask(canvas, np.asarray(masks[i], dtype=bool), _colour(i), thickness)
     for i in order:
-        left, top, right, bottom = (round(float(v)) for v in boxes[i])
-        cv2.rectangle(canvas, (left, top), (right, bottom), _hue(i), thickness, cv2.LINE_AA)
+        left, top, right, bottom = corners[i]
+        cv2.rectangle(canvas, (left, top), (right, bottom), _colour(i), thickness, cv2.LINE_AA)
     for i in order:
-        text = class_name(classes, int(labels[i]))
-        if scores is not None:
-            text = f"{text} {float(scores[i]):.2f}"
-        _tag(canvas, text, (round(float(boxes[i][0])), round(float(boxes[i][1]))), _hue(i))
+        score = "" if scores is None else f" {scores[i]:.2f}"
+        text = class_name(classes, int(labels[i])) + score
+        _write_label(canvas, text, corners[i][:2], _colour(i))
     return canvas
 
 
-def paint_segmentation(
+def draw_segmentation(
     image: Image,
     label_map: NDArray,
     classes: Sequence[str],
     palette: Sequence[Sequence[int]] | None = None,
     opacity: float = 0.5,
 ) -> Image:
-    """Colours each class and writes its name where it is widest.
+    """Colours each class on a copy of the image and writes its name in its widest part.
 
     Args:
-        image: (H, W, 3) BGR; stays as it is.
+        image: (H, W, 3) BGR, as is the result.
         label_map: (H, W) indices into ``classes``; others (255: ignored) stay uncoloured.
         classes: class names.
-        palette: an RGB colour for each class; without it colours are made up.
+        palette: an RGB colour for each class; without it, colours are generated.
         opacity: of the colours, 0 to 1.
-
-    Returns:
-        (H, W, 3) BGR.
     """
     canvas = image.copy()
-    present = [int(label) for label in np.unique(label_map) if label < len(classes)]
     places = []
-    for label in present:
-        region = label_map == label
-        colour = _palette_colour(palette, label)
-        canvas[region] = _mixed(canvas[region], colour, opacity)
-        places.append((label, colour, _widest_place(region)))
-    for label, colour, (x, y, radius) in places:
+    for label in np.unique(label_map).tolist():
+        if label < len(classes):
+            region = label_map == label
+            colour = _colour(label, palette)
+            canvas[region] = _blend(canvas[region], colour, opacity)
+            places.append((label, colour, *_largest_disc(region)))
+    for label, colour, centre, radius in places:
         if radius > 2 * line_width(image):  # a name on a sliver would hide its neighbours
-            _tag(canvas, class_name(classes, label), (x, y), colour, centred=True)
+            _write_label(canvas, class_name(classes, label), centre, colour, centred=True)
     return canvas
 
 
-def paint_sample(
+def draw_sample(
     image: Image, sample: Any, meta: dict[str, Any], score_thr: float = 0.3, truth: bool = False
 ) -> Image:
     """Draws a prediction, or the ground truth, that mmdet or mmseg keeps in a data sample.
 
-    Images of up to 192 pixels are enlarged by a whole number, so that labels can be read.
+    Images of up to 192 pixels are enlarged by an integer factor, so that labels can be read.
 
     Args:
-        image: (H, W, 3) BGR, of the size that the sample's boxes and maps are for.
+        image: (H, W, 3) BGR, of the size that the sample's boxes and label maps are for.
         sample: a DetDataSample or SegDataSample.
         meta: the data set's ``classes`` and, if it has one, ``palette``.
-        score_thr: detections below this score are left out.
+        score_thr: detections below this score are not drawn.
         truth: draw ``gt_...`` instead of ``pred_...``.
 
     Returns:
@@ -117,85 +116,105 @@ def paint_sample(
     if f"{kind}_sem_seg" in sample:
         label_map = sample.get(f"{kind}_sem_seg").data.squeeze(0).cpu().numpy()
         label_map = label_map.repeat(zoom, 0).repeat(zoom, 1)
-        return paint_segmentation(image, label_map, classes, meta.get("palette"))
+        return draw_segmentation(image, label_map, classes, meta.get("palette"))
     instances = sample.get(f"{kind}_instances")
     if instances is None:
         return image
     if "scores" in instances:
         instances = instances[instances.scores >= score_thr]
     instances = instances.cpu().numpy()
-    masks = instances.get("masks")
-    if hasattr(masks, "to_ndarray"):  # mmdet's polygon and bitmap masks
+    boxes, masks = instances.bboxes, instances.get("masks")
+    if hasattr(boxes, "tensor"):  # mmdet's ground truth has boxes and masks of its own classes
+        boxes = boxes.tensor.numpy()
+    if hasattr(masks, "to_ndarray"):
         masks = masks.to_ndarray()
     if masks is not None:
         masks = masks.repeat(zoom, 1).repeat(zoom, 2)
-    boxes = instances.bboxes
-    boxes = boxes.tensor.numpy() if hasattr(boxes, "tensor") else boxes
     scores = instances.get("scores")
-    return paint_detections(image, zoom * boxes, instances.labels, scores, classes, masks)
+    return draw_detections(image, zoom * boxes, instances.labels, scores, classes, masks)
+
+
+@HOOKS.register_module(name=["DrawHook", "PaintHook"])  # the second is its former name
+class DrawHook(Hook):
+    """Draws predictions of a test, beside the ground truth if there is any, under an image's name.
+
+    Args:
+        out_dir: folder of the pictures.
+        score_thr: detections below this score are not drawn.
+    """
+
+    priority = "LOW"
+
+    def __init__(self, out_dir: str, score_thr: float = 0.3) -> None:
+        self.out_dir = Path(out_dir)
+        self.score_thr = score_thr
+
+    def after_test_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
+        """Draws the images of a batch: ground truth on the left, prediction on the right."""
+        meta = runner.test_dataloader.dataset.metainfo
+        for sample in outputs or []:
+            path = Path(sample.img_path)
+            try:
+                image = read_image(path)
+            except UnreadableImageError as error:
+                runner.logger.warning(f"no picture of {path}: {error}")
+                continue
+            panels = [draw_sample(image, sample, meta, self.score_thr)]
+            if "gt_sem_seg" in sample or "bboxes" in sample.get("gt_instances", ()):
+                panels.insert(0, draw_sample(image, sample, meta, truth=True))
+            self.out_dir.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(self.out_dir / f"{path.stem}.jpg"), np.hstack(panels))
 
 
 def class_name(classes: Sequence[str], label: int) -> str:
-    """The name of a class, or a stand-in where the list is too short."""
+    """The name of a class, or ``class N`` where the list is too short."""
     return classes[label] if label < len(classes) else f"class {label}"
 
 
 def line_width(image: Image) -> int:
-    """Lines that look alike on small and large images, in pixels."""
+    """The width of lines, in pixels: a fixed fraction of the image."""
     return max(1, round(min(image.shape[:2]) / 350))
 
 
-def _hue(index: int) -> Colour:
-    hsv = np.array([[[int(179 * (0.05 + index * _GOLDEN) % 179), 210, 245]]], dtype=np.uint8)
-    blue, green, red = cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR)[0, 0].tolist()
+def _colour(index: int, palette: Any = None) -> Colour:
+    """The BGR colour of a class of an RGB palette; without one, hues that are far apart."""
+    if palette is not None and not isinstance(palette, str) and index < len(palette):
+        red, green, blue = (int(v) for v in palette[index])
+    else:
+        hsv = np.array([[[int(179 * (0.05 + index * _GOLDEN) % 179), 210, 245]]], np.uint8)
+        red, green, blue = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)[0, 0].tolist()
     return blue, green, red
 
 
-def _palette_colour(palette: Any, label: int) -> Colour:
-    if palette is None or isinstance(palette, str) or label >= len(palette):
-        return _hue(label)
-    red, green, blue = (int(v) for v in palette[label])
-    return blue, green, red
-
-
-def _mixed(pixels: Image, colour: Colour, opacity: float) -> Image:
-    mixed = pixels * (1.0 - opacity) + np.array(colour) * opacity
-    return np.asarray(mixed, dtype=np.uint8)
+def _blend(pixels: Image, colour: Colour, opacity: float) -> Image:
+    return np.asarray(pixels * (1.0 - opacity) + np.array(colour) * opacity, dtype=np.uint8)
 
 
 def _blend_mask(canvas: Image, mask: NDArray, colour: Colour, thickness: int) -> None:
-    canvas[mask] = _mixed(canvas[mask], colour, 0.45)
+    canvas[mask] = _blend(canvas[mask], colour, 0.45)
     outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     cv2.drawContours(canvas, outlines, -1, colour, thickness, cv2.LINE_AA)
 
 
-def _widest_place(region: NDArray) -> tuple[int, int, float]:
+def _largest_disc(region: NDArray) -> tuple[tuple[int, int], float]:
     """The centre and radius of the largest disc within a region."""
     framed = np.pad(region, 1).astype(np.uint8)  # the image border is a border of the region
-    _, radius, _, place = cv2.minMaxLoc(cv2.distanceTransform(framed, cv2.DIST_L2, 3))
-    return place[0] - 1, place[1] - 1, radius
+    _, radius, _, (x, y) = cv2.minMaxLoc(cv2.distanceTransform(framed, cv2.DIST_L2, 3))
+    return (x - 1, y - 1), radius
 
 
-def _tag(
-    canvas: Image, text: str, at: tuple[int, int], colour: Colour, centred: bool = False
+def _write_label(
+    canvas: Image, text: str, at: Sequence[int], colour: Colour, centred: bool = False
 ) -> None:
-    """Writes text on a coloured plate, moved so that all of it is within the image.
-
-    ``at`` is the plate's bottom left corner, or its middle.
-    """
+    """Writes text on a coloured plate at its bottom left corner, or centre, within the image."""
     height, width = canvas.shape[:2]
     scale = float(np.clip(min(height, width) / 1150, 0.35, 1.2))
     stroke = 1 if scale < 0.8 else 2
     (text_width, text_height), below = cv2.getTextSize(text, _FONT, scale, stroke)
     box_width, box_height = text_width + 4, text_height + below + 2
-    x, y = (
-        (at[0] - box_width // 2, at[1] - box_height // 2)
-        if centred
-        else (
-            at[0],
-            at[1] - box_height,
-        )
-    )
+    x, y = at[0], at[1] - box_height
+    if centred:
+        x, y = at[0] - box_width // 2, at[1] - box_height // 2
     x, y = max(0, min(x, width - box_width)), max(0, min(y, height - box_height))
     cv2.rectangle(canvas, (x, y), (x + box_width, y + box_height), colour, cv2.FILLED)
     blue, green, red = colour

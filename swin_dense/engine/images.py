@@ -1,4 +1,4 @@
-"""Reading whatever image a user has, and finding the images of a folder."""
+"""Reading images of any kind, and finding the images of a folder."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from swin_dense.errors import UserError
 
 
-class UnreadableImage(ValueError):
-    """A file that is not an image, or not a whole one; the message says which."""
+class UnreadableImageError(ValueError):
+    """A file is no image, or a damaged one, as the message tells."""
 
 
 def find_images(path: str | Path) -> list[Path]:
@@ -29,8 +29,7 @@ def find_images(path: str | Path) -> list[Path]:
         return [path]
     if not path.is_dir():
         raise UserError(f"no such image or folder: {path}")
-    Image.init()
-    suffixes = set(Image.EXTENSION) | {".jpg", ".jpeg", ".png"}
+    suffixes = set(Image.registered_extensions())
     found = sorted(p for p in path.iterdir() if p.is_file() and p.suffix.lower() in suffixes)
     if not found:
         raise UserError(f"no images in {path}: expected .jpg, .png or another image format")
@@ -40,30 +39,32 @@ def find_images(path: str | Path) -> list[Path]:
 def read_image(path: str | Path) -> NDArray[np.uint8]:
     """Reads an image as the configs' pipelines do: (H, W, 3) BGR, 8 bits, turned by its EXIF tag.
 
-    Grey, palette, CMYK, 16-bit images and those with transparency (which is dropped) are
-    converted. OpenCV decodes, so that a picture gets here the pixels that it gets in training;
-    Pillow, which unlike OpenCV notices when an image is cut off, checks it, and decodes what
-    OpenCV cannot.
+    Grey, palette, CMYK and 16-bit images and those with transparency (which is dropped) are
+    converted. OpenCV decodes, so that an image has the same pixels here as in training. Pillow,
+    which unlike OpenCV notices when an image is cut off, checks it, and decodes what OpenCV cannot.
 
     Raises:
-        UnreadableImage: the file is no image, is cut off or damaged.
+        UnreadableImageError: the file is no image, is cut off or damaged.
     """
     try:
         data = Path(path).read_bytes()
     except OSError as error:
-        raise UnreadableImage(error.strerror or str(error)) from error
+        raise UnreadableImageError(error.strerror or str(error)) from error
     if not data:
-        raise UnreadableImage("the file is empty")
-    checked = _check(data)
+        raise UnreadableImageError("the file is empty")
+    checked = _decode(data)
     decoded = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), cv2.IMREAD_COLOR)
     if decoded is not None:
         return np.asarray(decoded, dtype=np.uint8)
     if checked is None:
-        raise UnreadableImage("not an image, or of an unknown format")
-    return np.ascontiguousarray(np.asarray(_to_rgb(checked))[..., ::-1])
+        raise UnreadableImageError("not an image, or of an unknown format")
+    image = ImageOps.exif_transpose(checked)
+    if image.mode.startswith("I"):  # 16 bits: keep the upper 8, as OpenCV does
+        image = Image.fromarray((np.asarray(image) // 256).clip(0, 255).astype(np.uint8))
+    return np.ascontiguousarray(np.asarray(image.convert("RGB"))[..., ::-1])
 
 
-def _check(data: bytes) -> Image.Image | None:
+def _decode(data: bytes) -> Image.Image | None:
     """The image as Pillow decodes it; None if Pillow does not know the format."""
     try:
         with warnings.catch_warnings():
@@ -74,13 +75,4 @@ def _check(data: bytes) -> Image.Image | None:
     except UnidentifiedImageError:
         return None
     except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error ...
-        raise UnreadableImage(f"damaged or cut off ({error})") from error
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    turned = ImageOps.exif_transpose(image)
-    if turned.mode.startswith("I"):  # 16 bits: keep the upper 8, as OpenCV does
-        return Image.fromarray((np.asarray(turned) // 256).clip(0, 255).astype(np.uint8)).convert(
-            "RGB"
-        )
-    return turned.convert("RGB")
+        raise UnreadableImageError(f"damaged or cut off ({error})") from error

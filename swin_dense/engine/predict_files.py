@@ -13,17 +13,13 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 from rich.progress import track
 
-from swin_dense.engine.device import choose_device
-from swin_dense.engine.drawing import class_name, paint_sample
-from swin_dense.engine.images import UnreadableImage, find_images, read_image
+from swin_dense.engine.drawing import class_name, draw_sample
+from swin_dense.engine.images import UnreadableImageError, find_images, read_image
+from swin_dense.engine.launch import choose_device
+from swin_dense.engine.paths import check_checkpoint_path, make_output_dir, write_json
 from swin_dense.engine.predictor import Predictor
-from swin_dense.engine.terminal.console import console, quiet_terminal, say
-from swin_dense.engine.terminal.metrics import write_json
-from swin_dense.engine.test import check_checkpoint_path, make_output_dir
+from swin_dense.engine.terminal.console import console, notify_user, quiet_terminal
 from swin_dense.errors import UserError
-
-_PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png")
-_MAPS = "label_maps"
 
 
 def predict(
@@ -48,7 +44,7 @@ def predict(
         images: an image, or a folder of them.
         out: folder for the results.
         device: 'auto', 'cpu', 'cuda' or 'cuda:N'.
-        score_thr: detections below this score are left out.
+        score_thr: detections below this score are dropped.
         batch_size: images that go through the model together.
         cfg_options: dotted config keys and their new values.
 
@@ -61,33 +57,35 @@ def predict(
     """
     with quiet_terminal():
         check_checkpoint_path(checkpoint)
-        paths = find_images(images)
-        _check_output(Path(out), paths)
-        chosen = choose_device(device)
-        predictor = Predictor(config, checkpoint, chosen, cfg_options)
+        paths, out = find_images(images), Path(out)
+        if out.resolve() == paths[0].parent.resolve():
+            raise UserError(f"--out {out} is where the images are: pictures would replace them")
+        if out.exists() and not out.is_dir():
+            raise UserError(f"--out {out} is a file: give a folder")
+        predictor = Predictor(config, checkpoint, choose_device(device), cfg_options)
         make_output_dir(out, "--out")
-        writer = _Writer(Path(out), predictor, score_thr)
-        chunks = [paths[i : i + batch_size] for i in range(0, len(paths), max(batch_size, 1))]
-        for chunk in track(chunks, "predict", console=console()):
-            _predict_chunk(predictor, writer, chunk)
-        if not writer.entries:
-            path, reason = next(iter(writer.skipped.items()))
-            raise UserError(f"none of {len(paths)} images can be read; {path}: {reason}")
+        files = _FilePredictor(out, predictor, score_thr)
+        size = max(batch_size, 1)
+        for start in track(range(0, len(paths), size), "predict", console=console()):
+            files.predict(paths[start : start + size])
+        if not files.entries:
+            file, reason = next(iter(files.skipped.items()))
+            raise UserError(f"none of {len(paths)} images can be read; {file}: {reason}")
         document = {
             "config": str(config),
             "checkpoint": str(checkpoint),
             "task": "segmentation" if predictor.is_segmentation else "detection",
             "classes": list(predictor.classes),
-            "images": writer.entries,
-            "skipped": [{"file": k, "reason": v} for k, v in writer.skipped.items()],
+            "images": files.entries,
+            "skipped": [{"file": file, "reason": reason} for file, reason in files.skipped.items()],
         }
-        write_json(Path(out) / "predictions.json", document)
-        say(f"{len(writer.entries)} pictures and predictions.json: {out}")
+        write_json(out / "predictions.json", document)
+        notify_user(f"{len(files.entries)} pictures and predictions.json: {out}")
         return document
 
 
 def instance_entries(sample: Any, classes: Sequence[str], score_thr: float) -> list[dict[str, Any]]:
-    """The detections of a data sample as JSON knows them, surest first.
+    """The detections of a data sample as JSON entries, highest score first.
 
     Returns:
         For each: ``label`` (index), ``class`` (name), ``score``, ``bbox`` (left, top, right,
@@ -112,22 +110,19 @@ def instance_entries(sample: Any, classes: Sequence[str], score_thr: float) -> l
 
 
 def class_areas(label_map: NDArray, classes: Sequence[str]) -> list[dict[str, Any]]:
-    """How much of a label map each class covers, largest first: pixels and fraction."""
+    """The area of each class in a label map, largest first: pixels and fraction."""
     labels, counts = np.unique(label_map, return_counts=True)
     order = np.argsort(-counts, kind="stable")
-    return [
-        {
-            "label": int(labels[i]),
-            "class": class_name(classes, int(labels[i])),
-            "pixels": int(counts[i]),
-            "fraction": round(float(counts[i] / label_map.size), 4),
-        }
-        for i in order
-    ]
+    areas = []
+    for label, pixels in zip(labels[order].tolist(), counts[order].tolist(), strict=True):
+        fraction = round(pixels / label_map.size, 4)
+        entry = {"label": label, "class": class_name(classes, label)}
+        areas.append({**entry, "pixels": pixels, "fraction": fraction})
+    return areas
 
 
 def unique_name(name: str, taken: set[str]) -> str:
-    """A file name, with a number before its suffix if it is taken; it is taken from now on."""
+    """A file name, with a number before its suffix if it is in ``taken``, to which it is added."""
     stem, suffix = os.path.splitext(name)
     candidate, number = name, 2
     while candidate in taken:
@@ -136,62 +131,47 @@ def unique_name(name: str, taken: set[str]) -> str:
     return candidate
 
 
-class _Writer:
-    """Writes pictures and label maps as they come, and collects the JSON entries."""
+class _FilePredictor:
+    """Writes a picture, and a segmentor's label map, of each image; collects the JSON entries."""
 
     def __init__(self, out: Path, predictor: Predictor, score_thr: float) -> None:
         self.out, self.predictor, self.score_thr = out, predictor, score_thr
         self.entries: list[dict[str, Any]] = []
-        self.skipped: dict[str, str] = {}
-        self._pictures: set[str] = set()
-        self._maps: set[str] = set()
+        self.skipped: dict[str, str] = {}  # files that cannot be read, with the reason
+        self._taken: set[str] = set()
 
-    def write(self, path: Path, image: NDArray[np.uint8], sample: Any) -> None:
-        suffix = path.suffix.lower()
-        name = path.name if suffix in _PICTURE_SUFFIXES else f"{path.stem}.png"
-        picture = unique_name(name, self._pictures)
-        painted = paint_sample(image, sample, self.predictor.meta, self.score_thr)
-        _write_picture(self.out / picture, painted)
+    def predict(self, paths: Sequence[Path]) -> None:
+        images = {}
+        for path in paths:
+            try:
+                images[path] = read_image(path)
+            except UnreadableImageError as error:
+                self.skipped[path.name] = str(error)
+        samples = self.predictor.predict(list(images.values()))
+        for (path, image), sample in zip(images.items(), samples, strict=True):
+            self._write(path, image, sample)
+
+    def _write(self, path: Path, image: NDArray[np.uint8], sample: Any) -> None:
+        name = path.name if path.suffix.lower() in (".jpg", ".jpeg", ".png") else f"{path.stem}.png"
+        picture = unique_name(name, self._taken)
+        drawn = draw_sample(image, sample, self.predictor.meta, self.score_thr)
+        _write_picture(self.out / picture, drawn)
         height, width = image.shape[:2]
         entry = {"file": path.name, "picture": picture, "width": width, "height": height}
         classes = self.predictor.classes
         if self.predictor.is_segmentation:
             label_map = sample.pred_sem_seg.data.squeeze(0).cpu().numpy()
-            entry["label_map"] = self._write_map(path.stem, label_map)
+            name = unique_name(f"label_maps/{path.stem}.png", self._taken)
+            depth = np.uint8 if len(classes) <= 256 else np.uint16
+            _write_picture(self.out / name, label_map.astype(depth))
+            entry["label_map"] = name
             entry["areas"] = class_areas(label_map, classes)
         else:
             entry["instances"] = instance_entries(sample, classes, self.score_thr)
         self.entries.append(entry)
 
-    def _write_map(self, stem: str, label_map: NDArray) -> str:
-        (self.out / _MAPS).mkdir(exist_ok=True)
-        name = unique_name(f"{stem}.png", self._maps)
-        depth = np.uint8 if len(self.predictor.classes) <= 256 else np.uint16
-        _write_picture(self.out / _MAPS / name, label_map.astype(depth))
-        return f"{_MAPS}/{name}"
-
-
-def _predict_chunk(predictor: Predictor, writer: _Writer, paths: Sequence[Path]) -> None:
-    read: list[tuple[Path, NDArray[np.uint8]]] = []
-    for path in paths:
-        try:
-            read.append((path, read_image(path)))
-        except UnreadableImage as error:
-            writer.skipped[path.name] = str(error)
-    samples = predictor.predict([image for _, image in read])
-    for (path, image), sample in zip(read, samples, strict=True):
-        writer.write(path, image, sample)
-
-
-def _check_output(out: Path, paths: Sequence[Path]) -> None:
-    if out.resolve() == paths[0].parent.resolve():
-        raise UserError(f"--out {out} is where the images are: pictures would replace them")
-    if out.exists() and not out.is_dir():
-        raise UserError(f"--out {out} is a file: give a folder")
-
 
 def _write_picture(path: Path, pixels: NDArray) -> None:
-    ok, data = cv2.imencode(path.suffix.lower(), pixels)
-    if not ok:
-        raise UserError(f"cannot write {path}: OpenCV does not know {path.suffix}")
-    path.write_bytes(data.tobytes())
+    """Writes an image file; unlike ``cv2.imwrite``, with an error where the disk is full."""
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(cv2.imencode(path.suffix.lower(), pixels)[1].tobytes())

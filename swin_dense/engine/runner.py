@@ -1,15 +1,17 @@
-"""mmengine's runner, made quiet, careful about checkpoints and at home on CPUs."""
+"""mmengine's runner with a quiet terminal, strict loading of checkpoints, and support for CPUs."""
 
 from __future__ import annotations
 
 import logging
 import os
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
-import torch
+from mmengine.config import Config
 from mmengine.dist import get_rank
+from mmengine.logging import MMLogger
 from mmengine.model import MMDistributedDataParallel, is_model_wrapper, revert_sync_batchnorm
+from mmengine.registry import RUNNERS
 from mmengine.runner import Runner as MMEngineRunner
 from mmengine.visualization import Visualizer
 from torch import nn
@@ -17,14 +19,15 @@ from torch import nn
 from swin_dense.checkpoints import LoadReport, no_conversion
 from swin_dense.compat import load_checkpoint
 from swin_dense.engine.config.pretrained import local_weights
-from swin_dense.engine.terminal.console import redirect_log, say
+from swin_dense.engine.terminal.console import redirect_log
+from swin_dense.engine.terminal.progress import ProgressHook
 from swin_dense.engine.weights import convert_checkpoint, load_converted, report_to_user
 
 
 class Runner(MMEngineRunner):
-    """Differs from mmengine's in what surrounds the training, never in the training itself.
+    """mmengine's runner, which trains in the same way, but:
 
-    - The log goes to its file; the terminal gets warnings only.
+    - The log is written to its file; the terminal shows warnings only.
     - ``cfg.device`` ('cpu' or 'cuda') is obeyed, also on a machine with GPUs, and CPU processes
       train together (mmengine hands every model to a CUDA device in distributed runs).
     - A checkpoint is read safely, and one that does not fit the model is an error.
@@ -35,7 +38,10 @@ class Runner(MMEngineRunner):
     """Whether a loaded checkpoint must hold every parameter of the model."""
 
     def build_logger(self, *args: Any, **kwargs: Any) -> logging.Logger:
-        """mmengine's logger, its console handler replaced by one for warnings."""
+        """mmengine's logger, which shows only warnings on the terminal."""
+        # Runs of one process that start in the same second would share log and metrics.
+        while MMLogger.check_instance_created(self._experiment_name):
+            self._experiment_name += "_"
         logger = super().build_logger(*args, **kwargs)
         redirect_log(logger)
         return logger
@@ -53,10 +59,12 @@ class Runner(MMEngineRunner):
         model = revert_sync_batchnorm(model.to("cpu"))  # torch's SyncBatchNorm is for GPUs only
         if not self.distributed:
             return model
-        settings = dict(model_wrapper_cfg or {})
+        settings = {
+            "broadcast_buffers": False,
+            "find_unused_parameters": self.cfg.get("find_unused_parameters", False),
+            **(model_wrapper_cfg or {}),
+        }
         settings.pop("type", None)
-        settings.setdefault("broadcast_buffers", False)
-        settings.setdefault("find_unused_parameters", self.cfg.get("find_unused_parameters", False))
         return MMDistributedDataParallel(module=model, **settings)
 
     def load_checkpoint(
@@ -66,7 +74,7 @@ class Runner(MMEngineRunner):
         strict: bool = False,
         revise_keys: list = [(r"^module\.", "")],  # noqa: B006 (mmengine's signature)
     ) -> dict:
-        """Loads weights, safely, and says how well they fit.
+        """Loads weights, safely, and reports how well they fit.
 
         Raises:
             UserError: the file is no checkpoint, or is one of another model.
@@ -87,9 +95,9 @@ class Runner(MMEngineRunner):
         return checkpoint
 
     def dump_config(self) -> None:
-        """Writes the config beside this run's log, and into the work dir when it trains anew.
+        """Writes the config beside this run's log, and into the work dir when a training starts.
 
-        So a test, or a resumed run, never replaces the config that a training was started with.
+        A test or a resumed run does not replace the config that a training was started with.
         """
         if get_rank() != 0:
             return
@@ -98,26 +106,17 @@ class Runner(MMEngineRunner):
         if self._train_loop is not None and not self._resume:
             self.cfg.dump(os.path.join(self.work_dir, name))
 
-    @property
-    def log_file(self) -> Path:
-        """The complete log of this run."""
-        return Path(self.log_dir) / f"{self.timestamp}.log"
+
+def build_runner(cfg: Config) -> MMEngineRunner:
+    """Our runner, or the one that the config's ``runner_type`` names."""
+    return RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)
 
 
-def warn_of_earlier_run(work_dir: str, resume: bool) -> None:
-    """Says so when checkpoints of an earlier run are about to be replaced."""
-    if not resume and (Path(work_dir) / "last_checkpoint").is_file():
-        say(
-            f"{work_dir} holds checkpoints of an earlier run, which this one will replace: "
-            "--resume continues it, --work-dir keeps it apart"
-        )
-
-
-def parameter_count(model: nn.Module) -> int:
-    """The number of weights that are trained."""
-    return sum(p.numel() for p in model.parameters() if p.requires_grad)
-
-
-def device_of(model: nn.Module) -> torch.device:
-    """Where the model is."""
-    return next(model.parameters()).device
+def run_with_progress(runner: MMEngineRunner, run: Callable[[], Any]) -> Any:
+    """Calls ``run``, and closes the progress bar if that fails, so that errors can be read."""
+    try:
+        return run()
+    finally:
+        for hook in runner.hooks:
+            if isinstance(hook, ProgressHook):
+                hook.close()

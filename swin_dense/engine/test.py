@@ -2,45 +2,25 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mmdet.evaluation import DumpDetResults
 from mmengine.config import Config
 from mmengine.evaluator import DumpResults
 from mmengine.runner import Runner
 
-from swin_dense import config_tree
+from swin_dense.config_tree import is_segmentation
 from swin_dense.datasets.check import check_data
-from swin_dense.engine.config.hardware import adapt_workers
-from swin_dense.engine.config.load import is_segmentation, load_config
-from swin_dense.engine.config.pretrained import drop_pretrained
-from swin_dense.engine.config.tta import use_test_time_augmentation
-from swin_dense.engine.device import choose_device
-from swin_dense.engine.distributed import init_distributed, on_first_process
-from swin_dense.engine.paint_hook import PaintHook
-from swin_dense.engine.terminal.console import console, quiet_terminal, say
+from swin_dense.engine.config.prepare import RunOptions, prepare_test
+from swin_dense.engine.drawing import DrawHook
+from swin_dense.engine.launch import init_distributed, on_first_process
+from swin_dense.engine.paths import make_output_dir
+from swin_dense.engine.runner import build_runner, run_with_progress
+from swin_dense.engine.terminal.console import console, notify_user, quiet_terminal
 from swin_dense.engine.terminal.metrics import metrics_file, metrics_table, plain_values
-from swin_dense.engine.train import (
-    add_terminal_hooks,
-    build_runner,
-    make_work_dir,
-    run_closing_bar,
-)
 from swin_dense.errors import UserError
-
-_PICKLES = (".pkl", ".pickle")
-# What only training needs; a test must not ask for it.
-_TRAINING = (
-    "train_dataloader",
-    "train_cfg",
-    "optim_wrapper",
-    "param_scheduler",
-    "val_dataloader",
-    "val_cfg",
-    "val_evaluator",
-)
 
 
 def evaluate(
@@ -63,10 +43,10 @@ def evaluate(
         config: the config file, of mmdet's or mmseg's kind.
         checkpoint: weights of the config's model; a path or a URL.
         work_dir: where log and metrics go (``work_dirs/<config name>``).
-        out: where to keep the predictions: a ``.pkl`` file, or, for segmentation, a folder of
+        out: where to save the predictions: a ``.pkl`` file, or, for segmentation, a folder of
             label maps.
         show_dir: folder for pictures, ground truth beside prediction.
-        score_thr: detections below this score are not painted.
+        score_thr: detections below this score are not drawn.
         tta: predict several views of each image and merge them.
         cfg_options: dotted config keys and their new values.
         data_root: folder that every data set and evaluator is pointed to.
@@ -79,109 +59,43 @@ def evaluate(
     Raises:
         UserError: something that was given is missing or does not fit.
     """
+    is_pickle = str(out).endswith((".pkl", ".pickle"))
+    run = RunOptions(work_dir, data_root, cfg_options, launcher, device)
     with quiet_terminal():
-        check_checkpoint_path(checkpoint)
-        cfg = load_config(config, cfg_options, data_root, work_dir=work_dir)
-        _check_testable(cfg, config)
-        cfg.launcher = launcher
-        chosen = choose_device(device, launcher)
-        cfg.device = chosen.type
-        init_distributed(cfg, chosen)
-        _prepare(cfg, str(checkpoint))
-        on_first_process(lambda: _check_inputs(cfg, out, show_dir))
-        if tta:
-            use_test_time_augmentation(cfg)
-        _keep_label_maps(cfg, out)
+        cfg = prepare_test(config, checkpoint, run, tta, None if is_pickle else out)
+        init_distributed(cfg)
+        on_first_process(lambda: _check_inputs(cfg, out, is_pickle, show_dir))
         runner = build_runner(cfg)
         runner.exact_weights = True  # type: ignore[attr-defined]
-        _keep_predictions(runner, cfg, out)
+        if is_pickle:
+            dump = DumpLabelMaps if is_segmentation(cfg) else DumpDetResults
+            runner.test_loop.evaluator.metrics.append(dump(str(out)))  # type: ignore[attr-defined]
         if show_dir is not None:
-            runner.register_hook(PaintHook(str(show_dir), score_thr))
-        metrics = run_closing_bar(runner, runner.test)
-        _report(runner, metrics, out, show_dir)
+            runner.register_hook(DrawHook(str(show_dir), score_thr))
+        metrics = run_with_progress(runner, runner.test)
+        _notify_results(runner, metrics, out, show_dir)
         return metrics
 
 
-def check_checkpoint_path(checkpoint: str | Path) -> None:
-    """Makes sure that a local checkpoint exists.
-
-    Raises:
-        UserError: it does not.
-    """
-    if "://" not in str(checkpoint) and not Path(checkpoint).is_file():
-        raise UserError(f"no such checkpoint: {checkpoint}")
-
-
-def make_output_dir(path: str | Path, flag: str) -> None:
-    """Creates a folder for results, before the work that they cost.
-
-    Raises:
-        UserError: it cannot be created or written to.
-    """
-    try:
-        os.makedirs(path, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot write to {path}: {error.strerror}; give another {flag}") from error
-    if not os.access(path, os.W_OK):
-        raise UserError(f"cannot write to {path}: no permission; give another {flag}")
-
-
-def _check_testable(cfg: Config, path: str | Path) -> None:
-    needed = ("model", "test_dataloader", "test_cfg", "test_evaluator")
-    missing = [key for key in needed if not cfg.get(key)]
-    if missing:
-        raise UserError(f"{path} cannot be tested: it has no {', '.join(missing)}")
-
-
-def _prepare(cfg: Config, checkpoint: str) -> None:
-    """Leaves of the config what testing these weights needs."""
-    drop_pretrained(cfg)
-    for key in _TRAINING:
-        cfg[key] = None
-    cfg.resume, cfg.load_from = False, checkpoint
-    adapt_workers(cfg)
-    add_terminal_hooks(cfg)
-
-
-def _check_inputs(cfg: Config, out: str | Path | None, show_dir: str | Path | None) -> None:
+def _check_inputs(
+    cfg: Config, out: str | Path | None, is_pickle: bool, show_dir: str | Path | None
+) -> None:
     for warning in check_data(cfg, splits=("test",)):
-        say(f"warning: {warning}")
-    make_work_dir(cfg.work_dir)
+        notify_user(f"warning: {warning}")
+    make_output_dir(cfg.work_dir, "--work-dir")
     if show_dir is not None:
         make_output_dir(show_dir, "--show-dir")
-    if out is None:
-        return
-    is_pickle = str(out).endswith(_PICKLES)
-    if not is_pickle and not is_segmentation(cfg):
-        raise UserError(f"--out {out}: predictions are kept in a .pkl file, so name one")
-    make_output_dir(Path(out).parent if is_pickle else out, "--out")
-
-
-def _keep_label_maps(cfg: Config, out: str | Path | None) -> None:
-    """Lets mmseg's metric write label maps (ADE20K's start at 1, as its server expects them)."""
-    if out is None or str(out).endswith(_PICKLES):
-        return
-    for evaluator in config_tree.split_evaluators(cfg, "test"):
-        evaluator["output_dir"] = str(out)
-
-
-def _keep_predictions(runner: Runner, cfg: Config, out: str | Path | None) -> None:
-    if out is None or not str(out).endswith(_PICKLES):
-        return
-    if is_segmentation(cfg):
-        dump: DumpResults = DumpLabelMaps(str(out))
-    else:
-        from mmdet.evaluation import DumpDetResults
-
-        dump = DumpDetResults(out_file_path=str(out))
-    runner.test_loop.evaluator.metrics.append(dump)  # type: ignore[attr-defined]
+    if out is not None:
+        if not is_pickle and not is_segmentation(cfg):
+            raise UserError(f"--out {out}: a detector's predictions are saved in a .pkl file")
+        make_output_dir(Path(out).parent if is_pickle else out, "--out")
 
 
 class DumpLabelMaps(DumpResults):
-    """Keeps the path and the label map of each predicted image, without all classes' scores."""
+    """Saves the path and the label map of each predicted image, without the classes' scores."""
 
     def process(self, data_batch: Any, predictions: Any) -> None:
-        """Takes over a batch."""
+        """Collects a batch."""
         self.results += [
             {
                 "img_path": sample.get("img_path"),
@@ -191,12 +105,12 @@ class DumpLabelMaps(DumpResults):
         ]
 
 
-def _report(runner: Runner, metrics: dict, out: Any, show_dir: Any) -> None:
+def _notify_results(runner: Runner, metrics: dict, out: Any, show_dir: Any) -> None:
     if runner.rank == 0:
         console().print(metrics_table(metrics))
     runner.logger.info(f"metrics: {plain_values(metrics)}")
-    say(f"metrics: {metrics_file(runner)}")
+    notify_user(f"metrics: {metrics_file(runner)}")
     for name, path in (("predictions", out), ("pictures", show_dir)):
         if path is not None:
-            say(f"{name}: {path}")
-    say(f"log: {getattr(runner, 'log_file', runner.log_dir)}")
+            notify_user(f"{name}: {path}")
+    notify_user(f"log: {runner.logger.log_file}")

@@ -18,7 +18,7 @@ from swin_dense.checkpoints import (
     no_conversion,
     weights_of,
 )
-from swin_dense.engine.terminal.console import say
+from swin_dense.engine.terminal.console import notify_user
 
 _STATISTICS = ("running_mean", "running_var")
 _SIZE_MISMATCH = re.compile(r"size mismatch for (\S+?): ")
@@ -118,9 +118,9 @@ def load_converted(
 
 def report_to_user(report: LoadReport) -> None:
     """Print a report, and what missing parameters mean."""
-    say(str(report))
+    notify_user(str(report))
     if report.missing:
-        say(f"{len(report.missing)} parameters were not found; these start untrained")
+        notify_user(f"{len(report.missing)} parameters were not found; these start untrained")
 
 
 def _without_tta(model: nn.Module) -> nn.Module:

@@ -9,7 +9,7 @@ import torch
 from mmengine.config import Config
 
 from swin_dense.engine.config.data_root import set_data_root
-from swin_dense.engine.config.load import load_config
+from swin_dense.engine.config.prepare import load_config
 from swin_dense.engine.config.pretrained import (
     cached_path,
     drop_pretrained,
@@ -125,7 +125,7 @@ load_from = 'd.pth'
 """
 
 
-def test_pretrained_weights_are_found_and_left_out():
+def test_pretrained_weights_are_found_and_dropped():
     cfg = Config.fromstring(MODEL, ".py")
     assert pretrained_files(cfg) == [
         "torchvision://resnet50",

@@ -10,55 +10,55 @@ from mmdet.structures import DetDataSample
 from mmengine.structures import InstanceData
 from PIL import Image
 
-from swin_dense.engine.drawing import paint_detections, paint_sample, paint_segmentation
-from swin_dense.engine.images import UnreadableImage, find_images, read_image
+from swin_dense.engine.drawing import draw_detections, draw_sample, draw_segmentation
+from swin_dense.engine.images import UnreadableImageError, find_images, read_image
 from swin_dense.engine.predict_files import class_areas, unique_name
 from swin_dense.errors import UserError
 
 GREY = np.full((80, 120, 3), 128, np.uint8)
 
 
-def test_detections_are_painted_where_they_are():
+def test_detections_are_drawn_where_they_are():
     mask = np.zeros((1, 80, 120), bool)
     mask[0, 30:60, 40:70] = True
     boxes = np.array([[40.0, 30.0, 70.0, 60.0]])
-    painted = paint_detections(GREY, boxes, np.array([0]), np.array([0.9]), ["cat"], mask)
-    changed = (painted != GREY).any(-1)
+    drawn = draw_detections(GREY, boxes, np.array([0]), np.array([0.9]), ["cat"], mask)
+    changed = (drawn != GREY).any(-1)
     assert changed[35:55, 45:65].all()
     assert not changed[65:, :].any()
     assert not changed[:, 110:].any()
     assert (GREY == 128).all()
 
 
-def test_without_masks_only_the_frame_and_the_name_are_painted():
+def test_without_masks_only_the_frame_and_the_name_are_drawn():
     boxes = np.array([[10.0, 30.0, 110.0, 75.0]])
-    painted = paint_detections(GREY, boxes, np.array([5]), None, ["cat"])
-    changed = (painted != GREY).any(-1)
+    drawn = draw_detections(GREY, boxes, np.array([5]), None, ["cat"])
+    changed = (drawn != GREY).any(-1)
     assert changed[30, 20:100].all()
     assert not changed[40:70, 20:100].any()
 
 
 def test_boxes_beyond_the_image_and_no_boxes_at_all():
     boxes = np.array([[-30.0, -9.0, 300.0, 200.0]])
-    assert paint_detections(GREY, boxes, np.array([0]), None, ["cat"]).shape == GREY.shape
-    nothing = paint_detections(GREY, np.zeros((0, 4)), np.zeros(0, int), np.zeros(0), [])
+    assert draw_detections(GREY, boxes, np.array([0]), None, ["cat"]).shape == GREY.shape
+    nothing = draw_detections(GREY, np.zeros((0, 4)), np.zeros(0, int), np.zeros(0), [])
     assert (nothing == GREY).all()
 
 
-def test_tiny_images_can_be_painted():
+def test_tiny_images_can_be_drawn():
     tiny = GREY[:3, :2]
-    painted = paint_detections(tiny, np.array([[0, 0, 2, 3]]), np.array([0]), None, ["a long name"])
-    assert painted.shape == tiny.shape
+    drawn = draw_detections(tiny, np.array([[0, 0, 2, 3]]), np.array([0]), None, ["a long name"])
+    assert drawn.shape == tiny.shape
 
 
 def test_classes_have_the_palettes_colour_and_ignored_pixels_none():
     label_map = np.full((80, 120), 255)
     label_map[:40] = 0
     palette = [[255, 0, 0], [0, 255, 0]]
-    painted = paint_segmentation(GREY, label_map, ["sky", "sea"], palette, opacity=1.0)
-    assert painted[2, 2].tolist() == [0, 0, 255]  # BGR
-    assert (painted[60:] == GREY[60:]).all()
-    assert (painted[:40] != painted[2, 2]).any(), "the name is written"
+    drawn = draw_segmentation(GREY, label_map, ["sky", "sea"], palette, opacity=1.0)
+    assert drawn[2, 2].tolist() == [0, 0, 255]  # BGR
+    assert (drawn[60:] == GREY[60:]).all()
+    assert (drawn[:40] != drawn[2, 2]).any(), "the name is written"
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "CMYK", "P", "I;16", "1"])
@@ -88,7 +88,7 @@ def test_the_pixels_are_those_of_the_training_pipeline(tmp_path):
 def test_what_is_no_image(tmp_path, content):
     path = tmp_path / "a.jpg"
     path.write_bytes(content)
-    with pytest.raises(UnreadableImage):
+    with pytest.raises(UnreadableImageError):
         read_image(path)
 
 
@@ -130,8 +130,8 @@ def test_small_images_are_enlarged_with_all_that_is_drawn(size, zoom):
         )
     )
     black = np.zeros((*size, 3), np.uint8)
-    painted = paint_sample(black, sample, {"classes": ["x"]})
-    assert painted.shape == (zoom * size[0], zoom * size[1], 3)
+    drawn = draw_sample(black, sample, {"classes": ["x"]})
+    assert drawn.shape == (zoom * size[0], zoom * size[1], 3)
     # The left side of the box, at half its height, and nothing right of the box.
-    assert painted[28 * zoom, 4 * zoom].any()
-    assert not painted[28 * zoom, 16 * zoom :].any()
+    assert drawn[28 * zoom, 4 * zoom].any()
+    assert not drawn[28 * zoom, 16 * zoom :].any()

@@ -7,14 +7,12 @@ import torch
 from mmengine.config import Config
 
 from swin_dense.engine.config.hardware import (
-    adapt_precision,
     adapt_workers,
     advise_learning_rate,
     scale_learning_rate,
-    use_amp,
+    set_precision,
 )
-from swin_dense.engine.device import choose_device
-from swin_dense.engine.distributed import on_first_process
+from swin_dense.engine.launch import choose_device, on_first_process
 from swin_dense.engine.terminal import console as terminal
 from swin_dense.errors import UserError
 
@@ -22,35 +20,35 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture
-def said(monkeypatch) -> list[str]:
+def messages(monkeypatch) -> list[str]:
     lines: list[str] = []
-    from swin_dense.engine.config import hardware as adapt
+    from swin_dense.engine.config import hardware
 
-    monkeypatch.setattr(adapt, "say", lines.append)
+    monkeypatch.setattr(hardware, "notify_user", lines.append)
     return lines
 
 
-def test_mixed_precision_falls_back_on_a_cpu(said):
+def test_mixed_precision_falls_back_on_a_cpu(messages):
     wrapper = {"type": "AmpOptimWrapper", "loss_scale": "dynamic", "dtype": "float16"}
     cfg = Config({"optim_wrapper": {**wrapper, "clip_grad": {"max_norm": 1}}})
-    adapt_precision(cfg, CPU)
+    set_precision(cfg, CPU)
     assert cfg.optim_wrapper == {"type": "OptimWrapper", "clip_grad": {"max_norm": 1}}
-    assert len(said) == 1
-    adapt_precision(cfg, CPU)
-    assert len(said) == 1
+    assert len(messages) == 1
+    set_precision(cfg, CPU)
+    assert len(messages) == 1
 
 
-def test_mixed_precision_stays_on_a_gpu(said):
+def test_mixed_precision_stays_on_a_gpu(messages):
     cfg = Config({"optim_wrapper": {"type": "OptimWrapper"}})
-    use_amp(cfg, torch.device("cuda"))
-    adapt_precision(cfg, torch.device("cuda"))
+    set_precision(cfg, torch.device("cuda"), amp=True)
+    set_precision(cfg, torch.device("cuda"))
     assert cfg.optim_wrapper == {"type": "AmpOptimWrapper", "loss_scale": "dynamic"}
-    assert not said
+    assert not messages
 
 
 def test_amp_asked_for_on_a_cpu():
     with pytest.raises(UserError, match="needs a GPU"):
-        use_amp(Config({"optim_wrapper": {}}), CPU)
+        set_precision(Config({"optim_wrapper": {}}), CPU, amp=True)
 
 
 def test_loaders_without_workers_keep_nothing_alive():
@@ -61,14 +59,14 @@ def test_loaders_without_workers_keep_nothing_alive():
     assert cfg.val_dataloader.persistent_workers
 
 
-def test_another_batch_size_is_said_once(said):
+def test_the_user_is_told_of_another_batch_size(messages):
     cfg = Config({"auto_scale_lr": {"base_batch_size": 16}, "train_dataloader": {"batch_size": 2}})
     advise_learning_rate(cfg)
-    assert "16" in said[0]
-    assert "--auto-scale-lr" in said[0]
+    assert "16" in messages[0]
+    assert "--auto-scale-lr" in messages[0]
     scale_learning_rate(cfg, "x.py")
     advise_learning_rate(cfg)
-    assert len(said) == 1
+    assert len(messages) == 1
     assert cfg.auto_scale_lr.enable
 
 
@@ -88,15 +86,15 @@ def test_devices_that_are_there():
 
 def test_errors_of_the_first_process_are_raised():
     def fail():
-        raise UserError("mended how")
+        raise UserError("how to fix it")
 
-    with pytest.raises(UserError, match="mended how"):
+    with pytest.raises(UserError, match="how to fix it"):
         on_first_process(fail)
 
 
 def test_only_the_first_process_talks(monkeypatch, capsys):
     monkeypatch.setenv("RANK", "1")
-    terminal.say("hidden")
+    terminal.notify_user("hidden")
     monkeypatch.setenv("RANK", "0")
-    terminal.say("shown")
+    terminal.notify_user("shown")
     assert capsys.readouterr().out == "shown\n"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import logging
 import warnings
 from types import SimpleNamespace
 
@@ -12,10 +11,11 @@ import pytest
 from mmengine.logging import MMLogger
 from rich.console import Console
 
+from swin_dense.engine.paths import write_json
 from swin_dense.engine.terminal import console as terminal
 from swin_dense.engine.terminal.errors import as_user_error
-from swin_dense.engine.terminal.metrics import metrics_table, plain_values, write_json
-from swin_dense.engine.terminal.progress import _Clock
+from swin_dense.engine.terminal.metrics import metrics_table, plain_values
+from swin_dense.engine.terminal.progress import ProgressHook
 from swin_dense.errors import UserError
 
 
@@ -37,7 +37,7 @@ def test_libraries_print_into_the_log(logger, tmp_path, capsys):
         terminal.redirect_log(logger)
         print("afterwards")
         logger.info("the config")
-        terminal.say("for the user")
+        terminal.notify_user("for the user")
     assert capsys.readouterr().out == "for the user\n"
     log = (tmp_path / "run.log").read_text()
     for line in ("before there is a log", "afterwards", "the config", "for the user"):
@@ -90,22 +90,35 @@ def test_only_plain_values_are_kept(tmp_path):
     assert [p.name for p in (tmp_path / "deep").iterdir()] == ["m.json"]
 
 
-def test_the_clock_counts_iterations_and_evaluations_apart(monkeypatch):
-    now = SimpleNamespace(value=0.0)
+def test_the_time_left_counts_iterations_and_evaluations_apart(monkeypatch, capsys):
+    now = SimpleNamespace(value=1000.0)
     monkeypatch.setattr("time.monotonic", lambda: now.value)
-    clock = _Clock()
-    clock.begin()
-    for done in (1, 2, 3):
+    runner = SimpleNamespace(
+        iter=0,
+        max_iters=14,
+        train_loop=SimpleNamespace(val_interval=5),
+        val_loop=object(),
+        val_dataloader=[None],
+        message_hub=SimpleNamespace(log_scalars={}),
+    )
+    hook = ProgressHook(plain_seconds=0.0)
+
+    def iterate() -> str:
         now.value += 2.0
-        clock.end(done)
-    assert clock.left(10, 0) == pytest.approx(20.0)
-    clock.begin_evaluation()
+        hook.after_train_iter(runner, 0)
+        runner.iter += 1
+        return capsys.readouterr().out
+
+    hook.before_train(runner)
+    assert "left" not in iterate(), "the first iteration, slow as it is, is not measured"
+    iterate()
+    assert iterate() == "train 3/14  0:00:22 left\n"
+    hook.before_val_epoch(runner)
     now.value += 30.0
-    clock.end_evaluation()
-    clock.begin()
-    now.value += 2.0
-    clock.end(4)
-    assert clock.left(10, 2) == pytest.approx(80.0)
+    hook.after_val_iter(runner, 0)
+    assert capsys.readouterr().out == "evaluate 1/1\n"
+    hook.after_val_epoch(runner)
+    assert iterate() == "train 4/14  0:01:20 left\n"  # 10 iterations, 2 evaluations
 
 
 @pytest.mark.parametrize(
@@ -122,10 +135,10 @@ def test_the_clock_counts_iterations_and_evaluations_apart(monkeypatch):
         ),
     ],
 )
-def test_well_known_errors_of_libraries_are_the_users(error, words):
-    mistake = as_user_error(error)
-    assert isinstance(mistake, UserError)
-    assert words in str(mistake)
+def test_known_errors_of_libraries_are_user_errors(error, words):
+    found = as_user_error(error)
+    assert isinstance(found, UserError)
+    assert words in str(found)
 
 
 @pytest.mark.parametrize("error", [RuntimeError("shapes"), KeyError("x"), OSError(5, "I/O", "f")])
@@ -133,7 +146,7 @@ def test_other_errors_are_bugs(error):
     assert as_user_error(error) is None
 
 
-def test_errors_in_a_worker_are_told_by_their_last_line():
+def test_errors_in_a_worker_are_reported_by_their_last_line():
     text = (
         "Caught FileNotFoundError in DataLoader worker process 0.\n"
         "Original Traceback (most recent call last):\n  File 'x.py', line 1\n"
@@ -144,8 +157,18 @@ def test_errors_in_a_worker_are_told_by_their_last_line():
     assert "Traceback" not in line
 
 
-def test_the_handler_keeps_the_level_of_the_terminal(logger):
+def test_the_terminal_shows_warnings_and_messages_for_the_user(logger, monkeypatch, capsys):
     with terminal.quiet_terminal():
         terminal.redirect_log(logger)
-        shown = [h for h in logger.handlers if isinstance(h, terminal.TerminalHandler)]
-        assert [h.level for h in shown] == [logging.WARNING]
+        for rank, prefix in (("0", "first"), ("1", "second")):
+            monkeypatch.setenv("RANK", rank)
+            logger.info(f"{prefix} detail")
+            logger.info(f"{prefix} message", extra={"for_user": True})
+            logger.warning(f"{prefix} warning")
+            logger.critical(f"{prefix} failure")
+    assert capsys.readouterr().out.splitlines() == [
+        "first message",
+        "warning: first warning",
+        "critical: first failure",
+        "critical: second failure",
+    ]

@@ -34,12 +34,12 @@ def test_masks_are_trained_and_evaluated(work_dir, tool, shapes_root, tmp_path):
     checkpoint = work_dir / Path((work_dir / "last_checkpoint").read_text()).name
     flags = ["--data-root", shapes_root, "--work-dir", tmp_path]
     assert tool("test", CONFIG, checkpoint, *flags) == 0
-    figures = [
+    found = [
         json.loads(newest(folder, "*/metrics.json").read_text())[-1]["metrics"]
         for folder in (work_dir, tmp_path)
     ]
-    assert figures[0] == figures[1]
-    assert {"coco/bbox_mAP", "coco/segm_mAP"} <= set(figures[0])
+    assert found[0] == found[1]
+    assert {"coco/bbox_mAP", "coco/segm_mAP"} <= set(found[0])
 
 
 def test_time_augmentation_merges_the_boxes(work_dir, tool, shapes_root, tmp_path, capsys):
@@ -47,8 +47,8 @@ def test_time_augmentation_merges_the_boxes(work_dir, tool, shapes_root, tmp_pat
     flags = ["--data-root", shapes_root, "--work-dir", tmp_path, "--tta"]
     assert tool("test", CONFIG, checkpoint, *flags) == 0
     assert "only the boxes" in capsys.readouterr().out
-    (figures,) = json.loads(newest(tmp_path, "*/metrics.json").read_text())
-    assert {key.split("_")[0] for key in figures["metrics"]} == {"coco/bbox"}
+    (found,) = json.loads(newest(tmp_path, "*/metrics.json").read_text())
+    assert {key.split("_")[0] for key in found["metrics"]} == {"coco/bbox"}
 
 
 def test_boxes_only_on_own_data(tool, shapes_root, tmp_path):
@@ -62,5 +62,5 @@ def test_boxes_only_on_own_data(tool, shapes_root, tmp_path):
     )
     flags = ["--work-dir", tmp_path / "run", "--from-scratch"]
     assert tool("train", config, *flags) == 0
-    (figures,) = json.loads(newest(tmp_path, "run/*/metrics.json").read_text())
-    assert {key.split("_")[0] for key in figures["metrics"]} == {"coco/bbox"}
+    (found,) = json.loads(newest(tmp_path, "run/*/metrics.json").read_text())
+    assert {key.split("_")[0] for key in found["metrics"]} == {"coco/bbox"}

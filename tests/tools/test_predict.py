@@ -58,7 +58,7 @@ def predicted(trained, tool, tmp_path, capsys):
     return trained, out, document, capsys.readouterr().err
 
 
-def test_a_folder_with_bad_images_goes_on_and_names_them(predicted):
+def test_a_folder_with_bad_images_continues_and_lists_them(predicted):
     _, _, document, err = predicted
     assert {e["file"] for e in document["images"]} == {k for k, ok in ODD_IMAGES.items() if ok}
     bad = {k for k, ok in ODD_IMAGES.items() if not ok}
@@ -77,7 +77,7 @@ def test_every_image_has_a_picture_of_its_own_and_its_shape(predicted):
         assert (entry["height"], entry["width"]) == size[:2]
 
 
-def test_predictions_say_what_and_where(predicted):
+def test_predictions_have_classes_and_places(predicted):
     trained, out, document, _ = predicted
     classes = document["classes"]
     assert classes[-1] == "star"
@@ -134,7 +134,7 @@ def test_pictures_never_replace_the_images(trained, tool, tmp_path, capsys):
 
 
 def test_users_malformed_images(trained, tool, shared, tmp_path):
-    """Real broken and odd files: each is predicted on or named, whatever decoders make of it."""
+    """Real broken and odd files: each is predicted on or listed as skipped."""
     for folder in ("pillow", "mmcv"):
         source = shared / "data" / "malformed" / folder
         out = tmp_path / folder

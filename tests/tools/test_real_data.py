@@ -34,7 +34,7 @@ CASCADE = [
     "model.train_cfg.rpn_proposal.max_per_img=50",
     "model.test_cfg.rpn.max_per_img=50",
     "model.test_cfg.rcnn.max_per_img=10",
-    "model.test_cfg.rcnn.score_thr=0.0",  # untrained: without detections there are no figures
+    "model.test_cfg.rcnn.score_thr=0.0",  # untrained: without detections there are no metrics
     f"{PIPELINE}.3.transforms.0.0.scales=[(96,160)]",
     f"{PIPELINE}.3.transforms.1.0.scales=[(96,160)]",
     f"{PIPELINE}.3.transforms.1.1.crop_size=(60,90)",
@@ -84,12 +84,12 @@ def test_recipes_train_and_test_on_real_images(
     losses = [r["loss"] for r in records if "loss" in r]
     assert len(losses) == 2
     assert np.isfinite(losses).all()
-    trained_to = figures(run.parent)
+    trained_to = read_metrics(run.parent)
     assert metrics <= set(trained_to)
     assert tool("test", config, tmp_path / "last.pth", *flags) == 0
     (tested,) = set(tmp_path.glob("*/metrics.json")) - {run.parent / "metrics.json"}
-    assert figures(tested.parent) == trained_to
+    assert read_metrics(tested.parent) == trained_to
 
 
-def figures(log_dir: Path) -> dict:
+def read_metrics(log_dir: Path) -> dict:
     return json.loads((log_dir / "metrics.json").read_text())[-1]["metrics"]

@@ -29,7 +29,7 @@ def losses(work_dir: Path) -> dict[int, float]:
     return steps
 
 
-def test_test_reads_the_checkpoint_back_to_the_same_figures(trained, tool, tmp_path, capsys):
+def test_test_reads_the_checkpoint_back_to_the_same_metrics(trained, tool, tmp_path, capsys):
     flags = ["--data-root", trained.data_root, "--work-dir", tmp_path]
     assert tool("test", trained.config, trained.checkpoint, *flags) == 0
     trained_to = last_metrics(trained.work_dir)

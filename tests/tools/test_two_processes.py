@@ -46,7 +46,11 @@ def test_two_processes_train_one_model(shapes_root, tmp_path):
     command += ["--master-port", str(20000 + os.getpid() % 20000), REPO / "tools" / "train.py"]
     command += [tmp_path / "two.py", "--launcher", "pytorch", "--device", "cpu", "--seed", "0"]
     command += ["--data-root", shapes_root, "--work-dir", work_dir]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(tmp_path)}
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": f"{REPO}{os.pathsep}{tmp_path}",
+    }
     done = subprocess.run(
         [str(c) for c in command], capture_output=True, text=True, timeout=300, env=environment
     )

@@ -1,4 +1,4 @@
-"""A user's mistake is one line on stderr and exit status 2, without a traceback."""
+"""A user error is one line on stderr and exit status 2, without a traceback."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ DETECTOR, SEGMENTOR = HERE / "tiny_detector.py", HERE / "tiny_segmentor.py"
 
 
 @pytest.fixture
-def mistake(tool, capfd, tmp_path, monkeypatch):
-    """Runs a tool that must fail, and returns its one line."""
+def failure(tool, capfd, tmp_path, monkeypatch):
+    """Runs a tool that must fail and returns its error message."""
     monkeypatch.chdir(tmp_path)
 
     def run(*args) -> str:
@@ -47,30 +47,30 @@ def test_from_a_shell(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["train", "test", "predict"])
-def test_no_such_config(mistake, name):
+def test_no_such_config(failure, name):
     more = {"train": [], "test": ["c.pth"], "predict": ["c.pth", "i.jpg", "--out", "o"]}[name]
     if name != "train":
         torch.save({}, "c.pth")
         Path("i.jpg").touch()
-    assert "no such config: configs/none.py" in mistake(name, "configs/none.py", *more)
+    assert "no such config: configs/none.py" in failure(name, "configs/none.py", *more)
 
 
-def test_a_config_that_is_nearly_there(mistake):
-    assert f"did you mean {DETECTOR}?" in mistake("train", HERE / "tiny_detectr.py")
+def test_similar_config_is_suggested(failure):
+    assert f"did you mean {DETECTOR}?" in failure("train", HERE / "tiny_detectr.py")
 
 
-def test_a_config_that_python_cannot_run(mistake):
+def test_invalid_config(failure):
     Path("broken.py").write_text("model = dict(\n")
-    assert "broken.py is not valid Python: line 1" in mistake("train", "broken.py")
+    assert "broken.py is not valid Python: line 1" in failure("train", "broken.py")
     Path("orphan.py").write_text("_base_ = './parent.py'\n")
-    line = mistake("train", "orphan.py")
+    line = failure("train", "orphan.py")
     assert "orphan.py" in line
     assert "parent.py" in line
 
 
-def test_a_config_without_training(mistake):
+def test_a_config_without_training(failure):
     Path("empty.py").write_text("x = 1\n")
-    assert "empty.py cannot be trained: it has no model" in mistake("train", "empty.py")
+    assert "empty.py cannot be trained: it has no model" in failure("train", "empty.py")
 
 
 @pytest.mark.parametrize(
@@ -84,14 +84,14 @@ def test_a_config_without_training(mistake):
         ("data_root.x=3", "it has no 'x'"),
     ],
 )
-def test_bad_options(mistake, option, complaint):
-    line = mistake("train", DETECTOR, "--cfg-options", option)
+def test_bad_options(failure, option, complaint):
+    line = failure("train", DETECTOR, "--cfg-options", option)
     assert complaint in line
     assert option.partition("=")[0] in line
 
 
-def test_options_that_the_config_leaves_at_their_defaults_are_fine(shapes_root):
-    from swin_dense.engine.config.load import load_config
+def test_options_may_set_what_the_config_leaves_at_its_default(shapes_root):
+    from swin_dense.engine.config.prepare import load_config
 
     options = {
         "model.backbone.with_cp": True,
@@ -103,130 +103,130 @@ def test_options_that_the_config_leaves_at_their_defaults_are_fine(shapes_root):
     assert cfg.randomness.seed == 3
 
 
-def test_no_such_data_root(mistake):
-    line = mistake("train", DETECTOR, "--from-scratch", "--data-root", "/nowhere")
+def test_no_such_data_root(failure):
+    line = failure("train", DETECTOR, "--from-scratch", "--data-root", "/nowhere")
     assert "no such data root: /nowhere" in line
 
 
-def test_data_that_is_not_there(mistake):
-    line = mistake("train", DETECTOR, "--from-scratch")
+def test_missing_data(failure):
+    line = failure("train", DETECTOR, "--from-scratch")
     assert "data/tiny" in line
 
 
-def test_annotation_file_missing_or_cut_off(mistake, shapes_root, tmp_path):
+def test_annotation_file_missing_or_cut_off(failure, shapes_root, tmp_path):
     root = tmp_path / "data"
     root.symlink_to(shapes_root)
     flags = train_flags(root, tmp_path)
     key = "train_dataloader.dataset.ann_file"
-    line = mistake("train", DETECTOR, *flags, "--cfg-options", f"{key}=annotations/none.json")
+    line = failure("train", DETECTOR, *flags, "--cfg-options", f"{key}=annotations/none.json")
     assert "none.json" in line
     whole = (shapes_root / "annotations" / "instances_train2017.json").read_text()
     cut = tmp_path / "cut.json"
     cut.write_text(whole[: len(whole) // 2])
-    line = mistake("train", DETECTOR, *flags, "--cfg-options", f"{key}={cut}")
+    line = failure("train", DETECTOR, *flags, "--cfg-options", f"{key}={cut}")
     assert "cut.json" in line
     assert not (tmp_path / "w").exists()
 
 
-def test_pretrained_weights_that_cannot_be_had(mistake, shapes_root, tmp_path, monkeypatch):
+def test_unavailable_pretrained_weights(failure, shapes_root, tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     flags = ["--data-root", shapes_root, "--work-dir", tmp_path / "w"]
-    line = mistake("train", DETECTOR, *flags)
+    line = failure("train", DETECTOR, *flags)
     assert "https://nowhere.invalid/tiny_swin.pth" in line
     assert str(tmp_path / "torch" / "hub" / "checkpoints" / "tiny_swin.pth") in line
     assert "--from-scratch" in line
     key = "model.backbone.init_cfg.checkpoint"
-    line = mistake("train", DETECTOR, *flags, "--cfg-options", f"{key}=weights/none.pth")
+    line = failure("train", DETECTOR, *flags, "--cfg-options", f"{key}=weights/none.pth")
     assert "weights/none.pth" in line
     assert "--from-scratch" in line
 
 
 @pytest.mark.parametrize("name", ["test", "predict"])
-def test_checkpoints_that_are_none(mistake, shapes_root, tmp_path, name):
+def test_invalid_checkpoints(failure, shapes_root, tmp_path, name):
     image = next((shapes_root / "val2017").glob("*.jpg"))
     if name == "test":
         more = ["--data-root", shapes_root, "--work-dir", tmp_path / "w"]
     else:
         more = [image, "--out", tmp_path / "out"]
-    assert "no such checkpoint: none.pth" in mistake(name, DETECTOR, "none.pth", *more)
+    assert "no such checkpoint: none.pth" in failure(name, DETECTOR, "none.pth", *more)
     Path("garbage.pth").write_bytes(b"this is no checkpoint" * 9)
-    assert "garbage.pth" in mistake(name, DETECTOR, "garbage.pth", *more)
+    assert "garbage.pth" in failure(name, DETECTOR, "garbage.pth", *more)
     torch.save({"state_dict": {"backbone.nothing": torch.zeros(1)}}, "other.pth")
-    line = mistake(name, DETECTOR, "other.pth", *more)
+    line = failure(name, DETECTOR, "other.pth", *more)
     assert "other.pth is of another model" in line
     assert "parameters missing" in line
     assert not (tmp_path / "out").exists()
 
 
-def test_a_checkpoint_with_one_wrong_weight_is_of_another_model(trained, mistake, tmp_path):
+def test_a_checkpoint_with_one_wrong_weight_is_of_another_model(trained, failure, tmp_path):
     content = torch.load(trained.checkpoint, weights_only=True)
     name = next(k for k in content["state_dict"] if k.endswith("conv.weight"))
     content["state_dict"][name] = torch.zeros(3)
     torch.save(content, "one.pth")
     flags = ["--data-root", trained.data_root, "--work-dir", tmp_path / "w"]
-    line = mistake("test", trained.config, "one.pth", *flags)
+    line = failure("test", trained.config, "one.pth", *flags)
     assert "1 of " in line
     assert f"parameters of another size, first {name}" in line
 
 
 @pytest.mark.parametrize(("device", "words"), [("gpu", "unknown device"), ("cuda:99", "cuda:99")])
-def test_devices_that_are_not_there(mistake, shapes_root, tmp_path, device, words):
+def test_unavailable_devices(failure, shapes_root, tmp_path, device, words):
     flags = [*train_flags(shapes_root, tmp_path), "--device", device]
-    line = mistake("train", DETECTOR, *flags)
+    line = failure("train", DETECTOR, *flags)
     assert words in line
     assert device in line
 
 
-def test_amp_needs_a_gpu(mistake, shapes_root, tmp_path):
+def test_amp_needs_a_gpu(failure, shapes_root, tmp_path):
     flags = [*train_flags(shapes_root, tmp_path), "--device", "cpu", "--amp"]
-    assert "--amp needs a GPU" in mistake("train", DETECTOR, *flags)
+    assert "--amp needs a GPU" in failure("train", DETECTOR, *flags)
 
 
-def test_nothing_to_resume(mistake, shapes_root, tmp_path):
+def test_nothing_to_resume(failure, shapes_root, tmp_path):
     flags = train_flags(shapes_root, tmp_path)
-    assert f"{tmp_path / 'w'} has no checkpoint" in mistake("train", DETECTOR, *flags, "--resume")
-    line = mistake("train", DETECTOR, *flags, "--resume", "none.pth")
+    assert f"{tmp_path / 'w'} has no checkpoint" in failure("train", DETECTOR, *flags, "--resume")
+    line = failure("train", DETECTOR, *flags, "--resume", "none.pth")
     assert "no such checkpoint: none.pth" in line
 
 
-def test_auto_scale_lr_without_a_base(mistake, shapes_root, tmp_path):
+def test_auto_scale_lr_without_a_base(failure, shapes_root, tmp_path):
     flags = [*train_flags(shapes_root, tmp_path), "--auto-scale-lr"]
-    line = mistake("train", SEGMENTOR, *flags)
+    line = failure("train", SEGMENTOR, *flags)
     assert "auto_scale_lr" in line
     assert str(SEGMENTOR) in line
 
 
-def test_places_that_cannot_be_written(mistake, shapes_root, tmp_path, trained):
+def test_unwritable_output(failure, shapes_root, tmp_path, trained):
     blocked = tmp_path / "file"
-    blocked.write_text("in the way")
+    blocked.write_text("a file")
     flags = ["--data-root", shapes_root, "--from-scratch", "--work-dir", blocked / "w"]
-    assert str(blocked) in mistake("train", DETECTOR, *flags)
+    assert str(blocked) in failure("train", DETECTOR, *flags)
     image = next((shapes_root / "val2017").glob("*.jpg"))
     out = ["--out", blocked]
-    line = mistake("predict", trained.config, trained.checkpoint, image, *out)
+    line = failure("predict", trained.config, trained.checkpoint, image, *out)
     assert str(blocked) in line
-    assert blocked.read_text() == "in the way"
+    assert blocked.read_text() == "a file"
 
 
-def test_no_images(mistake, trained, tmp_path):
+def test_no_images(failure, trained, tmp_path):
     (tmp_path / "none").mkdir()
     flags = ["--out", tmp_path / "out"]
-    line = mistake("predict", trained.config, trained.checkpoint, tmp_path / "none", *flags)
+    line = failure("predict", trained.config, trained.checkpoint, tmp_path / "none", *flags)
     assert "no images in" in line
-    line = mistake("predict", trained.config, trained.checkpoint, tmp_path / "gone", *flags)
+    line = failure("predict", trained.config, trained.checkpoint, tmp_path / "gone", *flags)
     assert "no such image or folder" in line
 
 
-def test_a_type_that_no_registry_has(mistake, shapes_root, tmp_path):
+def test_unknown_type(failure, shapes_root, tmp_path):
     flags = train_flags(shapes_root, tmp_path)
-    line = mistake("train", DETECTOR, *flags, "--cfg-options", "model.backbone.type=SwinTransfomer")
+    line = failure("train", DETECTOR, *flags, "--cfg-options", "model.backbone.type=SwinTransfomer")
     assert "'SwinTransfomer'" in line
 
 
-def test_a_launcher_without_its_processes(mistake, shapes_root, tmp_path, monkeypatch):
+def test_launcher_without_processes(failure, shapes_root, tmp_path, monkeypatch):
     monkeypatch.delenv("RANK", raising=False)
     flags = [*train_flags(shapes_root, tmp_path), "--launcher", "pytorch"]
-    assert "torchrun" in mistake("train", DETECTOR, *flags)
+    assert "torchrun" in failure("train", DETECTOR, *flags)
 
 
 def test_debug_shows_the_traceback(tool, capfd, tmp_path):
@@ -244,21 +244,21 @@ def test_debug_shows_the_traceback(tool, capfd, tmp_path):
         ("model.backbone.num_heads=[3,1,2,2]", "num_heads"),
     ],
 )
-def test_arguments_that_a_class_does_not_take(mistake, shapes_root, tmp_path, option, words):
+def test_invalid_constructor_arguments(failure, shapes_root, tmp_path, option, words):
     flags = [*train_flags(shapes_root, tmp_path), "--cfg-options", option]
-    assert words in mistake("train", DETECTOR, *flags)
+    assert words in failure("train", DETECTOR, *flags)
 
 
 def test_bugs_keep_their_traceback(tool, shapes_root, tmp_path):
-    """A broken model is nobody's slip of the pen: what raised where must stay visible."""
+    """An error within a model is no user error; its traceback is needed."""
     flags = train_flags(shapes_root, tmp_path)
     with pytest.raises(RuntimeError, match="channels"):
         tool("train", DETECTOR, *flags, "--cfg-options", "model.neck.in_channels=[8,16,32,60]")
 
 
-def test_a_failing_run_keeps_the_work_dir(trained, mistake):
+def test_a_failing_run_keeps_the_work_dir(trained, failure):
     before = sorted(p.name for p in trained.work_dir.iterdir())
     flags = ["--data-root", "/nowhere", "--work-dir", trained.work_dir, "--from-scratch"]
-    mistake("train", trained.config, *flags)
+    failure("train", trained.config, *flags)
     assert sorted(p.name for p in trained.work_dir.iterdir()) == before
     assert os.path.getsize(trained.checkpoint) > 0

@@ -1,9 +1,9 @@
-"""Reading a config with the changes that the command line asks for."""
+"""Reading a config file, and changing it by dotted keys."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -11,62 +11,12 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-from swin_dense.engine.config.data_root import set_data_root
-from swin_dense.engine.config.own_data import apply_own_data
-from swin_dense.engine.config.pretrained import drop_pretrained
 from swin_dense.errors import UserError
 
-# What a runner reads from a config, so that these may be set where the config says nothing.
-RUNNER_KEYS = (set(signature(Runner.__init__).parameters) - {"self", "cfg"}) | {
-    "activation_checkpointing",
-    "compile",
-    "custom_imports",
-    "data_root",
-    "find_unused_parameters",
-    "model_wrapper_cfg",
-    "sync_bn",
-    "tta_model",
-    "tta_pipeline",
-}
-
-
-def load_config(
-    path: str | Path,
-    cfg_options: Mapping[str, Any] | None = None,
-    data_root: str | Path | None = None,
-    from_scratch: bool = False,
-    work_dir: str | Path | None = None,
-    classes: Sequence[str] | None = None,
-) -> Config:
-    """Reads a config file and applies, in this order, options, data root and "from scratch".
-
-    Args:
-        path: the config file.
-        cfg_options: dotted keys and their new values, as ``--cfg-options`` gives them.
-        data_root: folder that every data set and evaluator is pointed to.
-        from_scratch: leave out all pretrained weights.
-        work_dir: where results go; without it the config's, else ``work_dirs/<config name>``.
-        classes: class names that are known already, so that a config of own data need not read
-            them from its annotation file.
-
-    Raises:
-        UserError: no such config, a config that Python cannot run, options that do not fit it,
-            no such data root.
-    """
-    cfg = read_config(path)
-    if cfg_options:
-        merge_options(cfg, cfg_options)
-    if data_root is not None:
-        set_data_root(cfg, data_root)
-    if "own_data" in cfg:
-        _read_own_data(cfg, data_root, classes)
-    if from_scratch:
-        drop_pretrained(cfg)
-    if work_dir is not None:
-        cfg.work_dir = str(work_dir)
-    elif cfg.get("work_dir") is None:
-        cfg.work_dir = str(Path("work_dirs") / Path(path).stem)
-    return cfg
+# What a runner reads from a config, so that these may be set where the config does not.
+RUNNER_KEYS = set(signature(Runner.__init__).parameters) - {"self", "cfg"}
+RUNNER_KEYS |= {"activation_checkpointing", "compile", "custom_imports", "data_root", "sync_bn"}
+RUNNER_KEYS |= {"find_unused_parameters", "model_wrapper_cfg", "tta_model", "tta_pipeline"}
 
 
 def read_config(path: str | Path) -> Config:
@@ -87,8 +37,7 @@ def read_config(path: str | Path) -> Config:
     except SyntaxError as error:
         raise UserError(f"{path} is not valid Python: line {error.lineno}: {error.msg}") from error
     except (ImportError, NameError, KeyError, AttributeError, TypeError, ValueError) as error:
-        kind = type(error).__name__
-        raise UserError(f"{path} cannot be read: {kind}: {error}") from error
+        raise UserError(f"{path} cannot be read: {type(error).__name__}: {error}") from error
 
 
 def merge_options(cfg: Config, options: Mapping[str, Any]) -> None:
@@ -108,60 +57,36 @@ def merge_options(cfg: Config, options: Mapping[str, Any]) -> None:
 
 
 def _check_key(cfg: Config, key: str) -> None:
-    """Follows a dotted key through ``cfg`` up to where it stops existing."""
+    """Follows a dotted key through ``cfg`` up to where it stops existing.
+
+    A new name at the end of a key may be an argument that the config leaves at its default. On the
+    way to the end and at the top level, one that resembles an existing name is a misspelling.
+    """
     node: Any = cfg._cfg_dict
     names = key.split(".")
     for depth, name in enumerate(names):
+        parent = ".".join(names[:depth])
         if isinstance(node, (list, tuple)):
             if not name.isdigit() or int(name) >= len(node):
-                place = ".".join(names[:depth])
-                raise UserError(f"--cfg-options {key}: {place} is a list of {len(node)}")
+                raise UserError(f"--cfg-options {key}: {parent} is a list of {len(node)}")
             node = node[int(name)]
-            continue
-        if not isinstance(node, Mapping):
-            place = ".".join(names[:depth])
-            raise UserError(f"--cfg-options {key}: {place} is {node!r}, it has no {name!r}")
-        if name not in node:
-            _check_new_name(node, name, key, is_last=depth == len(names) - 1, is_top=depth == 0)
+        elif not isinstance(node, Mapping):
+            raise UserError(f"--cfg-options {key}: {parent} is {node!r}, it has no {name!r}")
+        elif name in node:
+            node = node[name]
+        else:
+            known = {*map(str, node), *(() if depth else RUNNER_KEYS)}
+            is_argument = 0 < depth == len(names) - 1
+            close = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.75)
+            if close and not is_argument and name not in known:
+                raise UserError(
+                    f"--cfg-options {key}: no {name!r} in the config; did you mean {close[0]!r}?"
+                )
             return
-        node = node[name]
-
-
-def _check_new_name(node: Mapping, name: str, key: str, is_last: bool, is_top: bool) -> None:
-    """A new name may be an argument that the config left at its default, or a slip of the pen.
-
-    Only what cannot be an argument is refused: a top-level name, or one on the way to a deeper
-    value, that resembles one which is there.
-    """
-    if is_top and name in RUNNER_KEYS:
-        return
-    if is_last and not is_top:
-        return
-    known = [str(k) for k in node] + (sorted(RUNNER_KEYS) if is_top else [])
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.75)
-    if close:
-        raise UserError(
-            f"--cfg-options {key}: no {name!r} in the config; did you mean {close[0]!r}?"
-        )
-
-
-def is_segmentation(cfg: Config) -> bool:
-    """Whether the config is for mmseg (semantic segmentation); otherwise it is for mmdet."""
-    return cfg.get("default_scope") == "mmseg"
-
-
-def _read_own_data(
-    cfg: Config, data_root: str | Path | None, classes: Sequence[str] | None
-) -> None:
-    if data_root is not None:
-        cfg.own_data.root = str(data_root)
-    if classes and not cfg.own_data.get("classes"):
-        cfg.own_data.classes = tuple(classes)
-    apply_own_data(cfg)
 
 
 def _similar_config(path: Path) -> str:
     folder = path.parent if path.parent.is_dir() else Path("configs")
-    names = {p.name: p for p in folder.glob("*.py")} if folder.is_dir() else {}
+    names = {p.name: p for p in folder.glob("*.py")}
     close = difflib.get_close_matches(path.with_suffix(".py").name, names, n=1)
     return f"; did you mean {names[close[0]]}?" if close else ""

@@ -1,20 +1,22 @@
-"""A user's own data in a few lines of config, instead of a dozen edits in as many places."""
+"""A user's own data, described by a few lines of a config."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from swin_dense import config_tree
 from swin_dense.datasets.coco_file import read_coco
 from swin_dense.errors import UserError
 
-_COMMON_KEYS = {"root", "train", "val", "test"}
-_BOX_KEYS = _COMMON_KEYS | {"classes", "masks"}
-_LABEL_MAP_KEYS = _COMMON_KEYS | {"classes", "img_suffix", "seg_suffix", "reduce_zero_label"}
+_SPLITS = ("train", "val", "test")
+_COMMON_KEYS = {"root", "classes", *_SPLITS}
+_BOX_KEYS = _COMMON_KEYS | {"masks"}
+_LABEL_MAP_KEYS = _COMMON_KEYS | {"img_suffix", "seg_suffix", "reduce_zero_label"}
 
 
-def apply_own_data(cfg: Any) -> Any:
+def apply_own_data(cfg: Any, classes: Sequence[str] | None = None) -> Any:
     """Turn a config's ``own_data`` into data sets, heads and evaluators, and drop it.
 
     For a detector, with COCO annotation files; the classes are read from the training file,
@@ -37,11 +39,9 @@ def apply_own_data(cfg: Any) -> Any:
     tell which files are read.
 
     Args:
-        cfg: mmengine config of a detector or a segmentor; changed in place. Without ``own_data``
-            it stays as it is, so applying twice does no harm.
-
-    Returns:
-        The same config, complete in itself.
+        cfg: config of a detector or a segmentor; changed in place and returned. Without
+            ``own_data`` nothing changes.
+        classes: class names to use where ``own_data`` gives none.
 
     Raises:
         UserError: a part of ``own_data`` is missing or unknown, or the training annotations
@@ -50,10 +50,15 @@ def apply_own_data(cfg: Any) -> Any:
     own = cfg.get("own_data")
     if own is None:
         return cfg
-    if any("seg_map_path" in (d.get("data_prefix") or {}) for d in _datasets(cfg)):
-        _apply_label_maps(cfg, own)
+    if classes and not own.get("classes"):
+        own["classes"] = tuple(classes)
+    datasets = [d for split in _SPLITS for d in config_tree.split_datasets(cfg, split)]
+    if any("seg_map_path" in (dataset.get("data_prefix") or {}) for dataset in datasets):
+        own_classes = _apply_label_maps(cfg, own)
     else:
-        _apply_boxes(cfg, own)
+        own_classes = _apply_boxes(cfg, own)
+    for _, head in config_tree.class_heads(cfg["model"]):
+        head["num_classes"] = len(own_classes)
     cfg.pop("own_data")
     return cfg
 
@@ -61,8 +66,8 @@ def apply_own_data(cfg: Any) -> Any:
 def drop_masks(cfg: Any) -> Any:
     """Make a box detector of a config that also predicts masks (in place; returns it).
 
-    The mask branch goes, annotations are loaded without masks, and masks are not evaluated. A
-    model that has a mask branch but whose masks nobody labelled is trained this way.
+    The mask branch is removed, and masks are neither loaded nor evaluated. This way, a model with a
+    mask branch is trained on data without masks.
     """
     model = cfg["model"]
     for part in (model, model.get("roi_head"), model.get("bbox_head")):
@@ -73,55 +78,56 @@ def drop_masks(cfg: Any) -> Any:
     if "data_preprocessor" in model:
         model["data_preprocessor"].pop("pad_mask", None)
     for pipeline in config_tree.pipelines(cfg):
-        pipeline[:] = [step for step in pipeline if not _is_instaboost(step)]
+        # InstaBoost, ours or mmdet's, cuts instances out by their masks.
+        pipeline[:] = [s for s in pipeline if not str(s.get("type")).endswith("InstaBoost")]
         for step in config_tree.steps(pipeline):
             if step.get("with_mask"):
                 step["with_mask"] = False
-    for metric in _metrics(cfg):
-        if "segm" in (metric.get("metric") or []):
-            metric["metric"] = ["bbox"]
+    for split in ("val", "test"):
+        for metric in config_tree.split_evaluators(cfg, split):
+            if "segm" in (metric.get("metric") or []):
+                metric["metric"] = ["bbox"]
     return cfg
 
 
-def _is_instaboost(step: dict) -> bool:
-    """Whether a step, ours or mmdet's, cuts instances out by their masks."""
-    return str(step.get("type")).endswith("InstaBoost")
-
-
-def _apply_boxes(cfg: Any, own: dict) -> None:
-    _refuse_unknown(own, _BOX_KEYS, {"ann_file", "img_dir"})
+def _apply_boxes(cfg: Any, own: dict) -> tuple[str, ...]:
+    """Sets data sets and evaluators; returns the classes."""
+    _check_keys(own, _BOX_KEYS, {"ann_file", "img_dir"})
     root = own["root"]
-    training = config_tree.resolve({"data_root": root}, own["train"]["ann_file"])
+    training = Path(root, own["train"]["ann_file"])
     classes = tuple(own.get("classes") or read_coco(training).categories.values())
-    for split, part in _parts(own):
+    for split in _SPLITS:
+        part = own.get(split) or own["val"]
         for dataset in config_tree.split_datasets(cfg, split):
-            dataset["data_root"] = root
+            prefix, metainfo = {"img": part["img_dir"]}, {"classes": classes}
+            dataset.update(data_root=root, data_prefix=prefix, metainfo=metainfo)
             dataset["ann_file"] = part["ann_file"]
-            dataset["data_prefix"] = {"img": part["img_dir"]}
-            dataset["metainfo"] = {"classes": classes}
         for metric in config_tree.split_evaluators(cfg, split):
             if "ann_file" in metric:
-                metric["ann_file"] = str(config_tree.resolve({"data_root": root}, part["ann_file"]))
-    _set_num_classes(cfg, len(classes))
+                metric["ann_file"] = str(Path(root, part["ann_file"]))
     if not own.get("masks", True):
         drop_masks(cfg)
+    return classes
 
 
-def _apply_label_maps(cfg: Any, own: dict) -> None:
-    _refuse_unknown(own, _LABEL_MAP_KEYS, {"img_dir", "seg_dir"})
-    if not own.get("classes"):
+def _apply_label_maps(cfg: Any, own: dict) -> tuple[str, ...]:
+    """Sets data sets and pipelines; returns the classes."""
+    _check_keys(own, _LABEL_MAP_KEYS, {"img_dir", "seg_dir"})
+    classes = tuple(own.get("classes") or ())
+    if not classes:
         raise UserError(
             "own_data lacks classes: label maps hold no names, so list them in the order of "
             "their pixel values, as in classes=('road', 'car')"
         )
     reduce_zero_label = own.get("reduce_zero_label", False)
-    for split, part in _parts(own):
+    for split in _SPLITS:
+        part = own.get(split) or own["val"]
         for dataset in config_tree.split_datasets(cfg, split):
             dataset.update(
                 type="BaseSegDataset",
                 data_root=own["root"],
                 data_prefix={"img_path": part["img_dir"], "seg_map_path": part["seg_dir"]},
-                metainfo={"classes": tuple(own["classes"])},
+                metainfo={"classes": classes},
                 img_suffix=own.get("img_suffix", ".jpg"),
                 seg_map_suffix=own.get("seg_suffix", ".png"),
                 reduce_zero_label=reduce_zero_label,
@@ -131,43 +137,20 @@ def _apply_label_maps(cfg: Any, own: dict) -> None:
         for step in config_tree.steps(pipeline):
             if "reduce_zero_label" in step:
                 step["reduce_zero_label"] = reduce_zero_label
-    _set_num_classes(cfg, len(own["classes"]))
+    return classes
 
 
-def _parts(own: dict) -> Iterator[tuple[str, dict]]:
-    for split in ("train", "val", "test"):
-        yield split, own.get(split) or own["val"]
-
-
-def _set_num_classes(cfg: Any, num_classes: int) -> None:
-    for _, head in config_tree.class_heads(cfg["model"]):
-        head["num_classes"] = num_classes
-
-
-def _refuse_unknown(own: dict, keys: set[str], part_keys: set[str]) -> None:
+def _check_keys(own: dict, keys: set[str], part_keys: set[str]) -> None:
     if unknown := set(own) - keys:
-        raise UserError(f"own_data has no {_names(unknown)}: it takes {_names(keys)}")
+        raise UserError(f"own_data has no {_join(unknown)}: it takes {_join(keys)}")
     for key in ("root", "train", "val"):
         if key not in own:
             raise UserError(f"own_data lacks {key}: it needs root, train and val")
-    for split in ("train", "val", "test"):
-        part = own.get(split)
-        if part is not None and set(part) != part_keys:
-            raise UserError(
-                f"own_data.{split} has {_names(set(part)) or 'nothing'}: "
-                f"it takes exactly {_names(part_keys)}"
-            )
+    for split in _SPLITS:
+        if own.get(split) is not None and (found := set(own[split])) != part_keys:
+            takes = f"it takes exactly {_join(part_keys)}"
+            raise UserError(f"own_data.{split} has {_join(found) or 'nothing'}: {takes}")
 
 
-def _names(keys: set[str]) -> str:
+def _join(keys: set[str]) -> str:
     return ", ".join(sorted(keys))
-
-
-def _datasets(cfg: Any) -> Iterator[dict]:
-    for split in ("train", "val", "test"):
-        yield from config_tree.split_datasets(cfg, split)
-
-
-def _metrics(cfg: Any) -> Iterator[dict]:
-    for split in ("val", "test"):
-        yield from config_tree.split_evaluators(cfg, split)

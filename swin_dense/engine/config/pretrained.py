@@ -1,24 +1,37 @@
-"""Pretrained weights that a config asks for: finding, fetching and leaving them out."""
+"""Pretrained weights that a config asks for: finding, downloading and dropping them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.runner import checkpoint
 
+from swin_dense import config_tree
 from swin_dense.checkpoints import cached_path, local_file
-from swin_dense.engine.distributed import on_first_process
-from swin_dense.engine.terminal.console import say
+from swin_dense.engine.launch import on_first_process
+from swin_dense.engine.terminal.console import notify_user
 
-_OR_WITHOUT = ", or add --from-scratch to train without pretrained weights"
+_ALTERNATIVE = ", or add --from-scratch to train without pretrained weights"
+# mmengine's names of weights, and its function that has the table of their URLs.
+_MODEL_ZOOS = {
+    "torchvision": "get_torchvision_models",
+    "modelzoo": "get_torchvision_models",
+    "open-mmlab": "get_external_models",
+    "openmmlab": "get_external_models",
+    "mmcls": "get_mmcls_models",
+}
 
 
 def drop_pretrained(cfg: Config) -> None:
     """Removes every request for pretrained weights; other initialisations stay."""
-    for node in _mappings(cfg._cfg_dict.get("model")):
-        if node.get("init_cfg") is not None:
-            node["init_cfg"] = _without_pretrained(node["init_cfg"])
+    for node in config_tree.mappings(cfg._cfg_dict.get("model")):
+        init = node.get("init_cfg")
+        if isinstance(init, (list, tuple)):
+            node["init_cfg"] = [entry for entry in init if not _is_pretrained(entry)] or None
+        elif _is_pretrained(init):
+            node["init_cfg"] = None
         if isinstance(node.get("pretrained"), str):
             node["pretrained"] = None
     if cfg.get("load_from") is not None:
@@ -27,81 +40,48 @@ def drop_pretrained(cfg: Config) -> None:
 
 def pretrained_files(cfg: Config) -> list[str]:
     """The URLs and paths of all pretrained weights that training would read."""
-    found: list[str] = []
-    for node in _mappings(cfg._cfg_dict.get("model")):
+    found: list[str | None] = []
+    for node in config_tree.mappings(cfg._cfg_dict.get("model")):
         init = node.get("init_cfg")
         entries = init if isinstance(init, (list, tuple)) else [init]
-        found += [e["checkpoint"] for e in entries if _is_pretrained(e) and e.get("checkpoint")]
-        if isinstance(node.get("pretrained"), str):
-            found.append(node["pretrained"])
-    if cfg.get("load_from"):
-        found.append(cfg.load_from)
-    return list(dict.fromkeys(found))
+        found += [entry.get("checkpoint") for entry in entries if _is_pretrained(entry)]
+        found += [node["pretrained"]] if isinstance(node.get("pretrained"), str) else []
+    return [file for file in dict.fromkeys([*found, cfg.get("load_from")]) if file]
 
 
 def ensure_pretrained(cfg: Config) -> None:
-    """Makes sure that the pretrained weights are at hand, downloading them when need be.
+    """Downloads the pretrained weights that are not on this machine.
 
     The first process does the work. Weights from the web go where PyTorch keeps them
     (``torch.hub.get_dir()/checkpoints``), so that mmengine finds them there.
 
     Raises:
-        UserError: a file is missing or cannot be downloaded; the message says what to put where.
+        UserError: a file is missing or cannot be downloaded; the message tells what to do.
     """
     files = pretrained_files(cfg)
     on_first_process(lambda: [local_weights(file) for file in files])
 
 
-def local_weights(location: str, otherwise: str = _OR_WITHOUT) -> str:
+def local_weights(location: str, otherwise: str = _ALTERNATIVE) -> str:
     """The local path of weights, downloaded first if they are on the web.
 
     Args:
         location: a path, an http(s) URL, or mmengine's ``torchvision://`` or ``open-mmlab://``.
             Other schemes are returned as they are, for mmengine to read.
-        otherwise: what else the user can do, for the error message.
+        otherwise: an alternative for the user, at the end of the error message.
 
     Raises:
         UserError: there is no such file, or it cannot be downloaded.
     """
-    url = _web_address(location)
-    if "://" in url and not url.startswith(("http://", "https://")):
-        return url
-    if "://" in url and not cached_path(url).is_file():
-        say(f"downloading {url}")
-    return str(local_file(url, otherwise))
-
-
-def _web_address(location: str) -> str:
-    """Resolves the model zoo names that mmengine knows to what they stand for."""
-    for prefixes, table in (
-        (("torchvision://", "modelzoo://"), "get_torchvision_models"),
-        (("open-mmlab://", "openmmlab://"), "get_external_models"),
-        (("mmcls://",), "get_mmcls_models"),
-    ):
-        for prefix in prefixes:
-            if location.startswith(prefix):
-                from mmengine.runner import checkpoint
-
-                return getattr(checkpoint, table)().get(location[len(prefix) :], location)
-    return location
+    scheme, _, name = location.partition("://")
+    if scheme in _MODEL_ZOOS:
+        location = getattr(checkpoint, _MODEL_ZOOS[scheme])().get(name, location)
+    if "://" in location and not location.startswith(("http://", "https://")):
+        return location
+    if "://" in location and not cached_path(location).is_file():
+        notify_user(f"downloading {location}")
+    return str(local_file(location, otherwise))
 
 
 def _is_pretrained(init: Any) -> bool:
     return isinstance(init, Mapping) and str(init.get("type")).endswith("Pretrained")
-
-
-def _without_pretrained(init: Any) -> Any:
-    if isinstance(init, (list, tuple)):
-        return [entry for entry in init if not _is_pretrained(entry)] or None
-    return None if _is_pretrained(init) else init
-
-
-def _mappings(node: Any) -> Iterator[Any]:
-    """Every dictionary at or below a node, outermost first."""
-    if isinstance(node, Mapping):
-        yield node
-        for value in list(node.values()):
-            yield from _mappings(value)
-    elif isinstance(node, (list, tuple)):
-        for value in node:
-            yield from _mappings(value)

@@ -7,37 +7,30 @@ from copy import deepcopy
 from mmengine.config import Config, ConfigDict
 
 from swin_dense import config_tree
-from swin_dense.engine.config.load import is_segmentation
+from swin_dense.config_tree import is_segmentation
 from swin_dense.engine.config.own_data import drop_masks
-from swin_dense.engine.terminal.console import say
+from swin_dense.engine.terminal.console import notify_user
 from swin_dense.errors import UserError
 
-_META_KEYS = (
-    "img_id",
-    "img_path",
-    "ori_shape",
-    "img_shape",
-    "scale_factor",
-    "flip",
-    "flip_direction",
-)
 
-
-def use_test_time_augmentation(cfg: Config) -> None:
+def use_tta(cfg: Config) -> None:
     """Makes the config test with several views: its ``tta_pipeline``, else the image and its flip.
 
     Masks of two-stage detectors are merged too, by
     :class:`~swin_dense.models.detectors.InstanceTTAModel`; other models with masks are tested
-    without them, which is said.
+    without them, and the user is told.
 
     Raises:
-        UserError: the model has masks that cannot be left out.
+        UserError: the model predicts masks only.
     """
-    if not is_segmentation(cfg) and not _merges_masks(cfg):
-        _leave_out_masks(cfg)
+    merges_masks = bool((cfg.model.get("roi_head") or {}).get("mask_head"))
+    if not is_segmentation(cfg) and not merges_masks:
+        _drop_masks(cfg)
     if not cfg.get("tta_model"):
-        cfg.tta_model = _default_model(cfg)
-    if _merges_masks(cfg) and cfg.tta_model.type == "DetTTAModel":
+        tta_cfg = {"nms": {"type": "nms", "iou_threshold": 0.5}, "max_per_img": 100}
+        detector = {"type": "swin_dense.InstanceTTAModel", "tta_cfg": tta_cfg}
+        cfg.tta_model = {"type": "SegTTAModel"} if is_segmentation(cfg) else detector
+    if merges_masks and cfg.tta_model.type == "DetTTAModel":
         cfg.tta_model.type = "swin_dense.InstanceTTAModel"
     if not cfg.get("tta_pipeline"):
         cfg.tta_pipeline = _flip_pipeline(cfg)
@@ -46,27 +39,13 @@ def use_test_time_augmentation(cfg: Config) -> None:
         dataset["pipeline"] = cfg.tta_pipeline
 
 
-def _merges_masks(cfg: Config) -> bool:
-    """Whether the model is a two-stage detector with masks."""
-    return bool((cfg.model.get("roi_head") or {}).get("mask_head"))
-
-
-def _leave_out_masks(cfg: Config) -> None:
+def _drop_masks(cfg: Config) -> None:
     box_head = cfg.model.get("bbox_head")
-    of_boxes = isinstance(box_head, dict) and box_head.get("mask_head")
-    if not (cfg.model.get("mask_head") or of_boxes):
-        return
-    if not box_head:
-        raise UserError("--tta merges boxes and the masks of two-stage detectors: leave it out")
-    drop_masks(cfg)
-    say("--tta merges only the boxes of this model: masks are neither predicted nor evaluated")
-
-
-def _default_model(cfg: Config) -> ConfigDict:
-    if is_segmentation(cfg):
-        return ConfigDict(type="SegTTAModel")
-    nms = {"type": "nms", "iou_threshold": 0.5}
-    return ConfigDict(type="swin_dense.InstanceTTAModel", tta_cfg={"nms": nms, "max_per_img": 100})
+    if cfg.model.get("mask_head") and not box_head:
+        raise UserError("--tta merges boxes and the masks of two-stage detectors: remove the flag")
+    if cfg.model.get("mask_head") or (isinstance(box_head, dict) and box_head.get("mask_head")):
+        drop_masks(cfg)
+        notify_user("--tta merges only the boxes of this model: it predicts no masks")
 
 
 def _flip_pipeline(cfg: Config) -> list:
@@ -76,7 +55,8 @@ def _flip_pipeline(cfg: Config) -> list:
     loads = [step for step in pipeline if step["type"] == "LoadAnnotations"]
     steps = [step for step in pipeline if step["type"] != "LoadAnnotations"]
     if not is_segmentation(cfg):
-        pack["meta_keys"] = _META_KEYS
+        pack["meta_keys"] = ["img_id", "img_path", "ori_shape", "img_shape", "scale_factor"]
+        pack["meta_keys"] += ["flip", "flip_direction"]
     flips = [{"type": "RandomFlip", "prob": 0.0}, {"type": "RandomFlip", "prob": 1.0}]
     views = [flips, *([[step] for step in loads]), [pack]]
     return [*steps, ConfigDict(type="TestTimeAug", transforms=views)]

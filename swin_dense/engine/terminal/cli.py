@@ -1,4 +1,4 @@
-"""What the command line tools share: common flags, and errors that fit one line."""
+"""What the command line tools share: common flags, and errors as one line."""
 
 from __future__ import annotations
 
@@ -11,23 +11,22 @@ from collections.abc import Callable, Sequence
 
 from mmengine.config import DictAction
 
-from swin_dense.engine.distributed import OtherProcessError
+from swin_dense.engine.launch import OtherProcessError
 from swin_dense.engine.terminal.errors import as_user_error
 
-USER_ERROR_STATUS = 2
-_INTERRUPTED_STATUS = 130
+_USER_ERROR_STATUS = 2
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """An argument parser whose complaint is one line, like every other user error here."""
+    """An argument parser whose errors are one line, like all user errors here."""
 
     def error(self, message: str):
-        """Prints the complaint and exits with status 2."""
-        self.exit(USER_ERROR_STATUS, f"error: {message} (see {self.prog} --help)\n")
+        """Prints the message and exits with status 2."""
+        self.exit(_USER_ERROR_STATUS, f"error: {message} (see {self.prog} --help)\n")
 
 
 class ConfigOptions(DictAction):
-    """``--cfg-options key=value ...`` as OpenMMLab reads it, with a message for what it cannot."""
+    """``--cfg-options key=value ...`` as OpenMMLab reads it, with messages for wrong ones."""
 
     def __call__(self, parser, namespace, values, option_string=None):  # noqa: D102
         for item in values:
@@ -65,8 +64,8 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--work-dir", help="where logs and results go (work_dirs/<config>)")
     parser.add_argument(
         "--data-root",
-        help="folder of the data: every data set and evaluator of the config is pointed there, "
-        "the relative parts of the paths stay",
+        help="folder of the data, for every data set and evaluator of the config; relative paths "
+        "within it stay",
     )
     parser.add_argument(
         "--launcher",
@@ -75,9 +74,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
         help="how the processes of a distributed run are started (pytorch: by torchrun)",
     )
     # torch.distributed.launch, the older form of torchrun, passes one of these.
-    parser.add_argument(
-        "--local_rank", "--local-rank", type=int, default=None, help=argparse.SUPPRESS
-    )
+    parser.add_argument("--local_rank", "--local-rank", help=argparse.SUPPRESS)
 
 
 def run_tool(
@@ -85,29 +82,32 @@ def run_tool(
     body: Callable[[argparse.Namespace], None],
     argv: Sequence[str] | None = None,
 ) -> int:
-    """Parses the command line, runs the tool and turns a user's mistake into one line.
+    """Parses the command line, runs the tool and prints user errors as one line on stderr.
+
+    ``body`` gets the arguments except ``--debug`` and ``--local-rank``, which are used here.
 
     Returns:
-        The exit status: 0, or 2 after a :class:`UserError`, whose message went to stderr.
+        The exit status: 0, 2 after a user error, 130 after Ctrl-C.
 
     Raises:
-        Exception: whatever else happens; that is a bug, and its traceback is needed.
+        Exception: any other; that is a bug, and its traceback is needed.
     """
     args = parser.parse_args(argv)
-    if getattr(args, "local_rank", None) is not None:
-        os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
+    debug = vars(args).pop("debug")
+    if (local_rank := vars(args).pop("local_rank", None)) is not None:
+        os.environ.setdefault("LOCAL_RANK", local_rank)
     try:
         body(args)
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
-        return _INTERRUPTED_STATUS
+        return 130  # as shells report it
     except Exception as error:
-        mistake = as_user_error(error)
-        if mistake is None:
+        user_error = as_user_error(error)
+        if user_error is None:
             raise
-        if args.debug:
+        if debug:
             traceback.print_exc()
-        if not isinstance(mistake, OtherProcessError):
-            print(f"error: {' '.join(str(mistake).split())}", file=sys.stderr)
-        return USER_ERROR_STATUS
+        if not isinstance(user_error, OtherProcessError):
+            print(f"error: {' '.join(str(user_error).split())}", file=sys.stderr)
+        return _USER_ERROR_STATUS
     return 0

@@ -1,8 +1,8 @@
 """What the user sees on the terminal; everything else goes to the log file.
 
-OpenMMLab writes its environment, its whole config and every library's chatter to stdout. Inside
-:func:`quiet_terminal` that text goes to the run's log file, and the terminal shows only what this
-package prints through :func:`say` and :func:`console`, and warnings that a user can act on.
+OpenMMLab prints its environment, its whole config and messages of many libraries. Inside
+:func:`quiet_terminal` all that goes to the run's log file, and the terminal shows only what comes
+from :func:`notify_user` and :func:`console`, and warnings that a user can act on.
 """
 
 from __future__ import annotations
@@ -18,31 +18,29 @@ from collections.abc import Iterator
 
 from rich.console import Console
 from rich.text import Text
+from torch.utils.data import get_worker_info
 
-# Said by libraries about themselves; the user of a config can do nothing about them.
-NOISE = re.compile(
-    "|".join(
-        (
-            r"(is|are|be) deprecated",
-            r"is the alias of",
-            r"prefix is not set in metric class",
-            r"torch\.meshgrid: in an upcoming release",
-            r"To copy construct from a tensor",
-            r"The draw is False",
-            r"lr_scheduler\.step\(\)",
-            r"epoch parameter in `scheduler\.step",
-            r"For binary segmentation",
-            r"align_corners=",
-            r"avg_non_ignore",
-            r"No pre-trained weights for",
-            r"so skip saving parameter schedulers",
-            r"os\.fork\(\) was called|use of fork\(\) may lead to deadlocks",
-            r"barrier\(\): using the device under current context",
-            r"destroy_process_group\(\) was not called",
-            r"dataset metainfo from the resumed checkpoint",
-        )
-    )
-)
+# What libraries warn of themselves; the user of a config can do nothing about it.
+_NOISE_PATTERNS = r"""
+(is|are|be) deprecated
+is the alias of
+prefix is not set in metric class
+torch\.meshgrid: in an upcoming release
+To copy construct from a tensor
+The draw is False
+lr_scheduler\.step\(\)
+epoch parameter in `scheduler\.step
+For binary segmentation
+align_corners=
+avg_non_ignore
+No pre-trained weights for
+so skip saving parameter schedulers
+os\.fork\(\) was called|use of fork\(\) may lead to deadlocks
+barrier\(\): using the device under current context
+destroy_process_group\(\) was not called
+dataset metainfo from the resumed checkpoint
+"""
+NOISE = re.compile("|".join(_NOISE_PATTERNS.split("\n")[1:-1]))
 _QUIET_CATEGORIES = (DeprecationWarning, PendingDeprecationWarning, FutureWarning, ResourceWarning)
 
 _console: Console | None = None
@@ -50,10 +48,7 @@ _library_output: LibraryOutput | None = None
 
 
 class LibraryOutput(io.TextIOBase):
-    """A stdout for libraries: its lines land in the log file of the current run.
-
-    Lines written before there is a log file wait for it (:meth:`attach`).
-    """
+    """A stdout for libraries: its lines go to the log file of the run, once there is one."""
 
     def __init__(self) -> None:
         self._handlers: list[logging.Handler] = []
@@ -61,19 +56,18 @@ class LibraryOutput(io.TextIOBase):
         self._partial = ""
 
     def attach(self, handlers: list[logging.Handler]) -> None:
-        """Sends all lines from now on, and those that waited, to these handlers."""
+        """Sends all lines to these handlers, those that came before too."""
         self._handlers = handlers
-        waiting, self._waiting = self._waiting, []
-        for line in waiting:
-            self.line(line)
+        while self._handlers and self._waiting:
+            self.line(self._waiting.pop(0))
 
     def line(self, text: str) -> None:
-        """Logs one line."""
-        if not self._handlers:
-            self._waiting.append(text)
+        """Logs one line, now or when there is a log file."""
         record = logging.LogRecord("mmengine", logging.INFO, "", 0, text, None, None)
         for handler in self._handlers:
             handler.handle(record)
+        if not self._handlers:
+            self._waiting.append(text)
 
     def write(self, text: str) -> int:  # noqa: D102 (io.TextIOBase)
         *lines, self._partial = (self._partial + text).split("\n")
@@ -87,79 +81,66 @@ class LibraryOutput(io.TextIOBase):
 
 
 class TerminalHandler(logging.Handler):
-    """Shows warnings and errors of the log on the terminal, above the progress bar."""
+    """Shows the part of a log that is for the user on the terminal, above the progress bar.
 
-    def __init__(self, level: int) -> None:
-        super().__init__(level)
-        self._owner = os.getpid()
+    These are warnings, errors and, shown as :func:`notify_user` does, messages logged with
+    ``extra={"for_user": True}``. Only the first process of a run shows them.
+    """
 
     def emit(self, record: logging.LogRecord) -> None:  # noqa: D102
-        # A forked data-loading worker must not touch the bar's lock; the file has its line.
-        if os.getpid() == self._owner and not NOISE.search(record.getMessage()):
-            text = f"{record.levelname.lower()}: {record.getMessage().strip()}"
+        if get_worker_info():  # it must not touch the bar's lock; the file has its line
+            return
+        text = record.getMessage().strip()
+        level = logging.WARNING if _is_first_process() else logging.CRITICAL
+        if getattr(record, "for_user", False) and _is_first_process():
             console().print(Text(text), soft_wrap=True)
-
-
-class MessageHandler(logging.Handler):
-    """Shows on the terminal what is logged with ``extra={"for_user": True}``, as :func:`say`."""
-
-    def emit(self, record: logging.LogRecord) -> None:  # noqa: D102
-        if getattr(record, "for_user", False):
-            console().print(Text(record.getMessage()), soft_wrap=True)
+        elif record.levelno >= level and not NOISE.search(text):
+            console().print(Text(f"{record.levelname.lower()}: {text}"), soft_wrap=True)
 
 
 def console() -> Console:
-    """The terminal, whatever stdout is redirected to in the meantime."""
+    """The terminal, even while stdout is redirected."""
     return _console or Console(highlight=False)
 
 
-def say(message: str, style: str = "") -> None:
+def notify_user(message: str) -> None:
     """Prints a line for the user (on the first process only) and logs it."""
     if _library_output is not None:
         _library_output.line(message)
     if _is_first_process():
-        console().print(Text(message, style=style), soft_wrap=True)
+        console().print(Text(message), soft_wrap=True)
 
 
 def redirect_log(logger: logging.Logger) -> None:
-    """Takes an OpenMMLab logger off the terminal, except warnings and messages for the user.
+    """Replaces the stream handlers of mmengine's logger by a :class:`TerminalHandler`.
 
-    Its file keeps everything.
-
-    Args:
-        logger: one with stream and file handlers, as mmengine builds it.
+    Its log file still gets everything, and what libraries print.
     """
-    files = [h for h in logger.handlers if isinstance(h, logging.FileHandler)]
-    streams = [h for h in logger.handlers if type(h) is logging.StreamHandler]
-    for handler in streams:
-        level = logging.WARNING if _is_first_process() else logging.CRITICAL
-        quiet = TerminalHandler(level)
-        for duplicate_filter in handler.filters:
-            quiet.addFilter(duplicate_filter)
+    for handler in [h for h in logger.handlers if type(h) is logging.StreamHandler]:
+        quiet = TerminalHandler()
+        quiet.filters = handler.filters  # mmengine's, against repeated warnings
         logger.removeHandler(handler)
         logger.addHandler(quiet)
-        if _is_first_process():
-            logger.addHandler(MessageHandler(logging.INFO))
     if _library_output is not None:
-        _library_output.attach(list(files))
+        _library_output.attach([h for h in logger.handlers if isinstance(h, logging.FileHandler)])
 
 
 @contextlib.contextmanager
-def quiet_terminal() -> Iterator[Console]:
-    """Within it, libraries print into the log file, and only :func:`say` reaches the terminal.
+def quiet_terminal() -> Iterator[None]:
+    """Redirects what libraries print to the log file; :func:`notify_user` reaches the terminal.
 
     Nested use keeps the outer one.
     """
     global _console, _library_output
     if _console is not None:
-        yield _console
+        yield
         return
     _console = Console(file=sys.stdout, highlight=False)
     _library_output = LibraryOutput()
     try:
         with contextlib.redirect_stdout(_library_output), warnings.catch_warnings():
             warnings.showwarning = _show_warning
-            yield _console
+            yield
     finally:
         _console = _library_output = None
 
@@ -169,21 +150,13 @@ def _show_warning(message, category, filename, lineno, file=None, line=None) -> 
     text = " ".join(str(message).split())
     if _library_output is not None:
         _library_output.line(f"{category.__name__} ({filename}:{lineno}): {text}")
-    quiet = issubclass(category, _QUIET_CATEGORIES) or NOISE.search(text)
-    in_main_process = _library_output is not None and _is_first_process()
-    if not quiet and in_main_process and not _in_worker():
+    if issubclass(category, _QUIET_CATEGORIES) or NOISE.search(text) or get_worker_info():
+        return
+    if _library_output is not None and _is_first_process():
         console().print(Text(f"warning: {text}"), soft_wrap=True)
 
 
 def _is_first_process() -> bool:
-    """Whether this is the process that talks, before torch.distributed is up as well."""
-    for name in ("RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK"):
-        if name in os.environ:
-            return os.environ[name] == "0"
-    return True
-
-
-def _in_worker() -> bool:
-    from torch.utils.data import get_worker_info
-
-    return get_worker_info() is not None
+    """Whether this is the process of rank 0, also before torch.distributed is initialised."""
+    names = ("RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK")
+    return next((os.environ[name] for name in names if name in os.environ), "0") == "0"

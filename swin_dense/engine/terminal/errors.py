@@ -1,4 +1,4 @@
-"""Well-known exceptions of the libraries below that mean a user's mistake, said in one line."""
+"""User errors, one line each, for exceptions of other libraries."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ from pathlib import Path
 
 import torch
 
+import swin_dense
 from swin_dense.errors import UserError
 
 _EXCEPTION_NAME = re.compile(r"^[\w.]+: ")
-_NOT_REGISTERED = re.compile(r"^['\"]?(\S+) is not in the (\S+) registry")
-_PACKAGE = Path(__file__).resolve().parents[1]
-_NO_IMAGE = re.compile(r"Cannot find valid image after \d+")
+_PACKAGE = Path(swin_dense.__file__).parent
 
 
 def as_user_error(error: BaseException) -> UserError | None:
@@ -32,14 +31,15 @@ def as_user_error(error: BaseException) -> UserError | None:
         return UserError(f"cannot use {error.filename or text}: {error.strerror or text}")
     if isinstance(error, OSError) and error.errno == 28:
         return UserError(f"no space left on the disk of {error.filename or 'the work directory'}")
-    if (found := _NOT_REGISTERED.search(text)) and isinstance(error, KeyError):
+    found = re.search(r"^['\"]?(\S+) is not in the (\S+) registry", text)
+    if found and isinstance(error, KeyError):
         return UserError(
             f"the config asks for type {found[1]!r}, which no {found[2]} has: check its spelling, "
             "or name its module in custom_imports"
         )
     if _is_bad_argument(error):
         return UserError(f"the config does not fit the type it asks for: {text}")
-    if _NO_IMAGE.search(text):
+    if re.search(r"Cannot find valid image after \d+", text):
         return UserError(
             "the training data has no image that can be read: check data_prefix and --data-root"
         )
@@ -52,9 +52,9 @@ def as_user_error(error: BaseException) -> UserError | None:
 
 
 def _is_bad_argument(error: BaseException) -> bool:
-    """Whether a class was given arguments by the config that it does not take.
+    """Whether the config gives a class arguments that it does not take.
 
-    Either Python says so where mmengine's registry calls the class, or the class is one of ours,
+    Either Python raises it where mmengine's registry calls the class, or the class is one of ours,
     whose constructors check what they are given.
     """
     frames = traceback.extract_tb(error.__traceback__)
@@ -68,7 +68,7 @@ def _is_bad_argument(error: BaseException) -> bool:
 
 
 def _message(error: BaseException) -> str:
-    """The message, freed of the traceback that a data-loading worker wraps around it."""
+    """The message, without the traceback that a data-loading worker adds."""
     text = str(error)
     if isinstance(error, KeyError) and error.args:
         text = str(error.args[0])

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
+import itertools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,13 +11,15 @@ from mmengine.dist import master_only
 from mmengine.hooks import Hook
 from rich.table import Table
 
+from swin_dense.engine.paths import write_json
 from swin_dense.engine.terminal.console import console
+from swin_dense.engine.terminal.progress import is_epoch_based
 from swin_dense.registry import HOOKS
 
 
 @HOOKS.register_module()
 class MetricsHook(Hook):
-    """Shows each evaluation as a table and keeps them in ``metrics.json`` of the log folder.
+    """Shows each evaluation as a table and saves all in ``metrics.json`` of the log folder.
 
     The file is a list of ``{"epoch": ..., "iter": ..., "metrics": {...}}``, oldest first.
     """
@@ -30,82 +31,52 @@ class MetricsHook(Hook):
 
     @master_only
     def after_val_epoch(self, runner, metrics: dict[str, float] | None = None) -> None:
-        """Keeps and shows an evaluation during training."""
-        when = {"epoch": runner.epoch, "iter": runner.iter}
-        self._keep(runner, when, metrics or {})
-        title = (
-            f"after epoch {runner.epoch}" if _by_epoch(runner) else f"after iteration {runner.iter}"
-        )
+        """Saves and shows an evaluation during training."""
+        self._save(runner, {"epoch": runner.epoch, "iter": runner.iter}, metrics or {})
+        by_epoch = is_epoch_based(runner)
+        when = f"epoch {runner.epoch}" if by_epoch else f"iteration {runner.iter}"
         if metrics:  # none when nothing was detected, of which the log has warned
-            console().print(metrics_table(metrics, title))
+            console().print(metrics_table(metrics, f"after {when}"))
 
     @master_only
     def after_test_epoch(self, runner, metrics: dict[str, float] | None = None) -> None:
-        """Keeps the result of a test; who called the test shows it."""
-        self._keep(runner, {}, metrics or {})
+        """Saves the result of a test, which the test itself shows."""
+        self._save(runner, {}, metrics or {})
 
-    def _keep(self, runner, when: dict[str, int], metrics: Mapping[str, Any]) -> None:
+    def _save(self, runner, when: dict[str, int], metrics: Mapping[str, Any]) -> None:
         self._history.append({**when, "metrics": plain_values(metrics)})
         write_json(metrics_file(runner), self._history)
 
 
 def metrics_file(runner) -> Path:
-    """Where the evaluations of a run are kept."""
+    """Where the evaluations of a run are saved."""
     return Path(runner.log_dir) / "metrics.json"
 
 
 def plain_values(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """The metrics that are numbers or text, as JSON knows them."""
-    found = {}
-    for key, value in metrics.items():
-        value = value.item() if getattr(value, "size", None) == 1 else value
-        if isinstance(value, (int, float, str)):
-            found[key] = value
-    return found
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Replaces a JSON file in one step, so that an interruption leaves the old one whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    os.replace(part, path)
+    """The metrics that are numbers or text, which JSON can hold."""
+    scalars = {k: v.item() if getattr(v, "size", None) == 1 else v for k, v in metrics.items()}
+    return {key: value for key, value in scalars.items() if isinstance(value, (int, float, str))}
 
 
 def metrics_table(metrics: Mapping[str, Any], title: str = "") -> Table:
-    """A table of metrics, one row each; COCO's with a column per kind, so that 80 columns do."""
-    table = Table(title=title or None, title_justify="left", header_style="bold")
-    table.add_column("metric")
-    kinds = _coco_kinds(metrics)
-    if kinds:
-        for kind in kinds:
-            table.add_column(kind, justify="right")
-        for name in dict.fromkeys(name for figures in kinds.values() for name in figures):
-            # COCO's -1 means that there is nothing to measure, such as no large objects.
-            values = [figures.get(name, "") for figures in kinds.values()]
-            table.add_row(name, *("-" if value == -1 else _text(value) for value in values))
-        return table
-    table.add_column("value", justify="right")
-    for name, value in plain_values(metrics).items():
-        table.add_row(name, _text(value))
+    """A table of metrics, one row each; COCO's have a column for boxes and one for masks."""
+    columns = _coco_columns(metrics) or {"value": plain_values(metrics)}
+    table = Table("metric", title=title or None, title_justify="left", header_style="bold")
+    for column in columns:
+        table.add_column(column, justify="right")
+    for name in dict.fromkeys(itertools.chain(*columns.values())):
+        values = [column.get(name, "") for column in columns.values()]
+        table.add_row(name, *(f"{v:.3f}" if isinstance(v, float) else str(v) for v in values))
     return table
 
 
-def _coco_kinds(metrics: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """``coco/bbox_mAP_50`` is figure ``mAP_50`` of kind ``bbox``; others are of no kind."""
-    kinds: dict[str, dict[str, Any]] = {}
+def _coco_columns(metrics: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """``coco/bbox_mAP_50`` is row ``mAP_50`` of column ``bbox``; empty without COCO's metrics."""
+    columns: dict[str, dict[str, Any]] = {}
     for key, value in plain_values(metrics).items():
         kind, _, name = key.rpartition("/")[2].partition("_")
         if name and kind in ("bbox", "segm", "proposal"):
-            kinds.setdefault(kind, {})[name] = value
-    return kinds
-
-
-def _text(value: Any) -> str:
-    return f"{value:.3f}" if isinstance(value, float) else str(value)
-
-
-def _by_epoch(runner) -> bool:
-    from mmengine.runner import EpochBasedTrainLoop
-
-    return isinstance(runner.train_loop, EpochBasedTrainLoop)
+            # COCO's -1 means that there is nothing to measure, such as no large objects.
+            columns.setdefault(kind, {})[name] = "-" if value == -1 else value
+    return columns

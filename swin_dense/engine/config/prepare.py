@@ -1,0 +1,203 @@
+"""All that the command line and the hardware change in a config, and in which order."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.runner import find_latest_checkpoint
+
+from swin_dense import config_tree
+from swin_dense.engine.config.data_root import set_data_root
+from swin_dense.engine.config.hardware import adapt_workers, scale_learning_rate, set_precision
+from swin_dense.engine.config.load import merge_options, read_config
+from swin_dense.engine.config.own_data import apply_own_data
+from swin_dense.engine.config.pretrained import drop_pretrained
+from swin_dense.engine.config.tta import use_tta
+from swin_dense.engine.launch import choose_device
+from swin_dense.engine.paths import check_checkpoint_path
+from swin_dense.errors import UserError
+
+_FOR_TRAINING = ("model", "train_dataloader", "train_cfg", "optim_wrapper")
+_FOR_TEST = ("model", "test_dataloader", "test_cfg", "test_evaluator")
+# What only training needs: in a test, mmengine would build it.
+_NOT_FOR_TEST = ["train_dataloader", "train_cfg", "optim_wrapper", "param_scheduler"]
+_NOT_FOR_TEST += ["val_dataloader", "val_cfg", "val_evaluator"]
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """The options that training and testing share; None leaves it to the config."""
+
+    work_dir: str | Path | None = None
+    data_root: str | Path | None = None
+    cfg_options: Mapping[str, Any] | None = None
+    launcher: str = "none"
+    device: str = "auto"
+
+
+def load_config(
+    path: str | Path,
+    cfg_options: Mapping[str, Any] | None = None,
+    data_root: str | Path | None = None,
+    from_scratch: bool = False,
+    work_dir: str | Path | None = None,
+    classes: Sequence[str] | None = None,
+) -> Config:
+    """Reads a config file and applies the options that most tools have.
+
+    The steps, each of which may override those before it:
+
+    1. The file, with what it inherits.
+    2. ``cfg_options``: dotted keys and their new values.
+    3. ``data_root``, also of ``own_data``.
+    4. ``own_data`` becomes data sets, evaluators and numbers of classes; with ``classes``, its
+       training annotations need not be read.
+    5. ``from_scratch``: no pretrained weights, also none that ``cfg_options`` ask for.
+    6. ``work_dir``, else the config's, else ``work_dirs/<config name>``.
+
+    Raises:
+        UserError: no such config, a config that Python cannot run, options that do not fit it,
+            no such data root.
+    """
+    cfg = read_config(path)
+    if cfg_options:
+        merge_options(cfg, cfg_options)
+    if data_root is not None:
+        set_data_root(cfg, data_root)
+    apply_own_data(cfg, classes)
+    if from_scratch:
+        drop_pretrained(cfg)
+    cfg.work_dir = str(work_dir or cfg.get("work_dir") or Path("work_dirs") / Path(path).stem)
+    return cfg
+
+
+def prepare_training(
+    path: str | Path,
+    run: RunOptions,
+    from_scratch: bool = False,
+    amp: bool = False,
+    auto_scale_lr: bool = False,
+    resume: str | None = None,
+    seed: int | None = None,
+) -> Config:
+    """The config of a training; the arguments are those of :func:`swin_dense.engine.train.train`.
+
+    The steps, each of which may override those before it:
+
+    1. :func:`load_config`.
+    2. ``launcher`` and ``device``; a GPU becomes the current one.
+    3. ``resume``: a checkpoint, searched for in the work dir, replaces pretrained weights.
+    4. ``amp``; on a CPU, float32 where the config itself asks for mixed precision.
+    5. ``auto_scale_lr``.
+    6. ``seed``.
+    7. Data loaders without workers; hooks that show progress and metrics on the terminal.
+
+    Raises:
+        UserError: the config cannot be read or trained, or an option does not fit it.
+    """
+    cfg = load_config(path, run.cfg_options, run.data_root, from_scratch, run.work_dir)
+    _require(cfg, path, _FOR_TRAINING, "trained")
+    device = choose_device(run.device, run.launcher)
+    cfg.launcher, cfg.device = run.launcher, device.type
+    _set_resume(cfg, resume)
+    set_precision(cfg, device, amp)
+    if auto_scale_lr:
+        scale_learning_rate(cfg, str(path))
+    if seed is not None:
+        cfg.randomness = {**(cfg.get("randomness") or {}), "seed": seed}
+    adapt_workers(cfg)
+    _add_terminal_hooks(cfg)
+    return cfg
+
+
+def prepare_test(
+    path: str | Path,
+    checkpoint: str | Path,
+    run: RunOptions,
+    tta: bool = False,
+    label_maps: str | Path | None = None,
+) -> Config:
+    """The config of a test of ``checkpoint``.
+
+    The steps, each of which may override those before it:
+
+    1. :func:`load_config`.
+    2. ``launcher`` and ``device``; a GPU becomes the current one.
+    3. The checkpoint replaces pretrained weights; what only training needs is dropped.
+    4. ``tta`` wraps the model and changes the test pipeline.
+    5. ``label_maps``, a folder: the evaluators write a segmentor's predictions there.
+    6. Data loaders without workers; hooks that show progress and metrics on the terminal.
+
+    Raises:
+        UserError: there is no such checkpoint, the config cannot be read or tested, or an option
+            does not fit it.
+    """
+    check_checkpoint_path(checkpoint)
+    cfg = load_config(path, run.cfg_options, run.data_root, work_dir=run.work_dir)
+    _require(cfg, path, _FOR_TEST, "tested")
+    cfg.launcher, cfg.device = run.launcher, choose_device(run.device, run.launcher).type
+    drop_pretrained(cfg)
+    cfg.resume, cfg.load_from = False, str(checkpoint)
+    for key in _NOT_FOR_TEST:
+        cfg[key] = None
+    if tta:
+        use_tta(cfg)
+    if label_maps is not None:
+        for evaluator in config_tree.split_evaluators(cfg, "test"):
+            evaluator["output_dir"] = str(label_maps)
+    adapt_workers(cfg)
+    _add_terminal_hooks(cfg)
+    return cfg
+
+
+def prepare_prediction(
+    path: str | Path,
+    cfg_options: Mapping[str, Any] | None = None,
+    classes: Sequence[str] | None = None,
+) -> Config:
+    """The config of a model that gets weights of its own and predicts on images in memory.
+
+    The steps: :func:`load_config`; pretrained weights are dropped; the model gets the config's
+    ``data_preprocessor``, as mmengine's runner would give it. Errors are those of a test.
+    """
+    cfg = load_config(path, cfg_options, classes=classes)
+    _require(cfg, path, ("model",), "used to predict")
+    drop_pretrained(cfg)
+    if cfg.get("data_preprocessor") is not None:
+        cfg.model.setdefault("data_preprocessor", cfg.data_preprocessor)
+    return cfg
+
+
+def _require(cfg: Config, path: str | Path, keys: Sequence[str], purpose: str) -> None:
+    if missing := [key for key in keys if not cfg.get(key)]:
+        raise UserError(f"{path} cannot be {purpose}: it has no {', '.join(missing)}")
+
+
+def _set_resume(cfg: Config, resume: str | None) -> None:
+    """Sets what the runner resumes from, for ``--resume`` or the config's ``resume``."""
+    if resume is None and not cfg.get("resume"):
+        return
+    checkpoint = resume if resume not in (None, "auto") else cfg.get("load_from")
+    if resume == "auto" or checkpoint is None:
+        checkpoint = find_latest_checkpoint(cfg.work_dir) if os.path.isdir(cfg.work_dir) else None
+        if checkpoint is None:
+            raise UserError(
+                f"nothing to resume: {cfg.work_dir} has no checkpoint; give --resume a checkpoint "
+                "file or --work-dir the folder of the earlier run"
+            )
+    check_checkpoint_path(checkpoint)
+    drop_pretrained(cfg)
+    cfg.resume, cfg.load_from = True, str(checkpoint)
+
+
+def _add_terminal_hooks(cfg: Config) -> None:
+    """Adds the hooks that show progress and metrics, unless the config has its own."""
+    hooks = list(cfg.get("custom_hooks") or [])
+    present = {str(hook.get("type")).rpartition(".")[2] for hook in hooks}
+    names = {"ProgressHook", "MetricsHook"} - present
+    cfg.custom_hooks = hooks + [{"type": f"swin_dense.{name}"} for name in sorted(names)]

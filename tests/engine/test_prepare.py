@@ -1,0 +1,101 @@
+"""The order in which options change a config."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from swin_dense.engine.config import prepare
+from swin_dense.engine.config.prepare import RunOptions, load_config, prepare_test, prepare_training
+from swin_dense.errors import UserError
+
+TOOLS = Path(__file__).parents[1] / "tools"
+DETECTOR, SEGMENTOR = TOOLS / "tiny_detector.py", TOOLS / "tiny_segmentor.py"
+OWN_DATA = {"ann_file": "a.json", "img_dir": "i"}
+
+
+def run_options(tmp_path: Path, **changes) -> RunOptions:
+    return RunOptions(**{"work_dir": tmp_path / "work", "device": "cpu", **changes})
+
+
+def test_flags_override_options_of_the_config(tmp_path):
+    options = {
+        "data_root": "elsewhere",
+        "work_dir": "elsewhere",
+        "train_dataloader.dataset.data_root": "elsewhere",
+        "load_from": "some.pth",
+        "own_data": {"root": "elsewhere", "train": OWN_DATA, "val": OWN_DATA},
+    }
+    cfg = load_config(DETECTOR, options, tmp_path, True, tmp_path / "work", classes=("nut",))
+    assert cfg.work_dir == str(tmp_path / "work")
+    assert cfg.data_root == cfg.train_dataloader.dataset.data_root == str(tmp_path)
+    assert cfg.val_evaluator.ann_file == str(tmp_path / "a.json")  # own_data, in the new root
+    assert cfg.load_from is None
+    assert cfg.model.backbone.init_cfg is None
+
+
+def test_the_configs_work_dir_is_used_without_a_flag():
+    assert load_config(DETECTOR).work_dir == "work_dirs/tiny_detector"
+    assert load_config(DETECTOR, {"work_dir": "w"}).work_dir == "w"
+
+
+def test_the_checkpoint_to_resume_is_searched_for_in_the_work_dir_of_the_run(tmp_path):
+    run = run_options(tmp_path, cfg_options={"work_dir": "elsewhere"})
+    checkpoint = tmp_path / "work" / "epoch_3.pth"
+    checkpoint.parent.mkdir()
+    checkpoint.touch()
+    (checkpoint.parent / "last_checkpoint").write_text(str(checkpoint))
+    cfg = prepare_training(DETECTOR, run, resume="auto")
+    assert (cfg.resume, cfg.load_from) == (True, str(checkpoint))
+    assert cfg.model.backbone.init_cfg is None, "it replaces pretrained weights"
+
+
+def test_a_training_on_a_cpu(tmp_path):
+    loader = {"train_dataloader.prefetch_factor": 2, "train_dataloader.persistent_workers": True}
+    amp = {"optim_wrapper.type": "AmpOptimWrapper", "randomness.deterministic": True}
+    run = run_options(tmp_path, cfg_options={**loader, **amp})
+    cfg = prepare_training(DETECTOR, run, auto_scale_lr=True, seed=5)
+    assert (cfg.device, cfg.launcher) == ("cpu", "none")
+    assert cfg.optim_wrapper.type == "OptimWrapper"
+    assert cfg.auto_scale_lr.enable
+    assert cfg.randomness == {"seed": 5, "deterministic": True}
+    assert "prefetch_factor" not in cfg.train_dataloader
+    assert not cfg.train_dataloader.persistent_workers
+    with pytest.raises(UserError, match="--amp needs a GPU"):
+        prepare_training(DETECTOR, run, amp=True)
+
+
+def test_amp_on_a_gpu(tmp_path, monkeypatch):
+    monkeypatch.setattr(prepare, "choose_device", lambda *_: torch.device("cuda"))
+    cfg = prepare_training(DETECTOR, run_options(tmp_path), amp=True)
+    assert (cfg.device, cfg.optim_wrapper.type) == ("cuda", "AmpOptimWrapper")
+
+
+def test_terminal_hooks_are_added_unless_the_config_has_them(tmp_path):
+    options = {"custom_hooks": [{"type": "swin_dense.ProgressHook", "plain_seconds": 1.0}]}
+    cfg = prepare_training(DETECTOR, run_options(tmp_path, cfg_options=options))
+    assert cfg.custom_hooks == [*options["custom_hooks"], {"type": "swin_dense.MetricsHook"}]
+
+
+def test_a_test_loads_only_the_checkpoint_and_no_part_of_the_training(tmp_path):
+    checkpoint = tmp_path / "c.pth"
+    checkpoint.touch()
+    run = run_options(tmp_path, cfg_options={"resume": True, "load_from": "other.pth"})
+    cfg = prepare_test(SEGMENTOR, checkpoint, run, label_maps=tmp_path / "maps")
+    assert (cfg.resume, cfg.load_from) == (False, str(checkpoint))
+    assert cfg.train_dataloader is cfg.val_evaluator is cfg.optim_wrapper is None
+    assert cfg.test_evaluator.output_dir == str(tmp_path / "maps")
+
+
+def test_tta_wraps_the_model_without_pretrained_weights(tmp_path):
+    checkpoint = tmp_path / "c.pth"
+    checkpoint.touch()
+    cfg = prepare_test(DETECTOR, checkpoint, run_options(tmp_path, data_root=tmp_path), tta=True)
+    assert cfg.model.type == "swin_dense.InstanceTTAModel"
+    assert cfg.model.module.backbone.init_cfg is None
+    assert cfg.test_dataloader.dataset.data_root == str(tmp_path)
+    assert cfg.test_dataloader.dataset.pipeline[-1].type == "TestTimeAug"
+    with pytest.raises(UserError, match="no such checkpoint"):
+        prepare_test(DETECTOR, tmp_path / "none.pth", run_options(tmp_path))
