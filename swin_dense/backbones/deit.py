@@ -15,7 +15,7 @@ BatchNorm and GELU between the two deconvolutions of stride 4; max pooling for s
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import isqrt
 from typing import Any
 
@@ -30,10 +30,13 @@ from torch.utils.checkpoint import checkpoint
 from swin_dense.backbones.announcing import announce
 from swin_dense.backbones.swin_args import pair
 from swin_dense.checkpoints import (
+    LoadableBackbone,
+    NativeWeights,
+    convert_before_loading,
     load_backbone,
     local_file,
     resize_absolute_pos_embed,
-    unwrap,
+    strip_prefixes,
 )
 from swin_dense.compat import load_checkpoint
 from swin_dense.registry import MODELS
@@ -119,7 +122,7 @@ def pyramid_level(index: int, channels: int, norm_cfg: dict) -> nn.Module:
 
 
 @MODELS.register_module()
-class DeiT(BaseModule):
+class DeiT(BaseModule, LoadableBackbone):
     """DeiT (arXiv 2012.12877): an image in, four maps of strides 4, 8, 16 and 32 out.
 
     All maps have ``embed_dims`` channels. The names of parameters are DeiT's and timm's, so the
@@ -176,7 +179,7 @@ class DeiT(BaseModule):
         self.out_indices = tuple(out_indices)
         self.frozen_stages = frozen_stages
         self.with_cp = with_cp
-        self.without_pretraining = ("pyramid.",)
+        self.new_parameter_prefixes = ("pyramid.",)
         height, width = pair("pretrain_img_size", pretrain_img_size)
         self.patch_grid = (height // _PATCH, width // _PATCH)
 
@@ -201,7 +204,7 @@ class DeiT(BaseModule):
             {str(i): pyramid_level(i, embed_dims, norm_cfg) for i in self.out_indices}
         )
         # Bound as a pre-hook so that it acts whoever loads: this module, a detector, the runner.
-        self.register_load_state_dict_pre_hook(fit_position_embedding)
+        self.register_load_state_dict_pre_hook(_convert_weights)
         # Here too, not only in train(): DDP asks which parameters train before train() is called.
         self._freeze()
 
@@ -234,6 +237,24 @@ class DeiT(BaseModule):
             outs.append(self.pyramid[str(i)](tokens)[:, :, :rows, :columns].contiguous())
         return tuple(outs)
 
+    native_layout = "DeiT"
+
+    def to_native(self, state: dict[str, Tensor], own: Mapping[str, Tensor]) -> NativeWeights:
+        """Resize the position embedding, see :class:`~swin_dense.checkpoints.LoadableBackbone`.
+
+        Takes a square grid of any size after the class token and, in distilled weights, another
+        token, which is dropped.
+        """
+        state = strip_prefixes(state)
+        layout = self.native_layout if "cls_token" in state else "unknown"
+        value, wanted = state.get("pos_embed"), own["pos_embed"]
+        if value is None or value.shape == wanted.shape or value.shape[2] != wanted.shape[2]:
+            return NativeWeights(state, layout, [])
+        side = isqrt(value.shape[1])
+        grid = resize_absolute_pos_embed(value[:, -(side**2) :], (side, side), self.patch_grid)
+        state["pos_embed"] = torch.cat((value[:, :1], grid.flatten(1, 2)), dim=1)
+        return NativeWeights(state, layout, ["pos_embed"])
+
     def init_weights(self) -> None:
         """Initialise from ``init_cfg``'s checkpoint, or as DeiT does from scratch.
 
@@ -244,14 +265,7 @@ class DeiT(BaseModule):
             self._init_from_scratch()
         else:
             source = self.init_cfg["checkpoint"]
-            state = unwrap(load_checkpoint(local_file(source)))
-            tokens = state["pos_embed"].shape[1] if "pos_embed" in state else 0
-            fit_position_embedding(self, state, "")
-            report = load_backbone(self, state, source)
-            report.layout = "DeiT"
-            if tokens not in (0, self.pos_embed.shape[1]):
-                report.resized.append("pos_embed")
-            announce(report)
+            announce(load_backbone(self, load_checkpoint(local_file(source)), source))
         self._is_init = True
 
     def _init_from_scratch(self) -> None:
@@ -278,18 +292,8 @@ class DeiT(BaseModule):
         self.pos_embed.requires_grad_(False)
 
 
-def fit_position_embedding(
-    module: DeiT, state_dict: dict[str, Any], prefix: str, *_: object
-) -> None:
-    """Pre-hook of ``load_state_dict``: the position embedding at this model's grid, in place.
-
-    Takes a square grid of any size after the class token and, in distilled weights, another
-    token, which is left out.
-    """
-    key = prefix + "pos_embed"
-    value, wanted = state_dict.get(key), module.pos_embed
-    if value is None or value.shape == wanted.shape or value.shape[2] != wanted.shape[2]:
-        return
-    side = isqrt(value.shape[1])
-    grid = resize_absolute_pos_embed(value[:, -(side**2) :], (side, side), module.patch_grid)
-    state_dict[key] = torch.cat((value[:, :1], grid.flatten(1, 2)), dim=1)
+def _convert_weights(module: DeiT, state_dict: dict[str, Any], prefix: str, *_: object) -> None:
+    """Pre-hook of ``load_state_dict``: takes a position embedding of any size."""
+    report = convert_before_loading(module, state_dict, prefix)
+    if report is not None:
+        announce(report)

@@ -7,7 +7,7 @@ parameters are OpenMMLab's, so state dicts pass between this class and theirs un
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -25,7 +25,10 @@ from swin_dense.backbones.cuda_graphs import CudaGraphs, graphed
 from swin_dense.backbones.feed_forward import FeedForward
 from swin_dense.backbones.swin_args import check_arguments, resolve_arch
 from swin_dense.checkpoints import (
-    adapt_state_dict,
+    LoadableBackbone,
+    NativeWeights,
+    convert_and_resize,
+    convert_before_loading,
     load_backbone,
     local_file,
     resize_absolute_pos_embed,
@@ -162,7 +165,7 @@ class SwinStage(nn.Module):
 
 
 @MODELS.register_module()
-class SwinTransformer(BaseModule):
+class SwinTransformer(BaseModule, LoadableBackbone):
     """Swin Transformer: an image in, four maps of strides 4, 8, 16 and 32 out.
 
     All arguments of mmdet's and mmseg's class of this name mean the same here, with the same
@@ -271,7 +274,6 @@ class SwinTransformer(BaseModule):
             init_cfg = {"type": "Pretrained", "checkpoint": pretrained}
         super().__init__(init_cfg=init_cfg)
         self.convert_weights = convert_weights
-        self.without_pretraining: tuple[str, ...] = ()
         self.out_indices = tuple(out_indices)
         self.frozen_stages = frozen_stages
         self.num_features = [embed_dims * 2**i for i in range(len(depths))]
@@ -335,13 +337,13 @@ class SwinTransformer(BaseModule):
                     norm_cfg,
                 )
                 # What a checkpoint may lack and still count as complete.
-                self.without_pretraining = (f"stages.{i}.global_block.",)
+                self.new_parameter_prefixes = (f"stages.{i}.global_block.",)
             self.stages.append(SwinStage(blocks, global_block, merging, with_cp))
         for i in self.out_indices:
             self.add_module(f"norm{i}", build_norm_layer(norm_cfg, self.num_features[i])[1])
 
         # Bound as a pre-hook so that it acts whoever loads: this module, a detector, the runner.
-        self.register_load_state_dict_pre_hook(_adapt_weights)
+        self.register_load_state_dict_pre_hook(_convert_weights)
         # Here too, not only in train(): DDP asks which parameters train before train() is called.
         self._freeze()
 
@@ -360,6 +362,12 @@ class SwinTransformer(BaseModule):
             if i in self.out_indices:
                 outs.append(getattr(self, f"norm{i}")(out).permute(0, 3, 1, 2).contiguous())
         return tuple(outs)
+
+    native_layout = "openmmlab"
+
+    def to_native(self, state: dict[str, Tensor], own: Mapping[str, Tensor]) -> NativeWeights:
+        """See :class:`~swin_dense.checkpoints.LoadableBackbone`."""
+        return convert_and_resize(state, own, self.patch_grid)
 
     def init_weights(self) -> None:
         """Initialise from ``init_cfg``'s checkpoint, or as the official code does from scratch.
@@ -404,8 +412,10 @@ class SwinTransformer(BaseModule):
             self.absolute_pos_embed.requires_grad_(False)
 
 
-def _adapt_weights(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: object) -> None:
+def _convert_weights(
+    module: SwinTransformer, state_dict: dict[str, Any], prefix: str, *_: object
+) -> None:
     """Pre-hook of ``load_state_dict``: takes weights in any layout and size."""
-    report = adapt_state_dict(module, state_dict, prefix)
+    report = convert_before_loading(module, state_dict, prefix)
     if report is not None:
         announce(report)

@@ -4,17 +4,21 @@ from swin_dense.checkpoints.conversion import TARGETS, convert
 from swin_dense.checkpoints.download import cached_path, local_file
 from swin_dense.checkpoints.layouts import LAYOUTS, OFFICIAL, OPENMMLAB, Layout, find_backbone
 from swin_dense.checkpoints.loading import (
+    LoadableBackbone,
     LoadReport,
-    adapt,
-    adapt_state_dict,
+    NativeWeights,
+    convert_and_resize,
+    convert_before_loading,
+    convert_state_dict,
     load_backbone,
+    no_conversion,
 )
 from swin_dense.checkpoints.resizing import (
     resize_absolute_pos_embed,
     resize_bias_table,
     resize_input_channels,
 )
-from swin_dense.checkpoints.wrappers import unwrap, weights_of
+from swin_dense.checkpoints.wrappers import strip_prefixes, weights_of
 
 __all__ = [
     "LAYOUTS",
@@ -23,16 +27,20 @@ __all__ = [
     "TARGETS",
     "Layout",
     "LoadReport",
-    "adapt",
-    "adapt_state_dict",
+    "LoadableBackbone",
+    "NativeWeights",
     "cached_path",
     "convert",
+    "convert_and_resize",
+    "convert_before_loading",
+    "convert_state_dict",
     "find_backbone",
     "load_backbone",
     "local_file",
+    "no_conversion",
     "resize_absolute_pos_embed",
     "resize_bias_table",
     "resize_input_channels",
-    "unwrap",
+    "strip_prefixes",
     "weights_of",
 ]

@@ -1,29 +1,65 @@
-"""Loading of backbone weights: recognise, resize, report."""
+"""Loading of backbone weights: convert, resize, check, report."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
-from swin_dense.checkpoints.fitting import fit
-from swin_dense.checkpoints.layouts import State
-from swin_dense.checkpoints.wrappers import backbone_of, weights_of
+from swin_dense.checkpoints.layouts import State, find_backbone
+from swin_dense.checkpoints.resizing import resize_weights
+from swin_dense.checkpoints.wrappers import strip_prefixes, weights_of
 from swin_dense.errors import UserError
 
-# Below this share of its parameters, a backbone has not been loaded in any useful sense.
-_ENOUGH = 0.95
+# With less than this share of its parameters, a backbone is not usefully initialised.
+_MIN_COVERAGE = 0.95
+
+_conversion_enabled = ContextVar("conversion_enabled", default=True)
+
+
+class NativeWeights(NamedTuple):
+    """A backbone's weights under its own parameter names and, where possible, at its own sizes.
+
+    Args:
+        state: the weights.
+        layout: name of the layout that they came in.
+        resized: names of those that were resized.
+    """
+
+    state: State
+    layout: str
+    resized: list[str]
+
+
+class LoadableBackbone(nn.Module):
+    """A backbone that accepts weights in other layouts and sizes than its own."""
+
+    native_layout: str
+    """Name of the layout of the backbone's own state dict."""
+
+    new_parameter_prefixes: tuple[str, ...] = ()
+    """Parameters that no pretrained checkpoint has, so that their absence is no error."""
+
+    def to_native(self, state: State, own: Mapping[str, Tensor]) -> NativeWeights:
+        """Convert weights to this backbone's parameter names and sizes.
+
+        Args:
+            state: weights in any layout, possibly below a prefix and among others.
+            own: this backbone's parameters and buffers.
+        """
+        raise NotImplementedError
 
 
 @dataclass
 class LoadReport:
-    """What became of a checkpoint: names of parameters, and the layout they came in."""
+    """The result of loading a checkpoint: names of parameters, and the layout they came in."""
 
     source: str
-    layout: str
+    layout: str = ""
     loaded: list[str] = field(default_factory=list)
     resized: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
@@ -41,6 +77,17 @@ class LoadReport:
                 lines.append(f"  {title} ({len(names)}): {first(names)}")
         return "\n".join(lines)
 
+    def error(self) -> UserError:
+        """The error for weights that leave too much of a model or backbone uninitialised."""
+        total = len(self.loaded) + len(self.missing)
+        layout = f" ({self.layout} layout)" if self.layout else ""
+        unexpected = f"; unexpected: {first(self.unexpected)}" if self.unexpected else ""
+        return UserError(
+            f"checkpoint {self.source} is of another model: {len(self.missing)} of {total} "
+            f"parameters missing, first {first(self.missing)}{layout}{unexpected}; "
+            "give the config it was trained with, or weights of the same architecture"
+        )
+
 
 def first(names: list[str], count: int = 4) -> str:
     """The first names of a list, and how many more there are."""
@@ -48,63 +95,111 @@ def first(names: list[str], count: int = 4) -> str:
     return (", ".join(names[:count]) or "none") + more
 
 
-def adapt(module: nn.Module, state: Mapping[str, Tensor], source: str) -> tuple[State, LoadReport]:
-    """Bring the backbone's weights in a state dict into the layout and sizes of ``module``.
+def convert_and_resize(
+    state: Mapping[str, Tensor], own: Mapping[str, Tensor], grid: tuple[int, int]
+) -> NativeWeights:
+    """Swin weights in OpenMMLab's layout and at a backbone's sizes.
 
     Args:
-        module: a :class:`swin_dense.SwinTransformer`.
         state: weights in any known layout, below any prefix.
+        own: parameters and buffers of the Swin backbone that is to receive them.
+        grid: patches (rows, columns) of its absolute position embedding.
+    """
+    match = find_backbone(state)
+    native = strip_prefixes(state) if match is None else match.in_openmmlab()
+    weights, resized = resize_weights(native, own, grid)
+    return NativeWeights(weights, "unknown" if match is None else match.layout.name, resized)
+
+
+def has_min_coverage(backbone: LoadableBackbone, report: LoadReport) -> bool:
+    """Whether the loaded parameters are at least 95 % of the backbone's, by number of values.
+
+    Those below ``backbone.new_parameter_prefixes`` are not counted.
+    """
+    sizes = {
+        key: parameter.numel()
+        for key, parameter in backbone.named_parameters()
+        if not key.startswith(backbone.new_parameter_prefixes)
+    }
+    return sum(sizes.get(key, 0) for key in report.loaded) >= _MIN_COVERAGE * sum(sizes.values())
+
+
+def convert_state_dict(
+    backbone: LoadableBackbone, state_dict: dict[str, Any], prefix: str, source: str
+) -> LoadReport:
+    """Convert a backbone's weights in a state dict, in place. Every way of loading comes here once.
+
+    Args:
+        backbone: the module that is to receive them.
+        state_dict: a state dict of the backbone or of the model around it.
+        prefix: what precedes the backbone's weights, such as ``backbone.``; below it they may be
+            in any layout and wrapping.
         source: path or URL, for the report and the error.
 
     Returns:
-        The weights, those that do not fit as they are, and what loading them will do.
+        The result of loading them.
+
+    Raises:
+        UserError: less than 95 % of the backbone's parameters are there.
     """
-    bare, found = backbone_of(state)
-    own = dict(module.named_parameters()) | dict(module.named_buffers())
-    grid = cast("tuple[int, int]", module.patch_grid)
-    adapted, resized = fit(bare if found is None else found.in_openmmlab(), own, grid)
-    layout = "unknown" if found is None else found.layout.name
+    below = {k.removeprefix(prefix): v for k, v in state_dict.items() if k.startswith(prefix)}
+    own = dict(backbone.named_parameters()) | dict(backbone.named_buffers())
+    weights, layout, resized = backbone.to_native(weights_of(below), own)
     report = LoadReport(source, layout, resized=resized)
-    for key, value in adapted.items():
+    for key, value in weights.items():
         if key not in own:
             report.unexpected.append(key)
         elif own[key].shape != value.shape:
             shapes = f"{key} {tuple(value.shape)} for {tuple(own[key].shape)}"
             report.unexpected.append(shapes)
-    for key, parameter in module.named_parameters():
-        there = key in adapted and adapted[key].shape == parameter.shape
-        (report.loaded if there else report.missing).append(key)
-    return adapted, report
+    for key, parameter in backbone.named_parameters():
+        fits = key in weights and weights[key].shape == parameter.shape
+        (report.loaded if fits else report.missing).append(key)
+    if not has_min_coverage(backbone, report):
+        raise report.error()
+    for key in below:
+        del state_dict[prefix + key]
+    state_dict.update({prefix + key: value for key, value in weights.items()})
+    return report
 
 
-def is_enough(module: nn.Module, report: LoadReport) -> bool:
-    """Whether 95 % of a backbone's parameters are among those that a report calls loaded.
+def convert_before_loading(
+    backbone: LoadableBackbone, state_dict: dict[str, Any], prefix: str
+) -> LoadReport | None:
+    """The pre-hook of ``load_state_dict``: convert what is below ``prefix``, in place.
 
-    Those below ``module.without_pretraining`` count as neither there nor missing.
+    Returns:
+        The result of loading, if anything was converted or resized; else None.
+
+    Raises:
+        UserError: there are weights below ``prefix``, but less than 95 % of the backbone's.
     """
-    return _share(module, report) >= _ENOUGH
+    if not _conversion_enabled.get() or not any(key.startswith(prefix) for key in state_dict):
+        return None
+    report = convert_state_dict(backbone, state_dict, prefix, "the state dict")
+    return report if report.layout != backbone.native_layout or report.resized else None
 
 
-def _share(module: nn.Module, report: LoadReport) -> float:
-    new = cast("tuple[str, ...]", getattr(module, "without_pretraining", ()))
-    sizes = {key: p.numel() for key, p in module.named_parameters() if not key.startswith(new)}
-    return sum(sizes.get(key, 0) for key in report.loaded) / sum(sizes.values())
+@contextmanager
+def no_conversion() -> Iterator[None]:
+    """Make ``load_state_dict`` take weights as they are.
+
+    For weights that are converted already, or that this package saved.
+    """
+    token = _conversion_enabled.set(False)
+    try:
+        yield
+    finally:
+        _conversion_enabled.reset(token)
 
 
-def _require_enough(module: nn.Module, report: LoadReport) -> None:
-    if not is_enough(module, report):
-        raise UserError(
-            f"{report.source} holds {_share(module, report):.0%} of this backbone's parameters "
-            f"({report.layout} layout); missing: {first(report.missing)}; not fitting: "
-            f"{first(report.unexpected)}. Give weights of the same architecture"
-        )
-
-
-def load_backbone(module: nn.Module, checkpoint: Mapping[str, Any], source: str) -> LoadReport:
-    """Load a checkpoint's backbone weights into ``module``.
+def load_backbone(
+    backbone: LoadableBackbone, checkpoint: Mapping[str, Any], source: str
+) -> LoadReport:
+    """Load a checkpoint's backbone weights.
 
     Args:
-        module: a :class:`swin_dense.SwinTransformer`.
+        backbone: the module that receives them.
         checkpoint: a state dict, bare or wrapped, of a backbone, classifier, detector or segmentor.
         source: path or URL, for the report.
 
@@ -115,34 +210,10 @@ def load_backbone(module: nn.Module, checkpoint: Mapping[str, Any], source: str)
     Raises:
         UserError: the checkpoint holds less than 95 % of the backbone's parameters.
     """
-    adapted, report = adapt(module, weights_of(checkpoint), source)
-    _require_enough(module, report)
-    own = dict(module.named_parameters()) | dict(module.named_buffers())
-    # Not by load_state_dict, whose hook would adapt, and report, once more.
-    with torch.no_grad():
-        for key, value in adapted.items():
-            if key in own and own[key].shape == value.shape:
-                own[key].copy_(value)
+    state = dict(checkpoint)
+    report = convert_state_dict(backbone, state, "", source)
+    own = backbone.state_dict()
+    fitting = {k: v for k, v in state.items() if k in own and v.shape == own[k].shape}
+    with no_conversion():
+        backbone.load_state_dict(fitting, strict=False)
     return report
-
-
-def adapt_state_dict(
-    module: nn.Module, state_dict: dict[str, Any], prefix: str
-) -> LoadReport | None:
-    """Before ``load_state_dict``: :func:`adapt` what lies under ``prefix``, in place.
-
-    Returns:
-        What loading will do, where it is more than putting weights in their places; else None.
-
-    Raises:
-        UserError: there are weights under ``prefix``, but less than 95 % of the backbone's.
-    """
-    below = {k.removeprefix(prefix): v for k, v in state_dict.items() if k.startswith(prefix)}
-    if not below:
-        return None
-    adapted, report = adapt(module, weights_of(below), "the state dict")
-    _require_enough(module, report)
-    for key in below:
-        del state_dict[prefix + key]
-    state_dict.update({prefix + key: value for key, value in adapted.items()})
-    return report if report.layout != "openmmlab" or report.resized else None

@@ -2,12 +2,70 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from math import isqrt
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from swin_dense.checkpoints.layouts.base import ABSOLUTE, INDEX, TABLE, State, one_row_per_patch
+
+_PROJECTION = "patch_embed.projection.weight"
+
+
+def resize_weights(
+    state: Mapping[str, Tensor], own: Mapping[str, Tensor], grid: tuple[int, int]
+) -> tuple[State, list[str]]:
+    """Resize what differs in window, image size or image channels.
+
+    Args:
+        state: a backbone's weights in OpenMMLab's layout.
+        own: parameters and buffers of the backbone that is to receive them.
+        grid: patches (rows, columns) of its absolute position embedding.
+
+    Returns:
+        The weights, unchanged where they cannot be resized, and the names of the resized ones.
+    """
+    weights = dict(state)
+    resized = []
+    for key, wanted in own.items():
+        if key.endswith(INDEX):
+            # It follows from the window, so it is never taken from a checkpoint.
+            if key.replace(INDEX, TABLE) in weights:
+                weights[key] = wanted
+        elif key in weights:
+            value = _resize(key, weights[key], wanted, grid)
+            if value.numel() != weights[key].numel():
+                resized.append(key)
+            weights[key] = value
+    return weights, resized
+
+
+def _resize(key: str, value: Tensor, wanted: Tensor, grid: tuple[int, int]) -> Tensor:
+    """The parameter at the wanted size, or itself where it cannot be resized."""
+    if key == ABSOLUTE:
+        return _resize_stored_embedding(value, wanted, grid)
+    if value.shape == wanted.shape:
+        return value
+    if key.endswith(TABLE):
+        same_heads = value.ndim == 2 and value.shape[1:] == wanted.shape[1:]
+        if same_heads and isqrt(len(value)) ** 2 == len(value):
+            return resize_bias_table(value, len(wanted))
+    if key == _PROJECTION and value.ndim == 4:
+        resized = resize_input_channels(value, wanted.shape[1])
+        return resized if resized.shape == wanted.shape else value
+    return value
+
+
+def _resize_stored_embedding(value: Tensor, wanted: Tensor, grid: tuple[int, int]) -> Tensor:
+    rows = one_row_per_patch(value)
+    is_map = value.ndim == 4  # as official detection stores it: the grid is known
+    stored = (value.shape[2], value.shape[3]) if is_map else guess_grid(rows.shape[1], grid)
+    if stored is None or rows.shape[2] != wanted.shape[2]:
+        return value
+    # In the precision of the module: CPUs cannot interpolate every other.
+    return resize_absolute_pos_embed(rows.to(wanted.dtype), stored, grid).reshape(wanted.shape)
 
 
 def resize_bias_table(table: Tensor, rows: int) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from swin_dense.checkpoints.layouts import Found, State, find_backbone
+from swin_dense.checkpoints.layouts import State
 
 # Weights averaged over training are preferred: they are what their authors evaluate. mmengine is
 # the exception that proves it: it stores the averages as state_dict, what was trained as
@@ -39,26 +39,15 @@ def weights_of(checkpoint: Mapping[str, Any]) -> State:
     return state
 
 
-def unwrap(checkpoint: Mapping[str, Any]) -> State:
-    """The backbone's tensors in a checkpoint, in whatever layout, without any prefix.
-
-    Where no Swin is recognised, ``module.`` and ``backbone.`` are taken off.
-    """
-    return backbone_of(weights_of(checkpoint))[0]
-
-
-def backbone_of(state: Mapping[str, Tensor]) -> tuple[State, Found | None]:
-    """The backbone's tensors in a state dict, and how they were found, if they are a Swin's."""
-    found = find_backbone(state)
-    if found is not None:
-        return found.state, found
+def strip_prefixes(state: Mapping[str, Tensor]) -> State:
+    """Take ``module.`` off, and keep what is below ``backbone.`` where there is such."""
     bare = {key.removeprefix("module."): value for key, value in state.items()}
     below = {
         key.removeprefix("backbone."): value
         for key, value in bare.items()
         if key.startswith("backbone.")
     }
-    return below or bare, None
+    return below or bare
 
 
 def _entry(checkpoint: Mapping[str, Any]) -> str | None:

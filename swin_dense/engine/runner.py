@@ -14,9 +14,11 @@ from mmengine.runner import Runner as MMEngineRunner
 from mmengine.visualization import Visualizer
 from torch import nn
 
+from swin_dense.checkpoints import LoadReport, no_conversion
+from swin_dense.compat import load_checkpoint
 from swin_dense.engine.config.pretrained import local_weights
 from swin_dense.engine.terminal.console import redirect_log, say
-from swin_dense.engine.weights import adapt_checkpoint, load_adapted, load_exactly
+from swin_dense.engine.weights import convert_checkpoint, load_converted, report_to_user
 
 
 class Runner(MMEngineRunner):
@@ -69,17 +71,17 @@ class Runner(MMEngineRunner):
         Raises:
             UserError: the file is no checkpoint, or is one of another model.
         """
-        from swin_dense.compat import load_checkpoint
-
         checkpoint = load_checkpoint(local_weights(filename, otherwise=""), map_location="cpu")
         model = self.model.module if is_model_wrapper(self.model) else self.model
-        if self._resume:
+        report = LoadReport(filename)
+        if not self._resume:
+            checkpoint, report = convert_checkpoint(model, checkpoint, filename, revise_keys)
+        with no_conversion():  # hooks may load the weights too, as EMAHook does
             self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
-            load_exactly(model, checkpoint, filename)
-        else:
-            checkpoint, report = adapt_checkpoint(model, checkpoint, filename, revise_keys)
-            self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
-            load_adapted(model, checkpoint["state_dict"], report, strict or self.exact_weights)
+        exact = self._resume or strict or self.exact_weights
+        load_converted(model, checkpoint, report, exact)
+        if not self._resume:
+            report_to_user(report)
         self._has_loaded = True
         self.logger.info(f"Load checkpoint from {filename}")
         return checkpoint

@@ -1,4 +1,4 @@
-"""Putting the weights of a checkpoint into a model, or saying why they do not fit."""
+"""Loading a checkpoint into a whole model, with a report or an error."""
 
 from __future__ import annotations
 
@@ -10,15 +10,18 @@ from typing import Any
 from mmengine.model import BaseTTAModel
 from torch import Tensor, nn
 
-from swin_dense.backbones import SwinTransformer
-from swin_dense.checkpoints import LoadReport, adapt, find_backbone, weights_of
-from swin_dense.checkpoints.loading import first, is_enough
+from swin_dense.checkpoints import (
+    LoadableBackbone,
+    LoadReport,
+    convert_state_dict,
+    find_backbone,
+    no_conversion,
+    weights_of,
+)
 from swin_dense.engine.terminal.console import say
-from swin_dense.errors import UserError
 
 _STATISTICS = ("running_mean", "running_var")
 _SIZE_MISMATCH = re.compile(r"size mismatch for (\S+?): ")
-_ADVICE = "give the config it was trained with"
 
 
 def load_weights(
@@ -28,169 +31,122 @@ def load_weights(
     exact: bool = True,
     revise_keys: list[tuple[str, str]] | None = None,
 ) -> None:
-    """Loads a checkpoint, however wrapped and in whatever layout its Swin is, and reports it.
+    """Load a checkpoint in any wrapping and backbone layout, and report the result.
 
     Args:
         model: a detector, a segmentor, or either wrapped for test-time augmentation.
         checkpoint: as read from a file.
         source: the file's name, for messages.
-        exact: every parameter and batch norm statistic of the model must be there; otherwise
-            some may be missing, which is said, but not all, and of a Swin at most 5 %.
+        exact: require every parameter and batch norm statistic of the model. Otherwise only 95 %
+            of the backbone's are required, and the report lists what is missing.
         revise_keys: regular expressions and their replacements in the names of the weights.
 
     Raises:
         UserError: the weights are of another model.
     """
-    adapted, report = adapt_checkpoint(model, checkpoint, source, revise_keys)
-    load_adapted(model, adapted["state_dict"], report, exact)
+    converted, report = convert_checkpoint(model, checkpoint, source, revise_keys)
+    load_converted(model, converted, report, exact)
+    report_to_user(report)
 
 
-def adapt_checkpoint(
+def convert_checkpoint(
     model: nn.Module,
     checkpoint: Mapping[str, Any],
     source: str,
     revise_keys: list[tuple[str, str]] | None = None,
 ) -> tuple[dict[str, Any], LoadReport]:
-    """A checkpoint whose ``state_dict`` has the model's names, and what is known of it so far.
+    """A checkpoint whose ``state_dict`` has the model's parameter names and backbone sizes.
 
-    Takes off wrappers and prefixes, and brings the weights of a Swin into its layout and sizes.
-
-    Raises:
-        UserError: less than 95 % of a Swin's parameters are there.
-    """
-    state = _revised(weights_of(checkpoint), revise_keys or [])
-    report = LoadReport(source, layout="")
-    for name, backbone in _swins(model).items():
-        state = _adapted(state, name, backbone, report)
-    around = {key: value for key, value in checkpoint.items() if not isinstance(value, Tensor)}
-    return around | {"state_dict": state}, report
-
-
-def load_adapted(model: nn.Module, state: Mapping, report: LoadReport, exact: bool) -> None:
-    """Loads what :func:`adapt_checkpoint` gave and prints one report.
+    Takes off wrappers and prefixes. Entries that hold no weights are kept. The report knows the
+    layout and what was resized.
 
     Raises:
-        UserError: parameters are missing, all of them or, if ``exact``, any.
+        UserError: less than 95 % of a backbone's parameters are there.
     """
-    model = _bare(model)
-    needed = _needed_names(model)
-    mismatched = _load_fitting(model, state)
-    absent = [name for name in needed if name in mismatched.missing]
-    wrong = [name for name in needed if name in mismatched.sizes]
-    bad = absent + wrong
-    if bad and (exact or len(bad) == len(needed)):
-        problem = _describe(bad, wrong, len(needed))
-        raise UserError(f"checkpoint {report.source} is of another model: {problem}; {_ADVICE}")
-    report.missing = bad
-    report.loaded = [name for name in needed if name not in mismatched.missing | mismatched.sizes]
-    report.unexpected = [*mismatched.unexpected, *wrong]
+    weights = weights_of(checkpoint)
+    state: dict[str, Any] = {_revise(key, revise_keys or []): v for key, v in weights.items()}
+    report = LoadReport(source)
+    for name, backbone in _without_tta(model).named_modules():
+        if isinstance(backbone, LoadableBackbone):
+            prefix = f"{name}." if name else ""
+            state = _relocate(state, prefix)
+            found = convert_state_dict(backbone, state, prefix, source)
+            report.layout = found.layout
+            report.resized += [prefix + key for key in found.resized]
+    converted = OrderedDict(state)
+    if hasattr(weights, "_metadata"):  # the versions of modules, by which they convert old weights
+        converted._metadata = weights._metadata  # type: ignore[attr-defined]
+    others = {key: value for key, value in checkpoint.items() if not isinstance(value, Tensor)}
+    return others | {"state_dict": converted}, report
+
+
+def load_converted(
+    model: nn.Module, checkpoint: Mapping[str, Any], report: LoadReport, exact: bool
+) -> None:
+    """Load a checkpoint with the model's own parameter names, and complete the report.
+
+    Args:
+        model: see :func:`load_weights`.
+        checkpoint: from :func:`convert_checkpoint`, or one that this package saved.
+        report: names the source; gets what was loaded, missing and unexpected.
+        exact: see :func:`load_weights`.
+
+    Raises:
+        UserError: parameters are missing or of another size: any if ``exact``, else all.
+    """
+    model = _without_tta(model)
+    state = checkpoint.get("state_dict", checkpoint)
+    results: list[Any] = []
+    hook = model.register_load_state_dict_post_hook(lambda _, result: results.append(result))
+    wrong_size: list[str] = []
+    try:
+        with no_conversion():
+            model.load_state_dict(state, strict=False)
+    except RuntimeError as error:  # raised after everything that fits was loaded
+        wrong_size = _SIZE_MISMATCH.findall(str(error))
+        if not wrong_size:
+            raise
+    finally:
+        hook.remove()
+    absent = {*results[0].missing_keys, *wrong_size}
+    for name in _required_names(model):
+        (report.missing if name in absent else report.loaded).append(name)
+    report.unexpected = [*results[0].unexpected_keys, *wrong_size]
+    if report.missing and (exact or not report.loaded):
+        raise report.error()
+
+
+def report_to_user(report: LoadReport) -> None:
+    """Print a report, and what missing parameters mean."""
     say(str(report))
-    if bad:
-        say(f"{_describe(bad, wrong, len(needed))}; these start untrained")
+    if report.missing:
+        say(f"{len(report.missing)} parameters were not found; these start untrained")
 
 
-def load_exactly(model: nn.Module, checkpoint: Mapping[str, Any], source: str) -> None:
-    """Loads what this package saved, to resume from it: as it is, without conversion or report.
-
-    Raises:
-        UserError: any parameter is missing or of another size.
-    """
-    model = _bare(model)
-    needed = _needed_names(model)
-    mismatched = _load_fitting(model, _revised(checkpoint.get("state_dict", checkpoint), []))
-    wrong = [name for name in needed if name in mismatched.sizes]
-    bad = [name for name in needed if name in mismatched.missing] + wrong
-    if bad:
-        problem = _describe(bad, wrong, len(needed))
-        raise UserError(f"checkpoint {source} is of another model: {problem}; {_ADVICE}")
-
-
-def _bare(model: nn.Module) -> nn.Module:
+def _without_tta(model: nn.Module) -> nn.Module:
     return model.module if isinstance(model, BaseTTAModel) else model
 
 
-def _swins(model: nn.Module) -> dict[str, SwinTransformer]:
-    modules = _bare(model).named_modules()
-    return {name: module for name, module in modules if isinstance(module, SwinTransformer)}
-
-
-def _adapted(state: Mapping, name: str, backbone: SwinTransformer, report: LoadReport) -> Mapping:
-    """The state dict with one backbone's weights in its layout and sizes; notes what was done."""
-    prefix = f"{name}." if name else ""
-    state = _at_home(state, prefix)
-    own = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-    weights, found = adapt(backbone, own, report.source)
-    if not is_enough(backbone, found):
-        total = len(found.missing) + len(found.loaded)
-        raise UserError(
-            f"checkpoint {report.source} is of another model: {len(found.missing)} of {total} "
-            f"backbone parameters missing, first {first(found.missing)} ({found.layout} layout); "
-            f"{_ADVICE}"
-        )
-    report.layout = found.layout
-    report.resized += [prefix + key for key in found.resized]
-    adapted = OrderedDict((k, v) for k, v in state.items() if not k.startswith(prefix))
-    adapted.update((prefix + key, value) for key, value in weights.items())
-    return _with_versions(adapted, state)
-
-
-def _at_home(state: Mapping, prefix: str) -> Mapping:
-    """The state dict with its Swin under ``prefix``, wherever it was."""
+def _relocate(state: dict[str, Any], prefix: str) -> dict[str, Any]:
+    """The state dict with its Swin backbone under ``prefix``, wherever it was."""
     if any(key.startswith(prefix) for key in state):
         return state
-    found = find_backbone(state)
-    if found is None:
+    match = find_backbone(state)
+    if match is None:
         return state
-    if not found.prefix.endswith(prefix):  # a backbone or classifier, or another library's model
-        return found.rest | {prefix + key: value for key, value in found.state.items()}
-    around = found.prefix.removesuffix(prefix)
+    if not match.prefix.endswith(prefix):  # a backbone or classifier, or another library's model
+        return match.rest | {prefix + key: value for key, value in match.state.items()}
+    around = match.prefix.removesuffix(prefix)
     return {k.removeprefix(around): v for k, v in state.items() if k.startswith(around)}
 
 
-class _Mismatch:
-    def __init__(self, missing: set[str], sizes: set[str], unexpected: list[str]) -> None:
-        self.missing, self.sizes, self.unexpected = missing, sizes, unexpected
-
-
-def _load_fitting(model: nn.Module, state: Mapping) -> _Mismatch:
-    """Loads what fits; torch loads the rest of the weights before it reports wrong sizes."""
-    try:
-        result = model.load_state_dict(state, strict=False)
-    except RuntimeError as error:
-        sizes = set(_SIZE_MISMATCH.findall(str(error)))
-        if not sizes:
-            raise
-        rest = OrderedDict((k, v) for k, v in state.items() if k not in sizes)
-        result = model.load_state_dict(rest, strict=False)
-        return _Mismatch(set(result.missing_keys) - sizes, sizes, result.unexpected_keys)
-    return _Mismatch(set(result.missing_keys), set(), result.unexpected_keys)
-
-
-def _needed_names(model: nn.Module) -> list[str]:
+def _required_names(model: nn.Module) -> list[str]:
     """Parameters and batch norm statistics; other buffers follow from the architecture."""
     names = [name for name, _ in model.named_parameters()]
     return names + [name for name, _ in model.named_buffers() if name.endswith(_STATISTICS)]
 
 
-def _describe(bad: list[str], wrong: list[str], total: int) -> str:
-    kind = "of another size" if len(wrong) == len(bad) else "missing"
-    if wrong and len(wrong) < len(bad):
-        kind = "missing or of another size"
-    return f"{len(bad)} of {total} parameters {kind}, first {first(bad)}"
-
-
-def _revised(state: Mapping, revise_keys: list[tuple[str, str]]) -> Mapping:
-    """The state dict with renamed weights."""
-    renamed = OrderedDict()
-    for key, value in state.items():
-        for pattern, replacement in revise_keys:
-            key = re.sub(pattern, replacement, key)
-        renamed[key] = value
-    return _with_versions(renamed, state)
-
-
-def _with_versions(state: OrderedDict, original: Mapping) -> Mapping:
-    """Keeps torch's version metadata, by which modules tell how old weights are."""
-    if hasattr(original, "_metadata"):
-        state._metadata = original._metadata  # type: ignore[attr-defined]
-    return state
+def _revise(key: str, revise_keys: list[tuple[str, str]]) -> str:
+    for pattern, replacement in revise_keys:
+        key = re.sub(pattern, replacement, key)
+    return key

@@ -8,7 +8,7 @@ from mmdet.structures import DetDataSample
 from mmengine.registry import MODELS, DefaultScope
 
 from swin_dense.engine.config.load import load_config
-from swin_dense.engine.weights import adapt_checkpoint, load_adapted, load_weights
+from swin_dense.engine.weights import convert_checkpoint, load_converted, load_weights
 
 ADE = files.Sizes(classes=150)
 MODELS_OF = {
@@ -34,8 +34,8 @@ def test_every_released_name_has_its_place(repo, name):
     layout, sizes = MODELS_OF[name]
     model = build(load_config(repo / "configs" / f"{name}.py"), "meta")
     state = {key: torch.empty(shape, device="meta") for key, shape in layout(sizes)}
-    adapted, report = adapt_checkpoint(model, {"state_dict": state}, "released.pth")
-    load_adapted(model, adapted["state_dict"], report, exact=True)
+    converted, report = convert_checkpoint(model, {"state_dict": state}, "released.pth")
+    load_converted(model, converted, report, exact=True)
     assert report.layout == "official"
     assert not report.missing
     assert not report.unexpected

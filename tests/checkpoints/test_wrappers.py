@@ -5,7 +5,7 @@ import torch
 from mmengine.runner.checkpoint import load_checkpoint as mmengine_load
 
 from swin_dense import SwinTransformer
-from swin_dense.checkpoints import TARGETS, convert, find_backbone, unwrap, weights_of
+from swin_dense.checkpoints import TARGETS, convert, find_backbone, strip_prefixes, weights_of
 
 SMALL = {"embed_dims": 8, "depths": (1, 1, 1, 1), "num_heads": (1, 1, 2, 2), "window_size": 3}
 
@@ -95,5 +95,6 @@ def test_safetensors_are_weights_too(tmp_path):
 
 def test_what_is_no_swin_loses_the_usual_prefixes():
     state = {"module.backbone.conv1.weight": torch.ones(1), "module.neck.w": torch.ones(1)}
-    assert list(unwrap({"state_dict": state, "epoch": 3})) == ["conv1.weight"]
-    assert list(unwrap({"a": torch.ones(1), "epoch": 3})) == ["a"]
+    weights = weights_of({"state_dict": state, "epoch": 3})
+    assert list(strip_prefixes(weights)) == ["conv1.weight"]
+    assert list(strip_prefixes(weights_of({"a": torch.ones(1), "epoch": 3}))) == ["a"]

@@ -132,7 +132,7 @@ def test_weights_of_another_size_are_no_start_for_training(tool, trained, tmp_pa
     assert tool("train", trained.config, *flags, "--cfg-options", *options) == 2
     err = capfd.readouterr().err
     assert "other.pth is of another model" in err
-    assert "backbone parameters missing, first patch_embed.projection.weight" in err
+    assert "parameters missing, first patch_embed.projection.weight" in err
 
 
 def test_mistakes(mistake, tmp_path):
