@@ -12,10 +12,9 @@ from typing import Any
 import safetensors.torch
 import torch
 
-from swin_dense.checkpoints import local_file
+from swin_dense.checkpoints import load_checkpoint, local_file
 from swin_dense.checkpoints.conversion import TARGETS, Converted, as_checkpoint, convert
 from swin_dense.checkpoints.loading import first
-from swin_dense.compat import load_checkpoint
 from swin_dense.engine.terminal.cli import OneLineParser, run_tool
 from swin_dense.engine.terminal.console import say
 from swin_dense.errors import UserError

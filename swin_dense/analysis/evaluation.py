@@ -9,7 +9,7 @@ from typing import Any
 from rich.table import Table
 
 from swin_dense.analysis.paper import WEIGHTS, Row
-from swin_dense.checkpoints.download import cached_path
+from swin_dense.checkpoints import cached_path
 from swin_dense.datasets.check import check_data
 from swin_dense.engine.config.load import load_config
 from swin_dense.engine.test import evaluate

@@ -11,8 +11,7 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
-from swin_dense.checkpoints import local_file
-from swin_dense.compat import load_checkpoint
+from swin_dense.checkpoints import load_checkpoint, local_file
 from swin_dense.engine.config.load import is_segmentation, load_config
 from swin_dense.engine.weights import load_weights
 

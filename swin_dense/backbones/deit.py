@@ -34,11 +34,11 @@ from swin_dense.checkpoints import (
     NativeWeights,
     convert_before_loading,
     load_backbone,
+    load_checkpoint,
     local_file,
     resize_absolute_pos_embed,
     strip_prefixes,
 )
-from swin_dense.compat import load_checkpoint
 from swin_dense.registry import MODELS
 
 _PATCH = 16  # the pyramid goes from this stride to the others

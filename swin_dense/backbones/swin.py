@@ -30,10 +30,10 @@ from swin_dense.checkpoints import (
     convert_and_resize,
     convert_before_loading,
     load_backbone,
+    load_checkpoint,
     local_file,
     resize_absolute_pos_embed,
 )
-from swin_dense.compat import load_checkpoint
 from swin_dense.ops.block import norm_linear
 from swin_dense.registry import MODELS
 

@@ -1,7 +1,7 @@
 """Swin weights from elsewhere: layouts, resizing, loading, conversion."""
 
 from swin_dense.checkpoints.conversion import TARGETS, convert
-from swin_dense.checkpoints.download import cached_path, local_file
+from swin_dense.checkpoints.files import cached_path, load_checkpoint, local_file
 from swin_dense.checkpoints.layouts import LAYOUTS, OFFICIAL, OPENMMLAB, Layout, find_backbone
 from swin_dense.checkpoints.loading import (
     LoadableBackbone,
@@ -36,6 +36,7 @@ __all__ = [
     "convert_state_dict",
     "find_backbone",
     "load_backbone",
+    "load_checkpoint",
     "local_file",
     "no_conversion",
     "resize_absolute_pos_embed",

@@ -15,7 +15,7 @@ from mmengine.registry import MODELS, init_default_scope
 from numpy.typing import NDArray
 
 from swin_dense import config_tree
-from swin_dense.compat import load_checkpoint
+from swin_dense.checkpoints import load_checkpoint
 from swin_dense.engine.config.load import is_segmentation, load_config
 from swin_dense.engine.config.pretrained import drop_pretrained, local_weights
 from swin_dense.engine.weights import load_weights

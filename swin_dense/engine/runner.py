@@ -14,8 +14,7 @@ from mmengine.runner import Runner as MMEngineRunner
 from mmengine.visualization import Visualizer
 from torch import nn
 
-from swin_dense.checkpoints import LoadReport, no_conversion
-from swin_dense.compat import load_checkpoint
+from swin_dense.checkpoints import LoadReport, load_checkpoint, no_conversion
 from swin_dense.engine.config.pretrained import local_weights
 from swin_dense.engine.terminal.console import redirect_log, say
 from swin_dense.engine.weights import convert_checkpoint, load_converted, report_to_user

@@ -1,0 +1,132 @@
+"""Files of weights: downloading them, and reading them without running code from them."""
+
+from __future__ import annotations
+
+import re
+from os import PathLike
+from pathlib import Path
+from typing import IO, Any
+from urllib.parse import urlparse
+
+import safetensors.torch
+import torch
+
+from swin_dense.errors import UserError
+
+
+def cached_path(url: str) -> Path:
+    """Where a download of ``url`` is kept; PyTorch and mmengine look there too."""
+    return Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(url).path).name
+
+
+def local_file(location: str, otherwise: str = "") -> Path:
+    """The local path of a file, downloaded first if it is on the web and not at hand.
+
+    Args:
+        location: a path, or an http(s) URL.
+        otherwise: what else the user can do, for the error message.
+
+    Raises:
+        UserError: there is no such file, or it cannot be downloaded; says what to put where.
+    """
+    if not location.startswith(("http://", "https://")):
+        path = Path(location).expanduser()
+        if not path.is_file():
+            raise UserError(f"weights {location} are missing: put the file there{otherwise}")
+        return path
+    path = cached_path(location)
+    if not path.is_file():
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(location, str(path), progress=False)
+        except Exception as error:  # urllib, ssl, sockets and disks all have their own
+            reason = " ".join(str(getattr(error, "reason", None) or error).split())
+            raise UserError(
+                f"cannot download weights ({reason or type(error).__name__}): download {location} "
+                f"elsewhere and put it at {path}{otherwise}"
+            ) from error
+    return path
+
+
+def load_checkpoint(
+    file: str | PathLike[str] | IO[bytes], map_location: str | torch.device = "cpu"
+) -> dict[str, Any]:
+    """Read a ``.pth`` or ``.safetensors`` file without running code from it.
+
+    Args:
+        file: a path, or an open binary file.
+        map_location: where the tensors go.
+
+    Returns:
+        The dict that the file holds.
+
+    Raises:
+        UserError: there is no such file; it is empty, cut off or not a checkpoint; it asks for
+            types outside the allow-list; it holds something other than a dict; the device is
+            unknown.
+    """
+    name = str(file) if isinstance(file, (str, PathLike)) else getattr(file, "name", "checkpoint")
+    device = _device(map_location)
+    try:
+        if isinstance(file, (str, PathLike)):
+            with Path(file).expanduser().open("rb") as opened:
+                return _read(opened, name, device)
+        return _read(file, name, device)
+    except FileNotFoundError:
+        raise UserError(f"no such checkpoint: {name}") from None
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(f"cannot read the checkpoint {name}: {reason}; give a .pth file") from None
+
+
+def _device(map_location: str | torch.device) -> torch.device:
+    try:
+        return torch.device(map_location)
+    except RuntimeError:
+        raise UserError(f"unknown device '{map_location}': give cpu, cuda or cuda:N") from None
+
+
+def _read(file: IO[bytes], name: str, device: torch.device) -> dict[str, Any]:
+    start = file.tell()
+    head = file.read(64)
+    file.seek(start)
+    if not head:
+        raise UserError(f"{name} is empty: download or copy it again")
+    if head[8:9] == b"{":  # after the length of the header
+        return _read_safetensors(file.read(), name, device)
+    try:
+        content = torch.load(file, map_location=device, weights_only=True)
+    except Exception as error:  # bytes that are no checkpoint make torch.load raise almost anything
+        raise UserError(f"{name} {_complaint(error, head)}") from error
+    if not isinstance(content, dict):
+        raise UserError(
+            f"{name} holds a {type(content).__name__}, not a dict of weights: "
+            "save the model's state_dict() and give that"
+        )
+    return content
+
+
+def _read_safetensors(content: bytes, name: str, device: torch.device) -> dict[str, Any]:
+    try:
+        state = safetensors.torch.load(content)
+    except safetensors.SafetensorError:
+        reason = "is cut off or is not a safetensors file: download or copy it again"
+        raise UserError(f"{name} {reason}") from None
+    return {key: value.to(device) for key, value in state.items()}
+
+
+def _complaint(error: Exception, head: bytes) -> str:
+    """What is wrong with the file and what to do, from torch.load's error and the first bytes."""
+    message = str(error)
+    if head.lstrip().startswith(b"<"):
+        return "is a web page, not a checkpoint: download the file itself"
+    if head.startswith(b"version https://git-lfs"):
+        return "is a Git LFS pointer, not a checkpoint: run git lfs pull"
+    if "deserialize object on" in message:
+        return "cannot be put on that device, which is not there: give cpu"
+    if forbidden := re.search(r"GLOBAL (getattr|[\w.]*\w)", message):
+        return (
+            f"asks for {forbidden[1]}, which a checkpoint of weights has no need of: it may be "
+            "malicious and was not read; ask its author for the state_dict() alone"
+        )
+    return "is cut off or is not a PyTorch checkpoint: download or copy it again"
