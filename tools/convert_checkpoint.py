@@ -12,8 +12,8 @@ from typing import Any
 import safetensors.torch
 import torch
 
-from swin_dense.checkpoints import load_checkpoint, local_file
-from swin_dense.checkpoints.conversion import TARGETS, Converted, as_checkpoint, convert
+from swin_dense.checkpoints import TARGETS, convert, load_checkpoint, local_file
+from swin_dense.checkpoints.conversion import Converted, as_checkpoint
 from swin_dense.checkpoints.loading import first
 from swin_dense.engine.terminal.cli import OneLineParser, run_tool
 from swin_dense.engine.terminal.console import say
@@ -49,11 +49,11 @@ def run(args: Namespace) -> None:
         raise UserError(f"cannot convert {args.source}: {error}") from error
     _write(target, converted, as_checkpoint(converted, args.to, checkpoint.get("meta")))
     say(f"{args.source} ({converted.layout} layout) -> {target} ({args.to} layout)")
-    say(f"{len(converted.state)} weights" + (", heads included" if converted.whole else ""))
-    if converted.homeless:
-        say(f"no place in {args.to}, so under OpenMMLab's names: {first(converted.homeless)}")
-    if converted.left_out:
-        say(f"left out, being no part of the backbone: {first(converted.left_out)}")
+    say(f"{len(converted.state)} weights" + (", heads included" if converted.is_full_model else ""))
+    if converted.unmapped:
+        say(f"no place in {args.to}, so under OpenMMLab's names: {first(converted.unmapped)}")
+    if converted.dropped:
+        say(f"left out, being no part of the backbone: {first(converted.dropped)}")
 
 
 def _check_target(target: Path, overwrite: bool) -> None:

@@ -1,8 +1,8 @@
 """Swin weights from elsewhere: layouts, resizing, loading, conversion."""
 
-from swin_dense.checkpoints.conversion import TARGETS, convert
+from swin_dense.checkpoints.conversion import convert
 from swin_dense.checkpoints.files import cached_path, load_checkpoint, local_file
-from swin_dense.checkpoints.layouts import LAYOUTS, OFFICIAL, OPENMMLAB, Layout, find_backbone
+from swin_dense.checkpoints.layouts import OFFICIAL, OPENMMLAB, TARGETS, find_backbone
 from swin_dense.checkpoints.loading import (
     LoadableBackbone,
     LoadReport,
@@ -21,11 +21,9 @@ from swin_dense.checkpoints.resizing import (
 from swin_dense.checkpoints.wrappers import strip_prefixes, weights_of
 
 __all__ = [
-    "LAYOUTS",
     "OFFICIAL",
     "OPENMMLAB",
     "TARGETS",
-    "Layout",
     "LoadReport",
     "LoadableBackbone",
     "NativeWeights",

@@ -135,7 +135,7 @@ def _relocate(state: dict[str, Any], prefix: str) -> dict[str, Any]:
     if match is None:
         return state
     if not match.prefix.endswith(prefix):  # a backbone or classifier, or another library's model
-        return match.rest | {prefix + key: value for key, value in match.state.items()}
+        return match.other_weights | {prefix + key: value for key, value in match.state.items()}
     around = match.prefix.removesuffix(prefix)
     return {k.removeprefix(around): v for k, v in state.items() if k.startswith(around)}
 

@@ -170,7 +170,7 @@ def detector():
 @pytest.mark.parametrize("to", ["official", "openmmlab"])
 def test_a_detector_keeps_its_heads_where_the_target_has_detectors(to):
     converted = convert(detector(), to)
-    assert converted.whole
+    assert converted.is_full_model
     assert torch.equal(converted.state["neck.convs.0.weight"], torch.ones(2))
     assert find_backbone(converted.state).prefix == "backbone."
     file = as_checkpoint(converted, to, {"a": 1})
@@ -180,8 +180,8 @@ def test_a_detector_keeps_its_heads_where_the_target_has_detectors(to):
 
 def test_only_a_detector_s_backbone_goes_to_a_classification_library():
     converted = convert(detector(), "torchvision")
-    assert converted.left_out == ["module.neck.convs.0.weight"]
-    assert converted.homeless == [f"norm{i}.{n}" for i in range(3) for n in ("weight", "bias")]
+    assert converted.dropped == ["module.neck.convs.0.weight"]
+    assert converted.unmapped == [f"norm{i}.{n}" for i in range(3) for n in ("weight", "bias")]
     assert "features.1.0.norm1.weight" in converted.state
 
 
@@ -200,7 +200,7 @@ def test_what_is_no_swin_and_what_is_its_second_version():
     }
     with pytest.raises(UserError, match="V2"):
         convert(second, "timm")
-    with pytest.raises(UserError, match="no layout is called 'flax'"):
+    with pytest.raises(UserError, match="unknown layout 'flax'"):
         convert(backbone().state_dict(), "flax")
 
 

@@ -1,8 +1,8 @@
-"""What a key layout is: how to recognise it, and the way from it to OpenMMLab's and back.
+"""Layouts of weights: recognising them, and conversion to OpenMMLab's and back.
 
 A layout is a table of name patterns, ours beside theirs. ``{i}`` is the stage and ``{j}`` the
-block, ``{2i+1}`` a number that follows from the stage, ``*`` the rest of the name. The first
-pattern that matches renames; a name that matches none keeps itself, so nothing is ever lost.
+block, ``{2i+1}`` a number computed from the stage, ``*`` the rest of the name. The first pattern
+that matches renames; a name that matches none is unchanged, so no weight is lost.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ TABLE = "relative_position_bias_table"
 INDEX = "relative_position_index"
 ABSOLUTE = "absolute_pos_embed"
 
-# Both follow from sizes, so they are made where they are needed and never taken over.
+# Both follow from sizes: they are computed, never copied.
 _BUFFERS = (f".{INDEX}", ".attn_mask")
 _MERGING = re.compile(r"stages\.\d+\.downsample\.(norm\.(weight|bias)|reduction\.weight)$")
 _NUMBER = re.compile(r"\{(\d*)(i|j)(?:\+(\d+))?\}")
@@ -32,12 +32,12 @@ _NUMBER = re.compile(r"\{(\d*)(i|j)(?:\+(\d+))?\}")
 
 @dataclass(frozen=True)
 class Pattern:
-    """One side of a row of a table: matches names and makes them."""
+    """One side of a row of a table: matches names and fills in new ones."""
 
     text: str
 
     def match(self, name: str) -> dict[str, str] | None:
-        """The stage, the block and the rest of a name, as far as the pattern has them."""
+        """The placeholders' values in a name; None if it does not match."""
         found = _regex(self.text).fullmatch(name)
         if found is None:
             return None
@@ -50,7 +50,7 @@ class Pattern:
         return values
 
     def fill(self, values: Mapping[str, str]) -> str:
-        """The name that has these values."""
+        """The name with these values of the placeholders."""
 
         def number(found: re.Match) -> str:
             times, variable, plus = found.groups()
@@ -67,7 +67,7 @@ def _regex(pattern: str) -> re.Pattern[str]:
 
 
 def rename(name: str, table: Iterable[tuple[Pattern, Pattern]]) -> str:
-    """A name by the first row of (from, to) that matches it; itself where none does."""
+    """Rename by the first matching row of (from, to); unchanged if none matches."""
     for source, target in table:
         values = source.match(name)
         if values is not None:
@@ -81,40 +81,50 @@ def _unchanged(state: State) -> State:
 
 @dataclass(frozen=True)
 class Layout:
-    """How one family of code names and stores Swin's weights.
+    """How a library names and stores Swin's weights.
 
     Args:
-        name: what reports and the converter call it.
-        anchor: matches the name of one weight that every such file has, up to any prefix.
+        name: in reports and for the converter.
+        anchor: regular expression of one name that every such file has, after any prefix.
         table: rows of (OpenMMLab's pattern, this layout's).
-        inner: what may stand before the backbone's names, but not before its siblings: the output
-            norms and the classifier.
-        unfold: whether patch merging orders channels as ``nn.Unfold`` does, as OpenMMLab's.
-        index: whether and how the index of the bias table is stored: as (N, N), flat, or not.
-        join: after renaming to OpenMMLab's names, makes its weights of what is stored in parts.
+        accepts: whether a backbone's weights, which have the anchor, are in this layout.
+        inner_prefixes: what may precede the backbone's names, but not those of its siblings, the
+            output norms and the classifier.
+        unfold_order: whether patch merging orders channels as ``nn.Unfold``, like OpenMMLab's.
+        stored_index: how the index of the bias table is stored: 'square' (N, N), 'flat', or None.
+        join: joins weights that are stored in parts, after renaming to OpenMMLab's names.
         split: undoes ``join``.
-        finish: puts ``inner`` where a whole model of this layout has it.
+        add_inner_prefix: adds the inner prefix where a whole model of this layout has it.
+        has_detectors: whether detectors and segmentors exist in this layout, so that heads are
+            kept in a conversion to it.
+        classification_only: whether its models lack output norms, position embedding and mask
+            token.
+        wrapper: entry of the file that the library's classifier is read from; '' for none.
     """
 
     name: str
     anchor: str
     table: tuple[tuple[str, str], ...]
-    inner: tuple[str, ...] = ()
-    unfold: bool = False
-    index: str | None = None
+    accepts: Callable[[State], bool] = lambda _: True
+    inner_prefixes: tuple[str, ...] = ()
+    unfold_order: bool = False
+    stored_index: str | None = None
     join: Callable[[State], State] = _unchanged
     split: Callable[[State], State] = _unchanged
-    finish: Callable[[State], State] = _unchanged
+    add_inner_prefix: Callable[[State], State] = _unchanged
+    has_detectors: bool = False
+    classification_only: bool = False
+    wrapper: str = ""
 
     def prefix(self, name: str) -> str | None:
-        """What stands before the backbone's names if ``name`` is the anchor, else None."""
+        """The prefix of the backbone's names if ``name`` is the anchor, else None."""
         found = re.fullmatch(rf"(|.*\.){self.anchor}", name)
         return None if found is None else found[1]
 
     def to_openmmlab(self, state: Mapping[str, Tensor]) -> State:
         """A backbone's weights under OpenMMLab's names and in its channel order.
 
-        Buffers that follow from sizes are left out. A classifier's final norm is ``norm``, its
+        Buffers that follow from sizes are dropped. A classifier's final norm is ``norm``, its
         head ``head.fc``, as in OpenMMLab's first classifiers.
         """
         table = [(Pattern(theirs), Pattern(ours)) for ours, theirs in self.table]
@@ -124,18 +134,18 @@ class Layout:
             if not name.endswith(_BUFFERS)
         }
         named = self.join(named)
-        return named if self.unfold else _reordered(named, _quadrants_to_unfold)
+        return named if self.unfold_order else _reordered(named, _quadrants_to_unfold)
 
     def from_openmmlab(self, state: Mapping[str, Tensor]) -> State:
-        """Undo :meth:`to_openmmlab`; also for what a backbone of this layout has no place for."""
+        """Undo :meth:`to_openmmlab`; what backbones of this layout do not have keeps its name."""
         named = {name: value for name, value in state.items() if not name.endswith(_BUFFERS)}
-        if not self.unfold:
+        if not self.unfold_order:
             named = _reordered(named, _unfold_to_quadrants)
         if ABSOLUTE in named:
             named[ABSOLUTE] = one_row_per_patch(named[ABSOLUTE])
         table = [(Pattern(ours), Pattern(theirs)) for ours, theirs in self.table]
         named = {rename(name, table): value for name, value in self.split(named).items()}
-        return self.finish(named if self.index is None else self._with_index(named))
+        return self.add_inner_prefix(self._with_index(named) if self.stored_index else named)
 
     def _with_index(self, state: State) -> State:
         complete: State = {}
@@ -144,7 +154,7 @@ class Layout:
             rows = isqrt(len(value)) if name.endswith(f".{TABLE}") else 0
             if rows and rows**2 == len(value):
                 index = relative_position_index((rows + 1) // 2)
-                index = index.flatten() if self.index == "flat" else index
+                index = index.flatten() if self.stored_index == "flat" else index
                 complete[name.removesuffix(TABLE) + INDEX] = index
         return complete
 
@@ -162,7 +172,7 @@ def _reordered(state: State, reorder: Callable[[Tensor], Tensor]) -> State:
 
 # Patch merging joins the neighbours (row, column) = (0, 0), (1, 0), (0, 1), (1, 1) in the
 # official order, C channels each; nn.Unfold keeps a channel's four neighbours together and
-# takes them row by row. The permutation of neighbours is its own inverse.
+# orders them row by row. The permutation of neighbours is its own inverse.
 _SWAP = torch.tensor([0, 2, 1, 3])
 
 

@@ -1,7 +1,7 @@
-"""Hugging Face transformers: query, key and value apart, and two generations of names.
+"""Hugging Face transformers: separate query, key and value, and two generations of names.
 
-``HUB`` has the names of the files on the hub and of the modules until 5.8, ``MODULES`` those of
-the modules since 5.9, whose ``from_pretrained`` still reads the former.
+``HUB`` has the names of files on the hub and of modules until 5.8, ``MODULES`` those of modules
+since 5.9, whose ``from_pretrained`` still reads the former.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _REST = (
 
 
 def _join(state: State) -> State:
-    """One qkv from query, key and value, where all three are there."""
+    """Concatenates query, key and value to qkv where all three are present."""
     joined: State = {}
     for name, value in state.items():
         found = _PART.fullmatch(name)
@@ -53,7 +53,7 @@ def _join(state: State) -> State:
 
 
 def _split(state: State) -> State:
-    """Query, key and value from one qkv."""
+    """Splits qkv into query, key and value."""
     parts: State = {}
     for name, value in state.items():
         before, is_qkv, after = name.partition(".attn.w_msa.qkv.")
@@ -66,7 +66,7 @@ def _split(state: State) -> State:
 
 
 def _without_class_slot(state: State) -> State:
-    """Leaves out the embedding of a class token, which Swin does not have; 4.x keeps a slot."""
+    """Drops the embedding of a class token, which 4.x reserves and Swin does not have."""
     state = _join(state)
     embed = state.get(ABSOLUTE)
     if embed is None or isqrt(embed.shape[1]) ** 2 == embed.shape[1]:
@@ -84,17 +84,19 @@ def _with_class_slot(state: State) -> State:
     return state | {ABSOLUTE: torch.cat((torch.zeros_like(embed[:, :1]), embed), dim=1)}
 
 
-def _below(inner: str, siblings: tuple[str, ...]) -> Callable[[State], State]:
-    """Puts the backbone below ``inner`` where one of its siblings shows that it is not alone."""
+def _prefix_next_to(
+    siblings: tuple[str, ...], inner_prefix: str = "swin."
+) -> Callable[[State], State]:
+    """Puts the backbone below ``inner_prefix`` in a state dict that also has its siblings."""
 
-    def finish(state: State) -> State:
+    def add_prefix(state: State) -> State:
         alone = not any(name.startswith(siblings) for name in state)
         return {
-            name if alone or name.startswith(_SIBLINGS) else inner + name: value
+            name if alone or name.startswith(_SIBLINGS) else inner_prefix + name: value
             for name, value in state.items()
         }
 
-    return finish
+    return add_prefix
 
 
 HUB = Layout(
@@ -109,11 +111,11 @@ HUB = Layout(
         (f"{_ours}.ffn.layers.1.*", f"{_theirs}.output.dense.*"),
         *_REST,
     ),
-    inner=("swin.", "model."),
-    index="square",
+    inner_prefixes=("swin.", "model."),
+    stored_index="square",
     join=_without_class_slot,
     split=_with_class_slot,
-    finish=_below("swin.", ("classifier.", "decoder.")),
+    add_inner_prefix=_prefix_next_to(("classifier.", "decoder.")),
 )
 
 MODULES = Layout(
@@ -128,15 +130,15 @@ MODULES = Layout(
         (f"{_ours}.ffn.layers.1.*", f"{_theirs}.mlp.fc2.*"),
         *_REST,
     ),
-    inner=("swin.", "model."),
+    inner_prefixes=("swin.", "model."),
     join=_join,
     split=_split,
-    finish=_below("swin.", _SIBLINGS),
+    add_inner_prefix=_prefix_next_to(_SIBLINGS),
 )
 
 
 def of_installed() -> Layout:
-    """The layout of the installed transformers' modules; the hub's where there is none."""
+    """The layout of the installed transformers' modules; the hub's if it is not installed."""
     try:
         installed = tuple(int(part) for part in version("transformers").split(".")[:2])
     except (PackageNotFoundError, ValueError):

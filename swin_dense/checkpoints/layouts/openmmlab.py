@@ -1,4 +1,4 @@
-"""OpenMMLab: mmdet, mmseg, mmcls and mmpretrain, and this package. The common tongue."""
+"""OpenMMLab: mmdet, mmseg, mmcls and mmpretrain, and this package; all others convert to it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ OPENMMLAB = Layout(
     name="openmmlab",
     anchor=r"stages\.0\.blocks\.0\.attn\.w_msa\.qkv\.weight",
     table=(),
-    unfold=True,
-    index="square",
+    unfold_order=True,
+    stored_index="square",
+    has_detectors=True,
 )
