@@ -31,7 +31,6 @@ from swin_dense.backbones.announcing import announce
 from swin_dense.backbones.swin_args import pair
 from swin_dense.checkpoints import (
     LoadableBackbone,
-    NativeWeights,
     convert_before_loading,
     load_backbone,
     load_checkpoint,
@@ -239,7 +238,9 @@ class DeiT(BaseModule, LoadableBackbone):
 
     native_layout = "DeiT"
 
-    def to_native(self, state: dict[str, Tensor], own: Mapping[str, Tensor]) -> NativeWeights:
+    def to_native(
+        self, state: dict[str, Tensor], own: Mapping[str, Tensor]
+    ) -> tuple[dict[str, Tensor], str, list[str]]:
         """Resize the position embedding, see :class:`~swin_dense.checkpoints.LoadableBackbone`.
 
         Takes a square grid of any size after the class token and, in distilled weights, another
@@ -249,11 +250,11 @@ class DeiT(BaseModule, LoadableBackbone):
         layout = self.native_layout if "cls_token" in state else "unknown"
         value, wanted = state.get("pos_embed"), own["pos_embed"]
         if value is None or value.shape == wanted.shape or value.shape[2] != wanted.shape[2]:
-            return NativeWeights(state, layout, [])
+            return state, layout, []
         side = isqrt(value.shape[1])
         grid = resize_absolute_pos_embed(value[:, -(side**2) :], (side, side), self.patch_grid)
         state["pos_embed"] = torch.cat((value[:, :1], grid.flatten(1, 2)), dim=1)
-        return NativeWeights(state, layout, ["pos_embed"])
+        return state, layout, ["pos_embed"]
 
     def init_weights(self) -> None:
         """Initialise from ``init_cfg``'s checkpoint, or as DeiT does from scratch.

@@ -26,7 +26,6 @@ from swin_dense.backbones.feed_forward import FeedForward
 from swin_dense.backbones.swin_args import check_arguments, resolve_arch
 from swin_dense.checkpoints import (
     LoadableBackbone,
-    NativeWeights,
     convert_and_resize,
     convert_before_loading,
     load_backbone,
@@ -365,7 +364,9 @@ class SwinTransformer(BaseModule, LoadableBackbone):
 
     native_layout = "openmmlab"
 
-    def to_native(self, state: dict[str, Tensor], own: Mapping[str, Tensor]) -> NativeWeights:
+    def to_native(
+        self, state: dict[str, Tensor], own: Mapping[str, Tensor]
+    ) -> tuple[dict[str, Tensor], str, list[str]]:
         """See :class:`~swin_dense.checkpoints.LoadableBackbone`."""
         return convert_and_resize(state, own, self.patch_grid)
 

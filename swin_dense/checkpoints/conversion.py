@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from swin_dense.checkpoints.files import weights_of
 from swin_dense.checkpoints.layouts import TARGETS, State, find_backbone
-from swin_dense.checkpoints.wrappers import weights_of
 from swin_dense.errors import UserError
 
 _HEAD = "head.fc."

@@ -1,8 +1,10 @@
-"""Files of weights: downloading them, and reading them without running code from them."""
+"""Checkpoint files: download, reading without running code from them, wrappers of weights."""
 
 from __future__ import annotations
 
 import re
+from collections import OrderedDict
+from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
 from typing import IO, Any
@@ -10,8 +12,17 @@ from urllib.parse import urlparse
 
 import safetensors.torch
 import torch
+from torch import Tensor
 
 from swin_dense.errors import UserError
+
+# Entries of files that hold weights. Averages over training come first: their authors evaluate
+# them. mmengine stores the averages as state_dict and the trained weights as ema_state_dict, so
+# the latter counts only where it is alone.
+_WRAPPERS = (
+    *("state_dict_ema", "model_ema", "state_dict", "model", "model_state_dict"),
+    *("module", "net", "ema_state_dict", "teacher", "student"),
+)
 
 
 def cached_path(url: str) -> Path:
@@ -130,3 +141,23 @@ def _complaint(error: Exception, head: bytes) -> str:
             "malicious and was not read; ask its author for the state_dict() alone"
         )
     return "is cut off or is not a PyTorch checkpoint: download or copy it again"
+
+
+def weights_of(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The tensors of a checkpoint, from within all entries that are wrapped around them."""
+    inner: Mapping[str, Any] | None = checkpoint
+    while inner is not None:
+        checkpoint = inner
+        entries = (checkpoint.get(name) for name in _WRAPPERS)
+        inner = next((entry for entry in entries if isinstance(entry, Mapping) and entry), None)
+    state = OrderedDict((k, v) for k, v in checkpoint.items() if isinstance(v, Tensor))
+    if hasattr(checkpoint, "_metadata"):  # torch's notes on the versions of modules
+        state._metadata = checkpoint._metadata  # type: ignore[attr-defined]
+    return state
+
+
+def strip_prefixes(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Remove ``module.``; if there are names below ``backbone.``, keep these alone, without it."""
+    bare = {key.removeprefix("module."): value for key, value in state.items()}
+    below = [key for key in bare if key.startswith("backbone.")]
+    return {key.removeprefix("backbone."): bare[key] for key in below} or bare

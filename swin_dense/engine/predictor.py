@@ -49,7 +49,7 @@ class Predictor:
         self.cfg = load_config(config, cfg_options, classes=meta.get("classes"))
         self.is_segmentation = is_segmentation(self.cfg)
         self.model = _build_model(self.cfg, str(config))
-        load_weights(self.model, content, str(checkpoint), revise_keys=[(r"^module\.", "")])
+        load_weights(self.model, content, str(checkpoint))
         self.model.to(device).eval()
         self.meta = meta or _config_meta(self.cfg)
         self._pipeline = Compose(_image_pipeline(self.cfg, str(config)))

@@ -10,11 +10,8 @@ from mmengine.runner.checkpoint import load_checkpoint as mmengine_load
 from torch import nn
 
 from swin_dense import SwinTransformer
-from swin_dense.checkpoints import (
-    OFFICIAL,
-    OPENMMLAB,
-    find_backbone,
-    load_backbone,
+from swin_dense.checkpoints import OFFICIAL, TARGETS, find_backbone, load_backbone
+from swin_dense.checkpoints.resizing import (
     resize_absolute_pos_embed,
     resize_bias_table,
     resize_input_channels,
@@ -59,7 +56,7 @@ def test_layouts_round_trip():
     assert find_backbone(state).layout.name == "openmmlab"
     assert find_backbone(official).layout.name == "official"
     assert find_backbone({"conv1.weight": torch.zeros(1)}) is None
-    back = OPENMMLAB.from_openmmlab(OFFICIAL.to_openmmlab(official))
+    back = TARGETS["openmmlab"].from_openmmlab(OFFICIAL.to_openmmlab(official))
     assert back.keys() == state.keys()
     assert all(torch.equal(back[k], state[k]) for k in state)
 

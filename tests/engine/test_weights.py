@@ -6,8 +6,8 @@ from mmengine.model import BaseModule
 from torch import nn
 
 from swin_dense import SwinTransformer
-from swin_dense.checkpoints import TARGETS, LoadReport, convert
-from swin_dense.engine.weights import load_converted, load_weights
+from swin_dense.checkpoints import TARGETS, LoadReport, convert, load_converted
+from swin_dense.engine.weights import load_weights
 from swin_dense.errors import UserError
 
 SMALL = {"embed_dims": 8, "depths": (1, 1, 1, 1), "num_heads": (1, 1, 2, 2), "window_size": 3}
