@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from math import isqrt
 
 import torch
@@ -103,18 +103,18 @@ def resize_absolute_pos_embed(
 
 
 def guess_grid(patches: int, like: tuple[int, int]) -> tuple[int, int] | None:
-    """Rows and columns of an absolute position embedding that only says how many patches it has.
+    """The grid of an absolute position embedding of which only the number of patches is known.
 
-    It is taken to be as ``like`` if that has as many patches, else square, else of the
-    proportions of ``like``; None if it can be none of these.
+    It is ``like`` if that has as many patches, else square, else in the proportions of ``like``;
+    None if it can be none of these.
     """
     if like[0] * like[1] == patches:
         return like
-    shapes: Iterable[tuple[int, int]] = ((h, patches // h) for h in range(1, patches + 1))
-    fitting = [
-        (h, w) for h, w in shapes if h * w == patches and (h == w or h * like[1] == w * like[0])
-    ]
-    return max(fitting, key=lambda grid: grid[0] == grid[1], default=None)
+    for height, width in ((1, 1), like):
+        rows = isqrt(patches * height // width)
+        if rows and rows**2 * width == patches * height and patches % rows == 0:
+            return rows, patches // rows
+    return None
 
 
 def resize_input_channels(weight: Tensor, channels: int) -> Tensor:

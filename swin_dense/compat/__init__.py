@@ -22,11 +22,7 @@ It prints nothing and compiles nothing. The global state it touches, all of it:
     (:mod:`swin_dense.compat.noise`).
 """
 
-from swin_dense.compat.checkpoint import (
-    allow_mmengine_types,
-    check_downloads,
-    read_safetensors_too,
-)
+from swin_dense.compat.checkpoint import allow_mmengine_types, patch_mmengine_loader
 from swin_dense.compat.mmcv_ext import install_finder
 from swin_dense.compat.noise import check_pkg_resources, ignore_openmmlab_warnings
 
@@ -43,5 +39,4 @@ def install() -> None:
     check_pkg_resources()
     install_finder()
     allow_mmengine_types()
-    check_downloads()
-    read_safetensors_too()
+    patch_mmengine_loader()

@@ -30,25 +30,6 @@ def _history_statistic(owner: Any, name: str) -> Any:
     return getattr(HistoryBuffer, name)
 
 
-def _mmengine_types() -> list[Any]:
-    # What numpy itself pickles arrays and scalars with, in whichever package it keeps them.
-    rebuild = {"_reconstruct": np.zeros(1).__reduce__()[0], "scalar": np.float64(0).__reduce__()[0]}
-    scalar_types = [type(np.dtype(code)) for code in "?bhilqBHILQefdU"]
-    return [
-        HistoryBuffer,
-        (_history_statistic, "builtins.getattr"),
-        np.ndarray,
-        np.dtype,
-        *scalar_types,
-        # A file names the package of the numpy that wrote it.
-        *(
-            (function, f"numpy.{core}.multiarray.{name}")
-            for core in ("core", "_core")
-            for name, function in rebuild.items()
-        ),
-    ]
-
-
 def allow_mmengine_types() -> None:
     """Let ``torch.load(weights_only=True)`` read the checkpoints that mmengine writes.
 
@@ -56,27 +37,39 @@ def allow_mmengine_types() -> None:
     scalars of boolean, integer, real and text types. Nothing on the list runs code that a file
     brings with it.
     """
-    torch.serialization.add_safe_globals(_mmengine_types())
+    # What numpy itself pickles arrays and scalars with, in whichever package it keeps them.
+    rebuild = {"_reconstruct": np.zeros(1).__reduce__()[0], "scalar": np.float64(0).__reduce__()[0]}
+    torch.serialization.add_safe_globals(
+        [
+            HistoryBuffer,
+            (_history_statistic, "builtins.getattr"),
+            np.ndarray,
+            np.dtype,
+            *(type(np.dtype(code)) for code in "?bhilqBHILQefdU"),
+            # A file names the package of the numpy that wrote it.
+            *(
+                (function, f"numpy.{core}.multiarray.{name}")
+                for core in ("core", "_core")
+                for name, function in rebuild.items()
+            ),
+        ]
+    )
 
 
-def check_downloads() -> None:
-    """Make mmengine read the checkpoints that it downloads with ``weights_only=True``.
+def patch_mmengine_loader() -> None:
+    """Make mmengine check what it downloads, and read local ``.safetensors`` files.
 
-    ``torch.hub``'s function, which mmengine calls for URLs, has False for its default.
+    For URLs mmengine calls ``torch.hub``'s function, which has ``weights_only=False`` by default.
     """
     from mmengine.runner import checkpoint
 
     if not isinstance(checkpoint.load_url, functools.partial):
         vars(checkpoint)["load_url"] = functools.partial(checkpoint.load_url, weights_only=True)
 
-
-def read_safetensors_too() -> None:
-    """Make mmengine read local ``.safetensors`` files, wherever it reads ``.pth`` files."""
-    from mmengine.runner.checkpoint import CheckpointLoader, load_from_local
-
     def load_from_local_file(filename: str, map_location: Any = None) -> dict[str, Any]:
         if str(filename).endswith(".safetensors"):
             return load_checkpoint(filename, map_location or "cpu")
-        return load_from_local(filename, map_location)
+        return checkpoint.load_from_local(filename, map_location)
 
-    CheckpointLoader.register_scheme(prefixes="", loader=load_from_local_file, force=True)
+    register = checkpoint.CheckpointLoader.register_scheme
+    register(prefixes="", loader=load_from_local_file, force=True)

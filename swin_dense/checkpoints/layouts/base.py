@@ -8,7 +8,7 @@ that matches renames; a name that matches none is unchanged, so no weight is los
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from math import isqrt
@@ -30,49 +30,34 @@ _MERGING = re.compile(r"stages\.\d+\.downsample\.(norm\.(weight|bias)|reduction\
 _NUMBER = re.compile(r"\{(\d*)(i|j)(?:\+(\d+))?\}")
 
 
-@dataclass(frozen=True)
-class Pattern:
-    """One side of a row of a table: matches names and fills in new ones."""
-
-    text: str
-
-    def match(self, name: str) -> dict[str, str] | None:
-        """The placeholders' values in a name; None if it does not match."""
-        found = _regex(self.text).fullmatch(name)
-        if found is None:
+def rename(name: str, source: str, target: str) -> str | None:
+    """A name that matches pattern ``source``, by pattern ``target``; None if it does not match."""
+    found = _regex(source).fullmatch(name)
+    if found is None:
+        return None
+    values = {}
+    for times, variable, plus in _NUMBER.findall(source):
+        values[variable], remainder = divmod(int(found[variable]) - int(plus or 0), int(times or 1))
+        if remainder or values[variable] < 0:
             return None
-        values = found.groupdict()
-        for times, variable, plus in _NUMBER.findall(self.text):
-            number, remainder = divmod(int(values[variable]) - int(plus or 0), int(times or 1))
-            if remainder or number < 0:
-                return None
-            values[variable] = str(number)
-        return values
-
-    def fill(self, values: Mapping[str, str]) -> str:
-        """The name with these values of the placeholders."""
-
-        def number(found: re.Match) -> str:
-            times, variable, plus = found.groups()
-            return str(int(times or 1) * int(values[variable]) + int(plus or 0))
-
-        return _NUMBER.sub(number, self.text).replace("*", values.get("rest", ""))
+    filled = _NUMBER.sub(lambda n: str(int(n[1] or 1) * values[n[2]] + int(n[3] or 0)), target)
+    return filled.replace("*", found["rest"] if "*" in source else "")
 
 
 @cache
 def _regex(pattern: str) -> re.Pattern[str]:
-    regex = re.escape(_NUMBER.sub(lambda found: f"<{found[2]}>", pattern))
-    regex = re.sub("<(i|j)>", r"(?P<\1>\\d+)", regex)
+    regex = re.sub(r"\\\{\d*(i|j)(\\\+\d+)?\\\}", r"(?P<\1>\\d+)", re.escape(pattern))
     return re.compile(regex.replace(r"\*", "(?P<rest>.*)"))
 
 
-def rename(name: str, table: Iterable[tuple[Pattern, Pattern]]) -> str:
-    """Rename by the first matching row of (from, to); unchanged if none matches."""
-    for source, target in table:
-        values = source.match(name)
-        if values is not None:
-            return target.fill(values)
-    return name
+def _rename_all(state: Mapping[str, Tensor], table: list[tuple[str, str]]) -> State:
+    """Rename by the first matching row of (from, to), and drop the computed buffers."""
+    renamed = {}
+    for name, value in state.items():
+        if not name.endswith(_BUFFERS):
+            new_names = (rename(name, source, target) for source, target in table)
+            renamed[next(filter(None, new_names), name)] = value
+    return renamed
 
 
 def _unchanged(state: State) -> State:
@@ -127,25 +112,16 @@ class Layout:
         Buffers that follow from sizes are dropped. A classifier's final norm is ``norm``, its
         head ``head.fc``, as in OpenMMLab's first classifiers.
         """
-        table = [(Pattern(theirs), Pattern(ours)) for ours, theirs in self.table]
-        named = {
-            rename(name, table): value
-            for name, value in state.items()
-            if not name.endswith(_BUFFERS)
-        }
-        named = self.join(named)
+        named = self.join(_rename_all(state, [(theirs, ours) for ours, theirs in self.table]))
         return named if self.unfold_order else _reordered(named, _quadrants_to_unfold)
 
     def from_openmmlab(self, state: Mapping[str, Tensor]) -> State:
         """Undo :meth:`to_openmmlab`; what backbones of this layout do not have keeps its name."""
-        named = {name: value for name, value in state.items() if not name.endswith(_BUFFERS)}
-        if not self.unfold_order:
-            named = _reordered(named, _unfold_to_quadrants)
-        if ABSOLUTE in named:
-            named[ABSOLUTE] = one_row_per_patch(named[ABSOLUTE])
-        table = [(Pattern(ours), Pattern(theirs)) for ours, theirs in self.table]
-        named = {rename(name, table): value for name, value in self.split(named).items()}
-        return self.add_inner_prefix(self._with_index(named) if self.stored_index else named)
+        native = dict(state) if self.unfold_order else _reordered(state, _unfold_to_quadrants)
+        if ABSOLUTE in native:
+            native[ABSOLUTE] = one_row_per_patch(native[ABSOLUTE])
+        native = _rename_all(self.split(native), list(self.table))
+        return self.add_inner_prefix(self._with_index(native) if self.stored_index else native)
 
     def _with_index(self, state: State) -> State:
         complete: State = {}
@@ -164,7 +140,7 @@ def one_row_per_patch(embed: Tensor) -> Tensor:
     return embed.flatten(2).transpose(1, 2).contiguous() if embed.ndim == 4 else embed
 
 
-def _reordered(state: State, reorder: Callable[[Tensor], Tensor]) -> State:
+def _reordered(state: Mapping[str, Tensor], reorder: Callable[[Tensor], Tensor]) -> State:
     return {
         name: reorder(value) if _MERGING.match(name) else value for name, value in state.items()
     }
