@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from swin_dense.checkpoints.files import weights_of
-from swin_dense.checkpoints.layouts import TARGETS, State, find_backbone
+from swin_dense.checkpoints.layouts import TARGETS, find_backbone
+from swin_dense.checkpoints.layouts.base import State
 from swin_dense.errors import UserError
 
 _HEAD = "head.fc."

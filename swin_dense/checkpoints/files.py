@@ -77,7 +77,10 @@ def load_checkpoint(
             unknown.
     """
     name = str(file) if isinstance(file, (str, PathLike)) else getattr(file, "name", "checkpoint")
-    device = _device(map_location)
+    try:
+        device = torch.device(map_location)
+    except RuntimeError:
+        raise UserError(f"unknown device '{map_location}': give cpu, cuda or cuda:N") from None
     try:
         if isinstance(file, (str, PathLike)):
             with Path(file).expanduser().open("rb") as opened:
@@ -90,22 +93,16 @@ def load_checkpoint(
         raise UserError(f"cannot read the checkpoint {name}: {reason}; give a .pth file") from None
 
 
-def _device(map_location: str | torch.device) -> torch.device:
-    try:
-        return torch.device(map_location)
-    except RuntimeError:
-        raise UserError(f"unknown device '{map_location}': give cpu, cuda or cuda:N") from None
-
-
 def _read(file: IO[bytes], name: str, device: torch.device) -> dict[str, Any]:
     start = file.tell()
     head = file.read(64)
     file.seek(start)
     if not head:
         raise UserError(f"{name} is empty: download or copy it again")
-    if head[8:9] == b"{":  # after the length of the header
-        return _read_safetensors(file.read(), name, device)
     try:
+        if head[8:9] == b"{":  # after the length of the header
+            state = safetensors.torch.load(file.read())
+            return {key: value.to(device) for key, value in state.items()}
         content = torch.load(file, map_location=device, weights_only=True)
     except Exception as error:  # bytes that are no checkpoint make torch.load raise almost anything
         raise UserError(f"{name} {_complaint(error, head)}") from error
@@ -117,18 +114,11 @@ def _read(file: IO[bytes], name: str, device: torch.device) -> dict[str, Any]:
     return content
 
 
-def _read_safetensors(content: bytes, name: str, device: torch.device) -> dict[str, Any]:
-    try:
-        state = safetensors.torch.load(content)
-    except safetensors.SafetensorError:
-        reason = "is cut off or is not a safetensors file: download or copy it again"
-        raise UserError(f"{name} {reason}") from None
-    return {key: value.to(device) for key, value in state.items()}
-
-
 def _complaint(error: Exception, head: bytes) -> str:
     """What is wrong with the file and what to do, from torch.load's error and the first bytes."""
     message = str(error)
+    if isinstance(error, safetensors.SafetensorError):
+        return "is cut off or is not a safetensors file: download or copy it again"
     if head.lstrip().startswith(b"<"):
         return "is a web page, not a checkpoint: download the file itself"
     if head.startswith(b"version https://git-lfs"):

@@ -13,7 +13,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from swin_dense.checkpoints.files import strip_prefixes, weights_of
-from swin_dense.checkpoints.layouts import State, find_backbone
+from swin_dense.checkpoints.layouts import find_backbone
+from swin_dense.checkpoints.layouts.base import State
 from swin_dense.checkpoints.resizing import resize_weights
 from swin_dense.errors import UserError
 

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from swin_dense.checkpoints.layouts import hugging_face
-from swin_dense.checkpoints.layouts.base import Layout as Layout
-from swin_dense.checkpoints.layouts.base import State as State
+from swin_dense.checkpoints.layouts.base import Layout, State
 from swin_dense.checkpoints.layouts.official import OFFICIAL
 from swin_dense.checkpoints.layouts.openmmlab import OPENMMLAB
 from swin_dense.checkpoints.layouts.timm import TIMM
@@ -77,16 +76,11 @@ def find_backbone(state: Mapping[str, Tensor]) -> BackboneMatch | None:
 
 def _split(state: Mapping[str, Tensor], layout: Layout, prefix: str) -> BackboneMatch:
     """The weights of the backbone below ``prefix``, apart from the others."""
-    candidates = layout.inner_prefixes
-    inner_prefix = next((i for i in candidates if f".{prefix}".endswith(f".{i}")), "")
-    outer_prefix = prefix.removesuffix(inner_prefix)
-    own: State = {}
-    others: State = {}
-    for name, value in state.items():
-        if name.startswith(outer_prefix):
-            own[name.removeprefix(outer_prefix).removeprefix(inner_prefix)] = value
-        else:
-            others[name] = value
+    inner = next((p for p in layout.inner_prefixes if f".{prefix}".endswith(f".{p}")), "")
+    outer = prefix.removesuffix(inner)
+    below = [name for name in state if name.startswith(outer)]
+    own = {name.removeprefix(outer).removeprefix(inner): state[name] for name in below}
+    others = {name: value for name, value in state.items() if not name.startswith(outer)}
     if any(_SWIN_V2.search(name) for name in own):
         raise UserError("these are weights of Swin Transformer V2: give weights of the first Swin")
-    return BackboneMatch(layout, outer_prefix, own, others)
+    return BackboneMatch(layout, outer, own, others)

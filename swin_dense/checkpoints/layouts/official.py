@@ -19,13 +19,12 @@ BLOCKS = (
 
 def _embedding_as_map(state: State) -> State:
     """Models with output norms, for detection and segmentation, store it as (1, C, h, w)."""
-    embed = state.get(ABSOLUTE)
-    if embed is None or "norm0.weight" not in state:
-        return state
-    side = isqrt(embed.shape[1])
-    if side**2 != embed.shape[1]:
-        return state
-    return state | {ABSOLUTE: embed.transpose(1, 2).unflatten(2, (side, side)).contiguous()}
+    if ABSOLUTE in state and "norm0.weight" in state:
+        embed = state[ABSOLUTE].transpose(1, 2)
+        side = isqrt(embed.shape[2])
+        if side**2 == embed.shape[2]:
+            return state | {ABSOLUTE: embed.unflatten(2, (side, side)).contiguous()}
+    return state
 
 
 OFFICIAL = Layout(
