@@ -29,15 +29,10 @@ from torch.utils.checkpoint import checkpoint
 
 from swin_dense.backbones.announcing import announce
 from swin_dense.backbones.swin_args import pair
-from swin_dense.checkpoints import (
-    LoadableBackbone,
-    convert_before_loading,
-    load_backbone,
-    load_checkpoint,
-    local_file,
-    resize_absolute_pos_embed,
-    strip_prefixes,
-)
+from swin_dense.checkpoints import LoadableBackbone, load_backbone, load_checkpoint, local_file
+from swin_dense.checkpoints.files import strip_prefixes
+from swin_dense.checkpoints.loading import convert_before_loading
+from swin_dense.checkpoints.resizing import resize_absolute_pos_embed
 from swin_dense.registry import MODELS
 
 _PATCH = 16  # the pyramid goes from this stride to the others

@@ -24,15 +24,9 @@ from swin_dense.backbones.attention_layers import GlobalAttention, WindowAttenti
 from swin_dense.backbones.cuda_graphs import CudaGraphs, graphed
 from swin_dense.backbones.feed_forward import FeedForward
 from swin_dense.backbones.swin_args import check_arguments, resolve_arch
-from swin_dense.checkpoints import (
-    LoadableBackbone,
-    convert_and_resize,
-    convert_before_loading,
-    load_backbone,
-    load_checkpoint,
-    local_file,
-    resize_absolute_pos_embed,
-)
+from swin_dense.checkpoints import LoadableBackbone, load_backbone, load_checkpoint, local_file
+from swin_dense.checkpoints.loading import convert_and_resize, convert_before_loading
+from swin_dense.checkpoints.resizing import resize_absolute_pos_embed
 from swin_dense.ops.block import norm_linear
 from swin_dense.registry import MODELS
 

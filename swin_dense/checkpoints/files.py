@@ -68,9 +68,6 @@ def load_checkpoint(
         file: a path, or an open binary file.
         map_location: where the tensors go.
 
-    Returns:
-        The dict that the file holds.
-
     Raises:
         UserError: there is no such file; it is empty, cut off or not a checkpoint; it asks for
             types outside the allow-list; it holds something other than a dict; the device is
@@ -99,11 +96,12 @@ def _read(file: IO[bytes], name: str, device: torch.device) -> dict[str, Any]:
     file.seek(start)
     if not head:
         raise UserError(f"{name} is empty: download or copy it again")
+    is_safetensors = head[8:9] == b"{"  # after the length of the header
     try:
-        if head[8:9] == b"{":  # after the length of the header
-            state = safetensors.torch.load(file.read())
-            return {key: value.to(device) for key, value in state.items()}
-        content = torch.load(file, map_location=device, weights_only=True)
+        if is_safetensors:
+            content = safetensors.torch.load(file.read())
+        else:
+            content = torch.load(file, map_location=device, weights_only=True)
     except Exception as error:  # bytes that are no checkpoint make torch.load raise almost anything
         raise UserError(f"{name} {_complaint(error, head)}") from error
     if not isinstance(content, dict):
@@ -111,7 +109,7 @@ def _read(file: IO[bytes], name: str, device: torch.device) -> dict[str, Any]:
             f"{name} holds a {type(content).__name__}, not a dict of weights: "
             "save the model's state_dict() and give that"
         )
-    return content
+    return {key: value.to(device) for key, value in content.items()} if is_safetensors else content
 
 
 def _complaint(error: Exception, head: bytes) -> str:
@@ -135,11 +133,9 @@ def _complaint(error: Exception, head: bytes) -> str:
 
 def weights_of(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
     """The tensors of a checkpoint, from within all entries that are wrapped around them."""
-    inner: Mapping[str, Any] | None = checkpoint
-    while inner is not None:
-        checkpoint = inner
-        entries = (checkpoint.get(name) for name in _WRAPPERS)
-        inner = next((entry for entry in entries if isinstance(entry, Mapping) and entry), None)
+    for name in _WRAPPERS:
+        if isinstance(checkpoint.get(name), Mapping) and checkpoint[name]:
+            return weights_of(checkpoint[name])
     state = OrderedDict((k, v) for k, v in checkpoint.items() if isinstance(v, Tensor))
     if hasattr(checkpoint, "_metadata"):  # torch's notes on the versions of modules
         state._metadata = checkpoint._metadata  # type: ignore[attr-defined]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -60,31 +59,31 @@ class LoadReport:
     unexpected: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
+        layout = f" ({self.layout} layout)" if self.layout else ""
         resized = f", {len(self.resized)} of them resized" if self.resized else ""
-        lines = [f"Weights from {self.source}{self._layout()}: {len(self.loaded)} loaded{resized}"]
-        for title in ("resized", "missing", "unexpected"):
+        lines = [f"Weights from {self.source}{layout}: {len(self.loaded)} loaded{resized}"]
+        notes = {"resized": "", "missing": "; these start untrained", "unexpected": ""}
+        for title, note in notes.items():
             if names := getattr(self, title):
-                lines.append(f"  {title} ({len(names)}): {first(names)}")
+                lines.append(f"  {title} ({len(names)}): {first(names)}{note}")
         return "\n".join(lines)
 
     def error(self) -> UserError:
         """The error for weights that leave too much of a model or backbone uninitialised."""
         total = len(self.loaded) + len(self.missing)
+        layout = f" ({self.layout} layout)" if self.layout else ""
         unexpected = f"; unexpected: {first(self.unexpected)}" if self.unexpected else ""
         return UserError(
             f"checkpoint {self.source} is of another model: {len(self.missing)} of {total} "
-            f"parameters missing, first {first(self.missing)}{self._layout()}{unexpected}; "
+            f"parameters missing, first {first(self.missing)}{layout}{unexpected}; "
             "give the config it was trained with, or weights of the same architecture"
         )
-
-    def _layout(self) -> str:
-        return f" ({self.layout} layout)" if self.layout else ""
 
 
 def first(names: list[str], count: int = 4) -> str:
     """The first names of a list, and how many more there are."""
     more = f" and {len(names) - count} more" if len(names) > count else ""
-    return (", ".join(names[:count]) or "none") + more
+    return ", ".join(names[:count]) + more
 
 
 def convert_and_resize(
@@ -97,16 +96,13 @@ def convert_and_resize(
         grid: patches (rows, columns) of the backbone's absolute position embedding.
     """
     match = find_backbone(state)
-    native = strip_prefixes(state) if match is None else match.in_openmmlab()
+    native = strip_prefixes(state) if match is None else match.layout.to_openmmlab(match.state)
     weights, resized = resize_weights(native, own, grid)
     return weights, "unknown" if match is None else match.layout.name, resized
 
 
 def has_min_coverage(backbone: LoadableBackbone, report: LoadReport) -> bool:
-    """Whether at least 95 % of the backbone's parameters are loaded, by number of values.
-
-    Those below ``backbone.new_parameter_prefixes`` are not counted.
-    """
+    """Whether 95 % of the parameters that checkpoints have are loaded, by number of values."""
     new = backbone.new_parameter_prefixes
     sizes = {k: p.numel() for k, p in backbone.named_parameters() if not k.startswith(new)}
     return sum(sizes.get(key, 0) for key in report.loaded) >= _MIN_COVERAGE * sum(sizes.values())
@@ -133,9 +129,8 @@ def convert_state_dict(
     for key, value in weights.items():
         if key not in own:
             report.unexpected.append(key)
-        elif own[key].shape != value.shape:
-            shapes = f"{key} {tuple(value.shape)} for {tuple(own[key].shape)}"
-            report.unexpected.append(shapes)
+        elif (shape := own[key].shape) != value.shape:
+            report.unexpected.append(f"{key} {tuple(value.shape)} for {tuple(shape)}")
     for key, parameter in backbone.named_parameters():
         fits = key in weights and weights[key].shape == parameter.shape
         (report.loaded if fits else report.missing).append(key)
@@ -150,11 +145,7 @@ def convert_state_dict(
 def convert_before_loading(
     backbone: LoadableBackbone, state_dict: dict[str, Any], prefix: str
 ) -> LoadReport | None:
-    """The pre-hook of ``load_state_dict``: :func:`convert_state_dict` if anything is there.
-
-    Returns:
-        The result of loading, if anything was converted or resized; else None.
-    """
+    """The pre-hook of ``load_state_dict``; a report if anything was converted or resized."""
     if not _conversion_enabled.get() or not any(key.startswith(prefix) for key in state_dict):
         return None
     report = convert_state_dict(backbone, state_dict, prefix, "the state dict")
@@ -174,16 +165,9 @@ def no_conversion() -> Iterator[None]:
 def load_backbone(
     backbone: LoadableBackbone, checkpoint: Mapping[str, Any], source: str
 ) -> LoadReport:
-    """Load the backbone of a classifier, detector or segmentor, bare or wrapped.
+    """Load the backbone of a classifier, detector or segmentor, as read from a file.
 
-    Args:
-        backbone: the module that receives the weights.
-        checkpoint: as read from a file.
-        source: path or URL, for the report.
-
-    Returns:
-        What was loaded, resized, missing and unexpected. The output norms of a classifier's
-        checkpoint are always missing: classification has none.
+    The output norms of a classifier's checkpoint are always missing: classification has none.
 
     Raises:
         UserError: the checkpoint holds less than 95 % of the backbone's parameters.
@@ -199,50 +183,48 @@ def convert_checkpoint(
     source: str,
     revise_keys: Sequence[tuple[str, str]] = ((r"^module\.", ""),),
 ) -> tuple[dict[str, Any], LoadReport]:
-    """Convert a checkpoint's ``state_dict`` to a model's parameter names and backbone sizes.
-
-    Wrappers and prefixes are removed, entries that hold no weights are kept. The report has the
-    layout and what was resized.
+    """Convert the weights of a checkpoint to a model's parameter names and backbone sizes.
 
     Args:
         model: a detector, a segmentor or a backbone.
-        checkpoint: as read from a file.
+        checkpoint: as read from a file; its entries other than weights are kept.
         source: path or URL, for the report and the error.
         revise_keys: regular expressions and their replacements in the names of the weights.
+
+    Returns:
+        The checkpoint, with the weights as ``state_dict``, and a report of what was converted.
 
     Raises:
         UserError: less than 95 % of a backbone's parameters are there.
     """
-    weights = weights_of(checkpoint)
-    state: dict[str, Any] = dict(weights)
+    state = weights_of(checkpoint)
     for pattern, replacement in revise_keys:
-        state = {re.sub(pattern, replacement, key): value for key, value in state.items()}
+        for key in list(state):
+            state[re.sub(pattern, replacement, key)] = state.pop(key)
     report = LoadReport(source)
     for name, backbone in model.named_modules():
         if isinstance(backbone, LoadableBackbone):
             prefix = f"{name}." if name else ""
-            state = _relocate(state, prefix)
+            _relocate(state, prefix)
             found = convert_state_dict(backbone, state, prefix, source)
             report.layout = found.layout
             report.resized += [prefix + key for key in found.resized]
-    converted = OrderedDict(state)
-    if hasattr(weights, "_metadata"):  # the versions of modules, by which they convert old weights
-        converted._metadata = weights._metadata  # type: ignore[attr-defined]
     others = {key: value for key, value in checkpoint.items() if not isinstance(value, Tensor)}
-    return others | {"state_dict": converted}, report
+    return others | {"state_dict": state}, report
 
 
-def _relocate(state: dict[str, Any], prefix: str) -> dict[str, Any]:
-    """The state dict with its Swin backbone under ``prefix``."""
-    if any(key.startswith(prefix) for key in state):
-        return state
-    match = find_backbone(state)
+def _relocate(state: State, prefix: str) -> None:
+    """Move the Swin backbone in a state dict to ``prefix``, unless there are weights."""
+    match = None if any(key.startswith(prefix) for key in state) else find_backbone(state)
     if match is None:
-        return state
-    if not match.prefix.endswith(prefix):  # a backbone or classifier, or another library's model
-        return match.other_weights | {prefix + key: value for key, value in match.state.items()}
-    around = match.prefix.removesuffix(prefix)
-    return {k.removeprefix(around): v for k, v in state.items() if k.startswith(around)}
+        return
+    if match.prefix.endswith(prefix):
+        around = match.prefix.removesuffix(prefix)
+        moved = {k.removeprefix(around): v for k, v in state.items() if k.startswith(around)}
+    else:  # a backbone or classifier, or another library's model
+        moved = match.other_weights | {prefix + key: v for key, v in match.state.items()}
+    state.clear()
+    state.update(moved)
 
 
 def load_converted(

@@ -30,10 +30,8 @@ def resize_weights(
     weights = dict(state)
     resized = []
     for key, wanted in own.items():
-        if key.endswith(INDEX):
-            # It follows from the window, so it is never taken from a checkpoint.
-            if key.replace(INDEX, TABLE) in weights:
-                weights[key] = wanted
+        if key.endswith(INDEX) and key.replace(INDEX, TABLE) in weights:
+            weights[key] = wanted  # it follows from the window, whatever a checkpoint says
         elif key in weights:
             value = _resize(key, weights[key], wanted, grid)
             if value.numel() != weights[key].numel():
@@ -52,9 +50,8 @@ def _resize(key: str, value: Tensor, wanted: Tensor, grid: tuple[int, int]) -> T
         same_heads = value.ndim == 2 and value.shape[1:] == wanted.shape[1:]
         if same_heads and isqrt(len(value)) ** 2 == len(value):
             return resize_bias_table(value, len(wanted))
-    if key == _PROJECTION and value.ndim == 4:
-        resized = resize_input_channels(value, wanted.shape[1])
-        return resized if resized.shape == wanted.shape else value
+    if key == _PROJECTION and value.ndim == 4 and value[:, 0].shape == wanted[:, 0].shape:
+        return resize_input_channels(value, wanted.shape[1])
     return value
 
 
@@ -128,6 +125,5 @@ def resize_input_channels(weight: Tensor, channels: int) -> Tensor:
     cycle = torch.arange(max(old, channels))
     share = torch.zeros(old, channels)
     share[cycle % old, cycle % channels] = 1
-    share = share / share.sum(dim=1, keepdim=True)
-    mixed = torch.einsum("oihw,ij->ojhw", weight.double(), share.double())
-    return mixed.to(weight.dtype)
+    share = (share / share.sum(dim=1, keepdim=True)).double()
+    return torch.einsum("oihw,ij->ojhw", weight.double(), share).to(weight.dtype)

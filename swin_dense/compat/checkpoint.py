@@ -66,10 +66,9 @@ def patch_mmengine_loader() -> None:
     if not isinstance(checkpoint.load_url, functools.partial):
         vars(checkpoint)["load_url"] = functools.partial(checkpoint.load_url, weights_only=True)
 
-    def load_from_local_file(filename: str, map_location: Any = None) -> dict[str, Any]:
+    def load_local(filename: str, map_location: Any = None) -> dict[str, Any]:
         if str(filename).endswith(".safetensors"):
             return load_checkpoint(filename, map_location or "cpu")
         return checkpoint.load_from_local(filename, map_location)
 
-    register = checkpoint.CheckpointLoader.register_scheme
-    register(prefixes="", loader=load_from_local_file, force=True)
+    checkpoint.CheckpointLoader.register_scheme(prefixes="", loader=load_local, force=True)

@@ -23,7 +23,7 @@ from swin_dense.checkpoints import (
 )
 from swin_dense.engine.config.pretrained import local_weights
 from swin_dense.engine.terminal.console import redirect_log, say
-from swin_dense.engine.weights import print_report, without_wrappers
+from swin_dense.engine.weights import without_wrappers
 
 
 class Runner(MMEngineRunner):
@@ -85,7 +85,7 @@ class Runner(MMEngineRunner):
             self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
         load_converted(model, checkpoint, report, self._resume or strict or self.exact_weights)
         if not self._resume:
-            print_report(report)
+            say(str(report))
         self._has_loaded = True
         self.logger.info(f"Load checkpoint from {filename}")
         return checkpoint

@@ -10,7 +10,8 @@ from mmengine.runner.checkpoint import load_checkpoint as mmengine_load
 from torch import nn
 
 from swin_dense import SwinTransformer
-from swin_dense.checkpoints import OFFICIAL, TARGETS, find_backbone, load_backbone
+from swin_dense.checkpoints import TARGETS, find_backbone, load_backbone
+from swin_dense.checkpoints.layouts import OFFICIAL
 from swin_dense.checkpoints.resizing import (
     resize_absolute_pos_embed,
     resize_bias_table,

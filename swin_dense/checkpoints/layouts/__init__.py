@@ -1,8 +1,4 @@
-"""Layouts of Swin weights, and finding the backbone in a state dict.
-
-A new layout is a file here and an entry in :data:`LAYOUTS`, in :data:`TARGETS` if weights can be
-converted to it.
-"""
+"""Layouts of Swin weights, each in a file here, and finding a backbone in a state dict."""
 
 from __future__ import annotations
 
@@ -20,10 +16,10 @@ from swin_dense.checkpoints.layouts.timm import TIMM
 from swin_dense.checkpoints.layouts.torchvision import TORCHVISION
 from swin_dense.errors import UserError
 
-# The first one that accepts a state dict is its layout.
+# What can be read; the first layout that accepts a state dict is taken.
 LAYOUTS = (OPENMMLAB, TIMM, OFFICIAL, hugging_face.HUB, hugging_face.MODULES, TORCHVISION)
 
-# "hf" has the names of the installed transformers, the other two are for either generation.
+# What can be written. "hf" has the names of the installed transformers.
 TARGETS = {
     "openmmlab": OPENMMLAB,
     "official": OFFICIAL,
@@ -52,10 +48,6 @@ class BackboneMatch:
     prefix: str
     state: State
     other_weights: State
-
-    def in_openmmlab(self) -> State:
-        """The backbone's weights in OpenMMLab's layout."""
-        return self.layout.to_openmmlab(self.state)
 
 
 def find_backbone(state: Mapping[str, Tensor]) -> BackboneMatch | None:

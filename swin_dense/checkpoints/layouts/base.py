@@ -60,10 +60,6 @@ def _rename_all(state: Mapping[str, Tensor], table: list[tuple[str, str]]) -> St
     return renamed
 
 
-def _unchanged(state: State) -> State:
-    return state
-
-
 @dataclass(frozen=True)
 class Layout:
     """How a library names and stores Swin's weights.
@@ -73,17 +69,15 @@ class Layout:
         anchor: regular expression of one name that every such file has, after any prefix.
         table: rows of (OpenMMLab's pattern, this layout's).
         accepts: whether a backbone's weights, which have the anchor, are in this layout.
-        inner_prefixes: what may precede the backbone's names, but not those of its siblings, the
-            output norms and the classifier.
+        inner_prefixes: what may precede the backbone's names, but not those of its siblings.
+        siblings: what the output norms and heads begin with; next to these, and only then, the
+            backbone has the first inner prefix.
         unfold_order: whether patch merging orders channels as ``nn.Unfold``, like OpenMMLab's.
         stored_index: how the index of the bias table is stored: 'square' (N, N), 'flat', or None.
         join: joins weights that are stored in parts, after renaming to OpenMMLab's names.
         split: undoes ``join``.
-        add_inner_prefix: adds the inner prefix where a whole model of this layout has it.
-        has_detectors: whether detectors and segmentors exist in this layout, so that heads are
-            kept in a conversion to it.
-        classification_only: whether its models lack output norms, position embedding and mask
-            token.
+        has_detectors: whether it has detectors and segmentors, whose heads a conversion keeps.
+        classification_only: whether it has no output norms, position embedding and mask token.
         wrapper: entry of the file that the library's classifier is read from; '' for none.
     """
 
@@ -92,11 +86,11 @@ class Layout:
     table: tuple[tuple[str, str], ...]
     accepts: Callable[[State], bool] = lambda _: True
     inner_prefixes: tuple[str, ...] = ()
+    siblings: tuple[str, ...] = ()
     unfold_order: bool = False
     stored_index: str | None = None
-    join: Callable[[State], State] = _unchanged
-    split: Callable[[State], State] = _unchanged
-    add_inner_prefix: Callable[[State], State] = _unchanged
+    join: Callable[[State], State] = dict
+    split: Callable[[State], State] = dict
     has_detectors: bool = False
     classification_only: bool = False
     wrapper: str = ""
@@ -121,15 +115,20 @@ class Layout:
         if ABSOLUTE in native:
             native[ABSOLUTE] = one_row_per_patch(native[ABSOLUTE])
         native = _rename_all(self.split(native), list(self.table))
-        return self.add_inner_prefix(self._with_index(native) if self.stored_index else native)
+        if self.stored_index:
+            native = self._with_index(native)
+        if not any(name.startswith(self.siblings) for name in native):
+            return native
+        inner = self.inner_prefixes[0]
+        return {n if n.startswith(self.siblings) else inner + n: v for n, v in native.items()}
 
     def _with_index(self, state: State) -> State:
         complete: State = {}
         for name, value in state.items():
             complete[name] = value
-            rows = isqrt(len(value)) if name.endswith(f".{TABLE}") else 0
-            if rows and rows**2 == len(value):
-                index = relative_position_index((rows + 1) // 2)
+            side = isqrt(len(value)) if name.endswith(f".{TABLE}") else 0
+            if side and side**2 == len(value):
+                index = relative_position_index((side + 1) // 2)
                 index = index.flatten() if self.stored_index == "flat" else index
                 complete[name.removesuffix(TABLE) + INDEX] = index
         return complete

@@ -7,19 +7,16 @@ since 5.9, whose ``from_pretrained`` still reads the former.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from math import isqrt
 
 import torch
 from torch.nn import functional as F
 
-from swin_dense.checkpoints.layouts.base import ABSOLUTE, TABLE, Layout, State
+from swin_dense.checkpoints.layouts.base import ABSOLUTE, Layout, State
 
 _PARTS = ("query", "key", "value")
 _PART = re.compile(r"(.*\.attn\.w_msa)\.(query|key|value)\.(.*)")
-_SIBLINGS = ("classifier.", "hidden_states_norms.", "decoder.")
-_RENAMED_SINCE = (5, 9)
 
 _SHARED = (
     ("patch_embed.projection.*", "embeddings.patch_embeddings.projection.*"),
@@ -36,11 +33,7 @@ _OF_BLOCK = (  # OpenMMLab, hub, modules
     ("norm1.*", "layernorm_before.*", "layernorm_before.*"),
     ("norm2.*", "layernorm_after.*", "layernorm_after.*"),
     *((f"attn.w_msa.{p}.*", f"attention.self.{p}.*", f"attention.{p[0]}_proj.*") for p in _PARTS),
-    (
-        f"attn.w_msa.{TABLE}",
-        f"attention.self.{TABLE}",
-        f"attention.relative_position_bias.{TABLE}",
-    ),
+    ("attn.w_msa.*_table", "attention.self.*_table", "attention.relative_position_bias.*_table"),
     ("attn.w_msa.proj.*", "attention.output.dense.*", "attention.o_proj.*"),
     ("ffn.layers.0.0.*", "intermediate.dense.*", "mlp.fc1.*"),
     ("ffn.layers.1.*", "output.dense.*", "mlp.fc2.*"),
@@ -93,26 +86,15 @@ def _with_class_slot(state: State) -> State:
     return state
 
 
-def _prefix_next_to(siblings: tuple[str, ...]) -> Callable[[State], State]:
-    """Puts the backbone below ``swin.`` in a state dict that also has its siblings."""
-
-    def add_prefix(state: State) -> State:
-        if not any(name.startswith(siblings) for name in state):
-            return state
-        return {n if n.startswith(_SIBLINGS) else f"swin.{n}": v for n, v in state.items()}
-
-    return add_prefix
-
-
 HUB = Layout(
     name="hf",
     anchor=r"encoder\.layers\.0\.blocks\.0\.attention\.self\.query\.weight",
     table=_table(1),
     inner_prefixes=("swin.", "model."),
+    siblings=("classifier.", "decoder."),
     stored_index="square",
     join=_without_class_slot,
     split=_with_class_slot,
-    add_inner_prefix=_prefix_next_to(("classifier.", "decoder.")),
 )
 
 MODULES = Layout(
@@ -120,9 +102,9 @@ MODULES = Layout(
     anchor=r"encoder\.layers\.0\.blocks\.0\.attention\.q_proj\.weight",
     table=_table(2),
     inner_prefixes=("swin.", "model."),
+    siblings=("classifier.", "decoder.", "hidden_states_norms."),
     join=_join,
     split=_split,
-    add_inner_prefix=_prefix_next_to(_SIBLINGS),
 )
 
 
@@ -132,4 +114,4 @@ def of_installed() -> Layout:
         installed = tuple(int(part) for part in version("transformers").split(".")[:2])
     except (PackageNotFoundError, ValueError):
         return HUB
-    return MODULES if installed >= _RENAMED_SINCE else HUB
+    return MODULES if installed >= (5, 9) else HUB

@@ -1,7 +1,5 @@
 """OpenMMLab: mmdet, mmseg, mmcls and mmpretrain, and this package; all others convert to it."""
 
-from __future__ import annotations
-
 from swin_dense.checkpoints.layouts.base import Layout
 
 OPENMMLAB = Layout(

@@ -1,7 +1,5 @@
 """torchvision: one sequence of layers, stages at odd indices, patch merging at even ones."""
 
-from __future__ import annotations
-
 from swin_dense.checkpoints.layouts.base import Layout
 
 _BLOCK = "features.{2i+1}.{j}"
