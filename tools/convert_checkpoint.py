@@ -39,7 +39,7 @@ def make_parser() -> OneLineParser:
 
 
 def run(args: Namespace) -> None:
-    """Converts what the arguments say."""
+    """Converts a file as the arguments ask for."""
     target = Path(args.target).expanduser()
     _check_target(target, args.overwrite)
     checkpoint = load_checkpoint(local_file(args.source))
@@ -51,14 +51,14 @@ def run(args: Namespace) -> None:
     say(f"{args.source} ({converted.layout} layout) -> {target} ({args.to} layout)")
     say(f"{len(converted.state)} weights" + (", heads included" if converted.is_full_model else ""))
     if converted.unmapped:
-        say(f"no place in {args.to}, so under OpenMMLab's names: {first(converted.unmapped)}")
+        say(f"not in {args.to} models, so with OpenMMLab's names: {first(converted.unmapped)}")
     if converted.dropped:
-        say(f"left out, being no part of the backbone: {first(converted.dropped)}")
+        say(f"dropped, not part of the backbone: {first(converted.dropped)}")
 
 
 def _check_target(target: Path, overwrite: bool) -> None:
     if target.suffix not in (*_TORCH, ".safetensors"):
-        raise UserError(f"{target} says no format: name it .pth or .safetensors")
+        raise UserError(f"{target} has no known format: name it .pth or .safetensors")
     if target.is_dir():
         raise UserError(f"{target} is a folder: name a file in it")
     if target.exists() and not overwrite:
@@ -68,7 +68,7 @@ def _check_target(target: Path, overwrite: bool) -> None:
 
 
 def _write(target: Path, converted: Converted, content: dict[str, Any]) -> None:
-    """Writes beside the target first, so that a failure leaves what was there."""
+    """Writes a temporary file first, so that a failure leaves an existing target unchanged."""
     part = target.with_name(f".{target.name}.part")
     try:
         with part.open("wb") as file:

@@ -231,6 +231,7 @@ class DeiT(BaseModule, LoadableBackbone):
             outs.append(self.pyramid[str(i)](tokens)[:, :, :rows, :columns].contiguous())
         return tuple(outs)
 
+    init_cfg: dict[str, Any] | None
     native_layout = "DeiT"
 
     def to_native(

@@ -356,6 +356,7 @@ class SwinTransformer(BaseModule, LoadableBackbone):
                 outs.append(getattr(self, f"norm{i}")(out).permute(0, 3, 1, 2).contiguous())
         return tuple(outs)
 
+    init_cfg: dict[str, Any] | None
     native_layout = "openmmlab"
 
     def to_native(

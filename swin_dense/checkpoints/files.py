@@ -26,19 +26,19 @@ _WRAPPERS = (
 
 
 def cached_path(url: str) -> Path:
-    """Where a download of ``url`` is kept; PyTorch and mmengine look there too."""
+    """The cache file of a download, which PyTorch and mmengine use too."""
     return Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(url).path).name
 
 
 def local_file(location: str, otherwise: str = "") -> Path:
-    """The local path of a file, downloaded first if it is on the web and not at hand.
+    """The local path of a file, downloaded first if it is a URL that is not in the cache.
 
     Args:
         location: a path, or an http(s) URL.
         otherwise: what else the user can do, for the error message.
 
     Raises:
-        UserError: there is no such file, or it cannot be downloaded; says what to put where.
+        UserError: there is no such file, or it cannot be downloaded; names where to put it.
     """
     if not location.startswith(("http://", "https://")):
         path = Path(location).expanduser()
@@ -50,7 +50,7 @@ def local_file(location: str, otherwise: str = "") -> Path:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             torch.hub.download_url_to_file(location, str(path), progress=False)
-        except Exception as error:  # urllib, ssl, sockets and disks all have their own
+        except Exception as error:  # urllib, ssl, sockets and disks raise different types
             reason = " ".join(str(getattr(error, "reason", None) or error).split())
             raise UserError(
                 f"cannot download weights ({reason or type(error).__name__}): download {location} "
@@ -102,7 +102,7 @@ def _read(file: IO[bytes], name: str, device: torch.device) -> dict[str, Any]:
             content = safetensors.torch.load(file.read())
         else:
             content = torch.load(file, map_location=device, weights_only=True)
-    except Exception as error:  # bytes that are no checkpoint make torch.load raise almost anything
+    except Exception as error:  # torch.load raises almost anything for arbitrary bytes
         raise UserError(f"{name} {_complaint(error, head)}") from error
     if not isinstance(content, dict):
         raise UserError(
@@ -113,7 +113,7 @@ def _read(file: IO[bytes], name: str, device: torch.device) -> dict[str, Any]:
 
 
 def _complaint(error: Exception, head: bytes) -> str:
-    """What is wrong with the file and what to do, from torch.load's error and the first bytes."""
+    """What is wrong with the file and the fix, from the error in reading it and its first bytes."""
     message = str(error)
     if isinstance(error, safetensors.SafetensorError):
         return "is cut off or is not a safetensors file: download or copy it again"
@@ -122,17 +122,17 @@ def _complaint(error: Exception, head: bytes) -> str:
     if head.startswith(b"version https://git-lfs"):
         return "is a Git LFS pointer, not a checkpoint: run git lfs pull"
     if "deserialize object on" in message:
-        return "cannot be put on that device, which is not there: give cpu"
+        return "cannot be loaded to that device, which is not available: give cpu"
     if forbidden := re.search(r"GLOBAL (getattr|[\w.]*\w)", message):
         return (
-            f"asks for {forbidden[1]}, which a checkpoint of weights has no need of: it may be "
+            f"asks for {forbidden[1]}, which a checkpoint of weights does not need: it may be "
             "malicious and was not read; ask its author for the state_dict() alone"
         )
     return "is cut off or is not a PyTorch checkpoint: download or copy it again"
 
 
 def weights_of(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The tensors of a checkpoint, from within all entries that are wrapped around them."""
+    """The tensors of a checkpoint, out of all wrapping entries."""
     for name in _WRAPPERS:
         if isinstance(checkpoint.get(name), Mapping) and checkpoint[name]:
             return weights_of(checkpoint[name])

@@ -70,12 +70,12 @@ class LoadReport:
 
     def error(self) -> UserError:
         """The error for weights that leave too much of a model or backbone uninitialised."""
-        total = len(self.loaded) + len(self.missing)
+        count = f"{len(self.missing)} of {len(self.loaded) + len(self.missing)}"
         layout = f" ({self.layout} layout)" if self.layout else ""
         unexpected = f"; unexpected: {first(self.unexpected)}" if self.unexpected else ""
         return UserError(
-            f"checkpoint {self.source} is of another model: {len(self.missing)} of {total} "
-            f"parameters missing, first {first(self.missing)}{layout}{unexpected}; "
+            f"checkpoint {self.source} is of another model: {count} parameters "
+            f"missing or of another size, first {first(self.missing)}{layout}{unexpected}; "
             "give the config it was trained with, or weights of the same architecture"
         )
 

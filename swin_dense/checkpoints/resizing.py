@@ -1,4 +1,4 @@
-"""Weights at another size than they were trained at."""
+"""Resizing weights to another window, image size or number of image channels."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def resize_weights(
     resized = []
     for key, wanted in own.items():
         if key.endswith(INDEX) and key.replace(INDEX, TABLE) in weights:
-            weights[key] = wanted  # it follows from the window, whatever a checkpoint says
+            weights[key] = wanted  # it follows from the window, not from a checkpoint
         elif key in weights:
             value = _resize(key, weights[key], wanted, grid)
             if value.numel() != weights[key].numel():
@@ -89,7 +89,7 @@ def resize_absolute_pos_embed(
     Args:
         embed: one embedding per patch of the training image, row by row.
         grid: patches (h, w) of the training image.
-        size: patches (H, W) that are asked for; bicubic unless equal to ``grid``.
+        size: patches (H, W) of the result; bicubic unless equal to ``grid``.
     """
     table = embed.view(1, *grid, -1)
     if size == grid:
@@ -118,8 +118,8 @@ def resize_input_channels(weight: Tensor, channels: int) -> Tensor:
     """A patch embedding for another number of image channels: ``(C, in, p, p) -> (C, n, p, p)``.
 
     Channels repeat in a cycle: the new one j is the old one j mod in, divided by how often that
-    one occurs; where there are fewer new ones, those that meet in j are summed. So an image that is
-    equal in all channels (grey, for one channel) embeds as before.
+    one occurs; with fewer new ones, all old ones of the same j are summed. An image that is equal
+    in all channels (grey, for one channel) keeps its embedding.
     """
     old = weight.shape[1]
     cycle = torch.arange(max(old, channels))

@@ -39,21 +39,20 @@ def allow_mmengine_types() -> None:
     """
     # What numpy itself pickles arrays and scalars with, in whichever package it keeps them.
     rebuild = {"_reconstruct": np.zeros(1).__reduce__()[0], "scalar": np.float64(0).__reduce__()[0]}
-    torch.serialization.add_safe_globals(
-        [
-            HistoryBuffer,
-            (_history_statistic, "builtins.getattr"),
-            np.ndarray,
-            np.dtype,
-            *(type(np.dtype(code)) for code in "?bhilqBHILQefdU"),
-            # A file names the package of the numpy that wrote it.
-            *(
-                (function, f"numpy.{core}.multiarray.{name}")
-                for core in ("core", "_core")
-                for name, function in rebuild.items()
-            ),
-        ]
-    )
+    types: list[Any] = [
+        HistoryBuffer,
+        (_history_statistic, "builtins.getattr"),
+        np.ndarray,
+        np.dtype,
+        *(type(np.dtype(code)) for code in "?bhilqBHILQefdU"),
+        # A file names the package of the numpy that wrote it.
+        *(
+            (function, f"numpy.{core}.multiarray.{name}")
+            for core in ("core", "_core")
+            for name, function in rebuild.items()
+        ),
+    ]
+    torch.serialization.add_safe_globals(types)
 
 
 def patch_mmengine_loader() -> None:

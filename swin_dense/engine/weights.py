@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from torch import nn
@@ -29,5 +29,5 @@ def load_weights(
 def without_wrappers(model: nn.Module) -> nn.Module:
     """The model within those for distributed training and test-time augmentation."""
     while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
-        model = model.module
+        model = cast(nn.Module, model.module)
     return model

@@ -44,7 +44,7 @@ def test_a_download_is_kept_and_found_again(cache, server):
     assert local_file(f"{address}/w.pth").read_bytes() == b"weights"
 
 
-def test_a_failed_download_says_what_to_put_where(cache, server):
+def test_a_failed_download_names_url_and_cache_file(cache, server):
     _, address = server
     with pytest.raises(UserError) as error:
         local_file(f"{address}/none.pth", ", or go without")

@@ -1,4 +1,4 @@
-"""The backbone is found in whatever is wrapped around it, and averaged weights are preferred."""
+"""The backbone is found in any wrapping, and averaged weights are preferred."""
 
 import pytest
 import torch
