@@ -1,8 +1,5 @@
 """Files of weights: downloaded once, and an error with its fix for what cannot be read."""
 
-import http.server
-import threading
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,30 +9,9 @@ from swin_dense.checkpoints import cached_path, load_checkpoint, local_file
 from swin_dense.errors import UserError
 
 
-@pytest.fixture
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
-    return tmp_path / "hub/checkpoints"
-
-
-@pytest.fixture
-def server(tmp_path):
-    """An HTTP server of one folder on the loopback interface."""
-    (tmp_path / "www").mkdir()
-
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *_args):
-            pass
-
-    handler = partial(Quiet, directory=str(tmp_path / "www"))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as httpd:
-        threading.Thread(target=httpd.serve_forever, daemon=True).start()
-        yield tmp_path / "www", f"http://127.0.0.1:{httpd.server_port}"
-        httpd.shutdown()
-
-
-def test_a_download_is_kept_and_found_again(cache, server):
-    folder, address = server
+def test_a_download_is_kept_and_found_again(tmp_path, web_folder):
+    folder, address = web_folder
+    cache = tmp_path / "torch_home/hub/checkpoints"
     (folder / "w.pth").write_bytes(b"weights")
     path = local_file(f"{address}/w.pth")
     assert path == cached_path(f"{address}/w.pth") == cache / "w.pth"
@@ -44,8 +20,9 @@ def test_a_download_is_kept_and_found_again(cache, server):
     assert local_file(f"{address}/w.pth").read_bytes() == b"weights"
 
 
-def test_a_failed_download_names_url_and_cache_file(cache, server):
-    _, address = server
+def test_a_failed_download_names_url_and_cache_file(tmp_path, web_folder):
+    _, address = web_folder
+    cache = tmp_path / "torch_home/hub/checkpoints"
     with pytest.raises(UserError) as error:
         local_file(f"{address}/none.pth", ", or go without")
     text = str(error.value)

@@ -1,12 +1,8 @@
 """mmengine's checkpoints are read, and code in them is not run."""
 
-import functools
 import os
 import pickle
-import threading
 from collections import OrderedDict
-from collections.abc import Iterator
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -133,27 +129,6 @@ def test_malicious_pickle_is_refused(tmp_path: Path, kind: str, legacy: bool) ->
     with pytest.raises(pickle.UnpicklingError):
         torch.load(path)
     assert not mark.exists()
-
-
-@pytest.fixture
-def web_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Path, str]]:
-    """A folder and the URL at which a local server shows it; downloads go to another folder."""
-    folder = tmp_path / "web"
-    folder.mkdir()
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch_home"))
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-
-    class Handler(SimpleHTTPRequestHandler):
-        def log_message(self, *args: Any) -> None:
-            pass
-
-    server = ThreadingHTTPServer(
-        ("127.0.0.1", 0), functools.partial(Handler, directory=str(folder))
-    )
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield folder, f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
 
 
 def test_downloads_are_checked_too(tmp_path: Path, web_folder: tuple[Path, str]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -20,12 +19,9 @@ SMALL = {"embed_dims": 8, "depths": (1, 1, 1, 1), "num_heads": (1, 1, 2, 2), "wi
 
 
 @pytest.fixture(scope="module")
-def run():
+def run(tool):
     """The tool as a function of its arguments."""
-    spec = importlib.util.spec_from_file_location("swin_dense_tool_convert", TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return lambda *args: module.main([str(a) for a in args])
+    return lambda *args: tool("convert_checkpoint", *args)
 
 
 @pytest.fixture
