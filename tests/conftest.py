@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
+import http.server
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import mmengine.config.utils
@@ -65,6 +67,25 @@ def interpreted() -> Callable[..., None]:
         assert "passed" in run_python(*call, TRITON_INTERPRET="1")
 
     return run
+
+
+@pytest.fixture
+def web_folder(tmp_path, monkeypatch) -> Iterator[tuple[Path, str]]:
+    """A folder and the URL of a local server of it; downloads go to another folder."""
+    folder = tmp_path / "web"
+    folder.mkdir()
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch_home"))
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_args):
+            pass
+
+    handler = functools.partial(Handler, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield folder, f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
 
 
 @pytest.fixture(autouse=True)

@@ -12,10 +12,9 @@ from typing import Any
 import safetensors.torch
 import torch
 
-from swin_dense.checkpoints import local_file
-from swin_dense.checkpoints.conversion import TARGETS, Converted, as_checkpoint, convert
+from swin_dense.checkpoints import TARGETS, convert, load_checkpoint, local_file
+from swin_dense.checkpoints.conversion import Converted, as_checkpoint
 from swin_dense.checkpoints.loading import first
-from swin_dense.compat import load_checkpoint
 from swin_dense.engine.terminal.cli import OneLineParser, run_tool
 from swin_dense.engine.terminal.console import notify_user
 from swin_dense.errors import UserError
@@ -40,7 +39,7 @@ def make_parser() -> OneLineParser:
 
 
 def run(args: Namespace) -> None:
-    """Converts what the arguments say."""
+    """Converts a file as the arguments ask for."""
     target = Path(args.target).expanduser()
     _check_target(target, args.overwrite)
     checkpoint = load_checkpoint(local_file(args.source))
@@ -50,18 +49,20 @@ def run(args: Namespace) -> None:
         raise UserError(f"cannot convert {args.source}: {error}") from error
     _write(target, converted, as_checkpoint(converted, args.to, checkpoint.get("meta")))
     notify_user(f"{args.source} ({converted.layout} layout) -> {target} ({args.to} layout)")
-    notify_user(f"{len(converted.state)} weights" + (", heads included" if converted.whole else ""))
-    if converted.homeless:
+    notify_user(
+        f"{len(converted.state)} weights" + (", heads included" if converted.is_full_model else "")
+    )
+    if converted.unmapped:
         notify_user(
-            f"no place in {args.to}, so under OpenMMLab's names: {first(converted.homeless)}"
+            f"not in {args.to} models, so with OpenMMLab's names: {first(converted.unmapped)}"
         )
-    if converted.left_out:
-        notify_user(f"left out, being no part of the backbone: {first(converted.left_out)}")
+    if converted.dropped:
+        notify_user(f"dropped, not part of the backbone: {first(converted.dropped)}")
 
 
 def _check_target(target: Path, overwrite: bool) -> None:
     if target.suffix not in (*_TORCH, ".safetensors"):
-        raise UserError(f"{target} says no format: name it .pth or .safetensors")
+        raise UserError(f"{target} has no known format: name it .pth or .safetensors")
     if target.is_dir():
         raise UserError(f"{target} is a folder: name a file in it")
     if target.exists() and not overwrite:
@@ -71,7 +72,7 @@ def _check_target(target: Path, overwrite: bool) -> None:
 
 
 def _write(target: Path, converted: Converted, content: dict[str, Any]) -> None:
-    """Writes beside the target first, so that a failure leaves what was there."""
+    """Writes a temporary file first, so that a failure leaves an existing target unchanged."""
     part = target.with_name(f".{target.name}.part")
     try:
         with part.open("wb") as file:

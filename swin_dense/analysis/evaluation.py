@@ -14,9 +14,7 @@ from rich.table import Table
 from torch import nn
 
 from swin_dense.analysis.paper import WEIGHTS, Row
-from swin_dense.checkpoints import local_file
-from swin_dense.checkpoints.download import cached_path
-from swin_dense.compat import load_checkpoint
+from swin_dense.checkpoints import cached_path, load_checkpoint, local_file
 from swin_dense.config_tree import is_segmentation
 from swin_dense.datasets.check import check_data
 from swin_dense.engine.config.prepare import load_config

@@ -12,11 +12,11 @@ from torch import nn
 from swin_dense.checkpoints import (
     LoadableBackbone,
     LoadReport,
-    convert_before_loading,
     load_backbone,
+    load_checkpoint,
     local_file,
 )
-from swin_dense.compat import load_checkpoint
+from swin_dense.checkpoints.loading import convert_before_loading
 
 
 class Backbone(BaseModule, LoadableBackbone):
@@ -29,6 +29,8 @@ class Backbone(BaseModule, LoadableBackbone):
         init_cfg: ``dict(type='Pretrained', checkpoint=path or URL)``, or None.
         frozen_stages: -1 trains everything; what 0 and more freeze, the subclass says.
     """
+
+    init_cfg: dict[str, Any] | None
 
     def __init__(self, init_cfg: dict | None, frozen_stages: int) -> None:
         super().__init__(init_cfg=init_cfg)
@@ -51,9 +53,8 @@ class Backbone(BaseModule, LoadableBackbone):
             UserError: the checkpoint cannot be found or read, or holds little of this backbone.
         """
         self.init_from_scratch()  # with a checkpoint too: it need not have every parameter
-        init_cfg: Any = self.init_cfg
-        if init_cfg is not None:
-            source = init_cfg["checkpoint"]
+        if self.init_cfg is not None:
+            source = self.init_cfg["checkpoint"]
             log_load_report(load_backbone(self, load_checkpoint(local_file(source)), source))
         self._is_init = True
 

@@ -28,7 +28,9 @@ from torch.nn import functional as F
 from swin_dense.backbones.base import Backbone, init_linear_layers
 from swin_dense.backbones.layers import GlobalAttention, drop_path_rates, run_blocks
 from swin_dense.backbones.swin_args import check_stages, expect, pair, resolve_init_cfg
-from swin_dense.checkpoints import NativeWeights, resize_absolute_pos_embed, strip_prefixes
+from swin_dense.checkpoints.files import strip_prefixes
+from swin_dense.checkpoints.layouts import State
+from swin_dense.checkpoints.resizing import resize_absolute_pos_embed
 from swin_dense.ops.dispatch import AttnImpl
 from swin_dense.registry import MODELS
 
@@ -200,7 +202,7 @@ class DeiT(Backbone):
             outs.append(self.pyramid[str(i)](tokens)[:, :, :rows, :columns].contiguous())
         return tuple(outs)
 
-    def to_native(self, state: dict[str, Tensor], own: Mapping[str, Tensor]) -> NativeWeights:
+    def to_native(self, state: State, own: Mapping[str, Tensor]) -> tuple[State, str, list[str]]:
         """DeiT's and timm's weights, the position embedding at this model's grid.
 
         Takes a square grid of any size after the class token and, in distilled weights, another
@@ -210,11 +212,11 @@ class DeiT(Backbone):
         layout = self.native_layout if "cls_token" in state else "unknown"
         value, wanted = state.get("pos_embed"), own["pos_embed"]
         if value is None or value.shape == wanted.shape or value.shape[2] != wanted.shape[2]:
-            return NativeWeights(state, layout, [])
+            return state, layout, []
         side = isqrt(value.shape[1])
         grid = resize_absolute_pos_embed(value[:, -(side**2) :], (side, side), self.patch_grid)
         state["pos_embed"] = torch.cat((value[:, :1], grid.flatten(1, 2)), dim=1)
-        return NativeWeights(state, layout, ["pos_embed"])
+        return state, layout, ["pos_embed"]
 
     def init_from_scratch(self) -> None:
         """Initialise all parameters as DeiT's code does."""

@@ -29,7 +29,9 @@ from swin_dense.backbones.layers import (
     run_blocks,
 )
 from swin_dense.backbones.swin_args import ResolvedArgs
-from swin_dense.checkpoints import NativeWeights, convert_and_resize, resize_absolute_pos_embed
+from swin_dense.checkpoints.layouts import State
+from swin_dense.checkpoints.loading import convert_and_resize
+from swin_dense.checkpoints.resizing import resize_absolute_pos_embed
 from swin_dense.ops.block import Linear, Norm, norm_linear, proj_mlp
 from swin_dense.ops.dispatch import AttnImpl, Decision
 from swin_dense.ops.window_attention import position_bias, shifted_window_attention
@@ -324,7 +326,7 @@ class SwinTransformer(Backbone):
                 outs.append(getattr(self, f"norm{i}")(out).permute(0, 3, 1, 2).contiguous())
         return tuple(outs)
 
-    def to_native(self, state: dict[str, Tensor], own: Mapping[str, Tensor]) -> NativeWeights:
+    def to_native(self, state: State, own: Mapping[str, Tensor]) -> tuple[State, str, list[str]]:
         """Swin weights in any known layout, with OpenMMLab's names and at this backbone's sizes."""
         return convert_and_resize(state, own, self.patch_grid)
 

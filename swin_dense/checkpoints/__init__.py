@@ -1,46 +1,29 @@
-"""Swin weights from elsewhere: layouts, resizing, loading, conversion."""
+"""Swin weights from elsewhere: files, layouts, resizing, loading, conversion."""
 
-from swin_dense.checkpoints.conversion import TARGETS, convert
-from swin_dense.checkpoints.download import cached_path, local_file
-from swin_dense.checkpoints.layouts import LAYOUTS, OFFICIAL, OPENMMLAB, Layout, find_backbone
+from swin_dense.checkpoints.conversion import convert
+from swin_dense.checkpoints.files import cached_path, load_checkpoint, local_file, weights_of
+from swin_dense.checkpoints.layouts import TARGETS, find_backbone
 from swin_dense.checkpoints.loading import (
     LoadableBackbone,
     LoadReport,
-    NativeWeights,
-    convert_and_resize,
-    convert_before_loading,
-    convert_state_dict,
+    convert_checkpoint,
     load_backbone,
+    load_converted,
     no_conversion,
 )
-from swin_dense.checkpoints.resizing import (
-    resize_absolute_pos_embed,
-    resize_bias_table,
-    resize_input_channels,
-)
-from swin_dense.checkpoints.wrappers import strip_prefixes, weights_of
 
 __all__ = [
-    "LAYOUTS",
-    "OFFICIAL",
-    "OPENMMLAB",
     "TARGETS",
-    "Layout",
     "LoadReport",
     "LoadableBackbone",
-    "NativeWeights",
     "cached_path",
     "convert",
-    "convert_and_resize",
-    "convert_before_loading",
-    "convert_state_dict",
+    "convert_checkpoint",
     "find_backbone",
     "load_backbone",
+    "load_checkpoint",
+    "load_converted",
     "local_file",
     "no_conversion",
-    "resize_absolute_pos_embed",
-    "resize_bias_table",
-    "resize_input_channels",
-    "strip_prefixes",
     "weights_of",
 ]

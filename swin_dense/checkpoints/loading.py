@@ -1,38 +1,28 @@
-"""Loading of backbone weights: convert, resize, check, report."""
+"""Loading of weights into backbones and whole models: convert, resize, check, report."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import Tensor, nn
 
-from swin_dense.checkpoints.layouts import State, find_backbone
+from swin_dense.checkpoints.files import strip_prefixes, weights_of
+from swin_dense.checkpoints.layouts import find_backbone
+from swin_dense.checkpoints.layouts.base import State
 from swin_dense.checkpoints.resizing import resize_weights
-from swin_dense.checkpoints.wrappers import strip_prefixes, weights_of
 from swin_dense.errors import UserError
 
 # With less than this share of its parameters, a backbone is not usefully initialised.
 _MIN_COVERAGE = 0.95
+_STATISTICS = ("running_mean", "running_var")
+_SIZE_MISMATCH = re.compile(r"size mismatch for (\S+): .*?\(\[(.*?)\]\).*\(\[(.*?)\]\)")
 
 _conversion_enabled = ContextVar("conversion_enabled", default=True)
-
-
-class NativeWeights(NamedTuple):
-    """A backbone's weights under its own parameter names and, where possible, at its own sizes.
-
-    Args:
-        state: the weights.
-        layout: name of the layout that they came in.
-        resized: names of those that were resized.
-    """
-
-    state: State
-    layout: str
-    resized: list[str]
 
 
 class LoadableBackbone(nn.Module):
@@ -44,12 +34,15 @@ class LoadableBackbone(nn.Module):
     new_parameter_prefixes: tuple[str, ...] = ()
     """Parameters that no pretrained checkpoint has, so that their absence is no error."""
 
-    def to_native(self, state: State, own: Mapping[str, Tensor]) -> NativeWeights:
-        """Convert weights to this backbone's parameter names and sizes.
+    def to_native(self, state: State, own: Mapping[str, Tensor]) -> tuple[State, str, list[str]]:
+        """Convert weights to this backbone's parameter names and, where possible, its sizes.
 
         Args:
             state: weights in any layout, possibly below a prefix and among others.
             own: this backbone's parameters and buffers.
+
+        Returns:
+            The weights, the name of the layout that they came in, the names of resized ones.
         """
         raise NotImplementedError
 
@@ -66,25 +59,23 @@ class LoadReport:
     unexpected: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
-        counts = f"{len(self.loaded)} loaded"
-        if self.resized:
-            counts += f", {len(self.resized)} of them resized"
         layout = f" ({self.layout} layout)" if self.layout else ""
-        lines = [f"Weights from {self.source}{layout}: {counts}"]
-        for title in ("resized", "missing", "unexpected"):
-            names = getattr(self, title)
-            if names:
-                lines.append(f"  {title} ({len(names)}): {first(names)}")
+        resized = f", {len(self.resized)} of them resized" if self.resized else ""
+        lines = [f"Weights from {self.source}{layout}: {len(self.loaded)} loaded{resized}"]
+        notes = {"resized": "", "missing": "; these start untrained", "unexpected": ""}
+        for title, note in notes.items():
+            if names := getattr(self, title):
+                lines.append(f"  {title} ({len(names)}): {first(names)}{note}")
         return "\n".join(lines)
 
     def error(self) -> UserError:
         """The error for weights that leave too much of a model or backbone uninitialised."""
-        total = len(self.loaded) + len(self.missing)
+        count = f"{len(self.missing)} of {len(self.loaded) + len(self.missing)}"
         layout = f" ({self.layout} layout)" if self.layout else ""
         unexpected = f"; unexpected: {first(self.unexpected)}" if self.unexpected else ""
         return UserError(
-            f"checkpoint {self.source} is of another model: {len(self.missing)} of {total} "
-            f"parameters missing, first {first(self.missing)}{layout}{unexpected}; "
+            f"checkpoint {self.source} is of another model: {count} parameters "
+            f"missing or of another size, first {first(self.missing)}{layout}{unexpected}; "
             "give the config it was trained with, or weights of the same architecture"
         )
 
@@ -92,52 +83,41 @@ class LoadReport:
 def first(names: list[str], count: int = 4) -> str:
     """The first names of a list, and how many more there are."""
     more = f" and {len(names) - count} more" if len(names) > count else ""
-    return (", ".join(names[:count]) or "none") + more
+    return ", ".join(names[:count]) + more
 
 
 def convert_and_resize(
     state: Mapping[str, Tensor], own: Mapping[str, Tensor], grid: tuple[int, int]
-) -> NativeWeights:
-    """Swin weights in OpenMMLab's layout and at a backbone's sizes.
+) -> tuple[State, str, list[str]]:
+    """:meth:`LoadableBackbone.to_native` of Swin, from any known layout.
 
     Args:
-        state: weights in any known layout, below any prefix.
-        own: parameters and buffers of the Swin backbone that is to receive them.
-        grid: patches (rows, columns) of its absolute position embedding.
+        state, own: see there.
+        grid: patches (rows, columns) of the backbone's absolute position embedding.
     """
     match = find_backbone(state)
-    native = strip_prefixes(state) if match is None else match.in_openmmlab()
+    native = strip_prefixes(state) if match is None else match.layout.to_openmmlab(match.state)
     weights, resized = resize_weights(native, own, grid)
-    return NativeWeights(weights, "unknown" if match is None else match.layout.name, resized)
+    return weights, "unknown" if match is None else match.layout.name, resized
 
 
 def has_min_coverage(backbone: LoadableBackbone, report: LoadReport) -> bool:
-    """Whether the loaded parameters are at least 95 % of the backbone's, by number of values.
-
-    Those below ``backbone.new_parameter_prefixes`` are not counted.
-    """
-    sizes = {
-        key: parameter.numel()
-        for key, parameter in backbone.named_parameters()
-        if not key.startswith(backbone.new_parameter_prefixes)
-    }
+    """Whether 95 % of the parameters that checkpoints have are loaded, by number of values."""
+    new = backbone.new_parameter_prefixes
+    sizes = {k: p.numel() for k, p in backbone.named_parameters() if not k.startswith(new)}
     return sum(sizes.get(key, 0) for key in report.loaded) >= _MIN_COVERAGE * sum(sizes.values())
 
 
 def convert_state_dict(
     backbone: LoadableBackbone, state_dict: dict[str, Any], prefix: str, source: str
 ) -> LoadReport:
-    """Convert a backbone's weights in a state dict, in place. Every way of loading comes here once.
+    """Convert a backbone's weights in a state dict, in place: once on every way of loading.
 
     Args:
         backbone: the module that is to receive them.
-        state_dict: a state dict of the backbone or of the model around it.
-        prefix: what precedes the backbone's weights, such as ``backbone.``; below it they may be
-            in any layout and wrapping.
+        state_dict: of the backbone or of the model around it.
+        prefix: of the backbone in the model; below it, any layout and wrapping is accepted.
         source: path or URL, for the report and the error.
-
-    Returns:
-        The result of loading them.
 
     Raises:
         UserError: less than 95 % of the backbone's parameters are there.
@@ -149,9 +129,8 @@ def convert_state_dict(
     for key, value in weights.items():
         if key not in own:
             report.unexpected.append(key)
-        elif own[key].shape != value.shape:
-            shapes = f"{key} {tuple(value.shape)} for {tuple(own[key].shape)}"
-            report.unexpected.append(shapes)
+        elif (shape := own[key].shape) != value.shape:
+            report.unexpected.append(f"{key} {tuple(value.shape)} for {tuple(shape)}")
     for key, parameter in backbone.named_parameters():
         fits = key in weights and weights[key].shape == parameter.shape
         (report.loaded if fits else report.missing).append(key)
@@ -166,14 +145,7 @@ def convert_state_dict(
 def convert_before_loading(
     backbone: LoadableBackbone, state_dict: dict[str, Any], prefix: str
 ) -> LoadReport | None:
-    """The pre-hook of ``load_state_dict``: convert what is below ``prefix``, in place.
-
-    Returns:
-        The result of loading, if anything was converted or resized; else None.
-
-    Raises:
-        UserError: there are weights below ``prefix``, but less than 95 % of the backbone's.
-    """
+    """The pre-hook of ``load_state_dict``; a report if anything was converted or resized."""
     if not _conversion_enabled.get() or not any(key.startswith(prefix) for key in state_dict):
         return None
     report = convert_state_dict(backbone, state_dict, prefix, "the state dict")
@@ -182,10 +154,7 @@ def convert_before_loading(
 
 @contextmanager
 def no_conversion() -> Iterator[None]:
-    """Make ``load_state_dict`` take weights as they are.
-
-    For weights that are converted already, or that this package saved.
-    """
+    """Make ``load_state_dict`` take weights as they are: converted, or saved by this package."""
     token = _conversion_enabled.set(False)
     try:
         yield
@@ -196,24 +165,101 @@ def no_conversion() -> Iterator[None]:
 def load_backbone(
     backbone: LoadableBackbone, checkpoint: Mapping[str, Any], source: str
 ) -> LoadReport:
-    """Load a checkpoint's backbone weights.
+    """Load the backbone of a classifier, detector or segmentor, as read from a file.
 
-    Args:
-        backbone: the module that receives them.
-        checkpoint: a state dict, bare or wrapped, of a backbone, classifier, detector or segmentor.
-        source: path or URL, for the report.
-
-    Returns:
-        What was loaded, resized, missing and unexpected. The output norms of a classifier's
-        checkpoint are always missing: classification has none.
+    The output norms of a classifier's checkpoint are always missing: classification has none.
 
     Raises:
         UserError: the checkpoint holds less than 95 % of the backbone's parameters.
     """
-    state = dict(checkpoint)
-    report = convert_state_dict(backbone, state, "", source)
-    own = backbone.state_dict()
-    fitting = {k: v for k, v in state.items() if k in own and v.shape == own[k].shape}
-    with no_conversion():
-        backbone.load_state_dict(fitting, strict=False)
+    converted, report = convert_checkpoint(backbone, checkpoint, source)
+    load_converted(backbone, converted, report, exact=False)
     return report
+
+
+def convert_checkpoint(
+    model: nn.Module,
+    checkpoint: Mapping[str, Any],
+    source: str,
+    revise_keys: Sequence[tuple[str, str]] = ((r"^module\.", ""),),
+) -> tuple[dict[str, Any], LoadReport]:
+    """Convert the weights of a checkpoint to a model's parameter names and backbone sizes.
+
+    Args:
+        model: a detector, a segmentor or a backbone.
+        checkpoint: as read from a file; its entries other than weights are kept.
+        source: path or URL, for the report and the error.
+        revise_keys: regular expressions and their replacements in the names of the weights.
+
+    Returns:
+        The checkpoint, with the weights as ``state_dict``, and a report of what was converted.
+
+    Raises:
+        UserError: less than 95 % of a backbone's parameters are there.
+    """
+    state = weights_of(checkpoint)
+    for pattern, replacement in revise_keys:
+        for key in list(state):
+            state[re.sub(pattern, replacement, key)] = state.pop(key)
+    report = LoadReport(source)
+    for name, backbone in model.named_modules():
+        if isinstance(backbone, LoadableBackbone):
+            prefix = f"{name}." if name else ""
+            _relocate(state, prefix)
+            found = convert_state_dict(backbone, state, prefix, source)
+            report.layout = found.layout
+            report.resized += [prefix + key for key in found.resized]
+    others = {key: value for key, value in checkpoint.items() if not isinstance(value, Tensor)}
+    return others | {"state_dict": state}, report
+
+
+def _relocate(state: State, prefix: str) -> None:
+    """Move the Swin backbone in a state dict to ``prefix``, unless there are weights."""
+    match = None if any(key.startswith(prefix) for key in state) else find_backbone(state)
+    if match is None:
+        return
+    if match.prefix.endswith(prefix):
+        around = match.prefix.removesuffix(prefix)
+        moved = {k.removeprefix(around): v for k, v in state.items() if k.startswith(around)}
+    else:  # a backbone or classifier, or another library's model
+        moved = match.other_weights | {prefix + key: v for key, v in match.state.items()}
+    state.clear()
+    state.update(moved)
+
+
+def load_converted(
+    model: nn.Module, checkpoint: Mapping[str, Any], report: LoadReport, exact: bool
+) -> None:
+    """Load a checkpoint that has the model's own parameter names.
+
+    Args:
+        model: receives the weights.
+        checkpoint: from :func:`convert_checkpoint`, or saved by this package.
+        report: names the source; gets what was loaded, missing and unexpected.
+        exact: require every parameter and batch norm statistic of the model, not only one.
+
+    Raises:
+        UserError: more than ``exact`` allows is missing or of another size.
+    """
+    results: list[Any] = []
+    hook = model.register_load_state_dict_post_hook(lambda _, result: results.append(result))
+    mismatches: list[tuple[str, str, str]] = []
+    try:
+        with no_conversion():
+            model.load_state_dict(checkpoint.get("state_dict", checkpoint), strict=False)
+    except RuntimeError as error:  # raised after everything that fits was loaded
+        mismatches = _SIZE_MISMATCH.findall(str(error))
+        if not mismatches:
+            raise
+    finally:
+        hook.remove()
+    # Other buffers than the statistics follow from the architecture.
+    required = [name for name, _ in model.named_parameters()]
+    required += [name for name, _ in model.named_buffers() if name.endswith(_STATISTICS)]
+    absent = {*results[0].missing_keys, *(name for name, *_ in mismatches)}
+    report.missing = [name for name in required if name in absent]
+    report.loaded = [name for name in required if name not in absent]
+    report.unexpected = list(results[0].unexpected_keys)
+    report.unexpected += [f"{name} ({there}) for ({own})" for name, there, own in mismatches]
+    if report.missing and (exact or not report.loaded):
+        raise report.error()

@@ -1,8 +1,8 @@
-"""Weights at another size than they were trained at."""
+"""Resizing weights to another window, image size or number of image channels."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from math import isqrt
 
 import torch
@@ -30,10 +30,8 @@ def resize_weights(
     weights = dict(state)
     resized = []
     for key, wanted in own.items():
-        if key.endswith(INDEX):
-            # It follows from the window, so it is never taken from a checkpoint.
-            if key.replace(INDEX, TABLE) in weights:
-                weights[key] = wanted
+        if key.endswith(INDEX) and key.replace(INDEX, TABLE) in weights:
+            weights[key] = wanted  # it follows from the window, not from a checkpoint
         elif key in weights:
             value = _resize(key, weights[key], wanted, grid)
             if value.numel() != weights[key].numel():
@@ -52,9 +50,8 @@ def _resize(key: str, value: Tensor, wanted: Tensor, grid: tuple[int, int]) -> T
         same_heads = value.ndim == 2 and value.shape[1:] == wanted.shape[1:]
         if same_heads and isqrt(len(value)) ** 2 == len(value):
             return resize_bias_table(value, len(wanted))
-    if key == _PROJECTION and value.ndim == 4:
-        resized = resize_input_channels(value, wanted.shape[1])
-        return resized if resized.shape == wanted.shape else value
+    if key == _PROJECTION and value.ndim == 4 and value[:, 0].shape == wanted[:, 0].shape:
+        return resize_input_channels(value, wanted.shape[1])
     return value
 
 
@@ -92,7 +89,7 @@ def resize_absolute_pos_embed(
     Args:
         embed: one embedding per patch of the training image, row by row.
         grid: patches (h, w) of the training image.
-        size: patches (H, W) that are asked for; bicubic unless equal to ``grid``.
+        size: patches (H, W) of the result; bicubic unless equal to ``grid``.
     """
     table = embed.view(1, *grid, -1)
     if size == grid:
@@ -103,31 +100,30 @@ def resize_absolute_pos_embed(
 
 
 def guess_grid(patches: int, like: tuple[int, int]) -> tuple[int, int] | None:
-    """Rows and columns of an absolute position embedding that only says how many patches it has.
+    """The grid of an absolute position embedding of which only the number of patches is known.
 
-    It is taken to be as ``like`` if that has as many patches, else square, else of the
-    proportions of ``like``; None if it can be none of these.
+    It is ``like`` if that has as many patches, else square, else in the proportions of ``like``;
+    None if it can be none of these.
     """
     if like[0] * like[1] == patches:
         return like
-    shapes: Iterable[tuple[int, int]] = ((h, patches // h) for h in range(1, patches + 1))
-    fitting = [
-        (h, w) for h, w in shapes if h * w == patches and (h == w or h * like[1] == w * like[0])
-    ]
-    return max(fitting, key=lambda grid: grid[0] == grid[1], default=None)
+    for height, width in ((1, 1), like):
+        rows = isqrt(patches * height // width)
+        if rows and rows**2 * width == patches * height and patches % rows == 0:
+            return rows, patches // rows
+    return None
 
 
 def resize_input_channels(weight: Tensor, channels: int) -> Tensor:
     """A patch embedding for another number of image channels: ``(C, in, p, p) -> (C, n, p, p)``.
 
     Channels repeat in a cycle: the new one j is the old one j mod in, divided by how often that
-    one occurs; where there are fewer new ones, those that meet in j are summed. So an image that is
-    equal in all channels (grey, for one channel) embeds as before.
+    one occurs; with fewer new ones, all old ones of the same j are summed. An image that is equal
+    in all channels (grey, for one channel) keeps its embedding.
     """
     old = weight.shape[1]
     cycle = torch.arange(max(old, channels))
     share = torch.zeros(old, channels)
     share[cycle % old, cycle % channels] = 1
-    share = share / share.sum(dim=1, keepdim=True)
-    mixed = torch.einsum("oihw,ij->ojhw", weight.double(), share.double())
-    return mixed.to(weight.dtype)
+    share = (share / share.sum(dim=1, keepdim=True)).double()
+    return torch.einsum("oihw,ij->ojhw", weight.double(), share).to(weight.dtype)

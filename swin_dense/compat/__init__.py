@@ -14,7 +14,7 @@ It prints nothing and compiles nothing. The global state it touches, all of it:
 ``mmengine.runner.checkpoint.load_url``
     Replaced by itself with ``weights_only=True``: downloads are checked like local files.
 ``mmengine.runner.checkpoint.CheckpointLoader``
-    Reads local ``.safetensors`` files as well.
+    Reads local ``.safetensors`` files too.
 ``OMP_WAIT_POLICY``
     Set to PASSIVE, unless it is set, by :mod:`swin_dense` itself: PyTorch reads it when loaded.
 ``warnings.filters``
@@ -22,16 +22,11 @@ It prints nothing and compiles nothing. The global state it touches, all of it:
     (:mod:`swin_dense.compat.noise`).
 """
 
-from swin_dense.compat.checkpoint import (
-    allow_mmengine_types,
-    check_downloads,
-    load_checkpoint,
-    read_safetensors_too,
-)
+from swin_dense.compat.checkpoint import allow_mmengine_types, patch_mmengine_loader
 from swin_dense.compat.mmcv_ext import install_finder
 from swin_dense.compat.noise import check_pkg_resources, ignore_openmmlab_warnings
 
-__all__ = ["install", "load_checkpoint"]
+__all__ = ["install"]
 
 
 def install() -> None:
@@ -44,5 +39,4 @@ def install() -> None:
     check_pkg_resources()
     install_finder()
     allow_mmengine_types()
-    check_downloads()
-    read_safetensors_too()
+    patch_mmengine_loader()

@@ -16,7 +16,7 @@ from mmengine.registry import MODELS, init_default_scope
 from numpy.typing import NDArray
 
 from swin_dense import config_tree
-from swin_dense.compat import load_checkpoint
+from swin_dense.checkpoints import load_checkpoint
 from swin_dense.config_tree import is_segmentation
 from swin_dense.engine.config.prepare import prepare_prediction
 from swin_dense.engine.config.pretrained import local_weights
@@ -48,7 +48,7 @@ class Predictor:
         self.is_segmentation = is_segmentation(self.cfg)
         init_default_scope(self.cfg.get("default_scope", "mmdet"))
         self.model = revert_sync_batchnorm(MODELS.build(self.cfg.model))
-        load_weights(self.model, content, str(checkpoint), revise_keys=[(r"^module\.", "")])
+        load_weights(self.model, content, str(checkpoint))
         self.model.to(device).eval()
         self.meta = meta or _config_meta(self.cfg)
         self._pipeline = Compose(_image_pipeline(self.cfg, str(config)))

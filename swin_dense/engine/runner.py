@@ -16,12 +16,17 @@ from mmengine.runner import Runner as MMEngineRunner
 from mmengine.visualization import Visualizer
 from torch import nn
 
-from swin_dense.checkpoints import LoadReport, no_conversion
-from swin_dense.compat import load_checkpoint
+from swin_dense.checkpoints import (
+    LoadReport,
+    convert_checkpoint,
+    load_checkpoint,
+    load_converted,
+    no_conversion,
+)
 from swin_dense.engine.config.pretrained import local_weights
-from swin_dense.engine.terminal.console import redirect_log
+from swin_dense.engine.terminal.console import notify_user, redirect_log
 from swin_dense.engine.terminal.progress import ProgressHook
-from swin_dense.engine.weights import convert_checkpoint, load_converted, report_to_user
+from swin_dense.engine.weights import without_wrappers
 
 
 class Runner(MMEngineRunner):
@@ -80,16 +85,15 @@ class Runner(MMEngineRunner):
             UserError: the file is no checkpoint, or is one of another model.
         """
         checkpoint = load_checkpoint(local_weights(filename, otherwise=""), map_location="cpu")
-        model = self.model.module if is_model_wrapper(self.model) else self.model
+        model = without_wrappers(self.model)
         report = LoadReport(filename)
         if not self._resume:
             checkpoint, report = convert_checkpoint(model, checkpoint, filename, revise_keys)
         with no_conversion():  # hooks may load the weights too, as EMAHook does
             self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
-        exact = self._resume or strict or self.exact_weights
-        load_converted(model, checkpoint, report, exact)
+        load_converted(model, checkpoint, report, self._resume or strict or self.exact_weights)
         if not self._resume:
-            report_to_user(report)
+            notify_user(str(report))
         self._has_loaded = True
         self.logger.info(f"Load checkpoint from {filename}")
         return checkpoint

@@ -9,7 +9,7 @@ from mmdet.models.backbones.swin import SwinTransformer as MmdetSwin
 from mmseg.models.backbones.swin import SwinTransformer as MmsegSwin
 
 from swin_dense import SwinTransformer
-from swin_dense.checkpoints import OFFICIAL
+from swin_dense.checkpoints.layouts import OFFICIAL
 
 SMALL = {"embed_dims": 16, "depths": (2, 2, 3, 2), "num_heads": (1, 2, 4, 4), "window_size": 5}
 VARIANTS = {

@@ -3,7 +3,7 @@
 Detectors: mmdet 2.11 with ``mmdet/models/backbones/swin_transformer.py`` of
 SwinTransformer/Swin-Transformer-Object-Detection. Segmentors: mmseg 0.11 of
 SwinTransformer/Swin-Transformer-Semantic-Segmentation. Written down module by module as their
-constructors create parameters, without a look at this package's conversion.
+constructors create parameters, independently of this package's conversion.
 """
 
 from __future__ import annotations
@@ -157,7 +157,7 @@ def random_state(named: Named) -> OrderedDict:
         if name.endswith("num_batches_tracked"):
             state[name] = torch.tensor(7)
         elif name.endswith("relative_position_index"):
-            state[name] = torch.zeros(shape, dtype=torch.long)  # to be computed, never believed
+            state[name] = torch.zeros(shape, dtype=torch.long)  # must be computed, not copied
         elif name.endswith("running_var") or (len(shape) == 1 and name.endswith("weight")):
             state[name] = 1 + 0.2 * torch.rand(shape)
         else:

@@ -9,7 +9,7 @@ from torch import nn
 from swin_dense import SwinTransformer
 from swin_dense.checkpoints import TARGETS, convert, find_backbone
 from swin_dense.checkpoints.conversion import as_checkpoint
-from swin_dense.checkpoints.layouts.base import Pattern
+from swin_dense.checkpoints.layouts.base import rename
 from swin_dense.errors import UserError
 
 SIZES = {"embed_dims": 8, "depths": (1, 2, 1), "num_heads": (1, 2, 2)}
@@ -170,7 +170,7 @@ def detector():
 @pytest.mark.parametrize("to", ["official", "openmmlab"])
 def test_a_detector_keeps_its_heads_where_the_target_has_detectors(to):
     converted = convert(detector(), to)
-    assert converted.whole
+    assert converted.is_full_model
     assert torch.equal(converted.state["neck.convs.0.weight"], torch.ones(2))
     assert find_backbone(converted.state).prefix == "backbone."
     file = as_checkpoint(converted, to, {"a": 1})
@@ -180,8 +180,8 @@ def test_a_detector_keeps_its_heads_where_the_target_has_detectors(to):
 
 def test_only_a_detector_s_backbone_goes_to_a_classification_library():
     converted = convert(detector(), "torchvision")
-    assert converted.left_out == ["module.neck.convs.0.weight"]
-    assert converted.homeless == [f"norm{i}.{n}" for i in range(3) for n in ("weight", "bias")]
+    assert converted.dropped == ["module.neck.convs.0.weight"]
+    assert converted.unmapped == [f"norm{i}.{n}" for i in range(3) for n in ("weight", "bias")]
     assert "features.1.0.norm1.weight" in converted.state
 
 
@@ -200,17 +200,13 @@ def test_what_is_no_swin_and_what_is_its_second_version():
     }
     with pytest.raises(UserError, match="V2"):
         convert(second, "timm")
-    with pytest.raises(UserError, match="no layout is called 'flax'"):
+    with pytest.raises(UserError, match="unknown layout 'flax'"):
         convert(backbone().state_dict(), "flax")
 
 
 def test_patterns_follow_numbers():
-    features = Pattern("features.{2i+1}.{j}.*")
-    assert features.match("features.5.3.norm1.weight") == {
-        "i": "2",
-        "j": "3",
-        "rest": "norm1.weight",
-    }
-    assert features.match("features.4.3.norm1.weight") is None
-    assert features.fill({"i": "2", "j": "3", "rest": "x"}) == "features.5.3.x"
-    assert Pattern("layers.{i+1}.downsample.*").match("layers.0.downsample.norm.weight") is None
+    features, stages = "features.{2i+1}.{j}.*", "stages.{i}.blocks.{j}.*"
+    assert rename("features.5.3.norm1.weight", features, stages) == "stages.2.blocks.3.norm1.weight"
+    assert rename("features.4.3.norm1.weight", features, stages) is None
+    assert rename("stages.2.blocks.3.x", stages, features) == "features.5.3.x"
+    assert rename("layers.0.downsample.x", "layers.{i+1}.downsample.*", "stages.{i}.*") is None

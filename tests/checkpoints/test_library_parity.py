@@ -1,6 +1,6 @@
 """Weights of timm, transformers and torchvision, loaded as they come: the same feature maps.
 
-At 448 x 448 with windows of 7 every map is whole windows, and no library shrinks its window.
+At 448 x 448 with windows of 7 every feature map is whole windows, so no library shrinks them.
 """
 
 import pytest
@@ -10,7 +10,7 @@ from torch import nn
 from swin_dense import SwinTransformer
 
 DEPTHS, HEADS, CHANNELS = (2, 1, 2, 2), (1, 2, 2, 4), 8
-# Both sides compute in float32 and differ in the order of sums; maps are of order 1.
+# Both sides compute in float32 and differ in the order of sums; feature maps are of order 1.
 TOLERANCE = 1e-4
 
 
@@ -23,7 +23,7 @@ def shaken(model: nn.Module) -> nn.Module:
 
 
 def ours(state: dict, window: int, **kwargs) -> SwinTransformer:
-    """Our backbone with these weights; output norms that the weights lack pass maps through."""
+    """Our backbone with these weights; output norms that the weights lack are identities."""
     model = SwinTransformer(
         embed_dims=CHANNELS, depths=DEPTHS, num_heads=HEADS, window_size=window, **kwargs
     )
@@ -48,7 +48,7 @@ def image():
     return torch.randn(1, 3, 448, 448)
 
 
-# Maps of the second have sides 64, 32, 16 and 8.
+# Feature maps of the second have sides 64, 32, 16 and 8.
 @pytest.mark.parametrize(("window", "size"), [(7, 448), (4, 256)])
 @pytest.mark.parametrize("features_only", [True, False])
 @torch.no_grad()

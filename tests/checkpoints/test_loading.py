@@ -1,4 +1,4 @@
-"""Weights in other layouts and sizes, whoever loads them."""
+"""Loading weights in other layouts and sizes."""
 
 import logging
 
@@ -10,11 +10,9 @@ from mmengine.runner.checkpoint import load_checkpoint as mmengine_load
 from torch import nn
 
 from swin_dense import SwinTransformer
-from swin_dense.checkpoints import (
-    OFFICIAL,
-    OPENMMLAB,
-    find_backbone,
-    load_backbone,
+from swin_dense.checkpoints import TARGETS, find_backbone, load_backbone
+from swin_dense.checkpoints.layouts import OFFICIAL
+from swin_dense.checkpoints.resizing import (
     resize_absolute_pos_embed,
     resize_bias_table,
     resize_input_channels,
@@ -59,7 +57,7 @@ def test_layouts_round_trip():
     assert find_backbone(state).layout.name == "openmmlab"
     assert find_backbone(official).layout.name == "official"
     assert find_backbone({"conv1.weight": torch.zeros(1)}) is None
-    back = OPENMMLAB.from_openmmlab(OFFICIAL.to_openmmlab(official))
+    back = TARGETS["openmmlab"].from_openmmlab(OFFICIAL.to_openmmlab(official))
     assert back.keys() == state.keys()
     assert all(torch.equal(back[k], state[k]) for k in state)
 
@@ -168,7 +166,7 @@ def test_weights_of_another_model_are_refused():
 
 @pytest.mark.parametrize(("there", "wanted"), [(3, 1), (3, 4), (3, 6), (4, 3), (1, 3), (5, 2)])
 def test_other_image_channels_embed_a_grey_image_as_before(there, wanted):
-    """Equal values in all channels, of whatever pattern: the stated rule of the resizing."""
+    """Equal values in all channels, in any pattern: the documented rule of the resizing."""
     source = random_model(in_channels=there)
     model = random_model(in_channels=wanted)
     report = load_backbone(model, source.state_dict(), "w")
@@ -221,9 +219,9 @@ def logged():
 
 
 class TestLoadStateDict:
-    """What ``load_state_dict`` does beyond torch's, whoever calls it."""
+    """What ``load_state_dict`` does beyond torch's."""
 
-    def test_speaks_once_when_it_converts(self, logged):
+    def test_reports_once_when_it_converts(self, logged):
         source, model = random_model(), random_model()
         model.load_state_dict(OFFICIAL.from_openmmlab(source.state_dict()))
         (record,) = logged
@@ -234,10 +232,10 @@ class TestLoadStateDict:
         random_model().load_state_dict(random_model().state_dict())
         assert not logged
 
-    def test_refuses_weights_that_fill_less_than_it_takes(self):
+    def test_refuses_weights_below_the_minimum_coverage(self):
         state = random_model().state_dict()
         half = {key: value for key, value in state.items() if "stages.3" not in key}
-        with pytest.raises(UserError, match=r"of 86 .* missing, first stages.3.blocks.0.norm1"):
+        with pytest.raises(UserError, match=r"of 86 .*, first stages.3.blocks.0.norm1"):
             random_model().load_state_dict(half, strict=False)
 
     def test_leaves_a_detector_alone_that_gets_no_backbone_weights(self):

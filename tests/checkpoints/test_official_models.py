@@ -7,8 +7,9 @@ from mmdet.models.backbones.swin import swin_converter
 from mmdet.structures import DetDataSample
 from mmengine.registry import MODELS, DefaultScope
 
+from swin_dense.checkpoints import convert_checkpoint, load_converted
 from swin_dense.engine.config.prepare import load_config
-from swin_dense.engine.weights import convert_checkpoint, load_converted, load_weights
+from swin_dense.engine.weights import load_weights
 
 ADE = files.Sizes(classes=150)
 MODELS_OF = {

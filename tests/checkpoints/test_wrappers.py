@@ -1,11 +1,12 @@
-"""The backbone is found in whatever is wrapped around it, and averaged weights are preferred."""
+"""The backbone is found in any wrapping, and averaged weights are preferred."""
 
 import pytest
 import torch
 from mmengine.runner.checkpoint import load_checkpoint as mmengine_load
 
 from swin_dense import SwinTransformer
-from swin_dense.checkpoints import TARGETS, convert, find_backbone, strip_prefixes, weights_of
+from swin_dense.checkpoints import TARGETS, convert, find_backbone, weights_of
+from swin_dense.checkpoints.files import strip_prefixes
 
 SMALL = {"embed_dims": 8, "depths": (1, 1, 1, 1), "num_heads": (1, 1, 2, 2), "window_size": 3}
 
@@ -60,7 +61,7 @@ def test_the_backbone_is_found_in_any_wrapping(wrapping, layout):
     source = random_model().state_dict()
     found = find_backbone(weights_of(WRAPPED[wrapping](convert(source, layout).state)))
     assert found.layout is TARGETS[layout]
-    state = found.in_openmmlab()
+    state = found.layout.to_openmmlab(found.state)
     parameters = {k for k in source if not k.endswith("index")}
     assert parameters <= state.keys()
     assert all(torch.equal(state[key], source[key]) for key in parameters)

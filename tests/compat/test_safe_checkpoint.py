@@ -1,12 +1,8 @@
-"""mmengine's checkpoints are read, code in them is not run, broken files are named."""
+"""mmengine's checkpoints are read, and code in them is not run."""
 
-import functools
 import os
 import pickle
-import threading
 from collections import OrderedDict
-from collections.abc import Iterator
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +15,7 @@ from mmengine.optim import OptimWrapper
 from mmengine.runner import CheckpointLoader, Runner
 from torch import nn
 
-from swin_dense.compat import load_checkpoint
+from swin_dense.checkpoints import load_checkpoint
 from swin_dense.errors import UserError
 
 
@@ -135,27 +131,6 @@ def test_malicious_pickle_is_refused(tmp_path: Path, kind: str, legacy: bool) ->
     assert not mark.exists()
 
 
-@pytest.fixture
-def web_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Path, str]]:
-    """A folder and the URL at which a local server shows it; downloads go to another folder."""
-    folder = tmp_path / "web"
-    folder.mkdir()
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch_home"))
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-
-    class Handler(SimpleHTTPRequestHandler):
-        def log_message(self, *args: Any) -> None:
-            pass
-
-    server = ThreadingHTTPServer(
-        ("127.0.0.1", 0), functools.partial(Handler, directory=str(folder))
-    )
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield folder, f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
-
-
 def test_downloads_are_checked_too(tmp_path: Path, web_folder: tuple[Path, str]) -> None:
     folder, url = web_folder
     mark = tmp_path / "mark"
@@ -172,61 +147,6 @@ def test_the_payload_would_have_run(tmp_path: Path) -> None:
     mark = tmp_path / "mark"
     pickle.loads(pickle.dumps(payload("os.system", mark)))
     assert mark.exists()
-
-
-GOOD = {"state_dict": {"w": torch.arange(1000.0)}}
-
-
-@pytest.mark.parametrize(
-    ("content", "complaint"),
-    [
-        (b"", "is empty"),
-        (b"not a checkpoint " * 50, "not a PyTorch checkpoint"),
-        (bytes(range(256)) * 4, "not a PyTorch checkpoint"),
-        (b"PK\x03\x04" + bytes(500), "not a PyTorch checkpoint"),
-        (b"\n<!DOCTYPE html><html>404</html>", "web page"),
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "git lfs pull"),
-    ],
-)
-def test_file_that_is_no_checkpoint(tmp_path: Path, content: bytes, complaint: str) -> None:
-    path = tmp_path / "bad.pth"
-    path.write_bytes(content)
-    with pytest.raises(UserError, match=complaint) as caught:
-        load_checkpoint(path)
-    assert str(path) in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize("legacy", [False, True])
-@pytest.mark.parametrize("part", [0.01, 0.3, 0.9, 0.999])
-def test_cut_off_checkpoint(tmp_path: Path, legacy: bool, part: float) -> None:
-    path = tmp_path / "cut.pth"
-    torch.save(GOOD, path, _use_new_zipfile_serialization=not legacy)
-    data = path.read_bytes()
-    path.write_bytes(data[: int(part * len(data))])
-    with pytest.raises(UserError, match=r"cut\.pth is cut off"):
-        load_checkpoint(path)
-
-
-def test_other_mistakes_of_the_user(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no such checkpoint: .*nowhere\.pth"):
-        load_checkpoint(tmp_path / "nowhere.pth")
-    with pytest.raises(UserError, match=r"cannot read the checkpoint .*directory"):
-        load_checkpoint(tmp_path)
-    path = tmp_path / "tensor.pth"
-    torch.save(torch.ones(2), path)
-    with pytest.raises(UserError, match=r"tensor\.pth holds a Tensor"):
-        load_checkpoint(path)
-    with pytest.raises(UserError, match="unknown device 'gpu'"):
-        load_checkpoint(path, map_location="gpu")
-
-
-def test_open_file_and_map_location(tmp_path: Path) -> None:
-    path = tmp_path / "good.pth"
-    torch.save(GOOD, path)
-    with path.open("rb") as file:
-        assert load_checkpoint(file)["state_dict"]["w"].equal(GOOD["state_dict"]["w"])
-    assert load_checkpoint(str(path), map_location="meta")["state_dict"]["w"].is_meta
 
 
 def test_history_keeps_its_statistics_after_reading(tmp_path: Path) -> None:

@@ -27,7 +27,8 @@ def load_tool(name: str) -> ModuleType:
 def tool() -> Callable[..., int]:
     """Runs a tool in this process: ``tool("train", config, "--seed", 0)`` is its exit status."""
     torch.set_num_threads(1)
-    modules = {name: load_tool(name) for name in ("train", "test", "predict", "compare_swap")}
+    names = ("train", "test", "predict", "compare_swap", "convert_checkpoint")
+    modules = {name: load_tool(name) for name in names}
     return lambda name, *args: modules[name].main([str(a) for a in args])
 
 

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import torch
 
-from swin_dense.compat import load_checkpoint
+from swin_dense.checkpoints import load_checkpoint
 
 
 def last_metrics(work_dir: Path) -> dict:

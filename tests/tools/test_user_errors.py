@@ -166,7 +166,7 @@ def test_a_checkpoint_with_one_wrong_weight_is_of_another_model(trained, failure
     flags = ["--data-root", trained.data_root, "--work-dir", tmp_path / "w"]
     line = failure("test", trained.config, "one.pth", *flags)
     assert "1 of " in line
-    assert f"parameters of another size, first {name}" in line
+    assert f"of another size, first {name}" in line
 
 
 @pytest.mark.parametrize(("device", "words"), [("gpu", "unknown device"), ("cuda:99", "cuda:99")])

@@ -1,14 +1,14 @@
-"""What a key layout is: how to recognise it, and the way from it to OpenMMLab's and back.
+"""Layouts of weights: recognising them, and conversion to OpenMMLab's and back.
 
 A layout is a table of name patterns, ours beside theirs. ``{i}`` is the stage and ``{j}`` the
-block, ``{2i+1}`` a number that follows from the stage, ``*`` the rest of the name. The first
-pattern that matches renames; a name that matches none keeps itself, so nothing is ever lost.
+block, ``{2i+1}`` a number computed from the stage, ``*`` the rest of the name. The first pattern
+that matches renames; a name that matches none is unchanged, so no weight is lost.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from math import isqrt
@@ -24,127 +24,112 @@ TABLE = "relative_position_bias_table"
 INDEX = "relative_position_index"
 ABSOLUTE = "absolute_pos_embed"
 
-# Both follow from sizes, so they are made where they are needed and never taken over.
+# Both follow from sizes: they are computed, never copied.
 _BUFFERS = (f".{INDEX}", ".attn_mask")
 _MERGING = re.compile(r"stages\.\d+\.downsample\.(norm\.(weight|bias)|reduction\.weight)$")
 _NUMBER = re.compile(r"\{(\d*)(i|j)(?:\+(\d+))?\}")
 
 
-@dataclass(frozen=True)
-class Pattern:
-    """One side of a row of a table: matches names and makes them."""
-
-    text: str
-
-    def match(self, name: str) -> dict[str, str] | None:
-        """The stage, the block and the rest of a name, as far as the pattern has them."""
-        found = _regex(self.text).fullmatch(name)
-        if found is None:
+def rename(name: str, source: str, target: str) -> str | None:
+    """A name that matches pattern ``source``, by pattern ``target``; None if it does not match."""
+    found = _regex(source).fullmatch(name)
+    if found is None:
+        return None
+    values = {}
+    for times, variable, plus in _NUMBER.findall(source):
+        values[variable], remainder = divmod(int(found[variable]) - int(plus or 0), int(times or 1))
+        if remainder or values[variable] < 0:
             return None
-        values = found.groupdict()
-        for times, variable, plus in _NUMBER.findall(self.text):
-            number, remainder = divmod(int(values[variable]) - int(plus or 0), int(times or 1))
-            if remainder or number < 0:
-                return None
-            values[variable] = str(number)
-        return values
-
-    def fill(self, values: Mapping[str, str]) -> str:
-        """The name that has these values."""
-
-        def number(found: re.Match) -> str:
-            times, variable, plus = found.groups()
-            return str(int(times or 1) * int(values[variable]) + int(plus or 0))
-
-        return _NUMBER.sub(number, self.text).replace("*", values.get("rest", ""))
+    filled = _NUMBER.sub(lambda n: str(int(n[1] or 1) * values[n[2]] + int(n[3] or 0)), target)
+    return filled.replace("*", found["rest"] if "*" in source else "")
 
 
 @cache
 def _regex(pattern: str) -> re.Pattern[str]:
-    regex = re.escape(_NUMBER.sub(lambda found: f"<{found[2]}>", pattern))
-    regex = re.sub("<(i|j)>", r"(?P<\1>\\d+)", regex)
+    regex = re.sub(r"\\\{\d*(i|j)(\\\+\d+)?\\\}", r"(?P<\1>\\d+)", re.escape(pattern))
     return re.compile(regex.replace(r"\*", "(?P<rest>.*)"))
 
 
-def rename(name: str, table: Iterable[tuple[Pattern, Pattern]]) -> str:
-    """A name by the first row of (from, to) that matches it; itself where none does."""
-    for source, target in table:
-        values = source.match(name)
-        if values is not None:
-            return target.fill(values)
-    return name
-
-
-def _unchanged(state: State) -> State:
-    return state
+def _rename_all(state: Mapping[str, Tensor], table: list[tuple[str, str]]) -> State:
+    """Rename by the first matching row of (from, to), and drop the computed buffers."""
+    renamed = {}
+    for name, value in state.items():
+        if not name.endswith(_BUFFERS):
+            new_names = (rename(name, source, target) for source, target in table)
+            renamed[next(filter(None, new_names), name)] = value
+    return renamed
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How one family of code names and stores Swin's weights.
+    """How a library names and stores Swin's weights.
 
     Args:
-        name: what reports and the converter call it.
-        anchor: matches the name of one weight that every such file has, up to any prefix.
+        name: in reports and for the converter.
+        anchor: regular expression of one name that every such file has, after any prefix.
         table: rows of (OpenMMLab's pattern, this layout's).
-        inner: what may stand before the backbone's names, but not before its siblings: the output
-            norms and the classifier.
-        unfold: whether patch merging orders channels as ``nn.Unfold`` does, as OpenMMLab's.
-        index: whether and how the index of the bias table is stored: as (N, N), flat, or not.
-        join: after renaming to OpenMMLab's names, makes its weights of what is stored in parts.
+        accepts: whether a backbone's weights, which have the anchor, are in this layout.
+        inner_prefixes: what may precede the backbone's names, but not those of its siblings.
+        siblings: what the output norms and heads begin with; next to these, and only then, the
+            backbone has the first inner prefix.
+        unfold_order: whether patch merging orders channels as ``nn.Unfold``, like OpenMMLab's.
+        stored_index: how the index of the bias table is stored: 'square' (N, N), 'flat', or None.
+        join: joins weights that are stored in parts, after renaming to OpenMMLab's names.
         split: undoes ``join``.
-        finish: puts ``inner`` where a whole model of this layout has it.
+        has_detectors: whether it has detectors and segmentors, whose heads a conversion keeps.
+        classification_only: whether it has no output norms, position embedding and mask token.
+        wrapper: entry of the file that the library's classifier is read from; '' for none.
     """
 
     name: str
     anchor: str
     table: tuple[tuple[str, str], ...]
-    inner: tuple[str, ...] = ()
-    unfold: bool = False
-    index: str | None = None
-    join: Callable[[State], State] = _unchanged
-    split: Callable[[State], State] = _unchanged
-    finish: Callable[[State], State] = _unchanged
+    accepts: Callable[[State], bool] = lambda _: True
+    inner_prefixes: tuple[str, ...] = ()
+    siblings: tuple[str, ...] = ()
+    unfold_order: bool = False
+    stored_index: str | None = None
+    join: Callable[[State], State] = dict
+    split: Callable[[State], State] = dict
+    has_detectors: bool = False
+    classification_only: bool = False
+    wrapper: str = ""
 
     def prefix(self, name: str) -> str | None:
-        """What stands before the backbone's names if ``name`` is the anchor, else None."""
+        """The prefix of the backbone's names if ``name`` is the anchor, else None."""
         found = re.fullmatch(rf"(|.*\.){self.anchor}", name)
         return None if found is None else found[1]
 
     def to_openmmlab(self, state: Mapping[str, Tensor]) -> State:
         """A backbone's weights under OpenMMLab's names and in its channel order.
 
-        Buffers that follow from sizes are left out. A classifier's final norm is ``norm``, its
+        Buffers that follow from sizes are dropped. A classifier's final norm is ``norm``, its
         head ``head.fc``, as in OpenMMLab's first classifiers.
         """
-        table = [(Pattern(theirs), Pattern(ours)) for ours, theirs in self.table]
-        named = {
-            rename(name, table): value
-            for name, value in state.items()
-            if not name.endswith(_BUFFERS)
-        }
-        named = self.join(named)
-        return named if self.unfold else _reordered(named, _quadrants_to_unfold)
+        named = self.join(_rename_all(state, [(theirs, ours) for ours, theirs in self.table]))
+        return named if self.unfold_order else _reordered(named, _quadrants_to_unfold)
 
     def from_openmmlab(self, state: Mapping[str, Tensor]) -> State:
-        """Undo :meth:`to_openmmlab`; also for what a backbone of this layout has no place for."""
-        named = {name: value for name, value in state.items() if not name.endswith(_BUFFERS)}
-        if not self.unfold:
-            named = _reordered(named, _unfold_to_quadrants)
-        if ABSOLUTE in named:
-            named[ABSOLUTE] = one_row_per_patch(named[ABSOLUTE])
-        table = [(Pattern(ours), Pattern(theirs)) for ours, theirs in self.table]
-        named = {rename(name, table): value for name, value in self.split(named).items()}
-        return self.finish(named if self.index is None else self._with_index(named))
+        """Undo :meth:`to_openmmlab`; what backbones of this layout do not have keeps its name."""
+        native = dict(state) if self.unfold_order else _reordered(state, _unfold_to_quadrants)
+        if ABSOLUTE in native:
+            native[ABSOLUTE] = one_row_per_patch(native[ABSOLUTE])
+        native = _rename_all(self.split(native), list(self.table))
+        if self.stored_index:
+            native = self._with_index(native)
+        if not any(name.startswith(self.siblings) for name in native):
+            return native
+        inner = self.inner_prefixes[0]
+        return {n if n.startswith(self.siblings) else inner + n: v for n, v in native.items()}
 
     def _with_index(self, state: State) -> State:
         complete: State = {}
         for name, value in state.items():
             complete[name] = value
-            rows = isqrt(len(value)) if name.endswith(f".{TABLE}") else 0
-            if rows and rows**2 == len(value):
-                index = relative_position_index((rows + 1) // 2)
-                index = index.flatten() if self.index == "flat" else index
+            side = isqrt(len(value)) if name.endswith(f".{TABLE}") else 0
+            if side and side**2 == len(value):
+                index = relative_position_index((side + 1) // 2)
+                index = index.flatten() if self.stored_index == "flat" else index
                 complete[name.removesuffix(TABLE) + INDEX] = index
         return complete
 
@@ -154,7 +139,7 @@ def one_row_per_patch(embed: Tensor) -> Tensor:
     return embed.flatten(2).transpose(1, 2).contiguous() if embed.ndim == 4 else embed
 
 
-def _reordered(state: State, reorder: Callable[[Tensor], Tensor]) -> State:
+def _reordered(state: Mapping[str, Tensor], reorder: Callable[[Tensor], Tensor]) -> State:
     return {
         name: reorder(value) if _MERGING.match(name) else value for name, value in state.items()
     }
@@ -162,7 +147,7 @@ def _reordered(state: State, reorder: Callable[[Tensor], Tensor]) -> State:
 
 # Patch merging joins the neighbours (row, column) = (0, 0), (1, 0), (0, 1), (1, 1) in the
 # official order, C channels each; nn.Unfold keeps a channel's four neighbours together and
-# takes them row by row. The permutation of neighbours is its own inverse.
+# orders them row by row. The permutation of neighbours is its own inverse.
 _SWAP = torch.tensor([0, 2, 1, 3])
 
 

@@ -1,46 +1,52 @@
-"""Hugging Face transformers: query, key and value apart, and two generations of names.
+"""Hugging Face transformers: separate query, key and value, and two generations of names.
 
-``HUB`` has the names of the files on the hub and of the modules until 5.8, ``MODULES`` those of
-the modules since 5.9, whose ``from_pretrained`` still reads the former.
+``HUB`` has the names of files on the hub and of modules until 5.8, ``MODULES`` those of modules
+since 5.9, whose ``from_pretrained`` still reads the former.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from math import isqrt
 
 import torch
+from torch.nn import functional as F
 
-from swin_dense.checkpoints.layouts.base import ABSOLUTE, TABLE, Layout, State
+from swin_dense.checkpoints.layouts.base import ABSOLUTE, Layout, State
 
 _PARTS = ("query", "key", "value")
 _PART = re.compile(r"(.*\.attn\.w_msa)\.(query|key|value)\.(.*)")
-_SIBLINGS = ("classifier.", "hidden_states_norms.", "decoder.")
-_RENAMED_SINCE = (5, 9)
 
-_ours = "stages.{i}.blocks.{j}"
-_theirs = "encoder.layers.{i}.blocks.{j}"
-_EMBEDDINGS = (
+_SHARED = (
     ("patch_embed.projection.*", "embeddings.patch_embeddings.projection.*"),
     ("patch_embed.norm.*", "embeddings.norm.*"),
     (ABSOLUTE, "embeddings.position_embeddings"),
     ("mask_token", "embeddings.mask_token"),
-)
-_REST = (
-    (f"{_ours}.norm1.*", f"{_theirs}.layernorm_before.*"),
-    (f"{_ours}.norm2.*", f"{_theirs}.layernorm_after.*"),
     ("stages.{i}.downsample.*", "encoder.layers.{i}.downsample.*"),
     ("norm.*", "layernorm.*"),
     ("norm{i}.*", "hidden_states_norms.stage{i+1}.*"),
     ("norm{i}.*", "hidden_states_norms.{i}.*"),  # MaskFormer's own backbone
     ("head.fc.*", "classifier.*"),
 )
+_OF_BLOCK = (  # OpenMMLab, hub, modules
+    ("norm1.*", "layernorm_before.*", "layernorm_before.*"),
+    ("norm2.*", "layernorm_after.*", "layernorm_after.*"),
+    *((f"attn.w_msa.{p}.*", f"attention.self.{p}.*", f"attention.{p[0]}_proj.*") for p in _PARTS),
+    ("attn.w_msa.*_table", "attention.self.*_table", "attention.relative_position_bias.*_table"),
+    ("attn.w_msa.proj.*", "attention.output.dense.*", "attention.o_proj.*"),
+    ("ffn.layers.0.0.*", "intermediate.dense.*", "mlp.fc1.*"),
+    ("ffn.layers.1.*", "output.dense.*", "mlp.fc2.*"),
+)
+
+
+def _table(generation: int) -> tuple[tuple[str, str], ...]:
+    ours, theirs = "stages.{i}.blocks.{j}.", "encoder.layers.{i}.blocks.{j}."
+    return (*_SHARED, *((ours + row[0], theirs + row[generation]) for row in _OF_BLOCK))
 
 
 def _join(state: State) -> State:
-    """One qkv from query, key and value, where all three are there."""
+    """Concatenates query, key and value to qkv where all three are present."""
     joined: State = {}
     for name, value in state.items():
         found = _PART.fullmatch(name)
@@ -53,92 +59,59 @@ def _join(state: State) -> State:
 
 
 def _split(state: State) -> State:
-    """Query, key and value from one qkv."""
+    """Splits qkv into query, key and value."""
     parts: State = {}
     for name, value in state.items():
-        before, is_qkv, after = name.partition(".attn.w_msa.qkv.")
-        if not is_qkv:
+        if ".attn.w_msa.qkv." in name:
+            for part, third in zip(_PARTS, value.chunk(3), strict=True):
+                parts[name.replace(".qkv.", f".{part}.")] = third.contiguous()
+        else:
             parts[name] = value
-            continue
-        for part, third in zip(_PARTS, value.chunk(3), strict=True):
-            parts[f"{before}.attn.w_msa.{part}.{after}"] = third.contiguous()
     return parts
 
 
 def _without_class_slot(state: State) -> State:
-    """Leaves out the embedding of a class token, which Swin does not have; 4.x keeps a slot."""
+    """Drops the embedding of a class token, which 4.x reserves and Swin does not have."""
     state = _join(state)
-    embed = state.get(ABSOLUTE)
-    if embed is None or isqrt(embed.shape[1]) ** 2 == embed.shape[1]:
-        return state
-    if isqrt(embed.shape[1] - 1) ** 2 == embed.shape[1] - 1:
-        return state | {ABSOLUTE: embed[:, 1:]}
+    rows = state[ABSOLUTE].shape[1] if ABSOLUTE in state else 0
+    if isqrt(rows) ** 2 != rows and isqrt(rows - 1) ** 2 == rows - 1:
+        state[ABSOLUTE] = state[ABSOLUTE][:, 1:]
     return state
 
 
 def _with_class_slot(state: State) -> State:
     state = _split(state)
-    embed = state.get(ABSOLUTE)
-    if embed is None:
-        return state
-    return state | {ABSOLUTE: torch.cat((torch.zeros_like(embed[:, :1]), embed), dim=1)}
-
-
-def _below(inner: str, siblings: tuple[str, ...]) -> Callable[[State], State]:
-    """Puts the backbone below ``inner`` where one of its siblings shows that it is not alone."""
-
-    def finish(state: State) -> State:
-        alone = not any(name.startswith(siblings) for name in state)
-        return {
-            name if alone or name.startswith(_SIBLINGS) else inner + name: value
-            for name, value in state.items()
-        }
-
-    return finish
+    if ABSOLUTE in state:
+        state[ABSOLUTE] = F.pad(state[ABSOLUTE], (0, 0, 1, 0))
+    return state
 
 
 HUB = Layout(
     name="hf",
     anchor=r"encoder\.layers\.0\.blocks\.0\.attention\.self\.query\.weight",
-    table=(
-        *_EMBEDDINGS,
-        *((f"{_ours}.attn.w_msa.{p}.*", f"{_theirs}.attention.self.{p}.*") for p in _PARTS),
-        (f"{_ours}.attn.w_msa.{TABLE}", f"{_theirs}.attention.self.{TABLE}"),
-        (f"{_ours}.attn.w_msa.proj.*", f"{_theirs}.attention.output.dense.*"),
-        (f"{_ours}.ffn.layers.0.0.*", f"{_theirs}.intermediate.dense.*"),
-        (f"{_ours}.ffn.layers.1.*", f"{_theirs}.output.dense.*"),
-        *_REST,
-    ),
-    inner=("swin.", "model."),
-    index="square",
+    table=_table(1),
+    inner_prefixes=("swin.", "model."),
+    siblings=("classifier.", "decoder."),
+    stored_index="square",
     join=_without_class_slot,
     split=_with_class_slot,
-    finish=_below("swin.", ("classifier.", "decoder.")),
 )
 
 MODULES = Layout(
     name="hf",
     anchor=r"encoder\.layers\.0\.blocks\.0\.attention\.q_proj\.weight",
-    table=(
-        *_EMBEDDINGS,
-        *((f"{_ours}.attn.w_msa.{p}.*", f"{_theirs}.attention.{p[0]}_proj.*") for p in _PARTS),
-        (f"{_ours}.attn.w_msa.{TABLE}", f"{_theirs}.attention.relative_position_bias.{TABLE}"),
-        (f"{_ours}.attn.w_msa.proj.*", f"{_theirs}.attention.o_proj.*"),
-        (f"{_ours}.ffn.layers.0.0.*", f"{_theirs}.mlp.fc1.*"),
-        (f"{_ours}.ffn.layers.1.*", f"{_theirs}.mlp.fc2.*"),
-        *_REST,
-    ),
-    inner=("swin.", "model."),
+    table=_table(2),
+    inner_prefixes=("swin.", "model."),
+    siblings=("classifier.", "decoder.", "hidden_states_norms."),
     join=_join,
     split=_split,
-    finish=_below("swin.", _SIBLINGS),
 )
 
 
 def of_installed() -> Layout:
-    """The layout of the installed transformers' modules; the hub's where there is none."""
+    """The layout of the installed transformers' modules; the hub's if it is not installed."""
     try:
         installed = tuple(int(part) for part in version("transformers").split(".")[:2])
     except (PackageNotFoundError, ValueError):
         return HUB
-    return MODULES if installed >= _RENAMED_SINCE else HUB
+    return MODULES if installed >= (5, 9) else HUB

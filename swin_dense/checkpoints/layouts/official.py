@@ -8,7 +8,7 @@ from swin_dense.checkpoints.layouts.base import ABSOLUTE, Layout, State
 
 ANCHOR = r"layers[._]0\.blocks\.0\.attn\.qkv\.weight"
 
-# What the names of timm have in common with these.
+# Shared with timm.
 BLOCKS = (
     ("stages.{i}.blocks.{j}.attn.w_msa.*", "layers.{i}.blocks.{j}.attn.*"),
     ("stages.{i}.blocks.{j}.ffn.layers.0.0.*", "layers.{i}.blocks.{j}.mlp.fc1.*"),
@@ -18,20 +18,21 @@ BLOCKS = (
 
 
 def _embedding_as_map(state: State) -> State:
-    """Detection and segmentation, which have output norms, store the embedding (1, C, h, w)."""
-    embed = state.get(ABSOLUTE)
-    if embed is None or "norm0.weight" not in state:
-        return state
-    side = isqrt(embed.shape[1])
-    if side**2 != embed.shape[1]:
-        return state
-    return state | {ABSOLUTE: embed.transpose(1, 2).unflatten(2, (side, side)).contiguous()}
+    """Models with output norms, for detection and segmentation, store it as (1, C, h, w)."""
+    if ABSOLUTE in state and "norm0.weight" in state:
+        embed = state[ABSOLUTE].transpose(1, 2)
+        side = isqrt(embed.shape[2])
+        if side**2 == embed.shape[2]:
+            return state | {ABSOLUTE: embed.unflatten(2, (side, side)).contiguous()}
+    return state
 
 
 OFFICIAL = Layout(
     name="official",
     anchor=ANCHOR,
     table=(*BLOCKS, ("stages.{i}.*", "layers.{i}.*"), ("head.fc.*", "head.*")),
-    index="square",
+    stored_index="square",
     split=_embedding_as_map,
+    has_detectors=True,
+    wrapper="model",
 )

@@ -1,6 +1,4 @@
-"""OpenMMLab: mmdet, mmseg, mmcls and mmpretrain, and this package. The common tongue."""
-
-from __future__ import annotations
+"""OpenMMLab: mmdet, mmseg, mmcls and mmpretrain, and this package; all others convert to it."""
 
 from swin_dense.checkpoints.layouts.base import Layout
 
@@ -8,6 +6,7 @@ OPENMMLAB = Layout(
     name="openmmlab",
     anchor=r"stages\.0\.blocks\.0\.attn\.w_msa\.qkv\.weight",
     table=(),
-    unfold=True,
-    index="square",
+    unfold_order=True,
+    stored_index="square",
+    has_detectors=True,
 )

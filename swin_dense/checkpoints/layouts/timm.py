@@ -1,11 +1,13 @@
-"""timm since 0.9: patch merging stands at the start of the stage that it leads to.
+"""timm since 0.9: patch merging is the first layer of a stage, not the last of the one before.
 
 With ``features_only=True`` stages are ``layers_0`` instead of ``layers.0``.
 """
 
 from __future__ import annotations
 
-from swin_dense.checkpoints.layouts.base import Layout
+import re
+
+from swin_dense.checkpoints.layouts.base import Layout, State
 from swin_dense.checkpoints.layouts.official import ANCHOR, BLOCKS
 
 _TABLE = (
@@ -14,9 +16,19 @@ _TABLE = (
     ("stages.{i}.*", "layers.{i}.*"),
 )
 
+
+def _merging_is_first_in_stage(state: State) -> bool:
+    """Whether all stages but the first have patch merging; in the official layout, the last."""
+    names = (re.match(r"layers[._](\d+)\.downsample\.", name) for name in state)
+    stages = {int(found[1]) for found in names if found}
+    return bool(stages) and 0 not in stages
+
+
 TIMM = Layout(
     name="timm",
     anchor=ANCHOR,
-    # The first row of a name is what it is written as.
+    # Weights are written by the first pattern of their name.
     table=(*_TABLE, *((ours, theirs.replace("layers.", "layers_")) for ours, theirs in _TABLE)),
+    accepts=_merging_is_first_in_stage,
+    classification_only=True,
 )

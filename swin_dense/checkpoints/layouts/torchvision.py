@@ -1,6 +1,4 @@
-"""torchvision: everything in one sequence, stages at odd places, patch merging between them."""
-
-from __future__ import annotations
+"""torchvision: one sequence of layers, stages at odd indices, patch merging at even ones."""
 
 from swin_dense.checkpoints.layouts.base import Layout
 
@@ -19,5 +17,6 @@ TORCHVISION = Layout(
         ("stages.{i}.downsample.*", "features.{2i+2}.*"),
         ("head.fc.*", "head.*"),
     ),
-    index="flat",
+    stored_index="flat",
+    classification_only=True,
 )

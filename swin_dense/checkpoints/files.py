@@ -1,0 +1,149 @@
+"""Checkpoint files: download, reading without running code from them, wrappers of weights."""
+
+from __future__ import annotations
+
+import re
+from collections import OrderedDict
+from collections.abc import Mapping
+from os import PathLike
+from pathlib import Path
+from typing import IO, Any
+from urllib.parse import urlparse
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from swin_dense.errors import UserError
+
+# Entries of files that hold weights. Averages over training come first: their authors evaluate
+# them. mmengine stores the averages as state_dict and the trained weights as ema_state_dict, so
+# the latter counts only where it is alone.
+_WRAPPERS = (
+    *("state_dict_ema", "model_ema", "state_dict", "model", "model_state_dict"),
+    *("module", "net", "ema_state_dict", "teacher", "student"),
+)
+
+
+def cached_path(url: str) -> Path:
+    """The cache file of a download, which PyTorch and mmengine use too."""
+    return Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(url).path).name
+
+
+def local_file(location: str, otherwise: str = "") -> Path:
+    """The local path of a file, downloaded first if it is a URL that is not in the cache.
+
+    Args:
+        location: a path, or an http(s) URL.
+        otherwise: what else the user can do, for the error message.
+
+    Raises:
+        UserError: there is no such file, or it cannot be downloaded; names where to put it.
+    """
+    if not location.startswith(("http://", "https://")):
+        path = Path(location).expanduser()
+        if not path.is_file():
+            raise UserError(f"weights {location} are missing: put the file there{otherwise}")
+        return path
+    path = cached_path(location)
+    if not path.is_file():
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(location, str(path), progress=False)
+        except Exception as error:  # urllib, ssl, sockets and disks raise different types
+            reason = " ".join(str(getattr(error, "reason", None) or error).split())
+            raise UserError(
+                f"cannot download weights ({reason or type(error).__name__}): download {location} "
+                f"elsewhere and put it at {path}{otherwise}"
+            ) from error
+    return path
+
+
+def load_checkpoint(
+    file: str | PathLike[str] | IO[bytes], map_location: str | torch.device = "cpu"
+) -> dict[str, Any]:
+    """Read a ``.pth`` or ``.safetensors`` file without running code from it.
+
+    Args:
+        file: a path, or an open binary file.
+        map_location: where the tensors go.
+
+    Raises:
+        UserError: there is no such file; it is empty, cut off or not a checkpoint; it asks for
+            types outside the allow-list; it holds something other than a dict; the device is
+            unknown.
+    """
+    name = str(file) if isinstance(file, (str, PathLike)) else getattr(file, "name", "checkpoint")
+    try:
+        device = torch.device(map_location)
+    except RuntimeError:
+        raise UserError(f"unknown device '{map_location}': give cpu, cuda or cuda:N") from None
+    try:
+        if isinstance(file, (str, PathLike)):
+            with Path(file).expanduser().open("rb") as opened:
+                return _read(opened, name, device)
+        return _read(file, name, device)
+    except FileNotFoundError:
+        raise UserError(f"no such checkpoint: {name}") from None
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(f"cannot read the checkpoint {name}: {reason}; give a .pth file") from None
+
+
+def _read(file: IO[bytes], name: str, device: torch.device) -> dict[str, Any]:
+    start = file.tell()
+    head = file.read(64)
+    file.seek(start)
+    if not head:
+        raise UserError(f"{name} is empty: download or copy it again")
+    is_safetensors = head[8:9] == b"{"  # after the length of the header
+    try:
+        if is_safetensors:
+            content = safetensors.torch.load(file.read())
+        else:
+            content = torch.load(file, map_location=device, weights_only=True)
+    except Exception as error:  # torch.load raises almost anything for arbitrary bytes
+        raise UserError(f"{name} {_complaint(error, head)}") from error
+    if not isinstance(content, dict):
+        raise UserError(
+            f"{name} holds a {type(content).__name__}, not a dict of weights: "
+            "save the model's state_dict() and give that"
+        )
+    return {key: value.to(device) for key, value in content.items()} if is_safetensors else content
+
+
+def _complaint(error: Exception, head: bytes) -> str:
+    """What is wrong with the file and the fix, from the error in reading it and its first bytes."""
+    message = str(error)
+    if isinstance(error, safetensors.SafetensorError):
+        return "is cut off or is not a safetensors file: download or copy it again"
+    if head.lstrip().startswith(b"<"):
+        return "is a web page, not a checkpoint: download the file itself"
+    if head.startswith(b"version https://git-lfs"):
+        return "is a Git LFS pointer, not a checkpoint: run git lfs pull"
+    if "deserialize object on" in message:
+        return "cannot be loaded to that device, which is not available: give cpu"
+    if forbidden := re.search(r"GLOBAL (getattr|[\w.]*\w)", message):
+        return (
+            f"asks for {forbidden[1]}, which a checkpoint of weights does not need: it may be "
+            "malicious and was not read; ask its author for the state_dict() alone"
+        )
+    return "is cut off or is not a PyTorch checkpoint: download or copy it again"
+
+
+def weights_of(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The tensors of a checkpoint, out of all wrapping entries."""
+    for name in _WRAPPERS:
+        if isinstance(checkpoint.get(name), Mapping) and checkpoint[name]:
+            return weights_of(checkpoint[name])
+    state = OrderedDict((k, v) for k, v in checkpoint.items() if isinstance(v, Tensor))
+    if hasattr(checkpoint, "_metadata"):  # torch's notes on the versions of modules
+        state._metadata = checkpoint._metadata  # type: ignore[attr-defined]
+    return state
+
+
+def strip_prefixes(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Remove ``module.``; if there are names below ``backbone.``, keep these alone, without it."""
+    bare = {key.removeprefix("module."): value for key, value in state.items()}
+    below = [key for key in bare if key.startswith("backbone.")]
+    return {key.removeprefix("backbone."): bare[key] for key in below} or bare
