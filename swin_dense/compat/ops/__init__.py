@@ -1,8 +1,8 @@
-"""The operators of ``mmcv._ext`` that are served with torchvision's, or plain PyTorch.
+"""The operators of ``mmcv._ext`` that torchvision or plain PyTorch provide.
 
-Their names, arguments and argument order are those of mmcv 2.1's compiled extension: ``mmcv.ops``
-allocates the outputs and the operators write into them. All compute in float32 (float64 for
-float64 input), whatever the inputs are stored in, on the device of the inputs.
+Names and tensor arguments are those of mmcv 2.1's compiled extension: ``mmcv.ops`` allocates the
+outputs, the operators write into them, and sizes and options are passed by keyword. All compute in
+float32 (float64 for float64 input), whatever the inputs' type, on the device of the inputs.
 """
 
 from collections.abc import Callable

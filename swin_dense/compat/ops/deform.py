@@ -1,18 +1,26 @@
-"""Deformable convolutions (DCN v1 and v2), as mmcv calls them, with torchvision's operator.
+"""Deformable convolutions (DCN v1 and v2), as mmcv calls them, computed by torchvision.
 
-Both lay out offsets alike: (B, deform_groups * kernel_h * kernel_w * 2, out_h, out_w), y before x
-at every kernel point, the mask without the factor 2. mmcv passes buffers for unfolded columns,
-which torchvision manages itself.
+mmcv and torchvision lay out offsets alike: (B, deform_groups * kernel_h * kernel_w * 2, out_h,
+out_w), y before x at every kernel point; the mask has no factor 2. mmcv passes buffers for unfolded
+columns, which torchvision manages itself, and the sizes as keyword arguments.
 """
 
 from collections.abc import Sequence
+from operator import itemgetter
 
 import torch
 from torch import Tensor
 
 from swin_dense.compat.ops.precision import full_precision
 
-_Geometry = tuple[int, int, int, int, int, int, int, int]
+# mmcv's keywords of both versions, in the order of torchvision's arguments.
+_geometry_v1 = itemgetter(
+    *("dH", "dW", "padH", "padW", "dilationH", "dilationW", "group", "deformable_group")
+)
+_geometry_v2 = itemgetter(
+    *("stride_h", "stride_w", "pad_h", "pad_w", "dilation_h", "dilation_w"),
+    *("group", "deformable_group"),
+)
 
 
 def deform_conv_forward(
@@ -22,21 +30,10 @@ def deform_conv_forward(
     output: Tensor,
     columns: Tensor,
     ones: Tensor,
-    kW: int,
-    kH: int,
-    dW: int,
-    dH: int,
-    padW: int,
-    padH: int,
-    dilationW: int,
-    dilationH: int,
-    group: int,
-    deformable_group: int,
-    im2col_step: int,
+    **sizes: int,
 ) -> None:
     """DCN v1: write the convolution of ``input`` (B, C, H, W) to ``output``."""
-    geometry = (dH, dW, padH, padW, dilationH, dilationW, group, deformable_group)
-    output.copy_(_convolve(input, weight, offset, None, None, geometry))
+    output.copy_(_convolve(input, weight, offset, None, None, _geometry_v1(sizes)))
 
 
 def deform_conv_backward_input(
@@ -47,25 +44,14 @@ def deform_conv_backward_input(
     gradOffset: Tensor,
     weight: Tensor,
     columns: Tensor,
-    kW: int,
-    kH: int,
-    dW: int,
-    dH: int,
-    padW: int,
-    padH: int,
-    dilationW: int,
-    dilationH: int,
-    group: int,
-    deformable_group: int,
-    im2col_step: int,
+    **sizes: int,
 ) -> None:
     """DCN v1: write the gradients of input and offset.
 
-    torchvision computes the weight's in the same go: it is left in ``columns``, which mmcv hands to
-    :func:`deform_conv_backward_parameters` next.
+    torchvision computes the weight's gradient as well: it is stored in ``columns``, which mmcv
+    passes to :func:`deform_conv_backward_parameters` next.
     """
-    geometry = (dH, dW, padH, padW, dilationH, dilationW, group, deformable_group)
-    grads = _gradients(gradOutput, input, weight, offset, None, geometry)
+    grads = _gradients(gradOutput, input, weight, offset, None, _geometry_v1(sizes))
     gradInput.copy_(grads[0])
     gradOffset.copy_(grads[2])
     columns.resize_(weight.shape).copy_(grads[1])
@@ -78,27 +64,16 @@ def deform_conv_backward_parameters(
     gradWeight: Tensor,
     columns: Tensor,
     ones: Tensor,
-    kW: int,
-    kH: int,
-    dW: int,
-    dH: int,
-    padW: int,
-    padH: int,
-    dilationW: int,
-    dilationH: int,
-    group: int,
-    deformable_group: int,
     scale: float,
-    im2col_step: int,
+    **sizes: int,
 ) -> None:
     """DCN v1: add ``scale`` times the gradient of the weight to ``gradWeight``."""
     if columns.shape == gradWeight.shape:
         grad = columns.clone()
         columns.resize_(0)
     else:  # input and offset needed no gradient
-        geometry = (dH, dW, padH, padW, dilationH, dilationW, group, deformable_group)
         # The weight's gradient does not depend on the weight.
-        grad = _gradients(gradOutput, input, gradWeight, offset, None, geometry)[1]
+        grad = _gradients(gradOutput, input, gradWeight, offset, None, _geometry_v1(sizes))[1]
     gradWeight.add_(grad.to(gradWeight), alpha=scale)
 
 
@@ -111,22 +86,13 @@ def modulated_deform_conv_forward(
     mask: Tensor,
     output: Tensor,
     columns: Tensor,
-    kernel_h: int,
-    kernel_w: int,
-    stride_h: int,
-    stride_w: int,
-    pad_h: int,
-    pad_w: int,
-    dilation_h: int,
-    dilation_w: int,
-    group: int,
-    deformable_group: int,
     with_bias: bool,
+    **sizes: int,
 ) -> None:
     """DCN v2: write the convolution, its samples weighted by ``mask``, to ``output``."""
-    geometry = (stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, group, deformable_group)
     offset, mask = (_at_size(tensor, output.shape[2:]) for tensor in (offset, mask))
-    output.copy_(_convolve(input, weight, offset, mask, bias if with_bias else None, geometry))
+    used_bias = bias if with_bias else None
+    output.copy_(_convolve(input, weight, offset, mask, used_bias, _geometry_v2(sizes)))
 
 
 def modulated_deform_conv_backward(
@@ -143,23 +109,13 @@ def modulated_deform_conv_backward(
     grad_offset: Tensor,
     grad_mask: Tensor,
     grad_output: Tensor,
-    kernel_h: int,
-    kernel_w: int,
-    stride_h: int,
-    stride_w: int,
-    pad_h: int,
-    pad_w: int,
-    dilation_h: int,
-    dilation_w: int,
-    group: int,
-    deformable_group: int,
     with_bias: bool,
+    **sizes: int,
 ) -> None:
     """DCN v2: write the gradients of input, weight, offset, mask and, if there is one, bias."""
-    geometry = (stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, group, deformable_group)
     size = grad_output.shape[2:]
     offset, mask = (_at_size(tensor, size) for tensor in (offset, mask))
-    grads = _gradients(grad_output, input, weight, offset, mask, geometry)
+    grads = _gradients(grad_output, input, weight, offset, mask, _geometry_v2(sizes))
     buffers = [grad_input, grad_weight, _at_size(grad_offset, size), _at_size(grad_mask, size)]
     if with_bias:
         buffers.append(grad_bias)
@@ -168,10 +124,10 @@ def modulated_deform_conv_backward(
 
 
 def _at_size(tensor: Tensor, size: Sequence[int]) -> Tensor:
-    """An offset or a mask ``(B, C, H, W)`` as mmcv's kernels read it; a view.
+    """An offset or a mask (B, C, H, W) as mmcv's kernels read it, at ``size``; a view.
 
-    They take the numbers of an image one after the other, whatever their height and width are.
-    DyHead's weights depend on it: for the coarser of two levels it gives the offsets of the finer.
+    They read the numbers of an image one after the other, whatever its height and width. DyHead's
+    weights depend on it: for the coarser of two levels it passes the offsets of the finer one.
     """
     count = tensor[0].numel() // tensor[0, 0].numel() * size[0] * size[1]
     if tensor.shape[2:] == tuple(size) or count > tensor[0].numel():
@@ -185,7 +141,7 @@ def _convolve(
     offset: Tensor,
     mask: Tensor | None,
     bias: Tensor | None,
-    geometry: _Geometry,
+    geometry: tuple[int, ...],
 ) -> Tensor:
     use_mask = mask is not None
     mask = offset.new_zeros(len(input), 1) if mask is None else mask
@@ -201,7 +157,7 @@ def _gradients(
     weight: Tensor,
     offset: Tensor,
     mask: Tensor | None,
-    geometry: _Geometry,
+    geometry: tuple[int, ...],
 ) -> tuple[Tensor, ...]:
     """Gradients of input, weight, offset, mask and bias."""
     use_mask = mask is not None
