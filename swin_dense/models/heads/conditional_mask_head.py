@@ -1,7 +1,7 @@
-"""Masks by convolutions whose weights are predicted for each object (CondInst, 2003.05664).
+"""Masks by dynamic convolutions, predicted for each object (CondInst, arXiv 2003.05664).
 
-With the auxiliary outputs, the names of parameters and the order of predicted weights of the
-Mask RepPointsV2 code base: its released weights load.
+Auxiliary outputs, parameter names and the order of predicted parameters are those of the Mask
+RepPointsV2 code base, so that its released weights load.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from torch.nn import functional as F
 from swin_dense.registry import MODELS
 
 
-class MaskQueries(NamedTuple):
-    """Objects whose masks are wanted, n of them from any images of a batch.
+class MaskInstances(NamedTuple):
+    """n objects of any images of a batch, whose masks are to be predicted.
 
     Args:
-        params: ``(n, P)`` weights of each object's convolutions.
-        locations: ``(n, 2)`` x, y in pixels of what the convolutions take for the object's place.
-        levels: ``(n,)`` pyramid level that found the object.
+        params: ``(n, P)`` parameters of each object's convolutions.
+        locations: ``(n, 2)`` x, y in pixels, the origin of each object's relative coordinates.
+        levels: ``(n,)`` pyramid level that predicted the object.
         images: ``(n,)`` index of its image in the batch.
     """
 
@@ -33,21 +33,16 @@ class MaskQueries(NamedTuple):
     levels: Tensor
     images: Tensor
 
-    def take(self, index: Tensor) -> MaskQueries:
+    def select(self, index: Tensor) -> MaskInstances:
         """The objects at ``index``."""
-        return MaskQueries(*(part[index] for part in self))
+        return MaskInstances(*(part[index] for part in self))
 
 
 def upsample(x: Tensor, factor: int) -> Tensor:
-    """Bilinear, ``(B, C, H, W)`` to ``factor`` times H and W; centres of cells stay centres."""
-    if factor == 1:
-        return x
-    height, width = x.shape[2:]
-    x = F.pad(x, (0, 1, 0, 1), mode="replicate")
-    size = (height * factor + 1, width * factor + 1)
-    x = F.interpolate(x, size=size, mode="bilinear", align_corners=True)
-    x = F.pad(x, (factor // 2, 0, factor // 2, 0), mode="replicate")
-    return x[:, :, : size[0] - 1, : size[1] - 1]
+    """Bilinear, ``(B, C, H, W)`` to ``factor`` times H and W; centers of cells stay centers."""
+    from mmdet.models.utils import aligned_bilinear  # its package is large
+
+    return aligned_bilinear(x, factor)
 
 
 def dice_loss(scores: Tensor, target: Tensor) -> Tensor:
@@ -58,7 +53,7 @@ def dice_loss(scores: Tensor, target: Tensor) -> Tensor:
 
 
 class MaskBranch(nn.Module):
-    """Map that all objects of an image share, from the finest levels of the pyramid."""
+    """Feature map shared by all objects of an image, from the finest pyramid levels."""
 
     def __init__(
         self,
@@ -84,16 +79,16 @@ class MaskBranch(nn.Module):
         merged = self.refine[0](features[0])
         height, width = merged.shape[2:]
         for level, conv in enumerate(self.refine[1:], start=1):
-            # Cut where a size was rounded up on its way to the coarser level.
+            # Crop: sizes of coarser levels are rounded up.
             merged = merged + upsample(conv(features[level]), 2**level)[:, :, :height, :width]
         return self.tower(merged)
 
 
-class ConditionalConvs(nn.Module):
-    """1 x 1 convolutions with weights of each object's own, over its image's shared map.
+class DynamicMaskHead(nn.Module):
+    """1 x 1 convolutions with each object's own parameters, over its image's shared feature map.
 
-    Before the last one, every layer can also be read out as a mask by itself, which helps to
-    train it. The inputs of the first are x and y relative to the object, then the shared map.
+    The inputs of every layer but the last also have an auxiliary mask output, for training. The
+    inputs of the first are relative coordinates x and y, then the shared feature map.
     """
 
     sizes_of_interest: Tensor
@@ -114,69 +109,70 @@ class ConditionalConvs(nn.Module):
 
         First all layers, then the auxiliary outputs before each layer but the last.
         """
+        groups = (self.shapes, self.aux_shapes)
+        sizes: list[int] = []
+        for shapes in groups:
+            sizes += [*(o * i for o, i in shapes), *(o for o, _ in shapes)]
+        parts = iter(params.split(sizes, dim=1))
         found: list[tuple[Tensor, Tensor]] = []
-        start = 0
-        for shapes in (self.shapes, self.aux_shapes):
-            sizes = [o * i for o, i in shapes] + [o for o, _ in shapes]
-            parts = params[:, start : start + sum(sizes)].split(sizes, dim=1)
-            start += sum(sizes)
-            weights, biases = parts[: len(shapes)], parts[len(shapes) :]
-            found += [
-                (w.unflatten(1, shape), b[:, :, None])
-                for w, b, shape in zip(weights, biases, shapes, strict=True)
-            ]
+        for shapes in groups:
+            weights = [next(parts).unflatten(1, shape) for shape in shapes]
+            found += [(weight, next(parts)[:, :, None]) for weight in weights]
         return found
 
     def forward(
-        self, shared: Tensor, queries: MaskQueries, stride: int, wanted: Sequence[bool]
+        self, shared: Tensor, instances: MaskInstances, stride: int, enabled: Sequence[bool]
     ) -> list[Tensor]:
-        """Logits ``(n, 1, H, W)`` of every wanted output; the last output is the mask.
+        """Logits ``(n, 1, H, W)`` of every enabled output; the last output is the mask.
 
         Args:
-            shared: ``(B, C, H, W)`` maps of the images.
-            queries: n objects.
-            stride: pixels between the maps' points.
-            wanted: for each layer, whether to read it out.
+            shared: ``(B, C, H, W)`` feature maps of the images.
+            instances: n objects.
+            stride: pixels between their points.
+            enabled: for each output, whether to compute it.
         """
         height, width = shared.shape[2:]
-        layers = self.layers(queries.params)
+        layers = self.layers(instances.params)
         main, aux = layers[: len(self.shapes)], layers[len(self.shapes) :]
-        x = torch.cat([self._places(queries, height, width, stride), shared[queries.images]], 1)
+        coords = self._relative_coords(instances, (height, width), stride)
+        x = torch.cat([coords, shared[instances.images]], 1)
         x, outputs = x.flatten(2), []
         for index, (weight, bias) in enumerate(main):
             last = index == len(main) - 1
-            if wanted[index] and not last:
+            if enabled[index] and not last:
                 aux_weight, aux_bias = aux[index]
                 outputs.append(aux_weight @ x + aux_bias)
             x = weight @ x + bias
             x = x if last else x.relu()
         return [out.unflatten(2, (height, width)) for out in [*outputs, x]]
 
-    def _places(self, queries: MaskQueries, height: int, width: int, stride: int) -> Tensor:
-        """``(n, 2, H, W)``: from every point to the object, in units of its level's objects."""
-        device = queries.locations.device
-        x, y = (torch.arange(n, device=device) * stride + stride // 2 for n in (width, height))
-        points = torch.stack([x.expand(height, width), y[:, None].expand(height, width)])
-        scale = self.sizes_of_interest[queries.levels][:, None, None, None]
-        return (queries.locations[:, :, None, None] - points) / scale
+    def _relative_coords(
+        self, instances: MaskInstances, size: tuple[int, int], stride: int
+    ) -> Tensor:
+        """``(n, 2, H, W)``: from every point to the object, in sizes of its level's objects."""
+        device = instances.locations.device
+        y, x = (torch.arange(n, device=device) * stride + stride // 2 for n in size)
+        points = torch.stack(torch.meshgrid(x, y, indexing="xy"))
+        scale = self.sizes_of_interest[instances.levels][:, None, None, None]
+        return (instances.locations[:, :, None, None] - points) / scale
 
 
 @MODELS.register_module()
 class ConditionalMaskHead(BaseModule):
-    """Mask head of Mask RepPointsV2: a shared map and a small network for every object.
+    """Mask head of Mask RepPointsV2: a shared feature map and a dynamic mask head per object.
 
     Args:
-        in_channels: channels of the pyramid.
-        channels: channels of the convolutions that make the shared map.
-        num_convs: how many of these there are.
-        mask_channels: channels of the shared map and of each object's network.
-        num_layers: layers of each object's network.
-        num_levels: levels of the pyramid that the shared map is made of.
-        feat_stride: pixels between the points of the shared map.
+        in_channels: channels of the feature pyramid.
+        channels: channels of the convolutions before the shared feature map.
+        num_convs: number of these convolutions.
+        mask_channels: channels of the shared feature map and of the dynamic mask heads.
+        num_layers: layers of a dynamic mask head.
+        num_levels: pyramid levels that the shared feature map is computed from.
+        feat_stride: pixels between the points of the shared feature map.
         out_stride: pixels between the points of the masks.
         sizes_of_interest: size in pixels of the objects of each level.
-        max_instances: objects of a batch that are trained on; more are drawn from at random.
-        loss_weights: of each layer's output; with weight 0 it is not computed.
+        max_instances: objects of a batch to train on; if there are more, a random sample.
+        loss_weights: of each layer's output; an output of weight 0 is not computed.
         norm_cfg: normalisation after the convolutions.
     """
 
@@ -207,48 +203,46 @@ class ConditionalMaskHead(BaseModule):
         self.branch = MaskBranch(
             in_channels, channels, mask_channels, num_levels, num_convs, norm_cfg
         )
-        self.head = ConditionalConvs(mask_channels, mask_channels, num_layers, sizes_of_interest)
+        self.head = DynamicMaskHead(mask_channels, mask_channels, num_layers, sizes_of_interest)
 
     @property
     def num_params(self) -> int:
-        """How many numbers each object's network takes."""
+        """Number of parameters of an object's dynamic mask head."""
         return self.head.num_params
 
     def loss(
-        self, features: Sequence[Tensor], queries: MaskQueries, masks: Tensor, objects: Tensor
+        self, features: Sequence[Tensor], instances: MaskInstances, masks: Tensor, objects: Tensor
     ) -> dict[str, Tensor]:
         """Dice losses of predictions against the masks of their objects.
 
         Args:
-            features: pyramid of the batch.
-            queries: n predictions.
-            masks: ``(K, H, W)`` of zeros and ones, of all objects, in images of the pyramid's
-                full size.
+            features: feature pyramid of the batch.
+            instances: n predictions.
+            masks: ``(K, H, W)`` of zeros and ones, of all objects, at the size of the padded
+                images.
             objects: ``(n,)`` index of each prediction's object.
         """
         shared = self.branch(features)
-        wanted = [weight > 0 for weight in self.loss_weights]
-        names = [f"loss_mask_{i}" for i, is_wanted in enumerate(wanted) if is_wanted]
-        if not len(queries.params):  # a gradient of zero, for DistributedDataParallel
-            nothing = shared.sum() * 0 + sum(part.sum() * 0 for part in queries[:2])
-            return dict.fromkeys(names, nothing)
-        if len(queries.params) > self.max_instances:
+        weights = {f"loss_mask_{i}": w for i, w in enumerate(self.loss_weights) if w > 0}
+        if not len(instances.params):  # zero gradients, for DistributedDataParallel
+            zero = shared.sum() * 0 + sum(part.sum() * 0 for part in instances[:2])
+            return dict.fromkeys(weights, zero)
+        if len(instances.params) > self.max_instances:
             chosen = torch.randperm(len(objects), device=objects.device)[: self.max_instances]
-            queries, objects = queries.take(chosen), objects[chosen]
+            instances, objects = instances.select(chosen), objects[chosen]
         middle = slice(self.out_stride // 2, None, self.out_stride)
         targets = masks[:, middle, middle][objects]
-        weights = [weight for weight in self.loss_weights if weight > 0]
-        scores = self._scores(shared, queries, wanted)
+        scores = self._scores(shared, instances, [weight > 0 for weight in self.loss_weights])
         return {
             name: weight * dice_loss(score, targets).mean()
-            for name, weight, score in zip(names, weights, scores, strict=True)
+            for (name, weight), score in zip(weights.items(), scores, strict=True)
         }
 
     @torch.no_grad()
     def predict(
         self,
         features: Sequence[Tensor],
-        queries: MaskQueries,
+        instances: MaskInstances,
         image_size: tuple[int, int],
         out_size: tuple[int, int],
         threshold: float,
@@ -256,25 +250,27 @@ class ConditionalMaskHead(BaseModule):
         """Masks ``(n, *out_size)`` of zeros and ones (bool) of the objects of one image.
 
         Args:
-            features: pyramid of the image, ``(1, C, H_i, W_i)``.
-            queries: its n objects.
+            features: feature pyramid of the image, ``(1, C, H_i, W_i)``.
+            instances: its n objects.
             image_size: height and width in pixels, without padding.
             out_size: height and width that the masks are resized to.
-            threshold: probability from which a pixel belongs to the object.
+            threshold: a pixel of a higher probability belongs to the object.
         """
-        if not len(queries.params):
-            return queries.params.new_zeros(0, *out_size, dtype=torch.bool)
+        if not len(instances.params):
+            return instances.params.new_zeros(0, *out_size, dtype=torch.bool)
         only_last = [False] * (len(self.loss_weights) - 1) + [True]
-        (scores,) = self._scores(self.branch(features), queries, only_last)
+        (scores,) = self._scores(self.branch(features), instances, only_last)
         masks = []
-        for part in scores.float()[:, None].split(16):  # whole images of floats take memory
+        for part in scores.float()[:, None].split(16):  # full-size masks of floats are large
             part = upsample(part, self.out_stride)[:, :, : image_size[0], : image_size[1]]
             part = F.interpolate(part, size=out_size, mode="bilinear", align_corners=False)
             masks.append(part[:, 0] > threshold)
         return torch.cat(masks)
 
-    def _scores(self, shared: Tensor, queries: MaskQueries, wanted: Sequence[bool]) -> list[Tensor]:
-        """Probabilities ``(n, H, W)`` at ``out_stride`` of every wanted output."""
-        logits = self.head(shared, queries, self.feat_stride, wanted)
+    def _scores(
+        self, shared: Tensor, instances: MaskInstances, enabled: Sequence[bool]
+    ) -> list[Tensor]:
+        """Probabilities ``(n, H, W)`` at ``out_stride`` of every enabled output."""
+        logits = self.head(shared, instances, self.feat_stride, enabled)
         factor = self.feat_stride // self.out_stride
         return [upsample(x, factor).sigmoid()[:, 0] for x in logits]
