@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from importlib.util import find_spec
 from pathlib import Path
@@ -108,29 +108,56 @@ class CocoMetric(_MmdetCocoMetric):
         annotations = to_annotations(predictions, kind, self.cat_ids)
         if not annotations:
             logger.warning("no detections in any image")
-        evaluation = evaluate(
-            truth,
-            annotations,
-            kind,
-            backend=choose_backend(self.backend, truth),
-            category_ids=self.cat_ids,
-            iou_thresholds=self.iou_thrs,
-            max_detections=self.proposal_nums,
-            log=logger.info,
-            multiprocess=self.use_mp_eval,
-        )
+        evaluation = self.run_backend(truth, annotations, kind)
         metrics = {}
         if self.classwise:
             names = {category: truth.cats[category]["name"] for category in self.cat_ids}
             by_class = class_metrics(evaluation, names)
             metrics = {f"{name}_precision": round(ap["mAP"], 3) for name, ap in by_class.items()}
-            rows = [["category", *_ITEMS[:6]]]
-            rows += [
-                [name, *(f"{ap:.3f}" for ap in aps.values())] for name, aps in by_class.items()
-            ]
-            logger.info("\n" + AsciiTable(rows).table)
+            rows = [[n, *(f"{ap:.3f}" for ap in aps.values())] for n, aps in by_class.items()]
+            logger.info("\n" + AsciiTable([["category", *_ITEMS[:6]], *rows]).table)
         stats = zip(_ITEMS, evaluation.stats, strict=True)
         return metrics | {f"{kind}_{name}": round(float(value), 3) for name, value in stats}
+
+    def run_backend(self, truth: COCO, annotations: list[dict[str, Any]], kind: str) -> COCOeval:
+        """Compare detections with the ground truth, for the categories ``cat_ids``.
+
+        Args:
+            truth: the ground truth.
+            annotations: detections, from :func:`to_annotations`.
+            kind: 'bbox' or 'segm'.
+
+        Returns:
+            The library's evaluation; ``stats`` has the twelve metrics, and ``eval["precision"]``
+            the precision by threshold, recall, category in the order of their ids, area, and
+            maximum number of detections.
+
+        Raises:
+            UserError: ``backend="faster"`` cannot be used.
+        """
+        backend = choose_backend(self.backend, truth)
+        log = MMLogger.get_current_instance().info
+        printed = io.StringIO()
+        with redirect_stdout(printed):
+            detections = COCO()
+            detections.dataset = {**truth.dataset, "annotations": annotations}
+            detections.createIndex()
+            if backend == "faster":
+                from faster_coco_eval import COCOeval_faster
+
+                evaluation = COCOeval_faster(truth, detections, kind, print_function=log)
+            else:
+                evaluation = (COCOevalMP if self.use_mp_eval else COCOeval)(truth, detections, kind)
+            evaluation.params.catIds = list(self.cat_ids)
+            evaluation.params.imgIds = truth.getImgIds()
+            evaluation.params.maxDets = list(self.proposal_nums)
+            evaluation.params.iouThrs = np.atleast_1d(self.iou_thrs)
+            evaluation.evaluate()
+            evaluation.accumulate()
+            evaluation.summarize()
+        for line in printed.getvalue().splitlines():
+            log(line)
+        return evaluation
 
 
 def choose_backend(name: str, truth: COCO) -> str:
@@ -195,67 +222,11 @@ def to_annotations(
     return annotations
 
 
-def evaluate(
-    truth: COCO,
-    annotations: list[dict[str, Any]],
-    kind: str,
-    *,
-    backend: str,
-    category_ids: Sequence[int],
-    iou_thresholds: Sequence[float],
-    max_detections: Sequence[int],
-    log: Callable[[str], Any],
-    multiprocess: bool = False,
-) -> COCOeval:
-    """Compare detections with the ground truth.
-
-    Args:
-        truth: the ground truth.
-        annotations: detections, from :func:`to_annotations`.
-        kind: 'bbox' or 'segm'.
-        backend: 'faster' or 'pycocotools'.
-        category_ids: categories to evaluate.
-        iou_thresholds: IoU from which a detection is a true positive.
-        max_detections: numbers of detections of an image to count, ascending.
-        log: receives the lines that the libraries print.
-        multiprocess: with pycocotools, use all cores.
-
-    Returns:
-        The library's evaluation; ``stats`` has the twelve metrics, and ``eval["precision"]``
-        the precision by threshold, recall, category in the order of their ids, area, detections.
-    """
-    printed = io.StringIO()
-    with redirect_stdout(printed):
-        detections = COCO()
-        detections.dataset = {
-            "images": truth.dataset["images"],
-            "categories": truth.dataset["categories"],
-            "annotations": annotations,
-        }
-        detections.createIndex()
-        if backend == "faster":
-            from faster_coco_eval import COCOeval_faster
-
-            evaluation = COCOeval_faster(truth, detections, kind, print_function=log)
-        else:
-            evaluation = (COCOevalMP if multiprocess else COCOeval)(truth, detections, kind)
-        evaluation.params.catIds = list(category_ids)
-        evaluation.params.imgIds = truth.getImgIds()
-        evaluation.params.maxDets = list(max_detections)
-        evaluation.params.iouThrs = np.atleast_1d(iou_thresholds)
-        evaluation.evaluate()
-        evaluation.accumulate()
-        evaluation.summarize()
-    for line in printed.getvalue().splitlines():
-        log(line)
-    return evaluation
-
-
 def class_metrics(evaluation: COCOeval, names: Mapping[int, str]) -> dict[str, dict[str, float]]:
     """Return ``mAP, mAP_50, mAP_75, mAP_s, mAP_m, mAP_l`` of each class, nan where unknown.
 
     Args:
-        evaluation: from :func:`evaluate`.
+        evaluation: from :meth:`CocoMetric.run_backend`.
         names: by category id.
     """
     # (thresholds, recalls, categories by rising id, areas, detections)

@@ -104,19 +104,11 @@ def stats(tmp_path, scene: SimpleNamespace, kind: str, backend: str):
     """The evaluation itself, before anything is rounded."""
     path = tmp_path / "truth.json"
     path.write_text(json.dumps(scene.content))
-    metric = CocoMetric(str(path))
+    metric = CocoMetric(str(path), backend=backend)
+    metric.cat_ids = [7, 3, 5]
     metric.process({}, scene.samples)
-    found = coco_metric.to_annotations([one for _, one in metric.results], kind, (7, 3, 5))
-    return coco_metric.evaluate(
-        COCO(str(path)),
-        found,
-        kind,
-        backend=backend,
-        category_ids=(7, 3, 5),
-        iou_thresholds=np.linspace(0.5, 0.95, 10),
-        max_detections=(1, 10, 100),
-        log=lambda _: None,
-    )
+    found = coco_metric.to_annotations([one for _, one in metric.results], kind, metric.cat_ids)
+    return metric.run_backend(COCO(str(path)), found, kind)
 
 
 def assert_the_same(tmp_path, scene: SimpleNamespace, kind: str) -> np.ndarray:
