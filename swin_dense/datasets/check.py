@@ -132,14 +132,14 @@ def _check_evaluator(
         _check_masks(file, classes)
     if file.image_ids != data.image_ids:
         raise UserError(
-            f"{split}_evaluator reads {file.path} with {len(file.image_ids)} images, but the "
-            f"{split} data set reads {data.path} with {len(data.image_ids)} images, and they are "
-            "not the same: set both ann_file to one file"
+            f"{split}_evaluator reads {file.path} with {len(file.image_ids)} images, the {split} "
+            f"data set {data.path} with {len(data.image_ids)}, and these are not the same: set both "
+            "ann_file to one file"
         )
     if file.without_iscrowd:
-        raise UserError(
-            f"{file.path}: {file.without_iscrowd} annotations lack iscrowd, which COCO evaluation "
-            'needs: add "iscrowd": 0 to each'
+        raise file.error(
+            f"{file.without_iscrowd} annotations lack iscrowd, which COCO evaluation needs: add "
+            '"iscrowd": 0 to each'
         )
 
 
@@ -182,20 +182,18 @@ def _check_usable(file: CocoFile, classes: Sequence[str], min_size: int) -> None
             "inside its image and is not a crowd"
         )
     if largest < min_size:
-        raise UserError(
-            f"{file.path}: every image with annotations is smaller than filter_cfg.min_size "
-            f"({min_size} pixels), so all would be skipped: lower "
-            "train_dataloader.dataset.filter_cfg.min_size"
+        raise file.error(
+            f"every image with annotations is smaller than filter_cfg.min_size ({min_size} pixels),"
+            " so all would be skipped: lower train_dataloader.dataset.filter_cfg.min_size"
         )
 
 
 def _check_masks(file: CocoFile, classes: Sequence[str]) -> None:
     without_mask = sum(file.without_mask[key] for key in file.ids_of(classes))
     if without_mask:
-        raise UserError(
-            f"{file.path}: {without_mask} annotations have a box but no segmentation, and the "
-            "config trains or evaluates masks: to train boxes only, set masks=False in own_data, "
-            "or add segmentations to the annotations"
+        raise file.error(
+            f"{without_mask} annotations have a box but no segmentation, and the config trains or "
+            "evaluates masks: add segmentations, or set masks=False in own_data to train boxes only"
         )
 
 

@@ -43,6 +43,10 @@ class CocoFile:
         """Return the ids of the categories with these names."""
         return [key for key, name in self.categories.items() if name in classes]
 
+    def error(self, problem: str) -> UserError:
+        """Return an error of this file; ``problem`` says what is wrong and how to fix it."""
+        return UserError(f"{self.path}: {problem}")
+
 
 def read_coco(path: str | os.PathLike, need_annotations: bool = True) -> CocoFile:
     """Read and check a COCO annotation file.
@@ -101,9 +105,9 @@ def _read_categories(file: CocoFile, categories: list[dict]) -> None:
     for index, category in enumerate(categories):
         _require(file, "categories", index, category, {"id": int, "name": str})
         if category["id"] in file.categories or category["name"] in file.categories.values():
-            raise UserError(
-                f"{file.path}: category {category['id']} {category['name']!r} is duplicated: "
-                "ids and names of categories must be unique"
+            raise file.error(
+                f"category {category['id']} {category['name']!r} is duplicated: ids and names must "
+                "be unique"
             )
         file.categories[category["id"]] = category["name"]
 
@@ -115,10 +119,10 @@ def _read_images(file: CocoFile, images: list[dict]) -> dict[Any, tuple[float, f
     for index, image in enumerate(images):
         _require(file, "images", index, image, types)
         if image["id"] in sizes:
-            raise UserError(f"{file.path}: two images have id {image['id']!r}: ids must be unique")
+            raise file.error(f"two images have id {image['id']!r}: ids must be unique")
         if not (image["width"] > 0 and image["height"] > 0):
-            raise UserError(
-                f"{file.path}: image {image['file_name']} has the size {image['width']} x "
+            raise file.error(
+                f"image {image['file_name']} has the size {image['width']} x "
                 f"{image['height']} pixels: write its actual size"
             )
         sizes[image["id"]] = (image["width"], image["height"])
@@ -135,9 +139,7 @@ def _read_annotations(file: CocoFile, annotations: list[dict], sizes: dict) -> N
     for index, annotation in enumerate(annotations):
         _require(file, "annotations", index, annotation, types)
         if annotation["id"] in ids:
-            raise UserError(
-                f"{file.path}: two annotations have id {annotation['id']!r}: ids must be unique"
-            )
+            raise file.error(f"two annotations have id {annotation['id']!r}: ids must be unique")
         ids.add(annotation["id"])
         file.without_iscrowd += "iscrowd" not in annotation
         category = annotation["category_id"]
@@ -160,8 +162,8 @@ def _why_skipped(file: CocoFile, annotation: dict, sizes: dict) -> str | None:
     box = annotation["bbox"]
     numbers = [v for v in box if isinstance(v, int | float) and math.isfinite(v)]
     if len(box) != 4 or len(numbers) != 4:
-        raise UserError(
-            f"{file.path}: bbox of annotation {annotation['id']!r} is {box}: COCO format requires "
+        raise file.error(
+            f"bbox of annotation {annotation['id']!r} is {box}: COCO format requires "
             "four numbers, [x, y, width, height] in pixels"
         )
     if annotation["image_id"] not in sizes:
@@ -182,6 +184,4 @@ def _require(file: CocoFile, key: str, index: int, entry: dict, types: dict[str,
         value = entry.get(name)
         if not isinstance(value, kind) or isinstance(value, bool):
             found = "is missing" if name not in entry else f"is {value!r}"
-            raise UserError(
-                f"{file.path}: {name} of {key}[{index}] {found}: COCO format requires it"
-            )
+            raise file.error(f"{name} of {key}[{index}] {found}: COCO format requires it")
