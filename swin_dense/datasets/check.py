@@ -133,7 +133,7 @@ def _check_evaluator(
     if file.image_ids != data.image_ids:
         raise UserError(
             f"{split}_evaluator reads {file.path} with {len(file.image_ids)} images, the {split} "
-            f"data set {data.path} with {len(data.image_ids)}, and these are not the same: set both "
+            f"data set {data.path} with {len(data.image_ids)}, and they are not the same: set both "
             "ann_file to one file"
         )
     if file.without_iscrowd:

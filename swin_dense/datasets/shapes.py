@@ -252,7 +252,8 @@ def _exists(root: Path, spec: ShapesSpec) -> bool:
     if found is None:
         raise UserError(f"{root} is not empty and contains no shapes data set: name another folder")
     raise UserError(
-        f"{root} contains another shapes data set ({found.strip()}): delete it or name another folder"
+        f"{root} contains another shapes data set ({found.strip()}): delete it, or name another "
+        "folder"
     )
 
 

@@ -5,10 +5,12 @@ out_w), y before x at every kernel point; the mask has no factor 2. mmcv passes 
 columns, which torchvision manages itself, and the sizes as keyword arguments.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from operator import itemgetter
+from typing import Any
 
 import torch
+import torchvision  # noqa: F401  (registers the operators below)
 from torch import Tensor
 
 from swin_dense.compat.ops.precision import full_precision
@@ -22,6 +24,10 @@ _geometry_v2 = itemgetter(
     *("group", "deformable_group"),
 )
 
+_convolve = torch.ops.torchvision.deform_conv2d
+# Returns the gradients of input, weight, offset, mask and bias.
+_gradients = torch.ops.torchvision._deform_conv2d_backward
+
 
 def deform_conv_forward(
     input: Tensor,
@@ -33,7 +39,7 @@ def deform_conv_forward(
     **sizes: int,
 ) -> None:
     """DCN v1: write the convolution of ``input`` (B, C, H, W) to ``output``."""
-    output.copy_(_convolve(input, weight, offset, None, None, _geometry_v1(sizes)))
+    output.copy_(_run(_convolve, (input, weight, offset), None, None, _geometry_v1(sizes)))
 
 
 def deform_conv_backward_input(
@@ -51,7 +57,8 @@ def deform_conv_backward_input(
     torchvision computes the weight's gradient as well: it is stored in ``columns``, which mmcv
     passes to :func:`deform_conv_backward_parameters` next.
     """
-    grads = _gradients(gradOutput, input, weight, offset, None, _geometry_v1(sizes))
+    tensors = (gradOutput, input, weight, offset)
+    grads = _run(_gradients, tensors, None, None, _geometry_v1(sizes))
     gradInput.copy_(grads[0])
     gradOffset.copy_(grads[2])
     columns.resize_(weight.shape).copy_(grads[1])
@@ -73,7 +80,8 @@ def deform_conv_backward_parameters(
         columns.resize_(0)
     else:  # input and offset needed no gradient
         # The weight's gradient does not depend on the weight.
-        grad = _gradients(gradOutput, input, gradWeight, offset, None, _geometry_v1(sizes))[1]
+        tensors = (gradOutput, input, gradWeight, offset)
+        grad = _run(_gradients, tensors, None, None, _geometry_v1(sizes))[1]
     gradWeight.add_(grad.to(gradWeight), alpha=scale)
 
 
@@ -91,8 +99,8 @@ def modulated_deform_conv_forward(
 ) -> None:
     """DCN v2: write the convolution, its samples weighted by ``mask``, to ``output``."""
     offset, mask = (_at_size(tensor, output.shape[2:]) for tensor in (offset, mask))
-    used_bias = bias if with_bias else None
-    output.copy_(_convolve(input, weight, offset, mask, used_bias, _geometry_v2(sizes)))
+    tensors, used_bias = (input, weight, offset), bias if with_bias else None
+    output.copy_(_run(_convolve, tensors, mask, used_bias, _geometry_v2(sizes)))
 
 
 def modulated_deform_conv_backward(
@@ -115,7 +123,8 @@ def modulated_deform_conv_backward(
     """DCN v2: write the gradients of input, weight, offset, mask and, if there is one, bias."""
     size = grad_output.shape[2:]
     offset, mask = (_at_size(tensor, size) for tensor in (offset, mask))
-    grads = _gradients(grad_output, input, weight, offset, mask, _geometry_v2(sizes))
+    tensors = (grad_output, input, weight, offset)
+    grads = _run(_gradients, tensors, mask, None, _geometry_v2(sizes))  # bias does not matter
     buffers = [grad_input, grad_weight, _at_size(grad_offset, size), _at_size(grad_mask, size)]
     if with_bias:
         buffers.append(grad_bias)
@@ -135,34 +144,17 @@ def _at_size(tensor: Tensor, size: Sequence[int]) -> Tensor:
     return tensor.flatten(1)[:, :count].view(len(tensor), -1, *size)
 
 
-def _convolve(
-    input: Tensor,
-    weight: Tensor,
-    offset: Tensor,
+def _run(
+    operator: Callable[..., Any],
+    tensors: Sequence[Tensor],
     mask: Tensor | None,
     bias: Tensor | None,
     geometry: tuple[int, ...],
-) -> Tensor:
+) -> Any:
+    """Run torchvision's operator in full precision; ``tensors`` end with weight and offset."""
+    weight, offset = tensors[-2:]
     use_mask = mask is not None
-    mask = offset.new_zeros(len(input), 1) if mask is None else mask
+    mask = offset.new_zeros(len(offset), 1) if mask is None else mask
     bias = weight.new_zeros(len(weight)) if bias is None else bias
-    tensors = full_precision(input, weight, offset, mask, bias)
-    with torch.autocast(input.device.type, enabled=False):
-        return torch.ops.torchvision.deform_conv2d(*tensors, *geometry, use_mask)
-
-
-def _gradients(
-    grad_output: Tensor,
-    input: Tensor,
-    weight: Tensor,
-    offset: Tensor,
-    mask: Tensor | None,
-    geometry: tuple[int, ...],
-) -> tuple[Tensor, ...]:
-    """Gradients of input, weight, offset, mask and bias."""
-    use_mask = mask is not None
-    mask = offset.new_zeros(len(input), 1) if mask is None else mask
-    bias = weight.new_zeros(len(weight))
-    tensors = full_precision(grad_output, input, weight, offset, mask, bias)
-    with torch.autocast(input.device.type, enabled=False):
-        return torch.ops.torchvision._deform_conv2d_backward(*tensors, *geometry, use_mask)
+    with torch.autocast(offset.device.type, enabled=False):
+        return operator(*full_precision(*tensors, mask, bias), *geometry, use_mask)

@@ -125,14 +125,12 @@ class RepPointsV2Head(RepPointsV2Layers):
         images = [self._ground_truth(sample, (height, width)) for sample in batch_data_samples]
         boxes = torch.cat([image.boxes for image in images])
         targets = self._targets(points, initial.detach(), images, batch_data_samples)
+        init_loss = self._box_loss(self.loss_bbox_init, initial, boxes, targets.init, points)
+        refine_loss = self._box_loss(self.loss_bbox_refine, refined, boxes, targets.refine, points)
         losses = {
             "loss_cls": self._class_loss(outputs, refined.detach(), boxes, images, targets),
-            "loss_pts_init": self._box_loss(
-                self.loss_bbox_init, initial, boxes, targets.init, points
-            ),
-            "loss_pts_refine": self._box_loss(
-                self.loss_bbox_refine, refined, boxes, targets.refine, points
-            ),
+            "loss_pts_init": init_loss,
+            "loss_pts_refine": refine_loss,
             **self._corner_losses(outputs, targets),
             "loss_sem": self._foreground_loss(outputs, images),
         }

@@ -45,14 +45,13 @@ class RepPointsOutputs(NamedTuple):
         )
 
 
-def pool_towards_top_left(x: Tensor, dim: int) -> Tensor:
-    """At every position of ``(B, C, H, W)`` the maximum from there to the end of ``dim``."""
-    return x.flip(dim).cummax(dim).values.flip(dim)
+def corner_pool(x: Tensor, dim: int, top_left: bool) -> Tensor:
+    """At every position of ``(B, C, H, W)`` the maximum of all positions after it along ``dim``.
 
-
-def pool_towards_bottom_right(x: Tensor, dim: int) -> Tensor:
-    """At every position of ``(B, C, H, W)`` the maximum from the start of ``dim`` up to there."""
-    return x.cummax(dim).values
+    Those are the edges of a box with its top left corner there; for bottom right corners, the
+    maximum of the positions before it. The position itself is included.
+    """
+    return x.flip(dim).cummax(dim).values.flip(dim) if top_left else x.cummax(dim).values
 
 
 class CornerPooling(nn.Module):
@@ -69,7 +68,7 @@ class CornerPooling(nn.Module):
 
     def __init__(self, channels: int, corner_channels: int, top_left: bool, norm_cfg: dict) -> None:
         super().__init__()
-        self.pool = pool_towards_top_left if top_left else pool_towards_bottom_right
+        self.top_left = top_left
         self.p1_conv1 = ConvModule(channels, corner_channels, 3, padding=1, norm_cfg=norm_cfg)
         self.p2_conv1 = ConvModule(channels, corner_channels, 3, padding=1, norm_cfg=norm_cfg)
         self.p_conv1 = nn.Conv2d(corner_channels, channels, 3, padding=1, bias=False)
@@ -81,7 +80,8 @@ class CornerPooling(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C, H, W)`` to the same shape."""
-        edges = self.pool(self.p1_conv1(x), 2) + self.pool(self.p2_conv1(x), 3)
+        vertical = corner_pool(self.p1_conv1(x), 2, self.top_left)
+        edges = vertical + corner_pool(self.p2_conv1(x), 3, self.top_left)
         merged = self.p_gn1(self.p_conv1(edges)) + self.gn1(self.conv1(x))
         return self.conv2(self.relu1(merged))
 
@@ -231,15 +231,9 @@ class RepPointsV2Layers(BaseModule):
 
     def _corners(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Scores ``(B, 2, H, W)`` and offsets ``(B, 4, H, W)`` of corners."""
-        top_left, bottom_right = self.hem_tl(x), self.hem_br(x)
-        scores = (
-            self.reppoints_hem_tl_score_out(top_left),
-            self.reppoints_hem_br_score_out(bottom_right),
-        )
-        offsets = (
-            self.reppoints_hem_tl_offset_out(top_left),
-            self.reppoints_hem_br_offset_out(bottom_right),
-        )
+        tl, br = self.hem_tl(x), self.hem_br(x)
+        scores = [self.reppoints_hem_tl_score_out(tl), self.reppoints_hem_br_score_out(br)]
+        offsets = [self.reppoints_hem_tl_offset_out(tl), self.reppoints_hem_br_offset_out(br)]
         return torch.cat(scores, 1), torch.cat(offsets, 1)
 
 

@@ -15,8 +15,7 @@ from swin_dense.models.heads import RepPointsV2Head
 from swin_dense.models.heads.reppoints_v2_head import move_to_corners
 from swin_dense.models.heads.reppoints_v2_layers import (
     RepPointsOutputs,
-    pool_towards_bottom_right,
-    pool_towards_top_left,
+    corner_pool,
 )
 
 HEIGHT, WIDTH = 96, 128
@@ -294,8 +293,8 @@ def test_boxes_move_on_the_smallest_feature_maps(size):
 
 def test_corner_pooling_pools_over_the_box():
     x = torch.randn(2, 3, 5, 6)
-    down, right = pool_towards_top_left(x, 2), pool_towards_top_left(x, 3)
-    up, left = pool_towards_bottom_right(x, 2), pool_towards_bottom_right(x, 3)
+    down, right = (corner_pool(x, dim, top_left=True) for dim in (2, 3))
+    up, left = (corner_pool(x, dim, top_left=False) for dim in (2, 3))
     for row in range(5):
         for column in range(6):
             assert torch.equal(down[..., row, column], x[..., row:, column].amax(-1))
