@@ -7,6 +7,7 @@ RepPointsV2 code base, so that its released weights load.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -33,10 +34,6 @@ class MaskInstances(NamedTuple):
     levels: Tensor
     images: Tensor
 
-    def select(self, index: Tensor) -> MaskInstances:
-        """The objects at ``index``."""
-        return MaskInstances(*(part[index] for part in self))
-
 
 def upsample(x: Tensor, factor: int) -> Tensor:
     """Bilinear, ``(B, C, H, W)`` to ``factor`` times H and W; centers of cells stay centers."""
@@ -53,29 +50,23 @@ def dice_loss(scores: Tensor, target: Tensor) -> Tensor:
 
 
 class MaskBranch(nn.Module):
-    """Feature map shared by all objects of an image, from the finest pyramid levels."""
+    """Feature map shared by all objects of an image, from the finest pyramid levels.
+
+    ``channels`` are those of the input, of the convolutions and of the output.
+    """
 
     def __init__(
-        self,
-        in_channels: int,
-        channels: int,
-        out_channels: int,
-        num_levels: int,
-        num_convs: int,
-        norm_cfg: dict,
+        self, channels: Sequence[int], num_levels: int, num_convs: int, norm_cfg: dict
     ) -> None:
         super().__init__()
-
-        def conv(first: int) -> ConvModule:
-            return ConvModule(first, channels, 3, padding=1, norm_cfg=norm_cfg)
-
-        self.refine = nn.ModuleList(conv(in_channels) for _ in range(num_levels))
-        self.tower = nn.Sequential(
-            *(conv(channels) for _ in range(num_convs)), nn.Conv2d(channels, out_channels, 1)
-        )
+        first, hidden, last = channels
+        conv = partial(ConvModule, out_channels=hidden, kernel_size=3, padding=1, norm_cfg=norm_cfg)
+        self.refine = nn.ModuleList(conv(first) for _ in range(num_levels))
+        tower = [conv(hidden) for _ in range(num_convs)]
+        self.tower = nn.Sequential(*tower, nn.Conv2d(hidden, last, 1))
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
-        """``(B, in_channels, H_i, W_i)``, the finest first, to ``(B, out_channels, H_0, W_0)``."""
+        """``(B, channels[0], H_i, W_i)``, the finest first, to ``(B, channels[2], H_0, W_0)``."""
         merged = self.refine[0](features[0])
         height, width = merged.shape[2:]
         for level, conv in enumerate(self.refine[1:], start=1):
@@ -195,20 +186,13 @@ class ConditionalMaskHead(BaseModule):
         super().__init__(init_cfg)
         if len(loss_weights) != num_layers:
             raise ValueError(f"ConditionalMaskHead: {num_layers} layers, weights {loss_weights}")
-        norm_cfg = norm_cfg or {"type": "BN"}
-        self.feat_stride = feat_stride
-        self.out_stride = out_stride
+        self.feat_stride, self.out_stride = feat_stride, out_stride
         self.max_instances = max_instances
         self.loss_weights = tuple(loss_weights)
-        self.branch = MaskBranch(
-            in_channels, channels, mask_channels, num_levels, num_convs, norm_cfg
-        )
+        branch_channels = (in_channels, channels, mask_channels)
+        self.branch = MaskBranch(branch_channels, num_levels, num_convs, norm_cfg or {"type": "BN"})
         self.head = DynamicMaskHead(mask_channels, mask_channels, num_layers, sizes_of_interest)
-
-    @property
-    def num_params(self) -> int:
-        """Number of parameters of an object's dynamic mask head."""
-        return self.head.num_params
+        self.num_params = self.head.num_params
 
     def loss(
         self, features: Sequence[Tensor], instances: MaskInstances, masks: Tensor, objects: Tensor
@@ -229,7 +213,8 @@ class ConditionalMaskHead(BaseModule):
             return dict.fromkeys(weights, zero)
         if len(instances.params) > self.max_instances:
             chosen = torch.randperm(len(objects), device=objects.device)[: self.max_instances]
-            instances, objects = instances.select(chosen), objects[chosen]
+            instances = MaskInstances(*(part[chosen] for part in instances))
+            objects = objects[chosen]
         middle = slice(self.out_stride // 2, None, self.out_stride)
         targets = masks[:, middle, middle][objects]
         scores = self._scores(shared, instances, [weight > 0 for weight in self.loss_weights])

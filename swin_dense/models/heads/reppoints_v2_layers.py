@@ -6,6 +6,7 @@ Points and corners are predicted in strides of their level, relative to the leve
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -132,29 +133,14 @@ class RepPointsV2Layers(BaseModule):
         norm_cfg = norm_cfg or {"type": "GN", "num_groups": 32}
         self.gradient_mul = gradient_mul
         self.num_classes = num_classes
-        self.num_points = num_points
-
-        def tower(first: int, depth: int) -> nn.ModuleList:
-            inputs = [first, *[feat_channels] * (depth - 1)][:depth]
-            return nn.ModuleList(
-                ConvModule(channels, feat_channels, 3, padding=1, norm_cfg=norm_cfg)
-                for channels in inputs
-            )
-
-        def conv3x3(channels: int) -> nn.Conv2d:
-            return nn.Conv2d(feat_channels, channels, 3, padding=1)
-
-        def conv1x1(channels: int) -> nn.Conv2d:
-            return nn.Conv2d(point_feat_channels, channels, 1)
-
-        def deformable() -> DeformConv2d:
-            # 6 more channels: scores and offsets of both corners.
-            inputs = feat_channels + 6
-            return DeformConv2d(inputs, point_feat_channels, side, padding=side // 2, bias=False)
-
-        self.cls_convs = tower(in_channels, stacked_convs)
-        self.reg_convs = tower(in_channels, stacked_convs)
-        self.shared_convs = tower(feat_channels, shared_stacked_convs)
+        conv3x3 = partial(nn.Conv2d, feat_channels, kernel_size=3, padding=1)
+        conv1x1 = partial(nn.Conv2d, point_feat_channels, kernel_size=1)
+        taps = {"kernel_size": side, "padding": side // 2, "bias": False}
+        # 6 more channels: scores and offsets of both corners.
+        deformable = partial(DeformConv2d, feat_channels + 6, point_feat_channels, **taps)
+        self.cls_convs = _tower(in_channels, feat_channels, stacked_convs, norm_cfg)
+        self.reg_convs = _tower(in_channels, feat_channels, stacked_convs, norm_cfg)
+        self.shared_convs = _tower(feat_channels, feat_channels, shared_stacked_convs, norm_cfg)
         self.hem_tl = CornerPooling(feat_channels, corner_dim, True, norm_cfg)
         self.hem_br = CornerPooling(feat_channels, corner_dim, False, norm_cfg)
         self.reppoints_hem_tl_score_out = conv3x3(1)
@@ -172,9 +158,8 @@ class RepPointsV2Layers(BaseModule):
         self.reppoints_pts_refine_conv = deformable()
         self.reppoints_pts_refine_out = conv1x1(2 * num_points)
         self.relu = nn.ReLU(inplace=True)
-        self.controller: nn.Conv2d | None = None
-        if num_mask_params:
-            self.controller = nn.Conv2d(point_feat_channels, num_mask_params, 3, padding=1)
+        controller = partial(nn.Conv2d, point_feat_channels, kernel_size=3, padding=1)
+        self.controller = controller(num_mask_params) if num_mask_params else None
         # Sampling locations of a plain convolution, y before x.
         steps = torch.arange(side) - side // 2
         base = torch.cartesian_prod(steps, steps).flatten().float()
@@ -197,14 +182,8 @@ class RepPointsV2Layers(BaseModule):
         return RepPointsOutputs(*(list(parts) for parts in zip(*levels, strict=True)))
 
     def _forward_level(self, x: Tensor) -> tuple[Tensor, ...]:
-        cls_feat = pts_feat = x
-        for conv in self.cls_convs:
-            cls_feat = conv(cls_feat)
-        for conv in self.reg_convs:
-            pts_feat = conv(pts_feat)
-        shared = pts_feat
-        for conv in self.shared_convs:
-            shared = conv(shared)
+        cls_feat, pts_feat = self.cls_convs(x), self.reg_convs(x)
+        shared = self.shared_convs(pts_feat)
         foreground = self.reppoints_sem_out(shared)
         embedding = self.reppoints_sem_embedding(shared)
         corner_scores, corner_offsets = self._corners(shared + embedding)
@@ -212,13 +191,9 @@ class RepPointsV2Layers(BaseModule):
         points_init = self.reppoints_pts_init_out(self.relu(self.reppoints_pts_init_conv(pts_feat)))
         fixed_init = points_init.detach()
         offsets = fixed_init + self.gradient_mul * (points_init - fixed_init) - self.points_base
-        cls_feat, pts_feat = (
-            self.relu(_deform(conv, torch.cat([feat, corner_scores, corner_offsets], 1), offsets))
-            for conv, feat in (
-                (self.reppoints_cls_conv, cls_feat),
-                (self.reppoints_pts_refine_conv, pts_feat),
-            )
-        )
+        corners = [corner_scores, corner_offsets]
+        cls_feat = _deform(self.reppoints_cls_conv, [cls_feat, *corners], offsets)
+        pts_feat = _deform(self.reppoints_pts_refine_conv, [pts_feat, *corners], offsets)
         return (
             self.reppoints_cls_out(cls_feat),
             points_init,
@@ -237,7 +212,15 @@ class RepPointsV2Layers(BaseModule):
         return torch.cat(scores, 1), torch.cat(offsets, 1)
 
 
-def _deform(conv: DeformConv2d, x: Tensor, offsets: Tensor) -> Tensor:
+def _tower(in_channels: int, channels: int, depth: int, norm_cfg: dict) -> nn.Sequential:
+    inputs = [in_channels, *[channels] * (depth - 1)][:depth]
+    return nn.Sequential(
+        *(ConvModule(first, channels, 3, padding=1, norm_cfg=norm_cfg) for first in inputs)
+    )
+
+
+def _deform(conv: DeformConv2d, inputs: Sequence[Tensor], offsets: Tensor) -> Tensor:
     """In float32: 16 bits lose sampling locations, and torchvision has no bfloat16 kernel."""
+    x = torch.cat(inputs, 1)
     with torch.autocast(x.device.type, enabled=False):
-        return conv(x.float(), offsets.float())
+        return conv(x.float(), offsets.float()).relu()
