@@ -19,10 +19,7 @@ _OTHER_CLASSES = ("backbone", "neck", "data_preprocessor", "rpn_head", "semantic
 def split_datasets(cfg: dict, split: str, with_wrappers: bool = False) -> Iterator[dict]:
     """Yield the data sets of ``"train"``, ``"val"`` or ``"test"``; none if there is no loader.
 
-    Args:
-        cfg: the whole config.
-        split: which data loader.
-        with_wrappers: also yield data sets that wrap others (repeat, concatenate, mix).
+    Those that only wrap others (repeat, concatenate, mix) are yielded ``with_wrappers``.
     """
     loader = cfg.get(f"{split}_dataloader")
     pending = [loader["dataset"]] if loader else []

@@ -64,15 +64,15 @@ class ExtensionFinder(importlib.abc.MetaPathFinder):
 
 
 class SoftNmsFinder(importlib.abc.MetaPathFinder):
-    """Gives ``mmcv.ops.nms``, where it runs on our extension, the ``soft_nms`` of ours.
+    """Replaces ``soft_nms`` in ``mmcv.ops.nms``, if that uses our extension.
 
-    mmcv's own moves the boxes to the CPU before it calls the operator, which ours does not need.
+    mmcv's own function moves the boxes to the CPU; ours computes on their device.
     """
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        """The usual spec of ``mmcv.ops.nms``, with one step added; None for any other name."""
+        """The usual spec of ``mmcv.ops.nms``, with one more step; None for any other name."""
         if fullname != _NMS_MODULE:
             return None
         spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)

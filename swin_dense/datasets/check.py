@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -40,7 +39,7 @@ def check_data(cfg: Any, splits: Iterable[str] = ("train", "val")) -> list[str]:
         UserError: the run would fail, or train or evaluate on the wrong data; the message names
             the file and the fix.
     """
-    reader = _Reader()
+    files, warnings = _CocoFiles(), []
     for split in splits:
         for dataset in config_tree.split_datasets(cfg, split):
             prefix = dataset.get("data_prefix") or {}
@@ -52,26 +51,19 @@ def check_data(cfg: Any, splits: Iterable[str] = ("train", "val")) -> list[str]:
             _check_root(dataset, split)
             classes = config_tree.class_names(cfg, dataset)
             if has_label_maps:
-                reader.warnings += check_label_maps(cfg, dataset, len(classes))
+                warnings += check_label_maps(cfg, dataset, len(classes))
             else:
-                _check_coco(cfg, dataset, classes, split, reader)
+                _check_coco(cfg, dataset, classes, split, files)
             _check_heads(cfg, classes, split)
-    return reader.warnings
+    return warnings + [warning for file in files.values() for warning in file.warnings]
 
 
-class _Reader:
-    """Reads each annotation file once, even if several data sets and evaluators name it."""
+class _CocoFiles(dict[tuple[Path, bool], CocoFile]):
+    """Annotation files by path and ``need_annotations`` of :func:`read_coco`, each read once."""
 
-    def __init__(self) -> None:
-        self.warnings: list[str] = []
-        self._files: dict[tuple[str, bool], CocoFile] = {}
-
-    def read(self, path: Path, need_annotations: bool = True) -> CocoFile:
-        key = (os.path.realpath(path), need_annotations)
-        if key not in self._files:
-            self._files[key] = read_coco(path, need_annotations)
-            self.warnings += self._files[key].warnings
-        return self._files[key]
+    def __missing__(self, key: tuple[Path, bool]) -> CocoFile:
+        self[key] = read_coco(*key)
+        return self[key]
 
 
 def _check_root(dataset: dict, split: str) -> None:
@@ -93,13 +85,13 @@ def _check_heads(cfg: Any, classes: Sequence[str], split: str) -> None:
 
 
 def _check_coco(
-    cfg: Any, dataset: dict, classes: Sequence[str], split: str, reader: _Reader
+    cfg: Any, dataset: dict, classes: Sequence[str], split: str, files: _CocoFiles
 ) -> None:
     """Check one COCO data set and the evaluators of its split."""
     evaluators = [] if split == "train" else _coco_evaluators(cfg, split)
     evaluated = [metric for metric in evaluators if not metric.get("format_only")]
-    test_server = bool(evaluators) and not evaluated
-    file = reader.read(config_tree.resolve(dataset, dataset["ann_file"]), not test_server)
+    for_test_server = bool(evaluators) and not evaluated  # whose files have no annotations
+    file = files[config_tree.resolve(dataset, dataset["ann_file"]), not for_test_server]
     _check_classes(file, classes)
     _check_images(file, config_tree.resolve(dataset, dataset["data_prefix"]["img"]))
     if split == "train":
@@ -110,7 +102,7 @@ def _check_coco(
         if any(step.get("with_seg") for step in steps):
             _check_stuff_maps(file, dataset)
     for metric in evaluated:
-        _check_evaluator(metric, file, classes, split, reader)
+        _check_evaluator(metric, file, classes, split, files)
 
 
 def _coco_evaluators(cfg: Any, split: str) -> list[dict]:
@@ -124,9 +116,9 @@ def _coco_evaluators(cfg: Any, split: str) -> list[dict]:
 
 
 def _check_evaluator(
-    metric: dict, data: CocoFile, classes: Sequence[str], split: str, reader: _Reader
+    metric: dict, data: CocoFile, classes: Sequence[str], split: str, files: _CocoFiles
 ) -> None:
-    file = reader.read(Path(metric["ann_file"]))
+    file = files[Path(metric["ann_file"]), True]
     _check_classes(file, classes)
     if "segm" in (metric.get("metric") or []):
         _check_masks(file, classes)

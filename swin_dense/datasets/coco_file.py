@@ -13,6 +13,9 @@ from typing import Any
 
 from swin_dense.errors import UserError
 
+_ID = (int, str)
+_NUMBER = (int, float)
+
 
 @dataclass
 class CocoFile:
@@ -115,7 +118,7 @@ def _read_categories(file: CocoFile, categories: list[dict]) -> None:
 def _read_images(file: CocoFile, images: list[dict]) -> dict[Any, tuple[float, float]]:
     """Fill in the images; return their (width, height) in pixels by id."""
     sizes: dict[Any, tuple[float, float]] = {}
-    types = {"id": (int, str), "file_name": str, "width": (int, float), "height": (int, float)}
+    types = {"id": _ID, "file_name": str, "width": _NUMBER, "height": _NUMBER}
     for index, image in enumerate(images):
         _require(file, "images", index, image, types)
         if image["id"] in sizes:
@@ -132,8 +135,7 @@ def _read_images(file: CocoFile, images: list[dict]) -> dict[Any, tuple[float, f
 
 
 def _read_annotations(file: CocoFile, annotations: list[dict], sizes: dict) -> None:
-    id_types: dict[str, Any] = dict.fromkeys(("id", "image_id"), (int, str))
-    types = {**id_types, "category_id": int, "bbox": list, "area": (int, float)}
+    types = {"id": _ID, "image_id": _ID, "category_id": int, "bbox": list, "area": _NUMBER}
     ids: set = set()
     skipped: dict[str, list] = {}
     for index, annotation in enumerate(annotations):

@@ -125,7 +125,7 @@ def _bitmaps(masks: Mask) -> BitmapMasks:
 def _paste(
     results: dict[str, Any], masks: Mask, moves: list[tuple[NDArray[np.intp], Floats]]
 ) -> None:
-    """Move each group's pixels and labels over the filled-in background; update ``masks``."""
+    """Move each group's pixels and labels over the inpainted background; update ``masks``."""
     image: NDArray[np.uint8] = results["img"]
     labels: NDArray[Any] | None = results.get("gt_seg_map")
     moving = masks[np.concatenate([members for members, _ in moves])].any(axis=0)
@@ -134,8 +134,7 @@ def _paste(
     canvas = cv2.inpaint(image, hole, _INPAINT_RADIUS, cv2.INPAINT_TELEA).astype(np.float32)
     if labels is not None:
         new_labels = np.where(moving, _UNKNOWN, labels).astype(labels.dtype)
-    done: list[NDArray[np.intp]] = []
-    for members, matrix in moves:
+    for number, (members, matrix) in enumerate(moves):
         union = np.asarray(masks[members].any(axis=0), np.float32)
         alpha = _warp(union, matrix, cv2.INTER_LINEAR)[..., None]
         pixels = _warp(image, matrix, cv2.INTER_LINEAR, cv2.BORDER_REPLICATE)
@@ -143,9 +142,8 @@ def _paste(
         for i in members:
             masks[i] = _warp(masks[i].astype(np.uint8), matrix, cv2.INTER_NEAREST)
         covered = masks[members].any(axis=0)
-        for earlier in done:
+        for earlier, _ in moves[:number]:
             masks[earlier] &= ~covered
-        done.append(members)
         if labels is not None:
             moved = _warp(labels, matrix, cv2.INTER_NEAREST, cv2.BORDER_REPLICATE)
             new_labels = np.where(covered, moved, new_labels)
@@ -157,10 +155,8 @@ def _paste(
 def _warp(
     array: NDArray[Any], matrix: Floats, interpolation: int, border: int = cv2.BORDER_CONSTANT
 ) -> NDArray[Any]:
-    height, width = array.shape[:2]
-    return cv2.warpAffine(
-        array, matrix, (width, height), flags=interpolation, borderMode=border, borderValue=0
-    )
+    size = array.shape[1::-1]
+    return cv2.warpAffine(array, matrix, size, flags=interpolation, borderMode=border)
 
 
 def _write(results: dict[str, Any], masks: Mask, moved: NDArray[np.intp]) -> None:

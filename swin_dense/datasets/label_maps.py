@@ -52,11 +52,11 @@ def check_label_maps(cfg: Any, dataset: dict, num_classes: int) -> list[str]:
         )
     lowest = 1 if config_tree.dataset_option(cfg, dataset, "reduce_zero_label") else 0
     sample = stems[:: -(-len(stems) // _SAMPLE_SIZE)]
-    is_labelled = False
+    labelled = 0
     for stem in sample:
         path, image = seg_dir / (stem + seg_suffix), img_dir / (stem + img_suffix)
-        is_labelled |= _check_label_map(path, image, lowest, num_classes)
-    if is_labelled:
+        labelled += _check_label_map(path, image, lowest, num_classes)
+    if labelled:
         return []
     return [f"{seg_dir}: no pixel is labelled in the {len(sample)} label maps that were read"]
 

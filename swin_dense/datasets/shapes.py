@@ -27,7 +27,6 @@ from pycocotools import mask as coco_mask
 from swin_dense.errors import UserError
 
 CLASSES = ("circle", "square", "triangle", "star")
-PALETTE = ((230, 60, 60), (60, 180, 75), (60, 110, 230), (240, 190, 30))
 
 MANIFEST = "shapes.json"
 # Names of the two splits: ours, COCO's, ADE20K's.

@@ -148,10 +148,9 @@ class CocoMetric(_MmdetCocoMetric):
                 evaluation = COCOeval_faster(truth, detections, kind, print_function=log)
             else:
                 evaluation = (COCOevalMP if self.use_mp_eval else COCOeval)(truth, detections, kind)
-            evaluation.params.catIds = list(self.cat_ids)
-            evaluation.params.imgIds = truth.getImgIds()
-            evaluation.params.maxDets = list(self.proposal_nums)
-            evaluation.params.iouThrs = np.atleast_1d(self.iou_thrs)
+            params = evaluation.params
+            params.catIds, params.imgIds = list(self.cat_ids), truth.getImgIds()
+            params.maxDets, params.iouThrs = list(self.proposal_nums), np.atleast_1d(self.iou_thrs)
             evaluation.evaluate()
             evaluation.accumulate()
             evaluation.summarize()
@@ -181,9 +180,7 @@ def choose_backend(name: str, truth: COCO) -> str:
     return "pycocotools" if why_not else "faster"
 
 
-def to_annotations(
-    results: Sequence[Mapping[str, Any]], kind: str, category_ids: Sequence[int]
-) -> list[dict[str, Any]]:
+def to_annotations(results: list[dict], kind: str, category_ids: Sequence[int]) -> list[dict]:
     """Convert detections to COCO annotations.
 
     Args:
@@ -193,7 +190,7 @@ def to_annotations(
         kind: 'bbox' or 'segm'.
         category_ids: by label.
     """
-    annotations: list[dict[str, Any]] = []
+    annotations: list[dict] = []
     for result in results:
         # To float64 first: that is what a JSON file of results would be read as.
         boxes = np.array(result["bboxes"], dtype=np.float64).reshape(-1, 4)
@@ -237,8 +234,7 @@ def class_metrics(evaluation: COCOeval, names: Mapping[int, str]) -> dict[str, d
         aps = precision[:, :, column, :, -1]
         parts = [aps[..., 0], aps[half, :, 0], aps[three_quarters, :, 0]]
         parts += [aps[..., area] for area in (1, 2, 3)]
-        means = [_mean(part) for part in parts]
-        metrics[names[category]] = dict(zip(_ITEMS[:6], means, strict=True))
+        metrics[names[category]] = dict(zip(_ITEMS[:6], map(_mean, parts), strict=True))
     return metrics
 
 

@@ -10,11 +10,6 @@ from typing import Any
 
 from swin_dense.compat.ops import attention, boxes, deform, focal, roi
 
-
-def _no_compiler() -> str:
-    return "none: operators served by swin_dense"
-
-
 OPERATORS: dict[str, Callable[..., Any]] = {
     operator.__name__: operator
     for operator in (
@@ -38,4 +33,5 @@ OPERATORS: dict[str, Callable[..., Any]] = {
         roi.roi_pool_forward,
     )
 }
-OPERATORS["get_compiler_version"] = OPERATORS["get_compiling_cuda_version"] = _no_compiler
+for _name in ("get_compiler_version", "get_compiling_cuda_version"):
+    OPERATORS[_name] = lambda: "none: operators of swin_dense"

@@ -27,8 +27,7 @@ _LARGEST_TABLE = 1 << 24
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Tensor:
     """Indices of the boxes that no better box overlaps by more than the threshold, best first."""
     boxes, scores = full_precision(boxes, scores)
-    if offset:
-        boxes = torch.cat([boxes[:, :2], boxes[:, 2:] + offset], dim=1)
+    boxes = torch.cat([boxes[:, :2], boxes[:, 2:] + offset], dim=1)
     return torchvision.ops.nms(boxes, scores, iou_threshold)
 
 
@@ -166,8 +165,7 @@ def soft_nms(
         offset: 0 or 1.
 
     Returns:
-        The kept boxes with their scores, (K, 5), best first, and their indices, (K,); arrays if
-        the boxes were an array.
+        Kept boxes and scores, (K, 5), best first, and indices, (K,); arrays if ``boxes`` is one.
     """
     suppress = _SoftNMS(iou_threshold, sigma, min_score, method, offset)
     as_tensor = torch.as_tensor(boxes)

@@ -48,7 +48,7 @@ def softmax_focal_loss_forward(
 
     A negative target is ignored: its loss is zero.
     """
-    p = _target_probability(input, target)
+    p = _target_probability(*full_precision(input), target)
     loss = -alpha * (1 - p) ** gamma * p.clamp(min=_TINY).log()
     output.copy_(loss * (target >= 0) * _class_weight(target, weight))
 
@@ -64,9 +64,9 @@ def softmax_focal_loss_backward(
 ) -> None:
     """Write the derivative by the logits to ``grad_input`` (N, C), by way of ``buff`` (N,)."""
     (probabilities,) = full_precision(input)
-    p = _target_probability(input, target)
-    rest = (1 - p).clamp(min=_TINY)  # gamma < 1 raises it to a negative power
-    slope = gamma * rest ** (gamma - 1) * p * p.clamp(min=_TINY).log() - rest**gamma
+    p = _target_probability(probabilities, target)
+    other = (1 - p).clamp(min=_TINY)  # gamma < 1 raises it to a negative power
+    slope = gamma * other ** (gamma - 1) * p * p.clamp(min=_TINY).log() - other**gamma
     per_sample = alpha * slope * (target >= 0) * _class_weight(target, weight)
     buff.copy_(per_sample)
     is_target = _is_target(target, probabilities).to(probabilities)
@@ -87,5 +87,4 @@ def _class_weight(target: Tensor, weight: Tensor) -> Tensor:
 
 
 def _target_probability(probabilities: Tensor, target: Tensor) -> Tensor:
-    (probabilities,) = full_precision(probabilities)
     return probabilities.gather(1, target.clamp(min=0)[:, None])[:, 0]

@@ -37,9 +37,8 @@ class _RoIAlign:
         themselves. Regions without area have none; their output stays zero.
         """
         if self.sampling_ratio > 0:
-            everything = torch.arange(len(rois), device=rois.device)
-            ratio = self.sampling_ratio
-            return [(everything, ratio, ratio)] if len(rois) else []
+            indices, ratio = torch.arange(len(rois), device=rois.device), self.sampling_ratio
+            return [(indices, ratio, ratio)] if len(rois) else []
         sides = (rois[:, 3:] - rois[:, 1:3]) * self.spatial_scale
         if not self.aligned:
             sides = sides.clamp(min=1)
@@ -53,12 +52,7 @@ class _RoIAlign:
 
 
 def roi_align_forward(
-    input: Tensor,
-    rois: Tensor,
-    output: Tensor,
-    argmax_y: Tensor,
-    argmax_x: Tensor,
-    **options: Any,
+    input: Tensor, rois: Tensor, output: Tensor, argmax_y: Tensor, argmax_x: Tensor, **options: Any
 ) -> None:
     """RoIAlign (He et al. 2017): write the mean, or maximum, of bilinear samples per bin.
 
@@ -148,15 +142,9 @@ def roi_pool_forward(
 
 
 def roi_pool_backward(
-    grad_output: Tensor,
-    rois: Tensor,
-    argmax: Tensor,
-    grad_input: Tensor,
-    pooled_height: int,
-    pooled_width: int,
-    spatial_scale: float,
+    grad_output: Tensor, rois: Tensor, argmax: Tensor, grad_input: Tensor, **sizes: Any
 ) -> None:
-    """Write the gradient of the input: every bin's goes to the pixel that was its maximum."""
+    """Write the gradient of the input: every bin's is that of the pixel of its maximum."""
     (grad,) = full_precision(grad_output)
     total = grad.new_zeros(grad_input.shape).flatten(2)
     taken = grad.masked_fill(argmax < 0, 0).flatten(2)

@@ -41,11 +41,10 @@ class InstanceTTAModel(BaseTTAModel):
         self.tta_cfg = ConfigDict(tta_cfg or {})
         roi_head: Any = getattr(self.module, "roi_head", None)
         self.with_masks = roi_head is not None and roi_head.with_mask
-        if not self.with_masks:
-            return
-        self.threshold = roi_head.test_cfg.mask_thr_binary
-        # With a negative threshold, mask heads return probabilities (0 to 255).
-        roi_head.test_cfg = ConfigDict({**roi_head.test_cfg, "mask_thr_binary": -1})
+        if self.with_masks:
+            self.threshold = roi_head.test_cfg.mask_thr_binary
+            # With a negative threshold, mask heads return probabilities (0 to 255).
+            roi_head.test_cfg = ConfigDict({**roi_head.test_cfg, "mask_thr_binary": -1})
 
     @torch.no_grad()
     def test_step(self, data: dict[str, list]) -> list[DetDataSample]:
@@ -61,9 +60,8 @@ class InstanceTTAModel(BaseTTAModel):
             return super().test_step(data)
         views: list[tuple[Sequence[Tensor], list[DetDataSample]]] = []
         for inputs, data_samples in zip(data["inputs"], data["data_samples"], strict=True):
-            batch = self.module.data_preprocessor(
-                {"inputs": inputs, "data_samples": data_samples}, False
-            )
+            view = {"inputs": inputs, "data_samples": data_samples}
+            batch = self.module.data_preprocessor(view, False)
             features, samples = self.module.extract_feat(batch["inputs"]), batch["data_samples"]
             predicted = self._predict_boxes(features, samples)
             for sample, instances in zip(samples, predicted, strict=True):
@@ -80,13 +78,10 @@ class InstanceTTAModel(BaseTTAModel):
         return merged
 
     def merge_preds(self, data_samples_list: list[Sequence[DetDataSample]]) -> list[DetDataSample]:
-        """Merge the boxes of the views of each image.
+        """Return the first view of each image, with the merged boxes of its views.
 
         Args:
             data_samples_list: for each image its views, with boxes at the size of the image.
-
-        Returns:
-            The first view of each image, with the merged boxes.
         """
         return [self._merge_boxes(views) for views in data_samples_list]
 

@@ -98,18 +98,15 @@ class RepPointsV2Head(RepPointsV2Layers):
         self.train_cfg = train_cfg or {}
         self.test_cfg = test_cfg or {}
         giou = {"type": "swin_dense.InclusiveGIoULoss"}
+        gaussian_focal = {"type": "mmdet.GaussianFocalLoss", "loss_weight": 0.25}
+        smooth_l1 = {"type": "mmdet.SmoothL1Loss", "beta": 1 / 9}
+        separate_focal = {"type": "swin_dense.SeparateFocalLoss", "loss_weight": 0.1}
         self.loss_cls = MODELS.build(loss_cls or {"type": "mmdet.QualityFocalLoss"})
         self.loss_bbox_init = MODELS.build(loss_bbox_init or giou)
         self.loss_bbox_refine = MODELS.build(loss_bbox_refine or {**giou, "loss_weight": 2.0})
-        self.loss_heatmap = MODELS.build(
-            loss_heatmap or {"type": "mmdet.GaussianFocalLoss", "loss_weight": 0.25}
-        )
-        self.loss_offset = MODELS.build(
-            loss_offset or {"type": "mmdet.SmoothL1Loss", "beta": 1 / 9}
-        )
-        self.loss_sem = MODELS.build(
-            loss_sem or {"type": "swin_dense.SeparateFocalLoss", "loss_weight": 0.1}
-        )
+        self.loss_heatmap = MODELS.build(loss_heatmap or gaussian_focal)
+        self.loss_offset = MODELS.build(loss_offset or smooth_l1)
+        self.loss_sem = MODELS.build(loss_sem or separate_focal)
 
     def loss(self, x: Sequence[Tensor], batch_data_samples: Sequence[Any]) -> dict[str, Tensor]:
         """Losses of a feature pyramid, given the samples' ``gt_instances``; crowds are not used.
@@ -225,13 +222,8 @@ class RepPointsV2Head(RepPointsV2Layers):
             full[valid] = part
             return full
 
-        return Targets(
-            valid,
-            everywhere(init, -1),
-            everywhere(refine, -1),
-            everywhere(heatmap, 0),
-            everywhere(offsets, 0),
-        )
+        parts = ((init, -1), (refine, -1), (heatmap, 0), (offsets, 0))
+        return Targets(valid, *(everywhere(part, outside) for part, outside in parts))
 
     def _class_loss(
         self,
@@ -283,10 +275,9 @@ class RepPointsV2Head(RepPointsV2Layers):
         return {"loss_heatmap": heat_loss / 2, "loss_offset": offset_loss / 2}
 
     def _foreground_loss(self, outputs: RepPointsOutputs, images: Sequence[GroundTruth]) -> Tensor:
-        height, width = outputs.foreground[0].shape[2:]
-        stride = self.point_strides[0]
+        size, stride = outputs.foreground[0].shape[2:], self.point_strides[0]
         pairs = [
-            foreground_targets(image.boxes, image.labels, self.num_classes, (height, width), stride)
+            foreground_targets(image.boxes, image.labels, self.num_classes, size, stride)
             for image in images
         ]
         target, weight = (torch.stack(part) for part in zip(*pairs, strict=True))

@@ -41,16 +41,14 @@ class RepPointsOutputs(NamedTuple):
 
     def of_image(self, index: int) -> RepPointsOutputs:
         """The predictions for one image, as a batch of one."""
-        return RepPointsOutputs(
-            *([level[index : index + 1] for level in part] if part else None for part in self)  # type: ignore[arg-type]
-        )
+        parts = ([level[index : index + 1] for level in part] if part else None for part in self)
+        return RepPointsOutputs(*parts)  # type: ignore[arg-type]
 
 
 def corner_pool(x: Tensor, dim: int, top_left: bool) -> Tensor:
-    """At every position of ``(B, C, H, W)`` the maximum of all positions after it along ``dim``.
+    """At every position of ``(B, C, H, W)`` the maximum from there to the end of ``dim``.
 
-    Those are the edges of a box with its top left corner there; for bottom right corners, the
-    maximum of the positions before it. The position itself is included.
+    For bottom right corners it is the maximum from the start of ``dim`` to there.
     """
     return x.flip(dim).cummax(dim).values.flip(dim) if top_left else x.cummax(dim).values
 

@@ -162,7 +162,7 @@ def corner_targets(
 
 
 def foreground_targets(
-    boxes: Tensor, labels: Tensor, num_classes: int, size: tuple[int, int], stride: int
+    boxes: Tensor, labels: Tensor, num_classes: int, size: Sequence[int], stride: int
 ) -> tuple[Tensor, Tensor]:
     """Within-box foreground of an image by class (section 3.2).
 
