@@ -48,7 +48,7 @@ def softmax_focal_loss_forward(
 
     A negative target is ignored: its loss is zero.
     """
-    p = _target_probability(*full_precision(input), target)
+    p = _target_probability(full_precision(input)[0], target)
     loss = -alpha * (1 - p) ** gamma * p.clamp(min=_TINY).log()
     output.copy_(loss * (target >= 0) * _class_weight(target, weight))
 

@@ -217,7 +217,7 @@ def _tower(in_channels: int, channels: int, depth: int, norm_cfg: dict) -> nn.Se
     )
 
 
-def _deform(conv: DeformConv2d, inputs: Sequence[Tensor], offsets: Tensor) -> Tensor:
+def _deform(conv: DeformConv2d, inputs: list[Tensor], offsets: Tensor) -> Tensor:
     """In float32: 16 bits lose sampling locations, and torchvision has no bfloat16 kernel."""
     x = torch.cat(inputs, 1)
     with torch.autocast(x.device.type, enabled=False):
