@@ -1,4 +1,4 @@
-"""Where things are in a config: its data sets, pipelines, evaluators and classifying heads."""
+"""Where things are in a config: data sets, pipelines, evaluators and heads with classes."""
 
 from __future__ import annotations
 
@@ -12,54 +12,45 @@ from mmengine.registry import DATASETS
 
 from swin_dense.errors import UserError
 
-# Parts of a model whose `num_classes`, where they have one, is not the data set's.
+# Parts of a model whose `num_classes`, if any, is not the data set's.
 _OTHER_CLASSES = ("backbone", "neck", "data_preprocessor", "rpn_head", "semantic_head")
 
 
-def leaf_datasets(dataset: dict) -> Iterator[dict]:
-    """Yield the data sets that read files, out of any nesting of wrappers around them."""
-    inner = dataset.get("datasets") or ([dataset["dataset"]] if "dataset" in dataset else [])
-    if not inner:
-        yield dataset
-    for part in inner:
-        yield from leaf_datasets(part)
+def split_datasets(cfg: dict, split: str, with_wrappers: bool = False) -> Iterator[dict]:
+    """Yield the data sets of ``"train"``, ``"val"`` or ``"test"``; none if there is no loader.
 
-
-def split_datasets(cfg: dict, split: str) -> Iterator[dict]:
-    """Yield the data sets of ``"train"``, ``"val"`` or ``"test"``; none if there is no loader."""
+    Those that only wrap others (repeat, concatenate, mix) are yielded ``with_wrappers``.
+    """
     loader = cfg.get(f"{split}_dataloader")
-    if loader:
-        yield from leaf_datasets(loader["dataset"])
+    pending = [loader["dataset"]] if loader else []
+    while pending:
+        dataset = pending.pop(0)
+        inner = dataset.get("datasets") or ([dataset["dataset"]] if "dataset" in dataset else [])
+        pending = [*inner, *pending]
+        if with_wrappers or not inner:
+            yield dataset
 
 
 def split_evaluators(cfg: dict, split: str) -> list[dict]:
-    """Return the metrics of ``"val"`` or ``"test"`` as a list, however the config writes them."""
+    """Return the metrics of ``"val"`` or ``"test"`` as a list."""
     evaluator = cfg.get(f"{split}_evaluator") or []
     metrics = evaluator if isinstance(evaluator, list | tuple) else [evaluator]
     return [metric for metric in metrics if isinstance(metric, dict)]
 
 
 def pipelines(cfg: dict) -> Iterator[list]:
-    """Yield every pipeline of the config: of data sets, their wrappers, and by itself."""
+    """Yield every pipeline of the config: top-level ones, and those of data sets and wrappers."""
     for name, value in cfg.items():
         if name.endswith("pipeline") and isinstance(value, list):
             yield value
     for split in ("train", "val", "test"):
-        loader = cfg.get(f"{split}_dataloader")
-        if loader:
-            yield from _dataset_pipelines(loader["dataset"])
-
-
-def _dataset_pipelines(dataset: dict) -> Iterator[list]:
-    if dataset.get("pipeline"):
-        yield dataset["pipeline"]
-    inner = dataset.get("datasets") or ([dataset["dataset"]] if "dataset" in dataset else [])
-    for part in inner:
-        yield from _dataset_pipelines(part)
+        for dataset in split_datasets(cfg, split, with_wrappers=True):
+            if dataset.get("pipeline"):
+                yield dataset["pipeline"]
 
 
 def steps(pipeline: Any) -> Iterator[dict]:
-    """Yield every step of a pipeline, those nested in other steps included."""
+    """Yield every step of a pipeline, including those nested in other steps."""
     if isinstance(pipeline, list | tuple):
         for part in pipeline:
             yield from steps(part)
@@ -69,7 +60,7 @@ def steps(pipeline: Any) -> Iterator[dict]:
 
 
 def class_heads(model: Any, name: str = "model") -> Iterator[tuple[str, dict]]:
-    """Yield ``(dotted name, config)`` of every part whose ``num_classes`` is the data set's."""
+    """Yield ``(dotted name, config)`` of every head whose ``num_classes`` is the data set's."""
     if isinstance(model, list | tuple):
         for index, part in enumerate(model):
             yield from class_heads(part, f"{name}[{index}]")
@@ -89,12 +80,12 @@ def dataset_class(cfg: dict, dataset: dict) -> type:
     scope = dataset.get("_scope_") or cfg.get("default_scope") or "mmengine"
     found = DATASETS.get(kind if "." in kind else f"{scope}.{kind}")
     if found is None:
-        raise UserError(f"{kind} is not a data set that {scope} knows; correct its type")
+        raise UserError(f"{kind} is not a data set of {scope}: correct its type")
     return found
 
 
 def dataset_option(cfg: dict, dataset: dict, name: str) -> Any:
-    """Return a constructor argument of the data set: the config's, else the class's default."""
+    """Return a constructor argument of the data set: from the config, else the class's default."""
     if name in dataset:
         return dataset[name]
     for parent in dataset_class(cfg, dataset).__mro__:

@@ -31,12 +31,15 @@ ROOMS = (
 LONGEST_FUNCTION = 60
 MOST_ARGUMENTS = 10
 # Constructors and functions whose arguments are documented interfaces, each used by keyword: those
-# of mmdet and mmseg, and of the tools. Triton kernels take their tensors one by one, and the
+# of mmdet and mmseg, of configs, and of the tools. Triton kernels take their tensors one by one, and the
 # operators of compat.ops are called as mmcv calls its own.
 LONG_INTERFACES = {
     "backbones.deit.DeiT.__init__",
     "backbones.swin.SwinTransformer.__init__",
     "engine.test.evaluate",
+    "models.heads.conditional_mask_head.ConditionalMaskHead.__init__",
+    "models.heads.reppoints_v2_head.RepPointsV2Head.__init__",
+    "models.heads.reppoints_v2_layers.RepPointsV2Layers.__init__",
     "engine.train.train",
 }
 

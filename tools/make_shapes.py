@@ -3,7 +3,7 @@
     tools/make_shapes.py data/shapes
     tools/make_shapes.py DIR --train 5000 --val 500 --size 256 --seed 1
 
-Does nothing where that data set is already, and never touches a folder that holds anything else.
+Does nothing if that data set is already there, and never changes a folder with other contents.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from swin_dense.engine.terminal.cli import OneLineParser, run_tool
 def make_parser() -> OneLineParser:
     """The command line; its defaults are those of :class:`ShapesSpec`."""
     parser = OneLineParser(description=__doc__.splitlines()[0])
-    parser.add_argument("root", metavar="DIR", type=Path, help="folder to make")
+    parser.add_argument("root", metavar="DIR", type=Path, help="folder to create")
     parser.add_argument("--train", type=int, default=ShapesSpec.train, help="training images")
     parser.add_argument("--val", type=int, default=ShapesSpec.val, help="validation images")
     parser.add_argument("--size", type=int, default=ShapesSpec.size, help="side in pixels")
@@ -33,7 +33,7 @@ def make_parser() -> OneLineParser:
 
 
 def run(args: Namespace) -> None:
-    """Generates what the arguments say, and says where it is."""
+    """Generates the data set, or reports that it is already there."""
     spec = ShapesSpec(args.train, args.val, args.size, args.seed)
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:

@@ -4,27 +4,30 @@
 It prints nothing and compiles nothing. The global state it touches, all of it:
 
 ``sys.meta_path``
-    Two finders (:mod:`swin_dense.compat.mmcv_ext`). The last is asked for ``mmcv._ext`` only when
-    the installed mmcv has no compiled one: a full mmcv stays untouched. The first replaces
-    ``soft_nms`` in ``mmcv.ops.nms``, where that runs on our extension, by one that stays on the
+    Two finders (:mod:`swin_dense.compat.mmcv_ext`). The last one finds ``mmcv._ext``, and is asked
+    only if the installed mmcv has no compiled one: a full mmcv stays untouched. The first replaces
+    ``soft_nms`` in ``mmcv.ops.nms``, if that runs on our extension, by one that stays on the
     boxes' device.
 ``torch.serialization``'s list of safe globals
-    The few types that mmengine's checkpoints hold are added, so that ``torch.load`` reads them
+    The few types that mmengine's checkpoints contain are added, so that ``torch.load`` reads them
     with ``weights_only=True`` (:mod:`swin_dense.compat.checkpoint`).
 ``mmengine.runner.checkpoint.load_url``
-    Replaced by itself with ``weights_only=True``: downloads are checked like local files.
+    Called with ``weights_only=True``: downloads are checked like local files.
 ``mmengine.runner.checkpoint.CheckpointLoader``
     Reads local ``.safetensors`` files too.
 ``OMP_WAIT_POLICY``
     Set to PASSIVE, unless it is set, by :mod:`swin_dense` itself: PyTorch reads it when loaded.
 ``warnings.filters``
-    Messages about OpenMMLab's own code that the user can do nothing about are ignored
-    (:mod:`swin_dense.compat.noise`).
+    Warnings about OpenMMLab's own code, on which the user can do nothing, are ignored
+    (:mod:`swin_dense.compat.warning_filters`).
 """
+
+import importlib.util
 
 from swin_dense.compat.checkpoint import allow_mmengine_types, patch_mmengine_loader
 from swin_dense.compat.mmcv_ext import install_finder
-from swin_dense.compat.noise import check_pkg_resources, ignore_openmmlab_warnings
+from swin_dense.compat.warning_filters import ignore_openmmlab_warnings
+from swin_dense.errors import UserError
 
 __all__ = ["install"]
 
@@ -40,3 +43,16 @@ def install() -> None:
     install_finder()
     allow_mmengine_types()
     patch_mmengine_loader()
+
+
+def check_pkg_resources() -> None:
+    """Raise a :class:`UserError` if ``pkg_resources`` is not installed.
+
+    mmengine 0.10.7 imports it while it reads a config. Python 3.12's virtual environments have no
+    setuptools, and setuptools 82 removed the module.
+    """
+    if importlib.util.find_spec("pkg_resources") is None:
+        raise UserError(
+            "the module pkg_resources, which mmengine imports, is missing: "
+            'run python -m pip install "setuptools>=70.1,<82"'
+        )

@@ -1,9 +1,9 @@
-"""``mmcv._ext`` without a compiler: a module finder that serves operators from torchvision.
+"""``mmcv._ext`` without a compiler: a module finder that provides operators from torchvision.
 
 ``mmcv.ops`` looks up, at import, some 150 operators in the compiled extension ``mmcv._ext``.
 mmcv-lite has none, so that even ``import mmdet.models`` fails. The finder here answers for that
-one module name with the operators of :mod:`swin_dense.compat.ops`; any other operator is there by
-name and raises ``NotImplementedError`` when it is called.
+one module name with the operators of :mod:`swin_dense.compat.ops`; any other operator raises
+``NotImplementedError`` when it is called.
 """
 
 import importlib.abc
@@ -23,12 +23,15 @@ _FULL_MMCV = (
 )
 
 
-def missing_operator(name: str) -> Callable[..., Any]:
-    """A stand-in for the operator ``name`` that raises ``NotImplementedError`` when called."""
+def _missing_operator(name: str) -> Callable[..., Any]:
+    """The extension's ``__getattr__``: an operator that raises ``NotImplementedError``."""
+    # Dunder names are probes of the import system and of inspect.
+    if name.startswith("__"):
+        raise AttributeError(f"module '{EXTENSION}' has no attribute '{name}'")
 
     def operator(*args: Any, **kwargs: Any) -> Any:
         raise NotImplementedError(
-            f"mmcv's operator '{name}' is not among those that swin_dense serves without a "
+            f"mmcv's operator '{name}' is not among those that swin_dense provides without a "
             f"compiled mmcv. {_FULL_MMCV}"
         )
 
@@ -36,27 +39,19 @@ def missing_operator(name: str) -> Callable[..., Any]:
     return operator
 
 
-def _operator(name: str) -> Callable[..., Any]:
-    # Called for names that the module lacks. Dunder names are probes of the import system and of
-    # inspect, which must see that they are absent.
-    if name.startswith("__"):
-        raise AttributeError(f"module '{EXTENSION}' has no attribute '{name}'")
-    return missing_operator(name)
-
-
 class _ExtensionLoader(importlib.abc.Loader):
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> None:
-        return None  # Python's own module type will do
+        return None  # the default module type
 
     def exec_module(self, module: ModuleType) -> None:
         from swin_dense.compat.ops import OPERATORS
 
         vars(module).update(OPERATORS)
-        vars(module)["__getattr__"] = _operator
+        vars(module)["__getattr__"] = _missing_operator
 
 
 class ExtensionFinder(importlib.abc.MetaPathFinder):
-    """Finds ``mmcv._ext``, and nothing else, for whoever did not find a compiled one."""
+    """Finds ``mmcv._ext``, and nothing else, if no other finder found a compiled one."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -69,15 +64,15 @@ class ExtensionFinder(importlib.abc.MetaPathFinder):
 
 
 class SoftNmsFinder(importlib.abc.MetaPathFinder):
-    """Gives ``mmcv.ops.nms``, where it runs on our extension, the ``soft_nms`` of ours.
+    """Replaces ``soft_nms`` in ``mmcv.ops.nms``, if that uses our extension.
 
-    mmcv's own moves the boxes to the CPU before it calls the operator, which has no need of that.
+    mmcv's own function moves the boxes to the CPU; ours computes on their device.
     """
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        """The usual spec of ``mmcv.ops.nms``, with one step added; None for any other name."""
+        """The usual spec of ``mmcv.ops.nms``, with one more step; None for any other name."""
         if fullname != _NMS_MODULE:
             return None
         spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)

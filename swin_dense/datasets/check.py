@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from swin_dense import config_tree
 from swin_dense.datasets.coco_file import CocoFile, read_coco
-from swin_dense.datasets.label_maps import check_label_maps
+from swin_dense.datasets.label_maps import check_label_maps, missing_files
 from swin_dense.errors import UserError
 
-_BOX_ONLY = (
-    "to train boxes only, set masks=False in own_data, or add segmentations to the annotations"
-)
 _STUFF_MAPS = (
     "http://calvin.inf.ed.ac.uk/wp-content/uploads/data/cocostuffdataset/"
     "stuffthingmaps_trainval2017.zip"
@@ -25,12 +21,12 @@ _WITHOUT_SEMANTIC = "use a config htc_pp_without_semantic_*, which needs none"
 def check_data(cfg: Any, splits: Iterable[str] = ("train", "val")) -> list[str]:
     """Check the data sets and evaluators that a run is about to use.
 
-    Looked at: folders and annotation files exist; COCO files are complete JSON of the right form,
-    hold the config's classes in its order, and something to learn from; every image is there;
-    masks are there where masks are trained or evaluated, COCO-stuff's label maps where a semantic
-    branch is trained; label maps of segmentors are indices below the number
-    of classes, of the size of their images (a sample is read); heads have as many classes as the
-    data set. Data sets of other kinds, and those on remote storage, are left alone.
+    Checked are: folders and annotation files exist; COCO files are complete JSON of the right
+    form, have the config's classes in its order, and annotations to train on; every image exists;
+    there are masks where masks are trained or evaluated, and COCO-stuff label maps where a semantic
+    branch is trained; label maps of segmentors are indices below the number of classes, of the size
+    of their images (a sample is read); heads have as many classes as the data set. Other kinds of
+    data sets, and those on remote storage, are not checked.
 
     Args:
         cfg: mmengine config of a detector or segmentor, ``own_data`` already applied.
@@ -40,190 +36,73 @@ def check_data(cfg: Any, splits: Iterable[str] = ("train", "val")) -> list[str]:
         Warnings, a line each, about data that will be skipped.
 
     Raises:
-        UserError: the run would fail, or learn or measure the wrong thing; the message names the
-            file and the mend.
+        UserError: the run would fail, or train or evaluate on the wrong data; the message names
+            the file and the fix.
     """
-    reader = _Reader()
+    files, warnings = _CocoFiles(), []
     for split in splits:
         for dataset in config_tree.split_datasets(cfg, split):
             prefix = dataset.get("data_prefix") or {}
-            if _is_remote(dataset):
+            has_label_maps = "seg_map_path" in prefix
+            is_coco = "img" in prefix and str(dataset.get("ann_file", "")).endswith(".json")
+            is_remote = "://" in f"{dataset.get('data_root')} {dataset.get('ann_file')}"
+            if is_remote or not (has_label_maps or is_coco):
                 continue
-            if "seg_map_path" in prefix:
-                classes = config_tree.class_names(cfg, dataset)
-                _check_root(dataset, split)
-                reader.warnings += check_label_maps(cfg, dataset, len(classes))
-            elif "img" in prefix and str(dataset.get("ann_file", "")).endswith(".json"):
-                classes = _check_boxes(cfg, dataset, split, reader)
+            _check_root(dataset, split)
+            classes = config_tree.class_names(cfg, dataset)
+            if has_label_maps:
+                warnings += check_label_maps(cfg, dataset, len(classes))
             else:
-                continue
+                _check_coco(cfg, dataset, classes, split, files)
             _check_heads(cfg, classes, split)
-    return reader.warnings
+    return warnings + [warning for file in files.values() for warning in file.warnings]
 
 
-class _Reader:
-    """Reads each annotation file once, however many data sets and evaluators name it."""
+class _CocoFiles(dict[tuple[Path, bool], CocoFile]):
+    """Annotation files by path and ``need_annotations`` of :func:`read_coco`, each read once."""
 
-    def __init__(self) -> None:
-        self.warnings: list[str] = []
-        self._files: dict[tuple[str, bool], CocoFile] = {}
-
-    def read(self, path: Path, need_annotations: bool = True) -> CocoFile:
-        key = (os.path.realpath(path), need_annotations)
-        if key not in self._files:
-            self._files[key] = read_coco(path, need_annotations)
-            self.warnings += self._files[key].warnings
-        return self._files[key]
-
-
-def _check_boxes(cfg: Any, dataset: dict, split: str, reader: _Reader) -> tuple[str, ...]:
-    """Check one COCO data set and the evaluators of its split; return its classes."""
-    classes = config_tree.class_names(cfg, dataset)
-    _check_root(dataset, split)
-    evaluators = [] if split == "train" else _coco_evaluators(cfg, split)
-    submitting = bool(evaluators) and all(metric.get("format_only") for metric in evaluators)
-    file = reader.read(config_tree.resolve(dataset, dataset["ann_file"]), not submitting)
-    _check_classes(file, classes)
-    _check_images(file, config_tree.resolve(dataset, dataset["data_prefix"]["img"]))
-    if split == "train":
-        _check_usable(file, classes, (dataset.get("filter_cfg") or {}).get("min_size", 0))
-        loads_masks = any(
-            step.get("with_mask") for step in config_tree.steps(dataset.get("pipeline"))
-        )
-        _check_masks(file, classes, loads_masks)
-        if any(step.get("with_seg") for step in config_tree.steps(dataset.get("pipeline"))):
-            _check_stuff_maps(file, dataset)
-    for metric in evaluators:
-        if not metric.get("format_only"):
-            _check_evaluator(metric, file, classes, split, reader)
-    return classes
-
-
-def _check_evaluator(
-    metric: dict, data: CocoFile, classes: tuple[str, ...], split: str, reader: _Reader
-) -> None:
-    file = reader.read(Path(metric["ann_file"]))
-    _check_classes(file, classes)
-    _check_masks(file, classes, "segm" in (metric.get("metric") or []))
-    if file.image_ids != data.image_ids:
-        raise UserError(
-            f"{split}_evaluator reads {file.path}, which has {len(file.image_ids)} images, but "
-            f"the {split} data set reads {data.path}, which has {len(data.image_ids)} and not the "
-            "same ones; set both ann_file to one file"
-        )
-    if file.without_iscrowd:
-        raise UserError(
-            f"{file.path}: {file.without_iscrowd} annotations lack iscrowd, without which COCO "
-            'evaluation stops; add "iscrowd": 0 to each'
-        )
+    def __missing__(self, key: tuple[Path, bool]) -> CocoFile:
+        self[key] = read_coco(*key)
+        return self[key]
 
 
 def _check_root(dataset: dict, split: str) -> None:
     root = dataset.get("data_root")
     if root and not Path(root).is_dir():
         raise UserError(
-            f"no data root {root} ({split} data set): put the data there, or point to it with "
-            "--data-root DIR"
+            f"no data root {root} ({split} data set): put the data there, or set --data-root DIR"
         )
 
 
-def _check_classes(file: CocoFile, classes: tuple[str, ...]) -> None:
-    names = list(file.categories.values())
-    missing = [name for name in classes if name not in names]
-    if missing:
-        raise UserError(
-            f"{file.path} lacks {len(missing)} of the config's {len(classes)} classes: "
-            f"{_shortened(missing)}; it has {_shortened(names) or 'none'}. For data of your own, "
-            "set own_data, which reads the classes from the file"
-        )
-    in_file_order = tuple(name for name in names if name in classes)
-    if in_file_order != classes:
-        raise UserError(
-            f"{file.path} has the classes in another order than the config: labels are numbered "
-            f"by the file, which starts {_shortened(list(in_file_order))}, not "
-            f"{_shortened(list(classes))}; use one order in the config and in all files"
-        )
-
-
-def _check_images(file: CocoFile, folder: Path) -> None:
-    if not folder.is_dir():
-        raise UserError(f"no image folder {folder}: put the images there, or correct data_prefix")
-    if not file.file_names:
-        raise UserError(f"{file.path} lists no images; export it again with its images")
-    missing = _missing(file.file_names, folder)
-    if missing:
-        raise UserError(
-            f"{len(missing)} of {len(file.file_names)} images of {file.path} are not in {folder}, "
-            f"the first is {missing[0]}; put them there, or take them out of the file"
-        )
-
-
-def _check_stuff_maps(file: CocoFile, dataset: dict) -> None:
-    prefix = dataset["data_prefix"].get("seg")
-    if not prefix:
-        raise UserError(
-            "the semantic branch is trained with COCO-stuff label maps, and data_prefix names no "
-            f"folder seg for them: {_WITHOUT_SEMANTIC}, or set it"
-        )
-    folder = config_tree.resolve(dataset, prefix)
-    suffix = dataset.get("seg_map_suffix", ".png")
-    missing = _missing([name.rsplit(".", 1)[0] + suffix for name in file.file_names], folder)
-    if missing:
-        raise UserError(
-            f"{folder} lacks {len(missing)} of {len(file.file_names)} COCO-stuff label maps, with "
-            f"which the semantic branch is trained, the first is {missing[0]}: unpack "
-            f"{_STUFF_MAPS} into {folder.parent}, or {_WITHOUT_SEMANTIC}"
-        )
-
-
-def _missing(names: Iterable[str], folder: Path) -> list[str]:
-    """Those of the files ``names`` (with folders, perhaps) that are not in ``folder``."""
-    present: dict[str, set[str]] = {}
-    missing = []
-    for name in names:
-        parent, base = os.path.split(name)
-        if parent not in present:
-            here = folder / parent
-            present[parent] = {e.name for e in os.scandir(here)} if here.is_dir() else set()
-        if base not in present[parent]:
-            missing.append(name)
-    return missing
-
-
-def _check_usable(file: CocoFile, classes: tuple[str, ...], min_size: int) -> None:
-    wanted = [key for key, name in file.categories.items() if name in classes]
-    largest = max((file.usable.get(key, -1) for key in wanted), default=-1)
-    if largest < 0:
-        raise UserError(
-            f"{file.path} has nothing to learn from: no annotation of "
-            f"{_shortened(list(classes))} has a box inside its image that is not a crowd"
-        )
-    if largest < min_size:
-        raise UserError(
-            f"{file.path}: every image with annotations is smaller than filter_cfg.min_size "
-            f"({min_size} pixels), so all would be left out; lower "
-            "train_dataloader.dataset.filter_cfg.min_size"
-        )
-
-
-def _check_masks(file: CocoFile, classes: tuple[str, ...], needed: bool) -> None:
-    wanted = [key for key, name in file.categories.items() if name in classes]
-    maskless = sum(file.maskless[key] for key in wanted)
-    if needed and maskless:
-        raise UserError(
-            f"{file.path}: {maskless} annotations have a box but no segmentation, and the config "
-            f"trains or evaluates masks; {_BOX_ONLY}"
-        )
-
-
-def _check_heads(cfg: Any, classes: tuple[str, ...], split: str) -> None:
+def _check_heads(cfg: Any, classes: Sequence[str], split: str) -> None:
     for name, head in config_tree.class_heads(cfg["model"]):
         if head["num_classes"] != len(classes):
             raise UserError(
                 f"{name}.num_classes is {head['num_classes']}, but the {split} data set has "
-                f"{len(classes)} classes ({_shortened(list(classes))}); set it to {len(classes)}, "
-                "or let own_data set it"
+                f"{len(classes)} classes ({_shortened(classes)}): set it to {len(classes)}, "
+                "or use own_data, which sets it"
             )
+
+
+def _check_coco(
+    cfg: Any, dataset: dict, classes: Sequence[str], split: str, files: _CocoFiles
+) -> None:
+    """Check one COCO data set and the evaluators of its split."""
+    evaluators = [] if split == "train" else _coco_evaluators(cfg, split)
+    evaluated = [metric for metric in evaluators if not metric.get("format_only")]
+    for_test_server = bool(evaluators) and not evaluated  # whose files have no annotations
+    file = files[config_tree.resolve(dataset, dataset["ann_file"]), not for_test_server]
+    _check_classes(file, classes)
+    _check_images(file, config_tree.resolve(dataset, dataset["data_prefix"]["img"]))
+    if split == "train":
+        _check_usable(file, classes, (dataset.get("filter_cfg") or {}).get("min_size", 0))
+        steps = list(config_tree.steps(dataset.get("pipeline")))
+        if any(step.get("with_mask") for step in steps):
+            _check_masks(file, classes)
+        if any(step.get("with_seg") for step in steps):
+            _check_stuff_maps(file, dataset)
+    for metric in evaluated:
+        _check_evaluator(metric, file, classes, split, files)
 
 
 def _coco_evaluators(cfg: Any, split: str) -> list[dict]:
@@ -236,10 +115,97 @@ def _coco_evaluators(cfg: Any, split: str) -> list[dict]:
     ]
 
 
-def _is_remote(dataset: dict) -> bool:
-    paths = [dataset.get("data_root"), dataset.get("ann_file")]
-    return any("://" in str(path) for path in paths)
+def _check_evaluator(
+    metric: dict, data: CocoFile, classes: Sequence[str], split: str, files: _CocoFiles
+) -> None:
+    file = files[Path(metric["ann_file"]), True]
+    _check_classes(file, classes)
+    if "segm" in (metric.get("metric") or []):
+        _check_masks(file, classes)
+    if file.image_ids != data.image_ids:
+        raise UserError(
+            f"{split}_evaluator reads {file.path} with {len(file.image_ids)} images, the {split} "
+            f"data set {data.path} with {len(data.image_ids)}, and they are not the same: set both "
+            "ann_file to one file"
+        )
+    if file.without_iscrowd:
+        raise file.error(
+            f"{file.without_iscrowd} annotations lack iscrowd, which COCO evaluation needs: add "
+            '"iscrowd": 0 to each'
+        )
 
 
-def _shortened(names: list[str], limit: int = 5) -> str:
+def _check_classes(file: CocoFile, classes: Sequence[str]) -> None:
+    names = list(file.categories.values())
+    missing = [name for name in classes if name not in names]
+    if missing:
+        raise UserError(
+            f"{file.path} lacks {len(missing)} of the config's {len(classes)} classes: "
+            f"{_shortened(missing)}; it has {_shortened(names) or 'none'}. For your own data, "
+            "set own_data, which reads the classes from the file"
+        )
+    in_file_order = [name for name in names if name in classes]
+    if in_file_order != list(classes):
+        raise UserError(
+            f"{file.path} has the classes in another order than the config: labels are numbered "
+            f"by the file, which starts with {_shortened(in_file_order)}, not "
+            f"{_shortened(classes)}: use the same order in the config and in all files"
+        )
+
+
+def _check_images(file: CocoFile, folder: Path) -> None:
+    if not folder.is_dir():
+        raise UserError(f"no image folder {folder}: put the images there, or correct data_prefix")
+    if not file.file_names:
+        raise UserError(f"{file.path} lists no images: export it again with its images")
+    missing = missing_files(file.file_names, folder)
+    if missing:
+        raise UserError(
+            f"{len(missing)} of {len(file.file_names)} images of {file.path} are not in {folder}, "
+            f"the first is {missing[0]}: add them, or remove them from the file"
+        )
+
+
+def _check_usable(file: CocoFile, classes: Sequence[str], min_size: int) -> None:
+    largest = max((file.usable.get(key, -1) for key in file.ids_of(classes)), default=-1)
+    if largest < 0:
+        raise UserError(
+            f"{file.path} has no annotations to train on: none of {_shortened(classes)} has a box "
+            "inside its image and is not a crowd"
+        )
+    if largest < min_size:
+        raise file.error(
+            f"every image with annotations is smaller than filter_cfg.min_size ({min_size} pixels),"
+            " so all would be skipped: lower train_dataloader.dataset.filter_cfg.min_size"
+        )
+
+
+def _check_masks(file: CocoFile, classes: Sequence[str]) -> None:
+    without_mask = sum(file.without_mask[key] for key in file.ids_of(classes))
+    if without_mask:
+        raise file.error(
+            f"{without_mask} annotations have a box but no segmentation, and the config trains or "
+            "evaluates masks: add segmentations, or set masks=False in own_data to train boxes only"
+        )
+
+
+def _check_stuff_maps(file: CocoFile, dataset: dict) -> None:
+    prefix = dataset["data_prefix"].get("seg")
+    if not prefix:
+        raise UserError(
+            "the semantic branch is trained with COCO-stuff label maps, but data_prefix.seg, their "
+            f"folder, is not set: {_WITHOUT_SEMANTIC}, or set it"
+        )
+    folder = config_tree.resolve(dataset, prefix)
+    suffix = dataset.get("seg_map_suffix", ".png")
+    missing = missing_files([n.rsplit(".", 1)[0] + suffix for n in file.file_names], folder)
+    if missing:
+        raise UserError(
+            f"{folder} lacks {len(missing)} of {len(file.file_names)} COCO-stuff label maps, on "
+            f"which the semantic branch is trained, the first is {missing[0]}: unpack "
+            f"{_STUFF_MAPS} into {folder.parent}, or {_WITHOUT_SEMANTIC}"
+        )
+
+
+def _shortened(names: Sequence[str], limit: int = 5) -> str:
     return ", ".join(map(str, names[:limit])) + (", ..." if len(names) > limit else "")

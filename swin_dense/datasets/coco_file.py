@@ -1,4 +1,4 @@
-"""One COCO annotation file, read once: what it holds, and what is wrong with it."""
+"""Reading and checking COCO annotation files."""
 
 from __future__ import annotations
 
@@ -6,11 +6,15 @@ import json
 import math
 import os
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from swin_dense.errors import UserError
+
+_ID = (int, str)
+_NUMBER = (int, float)
 
 
 @dataclass
@@ -19,13 +23,13 @@ class CocoFile:
 
     Attributes:
         path: the file.
-        categories: names by category id, in the file's order (mmdet numbers labels by it).
-        file_names: one for each image, as the file has them.
+        categories: names by category id, in the file's order, by which mmdet numbers labels.
+        file_names: of the images, as in the file.
         image_ids: ids of the images.
-        usable: by category id, the largest short side, in pixels, among the images with an
-            annotation that a detector can learn from (not a crowd, a box of at least one pixel).
-        maskless: by category id, how many annotations have no segmentation.
-        without_iscrowd: how many annotations lack that key, which evaluation asks for.
+        usable: by category id, the largest short side, in pixels, of an image with an annotation
+            that can be trained on (not a crowd, a box of at least one pixel).
+        without_mask: by category id, number of annotations without segmentation.
+        without_iscrowd: number of annotations without that key, which evaluation needs.
         warnings: a line for each kind of annotation that will be skipped.
     """
 
@@ -34,9 +38,17 @@ class CocoFile:
     file_names: list[str] = field(default_factory=list)
     image_ids: set = field(default_factory=set)
     usable: dict[int, int] = field(default_factory=dict)
-    maskless: Counter = field(default_factory=Counter)
+    without_mask: Counter = field(default_factory=Counter)
     without_iscrowd: int = 0
     warnings: list[str] = field(default_factory=list)
+
+    def ids_of(self, classes: Sequence[str]) -> list[int]:
+        """Return the ids of the categories with these names."""
+        return [key for key, name in self.categories.items() if name in classes]
+
+    def error(self, problem: str) -> UserError:
+        """Return an error of this file; ``problem`` says what is wrong and how to fix it."""
+        return UserError(f"{self.path}: {problem}")
 
 
 def read_coco(path: str | os.PathLike, need_annotations: bool = True) -> CocoFile:
@@ -46,19 +58,17 @@ def read_coco(path: str | os.PathLike, need_annotations: bool = True) -> CocoFil
         path: JSON file with ``images``, ``annotations`` and ``categories``.
         need_annotations: False for a file of images only, such as that of a test server.
 
-    Returns:
-        What the file holds.
-
     Raises:
-        UserError: the file is missing, is not COCO JSON, or would make a run stop later; the
-            message names the file, the first entry at fault and the mend.
+        UserError: the file is missing, is not COCO JSON, or would make a run fail later; the
+            message names the file, the first wrong entry and the fix.
     """
     path = Path(path)
     content = _load(path)
     if not isinstance(content, dict):
         raise UserError(
-            f"{path} is not a COCO annotation file: it holds a {type(content).__name__}, not an "
-            "object with images, annotations and categories (a list is a file of results)"
+            f"{path} is not a COCO annotation file: it contains a {type(content).__name__}, not "
+            "an object with images, annotations and categories (results are a list): correct "
+            "ann_file"
         )
     for key in ("images", "annotations", "categories"):
         if key == "annotations" and not need_annotations:
@@ -79,18 +89,18 @@ def read_coco(path: str | os.PathLike, need_annotations: bool = True) -> CocoFil
 
 def _load(path: Path) -> Any:
     if not path.is_file():
-        raise UserError(f"no annotation file {path}: put it there, or correct ann_file")
+        raise UserError(f"no annotation file {path}: add it, or correct ann_file")
     try:
         with path.open(encoding="utf-8-sig") as stream:
             return json.load(stream)
     except json.JSONDecodeError as error:
         raise UserError(
-            f"{path} is cut off or not JSON (line {error.lineno}, column {error.colno}: "
-            f"{error.msg}); download or export it again"
+            f"{path} is truncated or not JSON (line {error.lineno}, column {error.colno}: "
+            f"{error.msg}): download or export it again"
         ) from error
     except UnicodeDecodeError as error:
         raise UserError(
-            f"{path} is not text in UTF-8 (byte {error.start}); is it the annotation file?"
+            f"{path} is not UTF-8 text (byte {error.start}): set ann_file to the annotation file"
         ) from error
 
 
@@ -98,9 +108,9 @@ def _read_categories(file: CocoFile, categories: list[dict]) -> None:
     for index, category in enumerate(categories):
         _require(file, "categories", index, category, {"id": int, "name": str})
         if category["id"] in file.categories or category["name"] in file.categories.values():
-            raise UserError(
-                f"{file.path}: category {category['id']} {category['name']!r} is there twice; "
-                "every category needs an id and a name of its own"
+            raise file.error(
+                f"category {category['id']} {category['name']!r} is duplicated: ids and names must "
+                "be unique"
             )
         file.categories[category["id"]] = category["name"]
 
@@ -108,15 +118,15 @@ def _read_categories(file: CocoFile, categories: list[dict]) -> None:
 def _read_images(file: CocoFile, images: list[dict]) -> dict[Any, tuple[float, float]]:
     """Fill in the images; return their (width, height) in pixels by id."""
     sizes: dict[Any, tuple[float, float]] = {}
-    types = {"id": (int, str), "file_name": str, "width": (int, float), "height": (int, float)}
+    types = {"id": _ID, "file_name": str, "width": _NUMBER, "height": _NUMBER}
     for index, image in enumerate(images):
         _require(file, "images", index, image, types)
         if image["id"] in sizes:
-            raise UserError(f"{file.path}: two images have id {image['id']!r}; give each its own")
+            raise file.error(f"two images have id {image['id']!r}: ids must be unique")
         if not (image["width"] > 0 and image["height"] > 0):
-            raise UserError(
-                f"{file.path}: image {image['file_name']} is {image['width']} x "
-                f"{image['height']} pixels there; write its true size"
+            raise file.error(
+                f"image {image['file_name']} has the size {image['width']} x "
+                f"{image['height']} pixels: write its actual size"
             )
         sizes[image["id"]] = (image["width"], image["height"])
         file.file_names.append(image["file_name"])
@@ -125,25 +135,17 @@ def _read_images(file: CocoFile, images: list[dict]) -> dict[Any, tuple[float, f
 
 
 def _read_annotations(file: CocoFile, annotations: list[dict], sizes: dict) -> None:
-    types = {
-        "id": (int, str),
-        "image_id": (int, str),
-        "category_id": int,
-        "bbox": (list, tuple),
-        "area": (int, float),
-    }
+    types = {"id": _ID, "image_id": _ID, "category_id": int, "bbox": list, "area": _NUMBER}
     ids: set = set()
     skipped: dict[str, list] = {}
     for index, annotation in enumerate(annotations):
         _require(file, "annotations", index, annotation, types)
         if annotation["id"] in ids:
-            raise UserError(
-                f"{file.path}: two annotations have id {annotation['id']!r}; give each its own"
-            )
+            raise file.error(f"two annotations have id {annotation['id']!r}: ids must be unique")
         ids.add(annotation["id"])
         file.without_iscrowd += "iscrowd" not in annotation
         category = annotation["category_id"]
-        file.maskless[category] += not annotation.get("segmentation")
+        file.without_mask[category] += not annotation.get("segmentation")
         reason = _why_skipped(file, annotation, sizes)
         if reason:
             skipped.setdefault(reason, []).append(annotation["id"])
@@ -152,24 +154,24 @@ def _read_annotations(file: CocoFile, annotations: list[dict], sizes: dict) -> N
             file.usable[category] = max(file.usable.get(category, 0), short_side)
     for reason, which in skipped.items():
         file.warnings.append(
-            f"{file.path}: {len(which)} of {len(annotations)} annotations are skipped, as they "
+            f"{file.path}: {len(which)} of {len(annotations)} annotations will be skipped: they "
             f"{reason} (ids {', '.join(map(str, which[:5]))}{', ...' if len(which) > 5 else ''})"
         )
 
 
 def _why_skipped(file: CocoFile, annotation: dict, sizes: dict) -> str | None:
-    """Return why mmdet leaves the annotation out, or None; raise where it would stop instead."""
+    """Return why mmdet skips the annotation, or None; raise if it would fail on it."""
     box = annotation["bbox"]
     numbers = [v for v in box if isinstance(v, int | float) and math.isfinite(v)]
     if len(box) != 4 or len(numbers) != 4:
-        raise UserError(
-            f"{file.path}: bbox of annotation {annotation['id']!r} is {box}; COCO's is four "
-            "numbers, [x, y, width, height] in pixels"
+        raise file.error(
+            f"bbox of annotation {annotation['id']!r} is {box}: COCO format requires "
+            "four numbers, [x, y, width, height] in pixels"
         )
     if annotation["image_id"] not in sizes:
-        return "name an image_id that images lacks"
+        return "have an image_id that is not in images"
     if annotation["category_id"] not in file.categories:
-        return "name a category_id that categories lacks"
+        return "have a category_id that is not in categories"
     x, y, width, height = numbers
     if width < 1 or height < 1 or annotation["area"] <= 0:
         return "have a box of less than one pixel or no area"
@@ -184,6 +186,4 @@ def _require(file: CocoFile, key: str, index: int, entry: dict, types: dict[str,
         value = entry.get(name)
         if not isinstance(value, kind) or isinstance(value, bool):
             found = "is missing" if name not in entry else f"is {value!r}"
-            raise UserError(
-                f"{file.path}: {name} of {key}[{index}] {found}; COCO format asks for it there"
-            )
+            raise file.error(f"{name} of {key}[{index}] {found}: COCO format requires it")

@@ -1,8 +1,7 @@
 """InstaBoost (arXiv 1908.07801): instances are cut out, jittered, and pasted near where they were.
 
-The package that the method's authors released stops on NumPy 1.24 and later, as soon as a mask has
-two parts; this is our own, of the paper's random variant. The other one, which looks for a place of
-similar appearance, is left out: mmdet's configs do not use it either.
+The authors' package fails with NumPy 1.24 and later on masks of two parts. This is the paper's
+random variant; the appearance-guided one, which mmdet's configs do not use, is not implemented.
 """
 
 from __future__ import annotations
@@ -20,9 +19,9 @@ from scipy.sparse.csgraph import connected_components
 from swin_dense.errors import UserError
 from swin_dense.registry import TRANSFORMS
 
-_BORDER = 10  # pixels; what ends closer to the image's border is taken to go on behind it
-_INPAINT_RADIUS = 3  # pixels around each that is filled in
-_UNKNOWN = 255  # label of what comes to light behind a moved instance
+_BORDER = 10  # pixels; an instance that ends closer to the image's border is taken as truncated
+_INPAINT_RADIUS = 3  # pixels
+_UNKNOWN = 255  # label of the uncovered background behind a moved instance
 
 Mask = NDArray[np.bool_]
 Floats = NDArray[np.float64]
@@ -30,21 +29,21 @@ Floats = NDArray[np.float64]
 
 @TRANSFORMS.register_module()
 class InstaBoost(BaseTransform):
-    """Moves, scales and turns the instances of an image a little; the background is filled in.
+    """Shift, scale and rotate the instances of an image a little; the background is inpainted.
 
-    Instances whose boxes overlap move together, so that they keep hiding each other. Those that
+    Instances whose boxes overlap move together, so that they keep occluding each other. Those that
     end at the image's border only grow and never move away from it. Crowds and other ignored
     regions stay. Works on the image as it was read, after ``LoadAnnotations`` with masks, and
     changes ``img`` ``(H, W, 3)`` of uint8, ``gt_masks`` (to bitmaps, less what a later instance
-    hides), ``gt_bboxes`` (of what moved: the boxes of the masks) and, where there is one,
-    ``gt_seg_map``: labels move with their instances, and what comes to light is 255, "unknown".
-    An instance that is hidden entirely is left out.
+    occludes), ``gt_bboxes`` (of moved instances: the boxes of the masks) and, if present,
+    ``gt_seg_map``: labels move with their instances, and uncovered background is 255, "unknown".
+    An instance that is fully occluded is removed.
 
     Args:
-        prob: of an image to be changed.
-        scale: least and greatest factor of size.
-        shift: greatest shift as a share of the width and of the height.
-        angle: greatest rotation in degrees, either way.
+        prob: probability that an image is changed.
+        scale: minimum and maximum factor of size.
+        shift: maximum shift as a fraction of width and height.
+        angle: maximum rotation in degrees, in both directions.
     """
 
     def __init__(
@@ -67,8 +66,8 @@ class InstaBoost(BaseTransform):
         """
         if "gt_masks" not in results:
             raise UserError(
-                "InstaBoost cuts instances out by their masks, and none were loaded: set "
-                "LoadAnnotations(with_mask=True) before it, or leave it out of the pipeline"
+                "InstaBoost cuts instances out by their masks, but none were loaded: set "
+                "LoadAnnotations(with_mask=True) before it, or remove it from the pipeline"
             )
         if np.random.random() >= self.prob or not len(results["gt_masks"]):
             return results
@@ -76,29 +75,29 @@ class InstaBoost(BaseTransform):
         movable = np.flatnonzero(~results["gt_ignore_flags"] & masks.any(axis=(1, 2)))
         if not len(movable):
             return results
-        boxes = boxes_of(masks[movable])
+        boxes = _boxes_of(masks[movable])
         height, width = results["img"].shape[:2]
-        moves = [
-            (movable[members], self._draw(_hull(boxes[members]), width, height))
-            for members in overlapping_groups(boxes)
-        ]
+        moves = []
+        for members in overlapping_groups(boxes):
+            corners = boxes[members, :2].min(0), boxes[members, 2:].max(0)
+            moves.append((movable[members], self._random_affine(*corners, (width, height))))
         _paste(results, masks, moves)
         _write(results, masks, movable)
         return results
 
-    def _draw(self, box: Floats, width: int, height: int) -> Floats:
-        """A random affine matrix ``(2, 3)`` about the middle of ``box`` (x1, y1, x2, y2)."""
-        size, middle = box[2:] - box[:2], (box[:2] + box[2:]) / 2
+    def _random_affine(self, start: Floats, end: Floats, image_size: tuple[int, int]) -> Floats:
+        """A random matrix ``(2, 3)`` about the center of a box with corners ``start``, ``end``."""
+        size, center = end - start, (start + end) / 2
         scale = np.random.uniform(*self.scale)
         angle = np.random.uniform(-self.angle, self.angle)
         shift = np.random.uniform(-self.shift, self.shift, 2) * size
-        at_start = box[:2] < _BORDER
-        at_end = box[2:] > np.array([width, height]) - _BORDER
+        at_start = start < _BORDER
+        at_end = end > np.array(image_size) - _BORDER
         if at_start.any() or at_end.any():
             scale, angle = max(scale, 1.0), 0.0
         shift = np.where(at_start, np.minimum(shift, 0), shift)
         shift = np.where(at_end, np.maximum(shift, 0), shift)
-        matrix = cv2.getRotationMatrix2D(tuple(middle), angle, scale)
+        matrix = cv2.getRotationMatrix2D(tuple(center), angle, scale)
         shift = np.where(at_start & at_end, 0, shift)
         return np.column_stack([matrix[:, :2], matrix[:, 2] + shift])
 
@@ -107,43 +106,35 @@ class InstaBoost(BaseTransform):
         return f"{name}({prob=}, {scale=}, shift={self.shift:.3f}, angle={self.angle})"
 
 
-def boxes_of(masks: Mask) -> Floats:
-    """Boxes (x1, y1, x2, y2) in pixels, ``(N, 4)``, of masks ``(N, H, W)``, none of them empty."""
-    ends = []
-    for axis in (1, 2):  # columns, then rows, that hold something
-        some = np.asarray(masks.any(axis=axis))
-        ends.append((some.argmax(1), some.shape[1] - some[:, ::-1].argmax(1)))
-    (left, right), (top, bottom) = ends
-    return np.stack([left, top, right, bottom], axis=1).astype(float)
-
-
 def overlapping_groups(boxes: Floats) -> list[NDArray[np.intp]]:
-    """Indices of boxes ``(N, 4)`` that overlap, directly or through others, a group each."""
+    """Groups of indices of boxes ``(N, 4)`` that overlap, directly or through others."""
     start, end = boxes[:, :2], boxes[:, 2:]
     overlap = ((start[:, None] < end) & (start < end[:, None])).all(axis=-1)
     count, group = connected_components(overlap, directed=False)
     return [np.flatnonzero(group == i) for i in range(count)]
 
 
-def _hull(boxes: Floats) -> Floats:
-    """The box (x1, y1, x2, y2) around boxes ``(N, 4)``."""
-    return np.concatenate([boxes[:, :2].min(0), boxes[:, 2:].max(0)])
+def _boxes_of(masks: Mask) -> Floats:
+    return HorizontalBoxes.from_instance_masks(_bitmaps(masks)).numpy().astype(float)
+
+
+def _bitmaps(masks: Mask) -> BitmapMasks:
+    return BitmapMasks(masks.astype(np.uint8), *masks.shape[1:])
 
 
 def _paste(
     results: dict[str, Any], masks: Mask, moves: list[tuple[NDArray[np.intp], Floats]]
 ) -> None:
-    """Move each group's pixels and labels over the filled-in background; update ``masks``."""
+    """Move each group's pixels and labels over the inpainted background; update ``masks``."""
     image: NDArray[np.uint8] = results["img"]
     labels: NDArray[Any] | None = results.get("gt_seg_map")
     moving = masks[np.concatenate([members for members, _ in moves])].any(axis=0)
-    # One pixel more than the masks, which are drawn by hand and leave a rim of their instances.
+    # One pixel more than the masks, which are drawn by hand and leave a rim of the instances.
     hole = cv2.dilate(moving.astype(np.uint8), np.ones((3, 3), np.uint8))
     canvas = cv2.inpaint(image, hole, _INPAINT_RADIUS, cv2.INPAINT_TELEA).astype(np.float32)
     if labels is not None:
         new_labels = np.where(moving, _UNKNOWN, labels).astype(labels.dtype)
-    done: list[NDArray[np.intp]] = []
-    for members, matrix in moves:
+    for number, (members, matrix) in enumerate(moves):
         union = np.asarray(masks[members].any(axis=0), np.float32)
         alpha = _warp(union, matrix, cv2.INTER_LINEAR)[..., None]
         pixels = _warp(image, matrix, cv2.INTER_LINEAR, cv2.BORDER_REPLICATE)
@@ -151,9 +142,8 @@ def _paste(
         for i in members:
             masks[i] = _warp(masks[i].astype(np.uint8), matrix, cv2.INTER_NEAREST)
         covered = masks[members].any(axis=0)
-        for earlier in done:
+        for earlier, _ in moves[:number]:
             masks[earlier] &= ~covered
-        done.append(members)
         if labels is not None:
             moved = _warp(labels, matrix, cv2.INTER_NEAREST, cv2.BORDER_REPLICATE)
             new_labels = np.where(covered, moved, new_labels)
@@ -165,21 +155,18 @@ def _paste(
 def _warp(
     array: NDArray[Any], matrix: Floats, interpolation: int, border: int = cv2.BORDER_CONSTANT
 ) -> NDArray[Any]:
-    height, width = array.shape[:2]
-    return cv2.warpAffine(
-        array, matrix, (width, height), flags=interpolation, borderMode=border, borderValue=0
-    )
+    size = array.shape[1::-1]
+    return cv2.warpAffine(array, matrix, size, flags=interpolation, borderMode=border)
 
 
 def _write(results: dict[str, Any], masks: Mask, moved: NDArray[np.intp]) -> None:
-    """Put masks and the boxes of what moved into ``results``; drop what is hidden entirely."""
-    left = np.ones(len(masks), bool)
-    left[moved] = masks[moved].any(axis=(1, 2))
+    """Put masks and boxes of moved instances into ``results``; remove fully occluded instances."""
+    kept = np.ones(len(masks), bool)
+    kept[moved] = masks[moved].any(axis=(1, 2))
     boxes = results["gt_bboxes"].numpy().copy()
-    seen = moved[left[moved]]
-    boxes[seen] = boxes_of(masks[seen])
-    height, width = masks.shape[1:]
-    results["gt_masks"] = BitmapMasks(masks[left].astype(np.uint8), height, width)
-    results["gt_bboxes"] = HorizontalBoxes(boxes[left])
+    visible = moved[kept[moved]]
+    boxes[visible] = _boxes_of(masks[visible])
+    results["gt_masks"] = _bitmaps(masks[kept])
+    results["gt_bboxes"] = HorizontalBoxes(boxes[kept])
     for key in ("gt_bboxes_labels", "gt_ignore_flags"):
-        results[key] = results[key][left]
+        results[key] = results[key][kept]

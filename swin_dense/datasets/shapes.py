@@ -1,18 +1,16 @@
 """A generated data set for detection, instance and semantic segmentation: shapes on noise.
 
-It exists so that a detector and a segmentor can be trained from scratch in minutes, without a
-download: circles, squares, triangles and stars of any colour and size, tilted, partly hidden by
-each other, on textured backgrounds. :func:`draw_scene` is a pure function of its arguments;
-:func:`write_shapes` writes a data set that COCO's and ADE20K's readers understand::
+A detector and a segmentor can be trained on it from scratch in minutes, without a download:
+circles, squares, triangles and stars of any colour and size, tilted, partly occluded by each other,
+on textured backgrounds. :func:`write_shapes` writes it in the formats of COCO and ADE20K::
 
     DIR/train2017/*.jpg  val2017/*.jpg                       the images, for both tasks
         annotations/instances_{train,val}2017.json           COCO: boxes and masks (RLE)
         annotations/{training,validation}/*.png              semantic label maps, ADE20K's folders
-        shapes.json                                          what was generated, written last
+        shapes.json                                          the arguments, written last
 
-Label maps hold 0 for background and the COCO category id (1, 2, ...) for shapes. Unlike in
-ADE20K, where 0 means unlabelled and is left out (``reduce_zero_label=True``), background is a
-class here.
+Label maps contain 0 for background and the COCO category id (1, 2, ...) for shapes. Background is a
+class here, while 0 in ADE20K means unlabelled and is ignored (``reduce_zero_label=True``).
 """
 
 import json
@@ -29,15 +27,14 @@ from pycocotools import mask as coco_mask
 from swin_dense.errors import UserError
 
 CLASSES = ("circle", "square", "triangle", "star")
-PALETTE = ((230, 60, 60), (60, 180, 75), (60, 110, 230), (240, 190, 30))
 
 MANIFEST = "shapes.json"
-# COCO's and ADE20K's names of the two parts.
+# Names of the two splits: ours, COCO's, ADE20K's.
 _SPLITS = (("train", "train2017", "training"), ("val", "val2017", "validation"))
 
-_MIN_VISIBLE = 0.7  # of a shape's area; what is left of it must be recognisable
-_MIN_CONTRAST = 110.0  # Euclidean distance in RGB between a shape and what lies under it
-_TILT = np.pi / 9  # to either side; shapes at any angle take several times as long to learn
+_MIN_VISIBLE = 0.7  # of a shape's area, so that it stays recognisable
+_MIN_CONTRAST = 110.0  # Euclidean distance in RGB between a shape and its background
+_TILT = np.pi / 9  # maximum; training on shapes at any angle takes several times as long
 _PLACEMENT_TRIES = 60
 
 Image = NDArray[np.uint8]
@@ -48,10 +45,10 @@ Window = tuple[slice, slice]
 
 @dataclass(frozen=True)
 class ShapesSpec:
-    """What to generate: number of training and validation images, side in pixels, seed.
+    """Number of training and validation images, side in pixels, seed.
 
-    Image ``i`` of a part depends on ``size``, ``seed`` and ``i`` only, so a larger data set
-    begins with the images of a smaller one.
+    Image ``i`` of a split depends on ``size``, ``seed`` and ``i`` only, so a larger data set starts
+    with the images of a smaller one.
     """
 
     train: int = 1200
@@ -69,7 +66,7 @@ class ShapesSpec:
 
 @dataclass(frozen=True)
 class Scene:
-    """One image with its instances, in drawing order (later ones hide earlier ones).
+    """One image with its instances, in drawing order (later ones occlude earlier ones).
 
     Attributes:
         image: (S, S, 3) uint8, RGB.
@@ -94,7 +91,7 @@ def draw_scene(rng: np.random.Generator, size: int) -> Scene:
     canvas = _background(rng, size)
     labels: list[int] = []
     masks: list[Mask] = []
-    whole_areas: list[int] = []
+    full_areas: list[int] = []
     wanted = int(rng.integers(2, 5))
     for _ in range(_PLACEMENT_TRIES):
         if len(masks) == wanted:
@@ -104,22 +101,20 @@ def draw_scene(rng: np.random.Generator, size: int) -> Scene:
         drawn = np.zeros((size, size), bool)
         drawn[window] = distance < 0
         visible = [mask & ~drawn for mask in masks]
-        if any(
-            mask.sum() < _MIN_VISIBLE * area
-            for mask, area in zip(visible, whole_areas, strict=True)
-        ):
+        areas = zip(visible, full_areas, strict=True)
+        if any(mask.sum() < _MIN_VISIBLE * full_area for mask, full_area in areas):
             continue
-        _paint(rng, canvas[window], distance)
+        _draw_shape(rng, canvas[window], distance)
         masks = [*visible, drawn]
         labels.append(label)
-        whole_areas.append(int(drawn.sum()))
+        full_areas.append(int(drawn.sum()))
     noise = rng.standard_normal(canvas.shape, np.float32)
     canvas += rng.uniform(2, 8) * noise
     return Scene(np.clip(canvas.round(), 0, 255).astype(np.uint8), labels, masks)
 
 
 def _background(rng: np.random.Generator, size: int) -> Floats:
-    """Dull clouds and stripes of a random direction and period, (S, S, 3)."""
+    """Grey clouds and stripes of a random direction and period, (S, S, 3)."""
     cells = int(rng.integers(2, 9))
     grey = rng.uniform(40, 180) + rng.uniform(-30, 30, (cells, cells, 1))
     clouds = grey + rng.uniform(-15, 15, 3) + rng.uniform(-8, 8, (cells, cells, 3))
@@ -132,7 +127,7 @@ def _background(rng: np.random.Generator, size: int) -> Floats:
 
 
 def _random_shape(rng: np.random.Generator, name: str, size: int) -> tuple[Window, Floats]:
-    """A shape wholly inside the image: its window and the signed distances (h, w) there."""
+    """A shape inside the image: its window and the signed distances (h, w) there."""
     radius = rng.uniform(0.15, 0.28) * size
     x, y = rng.uniform(radius, size - radius, 2)
     # One pixel of margin, for the soft edge.
@@ -177,7 +172,7 @@ def polygon_distance(corners: Floats, rows: Floats, cols: Floats) -> Floats:
     return np.where(inside, -1, 1) * np.sqrt(nearest)
 
 
-def _paint(rng: np.random.Generator, canvas: Floats, distance: Floats) -> None:
+def _draw_shape(rng: np.random.Generator, canvas: Floats, distance: Floats) -> None:
     """Draw a shape on its window (h, w, 3) in place: contrasting, shaded, with a soft edge."""
     under = canvas[distance < 0].mean(axis=0)
     colour = _vivid(rng)
@@ -205,35 +200,35 @@ def write_shapes(
 ) -> bool:
     """Write the data set to ``root``, unless it is there already.
 
-    Everything is written beside ``root`` first and moved there when complete, so whatever
-    interrupts it, ``root`` holds a whole data set or none.
+    It is written beside ``root`` and moved there when complete, so an interruption never leaves
+    half a data set.
 
     Args:
-        root: folder to make; it may exist if it is empty.
+        root: folder to create; it may exist if it is empty.
         spec: what to generate.
         on_image: called after every image, for a progress bar.
 
     Returns:
-        Whether anything was written; False if ``root`` holds this very data set.
+        Whether anything was written; False if ``root`` already contains this data set.
 
     Raises:
-        UserError: ``root`` holds something else, or cannot be written.
+        UserError: ``root`` contains something else, or cannot be written.
     """
     root = Path(root).absolute()
     try:
-        if _already_there(root, spec):
+        if _exists(root, spec):
             return False
         root.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{root.name}.", dir=root.parent) as beside:
-            whole = Path(beside) / "shapes"
+            complete = Path(beside) / "shapes"
             for index in range(len(_SPLITS)):
-                _write_split(whole, spec, index, on_image)
-            (whole / MANIFEST).write_text(_manifest(spec))
-            whole.replace(root)
+                _write_split(complete, spec, index, on_image)
+            (complete / MANIFEST).write_text(_manifest(spec))
+            complete.replace(root)
     except OSError as error:
         raise UserError(
-            f"cannot write the shapes data set to {root}: {error.strerror or error}; "
-            "name a folder on a disk with room that you may write to"
+            f"cannot write the shapes data set to {root}: {error.strerror or error}: "
+            "name a writable folder on a disk with free space"
         ) from error
     return True
 
@@ -243,27 +238,22 @@ def _manifest(spec: ShapesSpec) -> str:
     return json.dumps({"generator": "swin_dense shapes", "version": 1, **asdict(spec)}) + "\n"
 
 
-def _already_there(root: Path, spec: ShapesSpec) -> bool:
-    """Whether ``root`` holds this data set. Raises UserError if it holds anything else."""
-    if not root.exists():
+def _exists(root: Path, spec: ShapesSpec) -> bool:
+    """Whether ``root`` contains this data set. Raises UserError if it contains anything else."""
+    if not root.exists() or (root.is_dir() and not any(root.iterdir())):
         return False
-    if not root.is_dir():
-        raise UserError(f"{root} is a file; name a folder that does not exist yet")
     manifest = root / MANIFEST
-    if manifest.is_file():
-        found = manifest.read_text()
-        if found == _manifest(spec):
-            return True
-        raise UserError(
-            f"{root} holds another shapes data set ({found.strip()}); "
-            "delete that folder or name another one"
-        )
-    if any(root.iterdir()):
-        raise UserError(
-            f"{root} is not empty and holds no shapes data set; name a folder that does not "
-            "exist yet"
-        )
-    return False
+    found = manifest.read_text() if manifest.is_file() else None
+    if found == _manifest(spec):
+        return True
+    if not root.is_dir():
+        raise UserError(f"{root} is a file: name a folder that does not exist yet")
+    if found is None:
+        raise UserError(f"{root} is not empty and contains no shapes data set: name another folder")
+    raise UserError(
+        f"{root} contains another shapes data set ({found.strip()}): delete it, or name another "
+        "folder"
+    )
 
 
 def _write_split(
@@ -280,14 +270,8 @@ def _write_split(
         stem = f"{index + 1:012d}"
         _write_image(image_dir / f"{stem}.jpg", scene.image[..., ::-1])
         _write_image(label_dir / f"{stem}.png", scene.semantic())
-        images.append(
-            {
-                "id": index + 1,
-                "file_name": f"{stem}.jpg",
-                "width": spec.size,
-                "height": spec.size,
-            }
-        )
+        sides = dict.fromkeys(("width", "height"), spec.size)
+        images.append({"id": index + 1, "file_name": f"{stem}.jpg", **sides})
         for label, mask in zip(scene.labels, scene.masks, strict=True):
             annotations.append(_annotation(len(annotations) + 1, index + 1, label, mask))
         on_image()

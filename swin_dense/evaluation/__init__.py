@@ -1,5 +1,5 @@
 """Metrics: importing this package registers them under the scope ``swin_dense``."""
 
-from swin_dense.evaluation.coco import CocoMetric
+from swin_dense.evaluation.coco_metric import CocoMetric
 
 __all__ = ["CocoMetric"]

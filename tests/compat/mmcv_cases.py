@@ -1,7 +1,7 @@
-"""Small calls of mmcv's public operators, and the figures that sum up what they return.
+"""Small calls of mmcv's public operators, and summaries of their outputs.
 
-Run with a full, compiled mmcv, this file writes the figures that ``test_mmcv_figures.py`` holds
-ours to: ``python tests/compat/mmcv_cases.py tests/compat/mmcv_figures.json``.
+Run with a full, compiled mmcv, this file writes the outputs that ``test_mmcv_outputs.py`` compares
+ours with: ``python tests/compat/mmcv_cases.py tests/compat/mmcv_outputs.json``.
 """
 
 import importlib
@@ -119,7 +119,7 @@ def deform_case(number: int, modulated: bool, with_bias: bool = False) -> Output
 
 
 def finer_offsets_case() -> Outputs:
-    """Offsets and mask of a map of twice the size, as DyHead gives them for its coarser level."""
+    """Offsets and mask of twice the size, as DyHead passes them to its coarser level."""
     leaves = {
         "input": uniform(61, 2, 4, 5, 7) - 0.5,
         "offset": 4 * uniform(62, 2, 18, 9, 13) - 2,
@@ -157,7 +157,7 @@ def cases() -> dict[str, Callable[[], Outputs]]:
     return named
 
 
-def figures(tensor: Tensor) -> dict[str, object]:
+def summary(tensor: Tensor) -> dict[str, object]:
     """Shape, norm, a weighted sum that no permutation keeps, and a few values."""
     values = tensor.detach().double().flatten()
     if not tensor.is_floating_point():
@@ -175,7 +175,7 @@ def figures(tensor: Tensor) -> dict[str, object]:
 def main(path: str) -> None:
     extension = importlib.import_module("mmcv._ext").__file__  # ours is not a file
     sums = {
-        name: {key: figures(tensor) for key, tensor in case().items()}
+        name: {key: summary(tensor) for key, tensor in case().items()}
         for name, case in cases().items()
     }
     with open(path, "w") as file:

@@ -51,11 +51,11 @@ def plain_soft_nms(
 @pytest.mark.parametrize("low", [0.0, 1e-3, 0.3])
 def test_soft_nms(device: str, how: str, offset: int, low: float) -> None:
     boxes, scores = boxes_and_scores(3, 70)
-    boxes[:, ::2] += 200 * (torch.arange(70) % 3)[:, None]  # groups that do not meet
+    boxes[:, ::2] += 200 * (torch.arange(70) % 3)[:, None]  # groups that do not overlap
     expected, lowered = plain_soft_nms(boxes, scores, 0.3, 0.5, low, how, offset)
     dets, kept = soft_nms(boxes.to(device), scores.to(device), 0.3, 0.5, low, how, offset)
     assert dets.device.type == kept.device.type == device
-    if low == 0 and how == "naive":  # all the zeros are equals: any order will do
+    if low == 0 and how == "naive":  # all zeros are equal: any order is right
         expected = [i for i, score in zip(expected, lowered, strict=True) if score]
         dets, kept = dets[: len(expected)], kept[: len(expected)]
         lowered = lowered[: len(expected)]

@@ -11,8 +11,8 @@ import mmcv
 import pytest
 
 import swin_dense
-from swin_dense.compat import noise
 from swin_dense.compat.mmcv_ext import ExtensionFinder, SoftNmsFinder
+from swin_dense.compat.warning_filters import ignore_openmmlab_warnings
 from swin_dense.errors import UserError
 
 
@@ -62,7 +62,7 @@ def test_invalid_escapes_of_openmmlab_are_not_shown(tmp_path: Path) -> None:
     bad = 'TEXT = "\\ "\n'
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        noise.ignore_openmmlab_warnings()
+        ignore_openmmlab_warnings()
         compile(bad, str(folder / "heads.py"), "exec")
         # Python 3.10 and 3.11 call it a DeprecationWarning, which they do not show.
         shown = [w for w in caught if w.category is SyntaxWarning]
@@ -78,7 +78,7 @@ def test_probe_of_mmengine_finds_the_extension() -> None:
     assert loader is not None
 
 
-def test_operator_that_is_not_served_says_so_when_called() -> None:
+def test_unsupported_operator_raises_when_called() -> None:
     import mmcv._ext as extension
 
     with pytest.raises(NotImplementedError, match=r"'carafe_forward'.*MMCV_WITH_OPS=1"):
@@ -117,7 +117,7 @@ def test_soft_nms_of_mmcv_is_ours() -> None:
     assert sys.modules["mmcv.ops.nms"].soft_nms is boxes.soft_nms  # what batched_nms calls
 
 
-def test_missing_pkg_resources_names_the_mend(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_pkg_resources_names_the_fix(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"pkg_resources.*pip install .*setuptools"):
-        noise.check_pkg_resources()
+        swin_dense.compat.check_pkg_resources()

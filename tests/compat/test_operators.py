@@ -219,7 +219,7 @@ def test_roi_pool() -> None:
     features = uniform(3, 2, 3, 16, 20) - 0.5
     rois = regions(4, 8, 2)
     rois[3, 3:] = rois[3, 1:3] - 5  # inside out
-    rois[4, 1:] += 200  # off the map
+    rois[4, 1:] += 200  # outside the feature map
     output = roi_pool(features, rois, (3, 4), 0.25)
     assert output.equal(plain_roi_pool(features, rois, (3, 4), 0.25))
     assert roi_pool(features, rois[:0], (3, 4), 0.25).shape == (0, 3, 3, 4)

@@ -1,4 +1,4 @@
-"""Every mistake in a data set is found before training, and its message names the mend."""
+"""Every mistake in a data set is found before training, and its message names the fix."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def root(tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
-def test_sound_data_set_passes_without_a_word(root):
+def test_valid_data_set_passes_without_warnings(root):
     assert check_data(detector(root)) == []
 
 
@@ -115,7 +115,7 @@ BROKEN = {
     "no images key": (lambda c: c.pop("images"), "images is missing .*export it again"),
     "annotations no list": (lambda c: c.update(annotations={}), "annotations is not a list"),
     "no file_name": (change("images", file_name=None), r"file_name of images\[0\] is missing"),
-    "image of no size": (change("images", width=0), "image 0.png is 0 x 40 pixels"),
+    "image of no size": (change("images", width=0), "image 0.png has the size 0 x 40 pixels"),
     "image id twice": (duplicate("images"), "two images have id 0"),
     "no bbox": (change("annotations", bbox=None), r"bbox of annotations\[0\] is missing"),
     "bbox of three": (change("annotations", bbox=[1, 2, 3]), "bbox of annotation 0 is .*four"),
@@ -124,16 +124,16 @@ BROKEN = {
     "no area": (change("annotations", area=None), r"area of annotations\[0\] is missing"),
     "no iscrowd": (change("annotations", iscrowd=None), '2 annotations lack iscrowd.*"iscrowd": 0'),
     "annotation id twice": (duplicate("annotations"), "two annotations have id 0"),
-    "category twice": (duplicate("categories"), "category 5 'fig' is there twice"),
-    "class name twice": (change("categories", name="nut"), "category 6 'nut' is there twice"),
+    "category twice": (duplicate("categories"), "category 5 'fig' is duplicated"),
+    "class name twice": (change("categories", name="nut"), "category 6 'nut' is duplicated"),
     "missing class": (lambda c: c["categories"].pop(), "lacks 1 .* classes: date; it has fig"),
-    "other order": (reverse_categories, "another order .*starts date, fig, not fig, date"),
+    "other order": (reverse_categories, "another order .*starts with date, fig, not fig, date"),
     "no masks": (change("annotations", segmentation=None), "2 annotations have a box but no seg"),
     "empty masks": (change("annotations", segmentation=[]), "masks=False in own_data"),
-    "crowds only": (change("annotations", iscrowd=1), "nothing to learn from"),
-    "no annotations": (lambda c: c.update(annotations=[]), "nothing to learn from"),
-    "boxes outside": (change("annotations", bbox=[100, 4, 9, 9]), "nothing to learn from"),
-    "image ids of text": (change("annotations", image_id="0"), "nothing to learn from"),
+    "crowds only": (change("annotations", iscrowd=1), "no annotations to train on"),
+    "no annotations": (lambda c: c.update(annotations=[]), "no annotations to train on"),
+    "boxes outside": (change("annotations", bbox=[100, 4, 9, 9]), "no annotations to train on"),
+    "image ids of text": (change("annotations", image_id="0"), "no annotations to train on"),
     "small images": (change("images", width=31), "smaller than filter_cfg.min_size"),
     "image not there": (change("images", file_name="x/9.png"), "2 of 2 images .*first is x/9.png"),
     "no image listed": (lambda c: c.update(images=[], annotations=[]), "lists no images"),
@@ -171,7 +171,7 @@ def test_annotations_that_will_be_skipped_are_counted(root):
         ],
         strict=True,
     ):
-        assert "1 of 6 annotations are skipped" in warning
+        assert "1 of 6 annotations will be skipped" in warning
         assert reason in warning
         assert f"ids {key}" in warning
 
@@ -179,7 +179,7 @@ def test_annotations_that_will_be_skipped_are_counted(root):
 def test_cut_off_file(root):
     path = root / "all.json"
     path.write_text(path.read_text()[:-40])
-    with pytest.raises(UserError, match=r"all.json is cut off or not JSON \(line 1, column"):
+    with pytest.raises(UserError, match=r"all.json is truncated or not JSON \(line 1, column"):
         check_data(detector(root))
 
 
@@ -235,12 +235,12 @@ def test_evaluator_of_other_images_than_the_data_set(root):
     (root / "half.json").write_text(json.dumps(content))
     cfg = detector(root)
     cfg.val_evaluator.ann_file = str(root / "half.json")
-    with pytest.raises(UserError, match=r"val_evaluator reads .*half.json, which has 1 images"):
+    with pytest.raises(UserError, match=r"val_evaluator reads .*half.json with 1 images"):
         check_data(cfg)
     assert check_data(cfg, splits=["train"]) == []
 
 
-def test_boxes_alone_do_for_a_box_detector(root):
+def test_box_detector_needs_no_masks(root):
     content = coco_content()
     change("annotations", segmentation=None)(content)
     write_coco(root, content)
@@ -288,7 +288,7 @@ def roads(tmp_path: Path) -> Path:
     return root
 
 
-def test_sound_label_maps_pass(roads):
+def test_valid_label_maps_pass(roads):
     assert check_data(segmentor(roads)) == []
 
 
@@ -301,10 +301,10 @@ def draw(value: int, shape: tuple[int, ...] = (20, 30)) -> Callable[[Path], None
 
 BROKEN_MAPS = {
     "no map": (Path.unlink, "1 of 3 images .* no label map .*the first is 1.png"),
-    "value too high": (draw(3), "1.png holds the value 3, but 3 classes are numbered 0 to 2"),
+    "value too high": (draw(3), "1.png contains the value 3, but 3 classes are numbered 0 to 2"),
     "other size": (draw(1, (10, 30)), "1.png is 30 x 10 pixels, but .*1.jpg is 30 x 20"),
     "colours": (draw(1, (20, 30, 3)), "1.png is an image of mode RGB, not a label map"),
-    "no image": (lambda path: path.write_text("?"), "1.png is cut off or no image"),
+    "no image": (lambda path: path.write_text("?"), "1.png is truncated or not an image"),
 }
 
 
@@ -325,11 +325,11 @@ def test_zero_is_unlabelled_where_the_config_says_so(roads):
 def test_maps_without_a_label_are_reported(roads):
     for i in range(3):
         draw(255)(roads / "seg" / f"{i}.png")
-    assert "not a pixel is labelled" in check_data(segmentor(roads))[0]
+    assert "no pixel is labelled" in check_data(segmentor(roads))[0]
 
 
 def test_suffixes_and_split_files_are_those_of_the_data_set(roads):
-    with pytest.raises(UserError, match=r"no image \*\.jpeg"):
+    with pytest.raises(UserError, match=r"no images \*\.jpeg"):
         check_data(segmentor(roads, img_suffix=".jpeg"))
     (roads / "seg" / "2.png").unlink()
     (roads / "some.txt").write_text("0\n1\n")
@@ -360,24 +360,24 @@ def test_real_ade20k_passes_and_full_ade20k_does_not(shared, repo, tmp_path):
         tmp_path / "annotations" / "training" / f"{name}.png",
     )
     cfg.train_dataloader.dataset.data_root = str(tmp_path)
-    with pytest.raises(UserError, match=r"mode RGB, not a label map.*take ADEChallengeData2016"):
+    with pytest.raises(UserError, match=r"mode RGB, not a label map.*use ADEChallengeData2016"):
         check_data(cfg)
 
 
 MALFORMED = {
-    "coco_json/dt_ignore_test.json": "holds a list, .*file of results",
+    "coco_json/dt_ignore_test.json": "contains a list, .*results are a list",
     "coco_json/gt_ignore_test.json": "lacks 2 of .* classes: fig, date; it has person",
     "coco_json/mmdet2_coco_sample_no_iscrowd.json": "lacks .* classes",
     "coco_json/datumaro_coco_instances/annotations/instances_train.json": "lacks .* classes",
     "transcribed/mmdet_coco_wrong_format_sample.json": "two annotations have id 1",
-    "mmengine/annotation_wrong_format.json": "holds a list",
+    "mmengine/annotation_wrong_format.json": "contains a list",
     "mmengine/dummy_annotation.json": "images is missing .*metainfo, data_list",
-    "pillow/hopper.jpg": "not text in UTF-8",
+    "pillow/hopper.jpg": "not UTF-8 text",
 }
 
 
 @pytest.mark.parametrize(("name", "message"), MALFORMED.items(), ids=MALFORMED)
-def test_files_that_users_fed_in(name, message, shared, root):
+def test_malformed_files_of_users(name, message, shared, root):
     shutil.copy(shared / "data" / "malformed" / name, root / "all.json")
     with pytest.raises(UserError, match=message):
         check_data(detector(root))
@@ -386,11 +386,11 @@ def test_files_that_users_fed_in(name, message, shared, root):
 def test_label_maps_of_a_semantic_branch(root):
     cfg = detector(root)
     cfg.train_dataloader.dataset.pipeline[0].with_seg = True
-    with pytest.raises(UserError, match=r"no folder seg .* config htc_pp_without_semantic_\*"):
+    with pytest.raises(UserError, match=r"data_prefix.seg, .* config htc_pp_without_semantic_\*"):
         check_data(cfg)
     cfg.train_dataloader.dataset.data_prefix.seg = "maps/stuff/"
-    mend = rf"unpack http://\S+/stuffthingmaps_trainval2017.zip into {root}/maps, or use a config"
-    with pytest.raises(UserError, match=rf"stuff lacks 2 of 2 .*first is 0.png: {mend}"):
+    fix = rf"unpack http://\S+/stuffthingmaps_trainval2017.zip into {root}/maps, or use a config"
+    with pytest.raises(UserError, match=rf"stuff lacks 2 of 2 .*first is 0.png: {fix}"):
         check_data(cfg)
     (root / "maps" / "stuff").mkdir(parents=True)
     (root / "maps" / "stuff" / "0.png").touch()

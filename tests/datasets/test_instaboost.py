@@ -13,7 +13,7 @@ from mmdet.structures.mask import BitmapMasks, PolygonMasks
 from mmengine.registry import TRANSFORMS as ROOT_TRANSFORMS
 from mmengine.registry import DefaultScope
 
-from swin_dense.datasets.instaboost import InstaBoost, boxes_of, overlapping_groups
+from swin_dense.datasets.instaboost import InstaBoost, overlapping_groups
 from swin_dense.errors import UserError
 
 HEIGHT, WIDTH = 120, 160
@@ -44,6 +44,10 @@ def scene(squares: list[tuple[int, int]] = SQUARES) -> dict[str, Any]:
     }
 
 
+def boxes_of(masks: BitmapMasks) -> np.ndarray:
+    return HorizontalBoxes.from_instance_masks(masks).numpy()
+
+
 def boosted(results: dict[str, Any], seed: int = 0, **options: Any) -> dict[str, Any]:
     np.random.seed(seed)
     return InstaBoost(**{"prob": 1.0, **options})(copy.deepcopy(results))
@@ -55,7 +59,7 @@ def test_masks_boxes_labels_and_pixels_agree(seed):
     masks = after["gt_masks"].masks.astype(bool)
     assert len(masks) == len(after["gt_bboxes"]) == 4
     assert not np.array_equal(masks, before["gt_masks"].masks.astype(bool))
-    np.testing.assert_allclose(after["gt_bboxes"].numpy(), boxes_of(masks))
+    np.testing.assert_allclose(after["gt_bboxes"].numpy(), boxes_of(after["gt_masks"]))
     for i in range(3):
         # Within 0.8 to 1.2 of the side; half a pixel at each edge is decided by rounding.
         assert (0.8 * SIDE - 1) ** 2 <= masks[i].sum() <= (1.2 * SIDE + 1) ** 2
@@ -71,7 +75,7 @@ def edge(mask: np.ndarray) -> np.ndarray:
     return mask & ~np.logical_and.reduce(shifted)[1:-1, 1:-1]
 
 
-def test_what_comes_to_light_is_filled_in_and_unknown():
+def test_uncovered_background_is_inpainted_and_unknown():
     before = scene()
     after = boosted(before, scale=(0.8, 0.8), shift=0.0)
     for i in range(2):
@@ -106,7 +110,7 @@ def test_overlapping_instances_move_together(seed):
     before = scene([(40, 40), (50, 55)])
     before["gt_masks"].masks[0] &= 1 - before["gt_masks"].masks[1]  # the second hides the first
     after = boosted(before, seed, scale=(1.0, 1.0), angle=0.0)
-    shifts = after["gt_bboxes"].numpy() - boxes_of(before["gt_masks"].masks.astype(bool))
+    shifts = after["gt_bboxes"].numpy() - boxes_of(before["gt_masks"])
     np.testing.assert_array_equal(shifts[0], shifts[1])
     first, second = after["gt_masks"].masks
     assert not (first & second).any()
@@ -120,7 +124,7 @@ def test_groups_are_linked_through_others():
     assert [g.tolist() for g in overlapping_groups(boxes)] == [[0, 2, 3], [1]]
 
 
-def test_same_seed_same_picture():
+def test_same_seed_same_image():
     first, again, other = (boosted(scene(), seed) for seed in (3, 3, 4))
     np.testing.assert_array_equal(first["img"], again["img"])
     np.testing.assert_array_equal(first["gt_masks"].masks, again["gt_masks"].masks)
@@ -148,8 +152,8 @@ def test_images_with_nothing_to_move_pass():
     np.testing.assert_array_equal(after["gt_bboxes"].numpy()[0], maskless["gt_bboxes"].numpy()[0])
 
 
-def test_instance_that_is_hidden_entirely_leaves():
-    """Two neighbours; the later one grows over the earlier, a speck beside it."""
+def test_fully_occluded_instance_is_removed():
+    """Two neighbours; the later one grows over the earlier one, a single pixel beside it."""
     results = scene([(50, 60), (50, 60)])
     masks = np.zeros((2, HEIGHT, WIDTH), np.uint8)
     masks[0, 60, 58] = 1

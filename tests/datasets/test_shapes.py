@@ -1,4 +1,4 @@
-"""The generated data set: what it draws, what it writes, and that it never half writes."""
+"""The generated data set: images, files, and that it is never half written."""
 
 from __future__ import annotations
 
@@ -66,22 +66,22 @@ def test_the_last_shape_is_on_top():
     assert circles == pytest.approx([1.0] * len(circles), abs=0.05)  # of pixels
 
 
-def test_paint_covers_the_mask_and_stands_out(monkeypatch: pytest.MonkeyPatch):
-    paint = shapes._paint
+def test_drawing_covers_the_mask_and_contrasts(monkeypatch: pytest.MonkeyPatch):
+    draw = shapes._draw_shape
     contrasts = []
 
     def watched(rng, canvas, distance):
         before = canvas.copy()
-        paint(rng, canvas, distance)
+        draw(rng, canvas, distance)
         assert (canvas[distance > 0.5] == before[distance > 0.5]).all()
         inside = distance < -0.5  # all colour; the pixels of the edge are mixed
         contrasts.append(np.linalg.norm((canvas - before)[inside].mean(axis=0)))
 
-    monkeypatch.setattr(shapes, "_paint", watched)
+    monkeypatch.setattr(shapes, "_draw_shape", watched)
     for seed in range(20):
         draw_scene(np.random.default_rng(seed), 96)
     assert len(contrasts) >= 40
-    assert min(contrasts) > 0.9 * shapes._MIN_CONTRAST  # the edge counts in the paint's own mean
+    assert min(contrasts) > 0.9 * shapes._MIN_CONTRAST  # the function's own mean includes the edge
 
 
 def test_polygon_distance_agrees_with_matplotlib():
@@ -191,7 +191,7 @@ def test_an_empty_folder_is_filled(tmp_path: Path):
 def test_foreign_folders_are_refused_and_kept(root: Path, tmp_path: Path):
     thesis = tmp_path / "thesis.txt"
     thesis.write_text("years of work")
-    with pytest.raises(UserError, match="holds no shapes data set"):
+    with pytest.raises(UserError, match="contains no shapes data set"):
         write_shapes(tmp_path, SPEC)
     with pytest.raises(UserError, match="is a file"):
         write_shapes(thesis, SPEC)

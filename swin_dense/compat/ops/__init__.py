@@ -1,19 +1,14 @@
-"""The operators of ``mmcv._ext`` that are served with torchvision's, or plain PyTorch.
+"""The operators of ``mmcv._ext`` that torchvision or plain PyTorch provide.
 
-Their names, arguments and argument order are those of mmcv 2.1's compiled extension: ``mmcv.ops``
-allocates the outputs and the operators write into them. All compute in float32 (float64 for
-float64 input), whatever the inputs are stored in, on the device of the inputs.
+Names and tensor arguments are those of mmcv 2.1's compiled extension: ``mmcv.ops`` allocates the
+outputs, the operators write into them, and sizes and options are passed by keyword. All compute in
+float32 (float64 for float64 input), whatever the inputs' type, on the device of the inputs.
 """
 
 from collections.abc import Callable
 from typing import Any
 
 from swin_dense.compat.ops import attention, boxes, deform, focal, roi
-
-
-def _no_compiler() -> str:
-    return "none: operators served by swin_dense"
-
 
 OPERATORS: dict[str, Callable[..., Any]] = {
     operator.__name__: operator
@@ -38,4 +33,5 @@ OPERATORS: dict[str, Callable[..., Any]] = {
         roi.roi_pool_forward,
     )
 }
-OPERATORS["get_compiler_version"] = OPERATORS["get_compiling_cuda_version"] = _no_compiler
+for _name in ("get_compiler_version", "get_compiling_cuda_version"):
+    OPERATORS[_name] = lambda: "none: operators of swin_dense"

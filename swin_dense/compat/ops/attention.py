@@ -2,7 +2,7 @@
 
 B images, Q queries, N heads of D channels, L levels of (H_l, W_l), P points. ``value`` is
 (B, sum H_l W_l, N, D), ``sampling_locations`` (B, Q, N, L, P, 2) as x, y in [0, 1],
-``attention_weights`` (B, Q, N, L, P). mmcv's own plain PyTorch function does the work.
+``attention_weights`` (B, Q, N, L, P). Computed by mmcv's own plain PyTorch function.
 """
 
 import torch

@@ -1,19 +1,33 @@
-"""Deformable convolutions (DCN v1 and v2), as mmcv calls them, with torchvision's operator.
+"""Deformable convolutions (DCN v1 and v2), as mmcv calls them, computed by torchvision.
 
-Both lay out offsets alike: (B, deform_groups * kernel_h * kernel_w * 2, out_h, out_w), y before x
-at every kernel point, the mask without the factor 2. mmcv passes buffers for unfolded columns,
-which torchvision manages itself.
+mmcv and torchvision lay out offsets alike: (B, deform_groups * kernel_h * kernel_w * 2, out_h,
+out_w), y before x at every kernel point; the mask has no factor 2. mmcv passes buffers for unfolded
+columns, which torchvision manages itself, and the sizes as keyword arguments.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from operator import itemgetter
+from typing import Any
 
 import torch
+import torchvision  # noqa: F401  (registers the operators below)
 from torch import Tensor
 
 from swin_dense.compat.ops.precision import full_precision
 from swin_dense.ops.dispatch import without_autocast
 
-_Geometry = tuple[int, int, int, int, int, int, int, int]
+# mmcv's keywords of both versions, in the order of torchvision's arguments.
+_geometry_v1 = itemgetter(
+    *("dH", "dW", "padH", "padW", "dilationH", "dilationW", "group", "deformable_group")
+)
+_geometry_v2 = itemgetter(
+    *("stride_h", "stride_w", "pad_h", "pad_w", "dilation_h", "dilation_w"),
+    *("group", "deformable_group"),
+)
+
+_convolve = torch.ops.torchvision.deform_conv2d
+# Returns the gradients of input, weight, offset, mask and bias.
+_gradients = torch.ops.torchvision._deform_conv2d_backward
 
 
 def deform_conv_forward(
@@ -23,21 +37,10 @@ def deform_conv_forward(
     output: Tensor,
     columns: Tensor,
     ones: Tensor,
-    kW: int,
-    kH: int,
-    dW: int,
-    dH: int,
-    padW: int,
-    padH: int,
-    dilationW: int,
-    dilationH: int,
-    group: int,
-    deformable_group: int,
-    im2col_step: int,
+    **sizes: int,
 ) -> None:
     """DCN v1: write the convolution of ``input`` (B, C, H, W) to ``output``."""
-    geometry = (dH, dW, padH, padW, dilationH, dilationW, group, deformable_group)
-    output.copy_(_convolve(input, weight, offset, None, None, geometry))
+    output.copy_(_run(_convolve, (input, weight, offset), None, None, _geometry_v1(sizes)))
 
 
 def deform_conv_backward_input(
@@ -48,25 +51,15 @@ def deform_conv_backward_input(
     gradOffset: Tensor,
     weight: Tensor,
     columns: Tensor,
-    kW: int,
-    kH: int,
-    dW: int,
-    dH: int,
-    padW: int,
-    padH: int,
-    dilationW: int,
-    dilationH: int,
-    group: int,
-    deformable_group: int,
-    im2col_step: int,
+    **sizes: int,
 ) -> None:
     """DCN v1: write the gradients of input and offset.
 
-    torchvision computes the weight's in the same go: it is left in ``columns``, which mmcv hands to
-    :func:`deform_conv_backward_parameters` next.
+    torchvision computes the weight's gradient as well: it is stored in ``columns``, which mmcv
+    passes to :func:`deform_conv_backward_parameters` next.
     """
-    geometry = (dH, dW, padH, padW, dilationH, dilationW, group, deformable_group)
-    grads = _gradients(gradOutput, input, weight, offset, None, geometry)
+    tensors = (gradOutput, input, weight, offset)
+    grads = _run(_gradients, tensors, None, None, _geometry_v1(sizes))
     gradInput.copy_(grads[0])
     gradOffset.copy_(grads[2])
     columns.resize_(weight.shape).copy_(grads[1])
@@ -79,27 +72,17 @@ def deform_conv_backward_parameters(
     gradWeight: Tensor,
     columns: Tensor,
     ones: Tensor,
-    kW: int,
-    kH: int,
-    dW: int,
-    dH: int,
-    padW: int,
-    padH: int,
-    dilationW: int,
-    dilationH: int,
-    group: int,
-    deformable_group: int,
     scale: float,
-    im2col_step: int,
+    **sizes: int,
 ) -> None:
     """DCN v1: add ``scale`` times the gradient of the weight to ``gradWeight``."""
     if columns.shape == gradWeight.shape:
         grad = columns.clone()
         columns.resize_(0)
     else:  # input and offset needed no gradient
-        geometry = (dH, dW, padH, padW, dilationH, dilationW, group, deformable_group)
         # The weight's gradient does not depend on the weight.
-        grad = _gradients(gradOutput, input, gradWeight, offset, None, geometry)[1]
+        tensors = (gradOutput, input, gradWeight, offset)
+        grad = _run(_gradients, tensors, None, None, _geometry_v1(sizes))[1]
     gradWeight.add_(grad.to(gradWeight), alpha=scale)
 
 
@@ -112,22 +95,13 @@ def modulated_deform_conv_forward(
     mask: Tensor,
     output: Tensor,
     columns: Tensor,
-    kernel_h: int,
-    kernel_w: int,
-    stride_h: int,
-    stride_w: int,
-    pad_h: int,
-    pad_w: int,
-    dilation_h: int,
-    dilation_w: int,
-    group: int,
-    deformable_group: int,
     with_bias: bool,
+    **sizes: int,
 ) -> None:
     """DCN v2: write the convolution, its samples weighted by ``mask``, to ``output``."""
-    geometry = (stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, group, deformable_group)
     offset, mask = (_at_size(tensor, output.shape[2:]) for tensor in (offset, mask))
-    output.copy_(_convolve(input, weight, offset, mask, bias if with_bias else None, geometry))
+    tensors, used_bias = (input, weight, offset), bias if with_bias else None
+    output.copy_(_run(_convolve, tensors, mask, used_bias, _geometry_v2(sizes)))
 
 
 def modulated_deform_conv_backward(
@@ -144,23 +118,14 @@ def modulated_deform_conv_backward(
     grad_offset: Tensor,
     grad_mask: Tensor,
     grad_output: Tensor,
-    kernel_h: int,
-    kernel_w: int,
-    stride_h: int,
-    stride_w: int,
-    pad_h: int,
-    pad_w: int,
-    dilation_h: int,
-    dilation_w: int,
-    group: int,
-    deformable_group: int,
     with_bias: bool,
+    **sizes: int,
 ) -> None:
     """DCN v2: write the gradients of input, weight, offset, mask and, if there is one, bias."""
-    geometry = (stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, group, deformable_group)
     size = grad_output.shape[2:]
     offset, mask = (_at_size(tensor, size) for tensor in (offset, mask))
-    grads = _gradients(grad_output, input, weight, offset, mask, geometry)
+    tensors = (grad_output, input, weight, offset)
+    grads = _run(_gradients, tensors, mask, None, _geometry_v2(sizes))  # bias does not matter
     buffers = [grad_input, grad_weight, _at_size(grad_offset, size), _at_size(grad_mask, size)]
     if with_bias:
         buffers.append(grad_bias)
@@ -169,10 +134,10 @@ def modulated_deform_conv_backward(
 
 
 def _at_size(tensor: Tensor, size: Sequence[int]) -> Tensor:
-    """An offset or a mask ``(B, C, H, W)`` as mmcv's kernels read it; a view.
+    """An offset or a mask (B, C, H, W) as mmcv's kernels read it, at ``size``; a view.
 
-    They take the numbers of an image one after the other, whatever their height and width are.
-    DyHead's weights depend on it: for the coarser of two levels it gives the offsets of the finer.
+    They read the numbers of an image one after the other, whatever its height and width. DyHead's
+    weights depend on it: for the coarser of two levels it passes the offsets of the finer one.
     """
     count = tensor[0].numel() // tensor[0, 0].numel() * size[0] * size[1]
     if tensor.shape[2:] == tuple(size) or count > tensor[0].numel():
@@ -180,34 +145,17 @@ def _at_size(tensor: Tensor, size: Sequence[int]) -> Tensor:
     return tensor.flatten(1)[:, :count].view(len(tensor), -1, *size)
 
 
-def _convolve(
-    input: Tensor,
-    weight: Tensor,
-    offset: Tensor,
+def _run(
+    operator: Callable[..., Any],
+    tensors: Sequence[Tensor],
     mask: Tensor | None,
     bias: Tensor | None,
-    geometry: _Geometry,
-) -> Tensor:
+    geometry: tuple[int, ...],
+) -> Any:
+    """Run torchvision's operator in full precision; ``tensors`` end with weight and offset."""
+    weight, offset = tensors[-2:]
     use_mask = mask is not None
-    mask = offset.new_zeros(len(input), 1) if mask is None else mask
+    mask = offset.new_zeros(len(offset), 1) if mask is None else mask
     bias = weight.new_zeros(len(weight)) if bias is None else bias
-    tensors = full_precision(input, weight, offset, mask, bias)
-    with without_autocast(input):
-        return torch.ops.torchvision.deform_conv2d(*tensors, *geometry, use_mask)
-
-
-def _gradients(
-    grad_output: Tensor,
-    input: Tensor,
-    weight: Tensor,
-    offset: Tensor,
-    mask: Tensor | None,
-    geometry: _Geometry,
-) -> tuple[Tensor, ...]:
-    """Gradients of input, weight, offset, mask and bias."""
-    use_mask = mask is not None
-    mask = offset.new_zeros(len(input), 1) if mask is None else mask
-    bias = weight.new_zeros(len(weight))
-    tensors = full_precision(grad_output, input, weight, offset, mask, bias)
-    with without_autocast(input):
-        return torch.ops.torchvision._deform_conv2d_backward(*tensors, *geometry, use_mask)
+    with without_autocast(offset):
+        return operator(*full_precision(*tensors, mask, bias), *geometry, use_mask)

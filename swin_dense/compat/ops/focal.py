@@ -26,7 +26,7 @@ def sigmoid_focal_loss_forward(
     positive = -alpha * (1 - p) ** gamma * F.logsigmoid(logits)
     negative = -(1 - alpha) * p**gamma * F.logsigmoid(-logits)
     loss = torch.where(_is_target(target, logits), positive, negative)
-    output.copy_(loss * _class_weight(target, weight)[:, None] if weight.numel() else loss)
+    output.copy_(loss * _class_weight(target, weight)[:, None])
 
 
 def sigmoid_focal_loss_backward(
@@ -38,7 +38,7 @@ def sigmoid_focal_loss_backward(
     positive = -alpha * (1 - p) ** gamma * (1 - p - gamma * p * F.logsigmoid(logits))
     negative = (1 - alpha) * p**gamma * (p - gamma * (1 - p) * F.logsigmoid(-logits))
     grad = torch.where(_is_target(target, logits), positive, negative)
-    grad_input.copy_(grad * _class_weight(target, weight)[:, None] if weight.numel() else grad)
+    grad_input.copy_(grad * _class_weight(target, weight)[:, None])
 
 
 def softmax_focal_loss_forward(
@@ -48,9 +48,9 @@ def softmax_focal_loss_forward(
 
     A negative target is ignored: its loss is zero.
     """
-    p = _target_probability(input, target)
+    p = _target_probability(full_precision(input)[0], target)
     loss = -alpha * (1 - p) ** gamma * p.clamp(min=_TINY).log()
-    output.copy_(loss * _sample_factor(target, weight, loss))
+    output.copy_(loss * (target >= 0) * _class_weight(target, weight))
 
 
 def softmax_focal_loss_backward(
@@ -64,10 +64,10 @@ def softmax_focal_loss_backward(
 ) -> None:
     """Write the derivative by the logits to ``grad_input`` (N, C), by way of ``buff`` (N,)."""
     (probabilities,) = full_precision(input)
-    p = _target_probability(input, target)
-    rest = (1 - p).clamp(min=_TINY)  # gamma < 1 takes it to a negative power
-    slope = gamma * rest ** (gamma - 1) * p * p.clamp(min=_TINY).log() - rest**gamma
-    per_sample = alpha * slope * _sample_factor(target, weight, slope)
+    p = _target_probability(probabilities, target)
+    other = (1 - p).clamp(min=_TINY)  # gamma < 1 raises it to a negative power
+    slope = gamma * other ** (gamma - 1) * p * p.clamp(min=_TINY).log() - other**gamma
+    per_sample = alpha * slope * (target >= 0) * _class_weight(target, weight)
     buff.copy_(per_sample)
     is_target = _is_target(target, probabilities).to(probabilities)
     grad_input.copy_(per_sample[:, None] * (is_target - probabilities))
@@ -79,16 +79,12 @@ def _is_target(target: Tensor, like: Tensor) -> Tensor:
 
 
 def _class_weight(target: Tensor, weight: Tensor) -> Tensor:
-    """(N,): the weight of the target's class, 1 for background, which has none."""
+    """(N,): the weight of the target's class, 1 for background and without weights."""
+    if not weight.numel():
+        return torch.ones(len(target), device=target.device)
     known = (target >= 0) & (target < len(weight))
     return torch.where(known, weight[target.clamp(0, len(weight) - 1)].float(), 1.0)
 
 
 def _target_probability(probabilities: Tensor, target: Tensor) -> Tensor:
-    (probabilities,) = full_precision(probabilities)
     return probabilities.gather(1, target.clamp(min=0)[:, None])[:, 0]
-
-
-def _sample_factor(target: Tensor, weight: Tensor, like: Tensor) -> Tensor:
-    factor = (target >= 0).to(like)
-    return factor * _class_weight(target, weight).to(like) if weight.numel() else factor

@@ -1,9 +1,11 @@
 """Pooling over regions of interest, as ``mmcv.ops.roi_align`` and ``roi_pool`` call it.
 
 ``input`` is (B, C, H, W), ``rois`` (R, 5) as batch index, x1, y1, x2, y2 in image coordinates,
-which ``spatial_scale`` takes to those of the map; ``output`` is (R, C, PH, PW). Adaptive sampling
-(``sampling_ratio`` 0) takes as many points per bin as the bin has pixels, rounded up.
+which ``spatial_scale`` converts to those of the feature map; ``output`` is (R, C, PH, PW).
 """
+
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,41 +16,60 @@ from swin_dense.compat.ops.precision import full_precision
 _MAX_MODE = 0  # mmcv's number for pool_mode='max'; 1 is 'avg'
 
 
+@dataclass(frozen=True)
+class _RoIAlign:
+    """mmcv's keyword arguments; ``sampling_ratio`` 0 is adaptive.
+
+    Adaptive sampling takes as many samples per bin as the bin has pixels, rounded up.
+    """
+
+    aligned_height: int
+    aligned_width: int
+    spatial_scale: float
+    sampling_ratio: int
+    pool_mode: int
+    aligned: bool
+
+    def sample_grids(self, rois: Tensor) -> list[tuple[Tensor, int, int]]:
+        """Regions by their number of samples per bin: indices into ``rois``, rows, columns.
+
+        RoIAlign with one sample per bin, on a grid finer by these numbers, gives the samples
+        themselves. Regions without area have none; their output stays zero.
+        """
+        if self.sampling_ratio > 0:
+            indices, ratio = torch.arange(len(rois), device=rois.device), self.sampling_ratio
+            return [(indices, ratio, ratio)] if len(rois) else []
+        sides = (rois[:, 3:] - rois[:, 1:3]) * self.spatial_scale
+        if not self.aligned:
+            sides = sides.clamp(min=1)
+        grids = (sides / sides.new_tensor([self.aligned_width, self.aligned_height])).ceil().long()
+        unique, which = grids.unique(dim=0, return_inverse=True)
+        return [
+            ((which == number).nonzero()[:, 0], rows, columns)
+            for number, (columns, rows) in enumerate(unique.tolist())
+            if rows > 0 and columns > 0
+        ]
+
+
 def roi_align_forward(
-    input: Tensor,
-    rois: Tensor,
-    output: Tensor,
-    argmax_y: Tensor,
-    argmax_x: Tensor,
-    aligned_height: int,
-    aligned_width: int,
-    spatial_scale: float,
-    sampling_ratio: int,
-    pool_mode: int,
-    aligned: bool,
+    input: Tensor, rois: Tensor, output: Tensor, argmax_y: Tensor, argmax_x: Tensor, **options: Any
 ) -> None:
     """RoIAlign (He et al. 2017): write the mean, or maximum, of bilinear samples per bin.
 
     In max mode the argmax buffers, (R, C, PH, PW), receive the row and column of the chosen sample
-    in the region's grid of samples. (mmcv keeps its coordinates there; both are read by the
+    in the region's grid of samples. (mmcv stores its coordinates there; both are read by the
     backward pass only. Half precision rounds coordinates, but not small integers.)
     """
+    op, align = _RoIAlign(**options), torch.ops.torchvision.roi_align
     features, rois = full_precision(input, rois)
-    if pool_mode != _MAX_MODE:
-        output.copy_(
-            torch.ops.torchvision.roi_align(
-                features, rois, spatial_scale, aligned_height, aligned_width,
-                sampling_ratio, aligned,
-            )
-        )  # fmt: skip
+    height, width, scale = op.aligned_height, op.aligned_width, op.spatial_scale
+    if op.pool_mode != _MAX_MODE:
+        ratio = op.sampling_ratio
+        output.copy_(align(features, rois, scale, height, width, ratio, op.aligned))
         return
-    for chosen, rows, columns in _sample_grids(
-        rois, aligned_height, aligned_width, spatial_scale, sampling_ratio, aligned
-    ):
-        samples = torch.ops.torchvision.roi_align(
-            features, rois[chosen], spatial_scale,
-            aligned_height * rows, aligned_width * columns, 1, aligned,
-        )  # fmt: skip
+    for chosen, rows, columns in op.sample_grids(rois):
+        grid = (height * rows, width * columns)
+        samples = align(features, rois[chosen], scale, *grid, 1, op.aligned)
         best, index = F.max_pool2d(samples, (rows, columns), return_indices=True)
         output[chosen] = best.to(output)
         argmax_y[chosen] = (index // samples.shape[-1]).to(argmax_y)
@@ -61,65 +82,27 @@ def roi_align_backward(
     argmax_y: Tensor,
     argmax_x: Tensor,
     grad_input: Tensor,
-    aligned_height: int,
-    aligned_width: int,
-    spatial_scale: float,
-    sampling_ratio: int,
-    pool_mode: int,
-    aligned: bool,
+    **options: Any,
 ) -> None:
     """Write the gradient of the input, (B, C, H, W)."""
+    op, align_backward = _RoIAlign(**options), torch.ops.torchvision._roi_align_backward
     grad, rois = full_precision(grad_output, rois)
-    shape = grad_input.shape
-    if pool_mode != _MAX_MODE:
-        grad_input.copy_(
-            torch.ops.torchvision._roi_align_backward(
-                grad, rois, spatial_scale, aligned_height, aligned_width, *shape,
-                sampling_ratio, aligned,
-            )
-        )  # fmt: skip
+    shape, scale = grad_input.shape, op.spatial_scale
+    height, width = op.aligned_height, op.aligned_width
+    if op.pool_mode != _MAX_MODE:
+        ratio = op.sampling_ratio
+        grads = align_backward(grad, rois, scale, height, width, *shape, ratio, op.aligned)
+        grad_input.copy_(grads)
         return
     total = grad.new_zeros(shape)
-    for chosen, rows, columns in _sample_grids(
-        rois, aligned_height, aligned_width, spatial_scale, sampling_ratio, aligned
-    ):
-        height, width = aligned_height * rows, aligned_width * columns
-        index = (argmax_y[chosen].long() * width + argmax_x[chosen].long()).flatten(2)
-        samples = grad.new_zeros(*index.shape[:2], height * width)
+    for chosen, rows, columns in op.sample_grids(rois):
+        grid = (height * rows, width * columns)
+        index = (argmax_y[chosen].long() * grid[1] + argmax_x[chosen].long()).flatten(2)
+        samples = grad.new_zeros(*index.shape[:2], grid[0] * grid[1])
         samples.scatter_(2, index, grad[chosen].flatten(2))
-        total += torch.ops.torchvision._roi_align_backward(
-            samples.view(*index.shape[:2], height, width), rois[chosen], spatial_scale,
-            height, width, *shape, 1, aligned,
-        )  # fmt: skip
+        samples = samples.unflatten(2, grid)
+        total += align_backward(samples, rois[chosen], scale, *grid, *shape, 1, op.aligned)
     grad_input.copy_(total)
-
-
-def _sample_grids(
-    rois: Tensor,
-    height: int,
-    width: int,
-    spatial_scale: float,
-    sampling_ratio: int,
-    aligned: bool,
-) -> list[tuple[Tensor, int, int]]:
-    """Regions by their number of samples per bin: indices into ``rois``, rows, columns.
-
-    RoIAlign with one sample per bin on a grid finer by these numbers gives the samples themselves.
-    Regions without area have none; their output stays as it is, zero.
-    """
-    if sampling_ratio > 0:
-        everything = torch.arange(len(rois), device=rois.device)
-        return [(everything, sampling_ratio, sampling_ratio)] if len(rois) else []
-    sides = (rois[:, 3:] - rois[:, 1:3]) * spatial_scale
-    if not aligned:
-        sides = sides.clamp(min=1)
-    grids = (sides / sides.new_tensor([width, height])).ceil().long()
-    unique, which = grids.unique(dim=0, return_inverse=True)
-    return [
-        ((which == number).nonzero()[:, 0], rows, columns)
-        for number, (columns, rows) in enumerate(unique.tolist())
-        if rows > 0 and columns > 0
-    ]
 
 
 def roi_pool_forward(
@@ -133,8 +116,8 @@ def roi_pool_forward(
 ) -> None:
     """RoIPool as mmcv defines it: write each bin's maximum and its flat position (-1 if empty).
 
-    torchvision's operator does not serve here: it rounds the region to whole pixels first, where
-    mmcv rounds the bins outwards.
+    torchvision's operator differs: it rounds the region to whole pixels first, mmcv rounds the bins
+    outwards.
     """
     features, rois = full_precision(input, rois)
     batch = rois[:, 0].long()
@@ -159,15 +142,9 @@ def roi_pool_forward(
 
 
 def roi_pool_backward(
-    grad_output: Tensor,
-    rois: Tensor,
-    argmax: Tensor,
-    grad_input: Tensor,
-    pooled_height: int,
-    pooled_width: int,
-    spatial_scale: float,
+    grad_output: Tensor, rois: Tensor, argmax: Tensor, grad_input: Tensor, **sizes: Any
 ) -> None:
-    """Write the gradient of the input: every bin's goes to the pixel that was its maximum."""
+    """Write the gradient of the input: every bin's is that of the pixel of its maximum."""
     (grad,) = full_precision(grad_output)
     total = grad.new_zeros(grad_input.shape).flatten(2)
     taken = grad.masked_fill(argmax < 0, 0).flatten(2)

@@ -1,7 +1,7 @@
 """RepPoints V2: verification meets regression (arXiv 2007.08508), for mmdet's detectors.
 
-Boxes are regressed by representative points, twice; corners are verified on heat maps, which
-guide the regression and, at test time, have the last word on where a box ends.
+Boxes are regressed by representative points, twice; corners are verified on heatmaps, which guide
+the regression and, at test time, decide where a box ends.
 """
 
 from __future__ import annotations
@@ -15,32 +15,37 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from swin_dense.errors import UserError
-from swin_dense.models.heads.assignment import atss, mass_centers, nearest_points
-from swin_dense.models.heads.box_overlap import paired_iou
-from swin_dense.models.heads.conditional_masks import MaskQueries
-from swin_dense.models.heads.corners import corner_targets, snap_to_corners
-from swin_dense.models.heads.foreground import foreground_targets
-from swin_dense.models.heads.pyramid import Points, flatten, pyramid_points
-from swin_dense.models.heads.reppoints_v2_layers import RepPointsMaps, RepPointsV2Layers
+from swin_dense.models.heads.conditional_mask_head import MaskInstances
+from swin_dense.models.heads.reppoints_v2_layers import RepPointsOutputs, RepPointsV2Layers
+from swin_dense.models.heads.reppoints_v2_targets import (
+    Points,
+    assign_atss,
+    assign_nearest,
+    corner_targets,
+    flatten_levels,
+    foreground_targets,
+    mass_centers,
+    pyramid_points,
+)
 from swin_dense.registry import MODELS
 
 
 class Targets(NamedTuple):
-    """What the points of images should predict; of objects by their index, -1 for none.
+    """Training targets of points; objects by their index, -1 for none.
 
-    ``valid`` (..., N) is False outside of the image; ``init`` and ``refine`` (..., N) are the
-    objects of first guesses and of refined boxes; ``heat`` (..., N, 2) and ``offsets``
+    ``valid`` (..., N) is False outside the image; ``init`` and ``refine`` (..., N) are the
+    objects of initial and of refined boxes; ``heatmap`` (..., N, 2) and ``offsets``
     (..., N, 2, 2) are those of :func:`corner_targets`.
     """
 
     valid: Tensor
     init: Tensor
     refine: Tensor
-    heat: Tensor
+    heatmap: Tensor
     offsets: Tensor
 
 
-class Objects(NamedTuple):
+class GroundTruth(NamedTuple):
     """K objects: ``boxes`` (K, 4), ``labels`` (K,), ``centers`` (K, 2), ``masks`` (K, H, W)."""
 
     boxes: Tensor
@@ -55,36 +60,25 @@ class RepPointsV2Head(RepPointsV2Layers):
 
     Args:
         num_classes: number of classes.
-        in_channels, feat_channels, point_feat_channels, stacked_convs, shared_stacked_convs,
-            corner_dim, num_points, gradient_mul: see :class:`RepPointsV2Layers`.
         point_strides: pixels between the points of each level.
         point_base_scale: size in strides of the objects of a level.
-        norm_cfg: normalisation after the convolutions; 32 groups by default.
         loss_cls: of logits ``(n, classes)``, given ``(labels, overlaps)``.
         loss_bbox_init, loss_bbox_refine: of boxes in units of their level's objects.
         loss_heatmap, loss_offset: of corners.
         loss_sem: of the foreground.
         mask_head: a :class:`ConditionalMaskHead`; None predicts boxes only.
-        train_cfg: ``topk`` (9) of :func:`atss`, ``gaussian_iou`` (0.7) of :func:`corner_targets`.
+        train_cfg: ``topk`` (9) of :func:`assign_atss`, ``gaussian_iou`` (0.7) of
+            :func:`corner_targets`.
         test_cfg: ``score_thr``, ``nms_pre`` (boxes per level), ``nms``, ``max_per_img``, and
             ``mask_thr_binary`` (0.5).
-        init_cfg: how parameters start.
+        layers: further arguments of :class:`RepPointsV2Layers`.
     """
 
     def __init__(
         self,
         num_classes: int,
-        in_channels: int = 256,
-        feat_channels: int = 256,
-        point_feat_channels: int = 256,
-        stacked_convs: int = 3,
-        shared_stacked_convs: int = 1,
-        corner_dim: int = 64,
-        num_points: int = 9,
-        gradient_mul: float = 0.1,
         point_strides: Sequence[int] = (8, 16, 32, 64, 128),
         point_base_scale: int = 4,
-        norm_cfg: dict | None = None,
         loss_cls: dict | None = None,
         loss_bbox_init: dict | None = None,
         loss_bbox_refine: dict | None = None,
@@ -94,117 +88,97 @@ class RepPointsV2Head(RepPointsV2Layers):
         mask_head: dict | None = None,
         train_cfg: dict | None = None,
         test_cfg: dict | None = None,
-        init_cfg: dict | None = None,
+        **layers: Any,
     ) -> None:
         masks = MODELS.build(mask_head) if mask_head else None
-        super().__init__(
-            num_classes,
-            in_channels,
-            feat_channels,
-            point_feat_channels,
-            stacked_convs,
-            shared_stacked_convs,
-            corner_dim,
-            num_points,
-            gradient_mul,
-            num_mask_params=masks.num_params if masks else 0,
-            norm_cfg=norm_cfg or {"type": "GN", "num_groups": 32},
-            init_cfg=init_cfg,
-        )
+        super().__init__(num_classes, num_mask_params=masks.num_params if masks else 0, **layers)
         self.mask_head = masks
         self.point_strides = tuple(point_strides)
         self.point_base_scale = point_base_scale
         self.train_cfg = train_cfg or {}
         self.test_cfg = test_cfg or {}
-        losses = {
-            "loss_cls": loss_cls or {"type": "mmdet.QualityFocalLoss"},
-            "loss_bbox_init": loss_bbox_init or {"type": "swin_dense.InclusiveGIoULoss"},
-            "loss_bbox_refine": loss_bbox_refine
-            or {"type": "swin_dense.InclusiveGIoULoss", "loss_weight": 2.0},
-            "loss_heatmap": loss_heatmap
-            or {"type": "mmdet.GaussianFocalLoss", "loss_weight": 0.25},
-            "loss_offset": loss_offset or {"type": "mmdet.SmoothL1Loss", "beta": 1 / 9},
-            "loss_sem": loss_sem or {"type": "swin_dense.SeparateFocalLoss", "loss_weight": 0.1},
-        }
-        for name, cfg in losses.items():
-            setattr(self, name, MODELS.build(cfg))
+        giou = {"type": "swin_dense.InclusiveGIoULoss"}
+        gaussian_focal = {"type": "mmdet.GaussianFocalLoss", "loss_weight": 0.25}
+        smooth_l1 = {"type": "mmdet.SmoothL1Loss", "beta": 1 / 9}
+        separate_focal = {"type": "swin_dense.SeparateFocalLoss", "loss_weight": 0.1}
+        self.loss_cls = MODELS.build(loss_cls or {"type": "mmdet.QualityFocalLoss"})
+        self.loss_bbox_init = MODELS.build(loss_bbox_init or giou)
+        self.loss_bbox_refine = MODELS.build(loss_bbox_refine or {**giou, "loss_weight": 2.0})
+        self.loss_heatmap = MODELS.build(loss_heatmap or gaussian_focal)
+        self.loss_offset = MODELS.build(loss_offset or smooth_l1)
+        self.loss_sem = MODELS.build(loss_sem or separate_focal)
 
     def loss(self, x: Sequence[Tensor], batch_data_samples: Sequence[Any]) -> dict[str, Tensor]:
-        """Losses of a pyramid against the samples' ``gt_instances``; crowds are not looked at.
+        """Losses of a feature pyramid, given the samples' ``gt_instances``; crowds are not used.
 
         Raises:
-            UserError: masks are predicted, but the samples have none.
+            UserError: the head predicts masks, but the samples have none.
         """
-        maps = self(x)
-        points = pyramid_points(maps.scores, self.point_strides)
-        first = self._boxes(maps.points_init, points)
-        refined = self._boxes(maps.points_refine, points)
+        outputs = self(x)
+        points = pyramid_points(outputs.scores, self.point_strides)
+        initial = self._boxes(outputs.points_init, points)
+        refined = self._boxes(outputs.points_refine, points)
         height, width = (size * self.point_strides[0] for size in x[0].shape[2:])
-        images = [self._objects(sample, (height, width)) for sample in batch_data_samples]
+        images = [self._ground_truth(sample, (height, width)) for sample in batch_data_samples]
         boxes = torch.cat([image.boxes for image in images])
-        targets = self._targets(points, first.detach(), images, batch_data_samples)
+        targets = self._targets(points, initial.detach(), images, batch_data_samples)
+        init_loss = self._box_loss(self.loss_bbox_init, initial, boxes, targets.init, points)
+        refine_loss = self._box_loss(self.loss_bbox_refine, refined, boxes, targets.refine, points)
         losses = {
-            "loss_cls": self._class_loss(maps, refined.detach(), boxes, images, targets),
-            "loss_pts_init": self._box_loss(
-                self.loss_bbox_init, first, targets.init, boxes, points
-            ),
-            "loss_pts_refine": self._box_loss(
-                self.loss_bbox_refine, refined, targets.refine, boxes, points
-            ),
-            **self._corner_losses(maps, targets),
-            "loss_sem": self._foreground_loss(maps, images),
+            "loss_cls": self._class_loss(outputs, refined.detach(), boxes, images, targets),
+            "loss_pts_init": init_loss,
+            "loss_pts_refine": refine_loss,
+            **self._corner_losses(outputs, targets),
+            "loss_sem": self._foreground_loss(outputs, images),
         }
         if self.mask_head is not None:
             image, point = (targets.refine >= 0).nonzero(as_tuple=True)
-            queries = self._queries(maps, points, image, point)
+            instances = self._mask_instances(outputs, points, image, point)
             masks = torch.cat([image.masks for image in images if image.masks is not None])
-            losses.update(self.mask_head.loss(x, queries, masks, targets.refine[image, point]))
+            losses.update(self.mask_head.loss(x, instances, masks, targets.refine[image, point]))
         return losses
 
     def predict(
         self, x: Sequence[Tensor], batch_data_samples: Sequence[Any], rescale: bool = False
     ) -> list[InstanceData]:
-        """Detections of each image: ``bboxes``, ``scores``, ``labels``, and ``masks`` if trained.
+        """Detections of each image: ``bboxes``, ``scores``, ``labels``, and ``masks`` if predicted.
 
         Args:
-            x: pyramid of the batch.
-            batch_data_samples: of whose ``metainfo`` the sizes and scales of images are read.
+            x: feature pyramid of the batch.
+            batch_data_samples: their ``metainfo`` gives sizes and scales of images.
             rescale: report boxes and masks in the original image, else in the resized one.
         """
-        maps = self(x)
-        points = pyramid_points(maps.scores, self.point_strides)
-        boxes = self._boxes(maps.points_refine, points)
+        batch = self(x)
+        points = pyramid_points(batch.scores, self.point_strides)
         results = []
         for index, sample in enumerate(batch_data_samples):
-            meta = sample.metainfo
-            result = self._suppress(self._candidates(maps, boxes[index], points, index, meta))
+            meta, outputs = sample.metainfo, batch.of_image(index)
+            result = self._suppress(self._candidates(outputs, points, meta))
             rows = result.pop("points")
             if self.mask_head is not None:
-                queries = self._queries(maps, points, torch.full_like(rows, index), rows)
                 result.masks = self.mask_head.predict(
                     [level[index : index + 1] for level in x],
-                    queries._replace(images=torch.zeros_like(rows)),
+                    self._mask_instances(outputs, points, torch.zeros_like(rows), rows),
                     image_size=tuple(meta["img_shape"][:2]),
                     out_size=tuple(meta["ori_shape" if rescale else "img_shape"][:2]),
                     threshold=self.test_cfg.get("mask_thr_binary", 0.5),
                 )
             if rescale:
-                width, height = meta["scale_factor"][:2]
-                scale = result.bboxes.new_tensor([width, height, width, height])
-                result.bboxes = result.bboxes / scale
+                scale = result.bboxes.new_tensor(meta["scale_factor"][:2])
+                result.bboxes = result.bboxes / scale.repeat(2)
             results.append(result)
         return results
 
-    def _boxes(self, maps: Sequence[Tensor], points: Points) -> Tensor:
+    def _boxes(self, offsets: Sequence[Tensor], points: Points) -> Tensor:
         """Boxes ``(B, N, 4)`` in pixels: the first two points, y before x, are their corners."""
-        corners = flatten(maps)[..., [1, 0, 3, 2]]
+        corners = flatten_levels(offsets)[..., [1, 0, 3, 2]]
         return corners * points.strides[:, None] + points.xy.repeat(1, 2)
 
-    def _objects(self, sample: Any, size: tuple[int, int]) -> Objects:
+    def _ground_truth(self, sample: Any, size: tuple[int, int]) -> GroundTruth:
         truth = sample.gt_instances
         boxes = truth.bboxes.float()
         if self.mask_head is None:
-            return Objects(boxes, truth.labels, (boxes[:, :2] + boxes[:, 2:]) / 2, None)
+            return GroundTruth(boxes, truth.labels, (boxes[:, :2] + boxes[:, 2:]) / 2, None)
         if "masks" not in truth:
             raise UserError(
                 "the training samples have no masks: load them (LoadAnnotations with "
@@ -212,14 +186,14 @@ class RepPointsV2Head(RepPointsV2Layers):
             )
         masks = truth.masks.to_tensor(dtype=torch.uint8, device=boxes.device)
         masks = F.pad(masks, (0, size[1] - masks.shape[2], 0, size[0] - masks.shape[1]))
-        return Objects(boxes, truth.labels, mass_centers(masks, boxes), masks)
+        return GroundTruth(boxes, truth.labels, mass_centers(masks, boxes), masks)
 
     def _targets(
-        self, points: Points, guesses: Tensor, images: Sequence[Objects], samples: Sequence[Any]
+        self, points: Points, initial: Tensor, images: Sequence[GroundTruth], samples: Sequence[Any]
     ) -> Targets:
-        """Of a batch; objects are counted through all of its images."""
+        """Targets of a batch; object indices count through all of its images."""
         found, start = [], 0
-        for boxes, image, sample in zip(guesses, images, samples, strict=True):
+        for boxes, image, sample in zip(initial, images, samples, strict=True):
             target = self._image_targets(points, boxes, image, sample.metainfo)
             init, refine = (
                 torch.where(objects >= 0, objects + start, -1)
@@ -230,77 +204,68 @@ class RepPointsV2Head(RepPointsV2Layers):
         return Targets(*(torch.stack(part) for part in zip(*found, strict=True)))
 
     def _image_targets(
-        self, points: Points, guesses: Tensor, image: Objects, meta: dict
+        self, points: Points, initial_boxes: Tensor, image: GroundTruth, meta: dict
     ) -> Targets:
         height, width = meta.get("pad_shape", meta["img_shape"])[:2]
         valid = (points.xy < points.xy.new_tensor([width, height])).all(1)
         xy, strides, levels = (part[valid] for part in points)
         sizes = image.boxes[:, 2:] - image.boxes[:, :2]
-        init = nearest_points(xy, strides, image.centers, sizes, self.point_base_scale)
+        init = assign_nearest(xy, strides, image.centers, sizes, self.point_base_scale)
         per_level = levels.bincount(minlength=len(self.point_strides)).tolist()
         topk = self.train_cfg.get("topk", 9)
-        refine = atss(guesses[valid], per_level, image.boxes, image.centers, topk)
+        refine = assign_atss(initial_boxes[valid], per_level, image.boxes, image.centers, topk)
         min_overlap = self.train_cfg.get("gaussian_iou", 0.7)
-        heat, offsets = corner_targets(xy, strides, image.boxes, min_overlap)
+        heatmap, offsets = corner_targets(xy, strides, image.boxes, min_overlap)
 
         def everywhere(part: Tensor, outside: int) -> Tensor:
-            return part.new_full((len(valid), *part.shape[1:]), outside).masked_scatter(
-                valid.view(-1, *[1] * (part.dim() - 1)), part
-            )
+            full = part.new_full((len(valid), *part.shape[1:]), outside)
+            full[valid] = part
+            return full
 
-        return Targets(
-            valid,
-            everywhere(init, -1),
-            everywhere(refine, -1),
-            everywhere(heat, 0),
-            everywhere(offsets, 0),
-        )
+        parts = ((init, -1), (refine, -1), (heatmap, 0), (offsets, 0))
+        return Targets(valid, *(everywhere(part, outside) for part, outside in parts))
 
     def _class_loss(
         self,
-        maps: RepPointsMaps,
+        outputs: RepPointsOutputs,
         refined: Tensor,
         boxes: Tensor,
-        images: Sequence[Objects],
+        images: Sequence[GroundTruth],
         targets: Targets,
     ) -> Tensor:
-        """The score to predict is the refined box's overlap with its object (2006.04388)."""
+        """The target score is the refined box's IoU with its object (2006.04388)."""
+        from mmdet.structures.bbox import bbox_overlaps
+
         positive = targets.refine >= 0
         objects = targets.refine[positive]
         labels = torch.full_like(targets.refine, self.num_classes)
         labels[positive] = torch.cat([image.labels for image in images])[objects]
         quality = refined.new_zeros(labels.shape)
-        quality[positive] = paired_iou(refined[positive], boxes[objects])
+        quality[positive] = bbox_overlaps(refined[positive], boxes[objects], is_aligned=True)
         valid = targets.valid
-        return self.loss_cls(
-            flatten(maps.scores)[valid],
-            (labels[valid], quality[valid]),
-            avg_factor=_count(positive),
-        )
+        logits = flatten_levels(outputs.scores)[valid]
+        return self.loss_cls(logits, (labels[valid], quality[valid]), avg_factor=_count(positive))
 
     def _box_loss(
-        self, loss: Any, predicted: Tensor, objects: Tensor, boxes: Tensor, points: Points
+        self, loss: Any, predicted: Tensor, boxes: Tensor, objects: Tensor, points: Points
     ) -> Tensor:
         """Boxes are measured in sizes of their level's objects."""
         positive = objects >= 0
         unit = (self.point_base_scale * points.strides).expand_as(objects)[positive][:, None]
-        return loss(
-            predicted[positive] / unit,
-            boxes[objects[positive]] / unit,
-            avg_factor=_count(positive),
-        )
+        targets = boxes[objects[positive]] / unit
+        return loss(predicted[positive] / unit, targets, avg_factor=_count(positive))
 
-    def _corner_losses(self, maps: RepPointsMaps, targets: Targets) -> dict[str, Tensor]:
+    def _corner_losses(self, outputs: RepPointsOutputs, targets: Targets) -> dict[str, Tensor]:
         valid = targets.valid
-        probabilities = flatten(maps.corner_scores).sigmoid()
-        offsets = flatten(maps.corner_offsets).unflatten(2, (2, 2))
+        probabilities = flatten_levels(outputs.corner_scores).sigmoid()
+        offsets = flatten_levels(outputs.corner_offsets).unflatten(2, (2, 2))
         heat_loss = offset_loss = probabilities.new_zeros(())
         for corner in (0, 1):
-            heat = targets.heat[..., corner]
-            positive = heat == 1
+            heatmap = targets.heatmap[..., corner]
+            positive = heatmap == 1
             count = _count(positive)
             heat_loss = heat_loss + self.loss_heatmap(
-                probabilities[..., corner][valid], heat[valid], avg_factor=count
+                probabilities[..., corner][valid], heatmap[valid], avg_factor=count
             )
             offset_loss = offset_loss + self.loss_offset(
                 offsets[:, :, corner][positive],
@@ -309,39 +274,39 @@ class RepPointsV2Head(RepPointsV2Layers):
             )
         return {"loss_heatmap": heat_loss / 2, "loss_offset": offset_loss / 2}
 
-    def _foreground_loss(self, maps: RepPointsMaps, images: Sequence[Objects]) -> Tensor:
-        height, width = maps.foreground[0].shape[2:]
-        stride = self.point_strides[0]
+    def _foreground_loss(self, outputs: RepPointsOutputs, images: Sequence[GroundTruth]) -> Tensor:
+        size, stride = outputs.foreground[0].shape[2:], self.point_strides[0]
         pairs = [
-            foreground_targets(image.boxes, image.labels, self.num_classes, (height, width), stride)
+            foreground_targets(image.boxes, image.labels, self.num_classes, size, stride)
             for image in images
         ]
         target, weight = (torch.stack(part) for part in zip(*pairs, strict=True))
 
         def at_all_levels(finest: Tensor) -> Tensor:
-            return flatten([F.interpolate(finest, x.shape[2:]) for x in maps.foreground])
+            return flatten_levels([F.interpolate(finest, x.shape[2:]) for x in outputs.foreground])
 
-        return self.loss_sem(flatten(maps.foreground), at_all_levels(target), at_all_levels(weight))
+        logits = flatten_levels(outputs.foreground)
+        return self.loss_sem(logits, at_all_levels(target), at_all_levels(weight))
 
-    def _queries(
-        self, maps: RepPointsMaps, points: Points, images: Tensor, rows: Tensor
-    ) -> MaskQueries:
-        """Mask networks of points ``rows`` in ``images``, placed at the first guess."""
-        assert maps.mask_params is not None
-        guess = flatten(maps.points_init)[images, rows].unflatten(1, (-1, 2)).mean(1).flip(1)
+    def _mask_instances(
+        self, outputs: RepPointsOutputs, points: Points, images: Tensor, rows: Tensor
+    ) -> MaskInstances:
+        """Dynamic mask heads of points ``rows`` in ``images``, located at the initial points."""
+        assert outputs.mask_params is not None
+        initial = flatten_levels(outputs.points_init)[images, rows].unflatten(1, (-1, 2))
+        offsets = initial.mean(1).flip(1)
         strides = points.strides[rows][:, None]
-        # Half a stride further than the points are for boxes: so the released weights have it.
-        locations = guess * strides + points.xy[rows] + (strides / 2).floor()
-        params = flatten(maps.mask_params)[images, rows]
-        return MaskQueries(params, locations, points.levels[rows], images)
+        # Half a stride further than the points of boxes, as the released weights expect it.
+        locations = offsets * strides + points.xy[rows] + (strides / 2).floor()
+        params = flatten_levels(outputs.mask_params)[images, rows]
+        return MaskInstances(params, locations, points.levels[rows], images)
 
-    def _candidates(
-        self, maps: RepPointsMaps, boxes: Tensor, points: Points, index: int, meta: dict
-    ) -> InstanceData:
-        """Boxes of one image in pixels, moved to the corners that were verified, one by class."""
+    def _candidates(self, outputs: RepPointsOutputs, points: Points, meta: dict) -> InstanceData:
+        """Boxes of one image in pixels, moved to verified corners, one per likely class."""
         height, width = meta["img_shape"][:2]
+        boxes = self._boxes(outputs.points_refine, points)[0]
         limits = boxes.new_tensor([width, height, width, height])
-        scores = flatten([level[index : index + 1] for level in maps.scores])[0].sigmoid()
+        scores = flatten_levels(outputs.scores)[0].sigmoid()
         most = self.test_cfg.get("nms_pre", -1)
         kept, moved = [], []
         for level in range(len(self.point_strides)):
@@ -349,12 +314,12 @@ class RepPointsV2Head(RepPointsV2Layers):
             if 0 < most < len(rows):
                 rows = rows[scores[rows].amax(1).topk(most).indices]
             found = boxes[rows].clamp(min=0).minimum(limits)
-            if level > 0:  # the finest level has no finer corners to look at
+            if level > 0:  # the finest level has no finer corners
                 finer = 0 if level < 3 else 1
-                found = snap_to_corners(
+                found = move_to_corners(
                     found,
-                    maps.corner_scores[finer][index].float(),
-                    maps.corner_offsets[finer][index].float(),
+                    outputs.corner_scores[finer][0].float(),
+                    outputs.corner_offsets[finer][0].float(),
                     self.point_strides[finer],
                 )
                 found = found.clamp(min=0).minimum(limits)
@@ -366,11 +331,11 @@ class RepPointsV2Head(RepPointsV2Layers):
         result = InstanceData(
             bboxes=boxes[which], scores=scores[which, labels], labels=labels, points=rows[which]
         )
-        # Corners are found one by one: a box can end up without an inside.
+        # Each corner is moved separately: a box can end up without area.
         return result[(result.bboxes[:, 2:] > result.bboxes[:, :2]).all(1)]
 
     def _suppress(self, result: InstanceData) -> InstanceData:
-        """The best detections without duplicates of a class."""
+        """Non-maximum suppression by class."""
         from mmcv.ops import batched_nms  # its package is large
 
         if len(result):
@@ -382,5 +347,32 @@ class RepPointsV2Head(RepPointsV2Layers):
 
 
 def _count(positive: Tensor) -> Tensor:
-    """Positives of a batch ``(B, N)``; an image without any counts as one."""
+    """Number of positives ``(B, N)`` in a batch; an image without any counts as one."""
     return positive.sum(1).clamp(min=1).sum()
+
+
+def move_to_corners(boxes: Tensor, scores: Tensor, offsets: Tensor, stride: int) -> Tensor:
+    """Move each corner of boxes to the best corner among the 2 x 2 points around it (section 3.4).
+
+    Args:
+        boxes: ``(n, 4)`` in pixels.
+        scores: ``(2, H, W)`` of top left and bottom right corners; only their order counts.
+        offsets: ``(4, H, W)`` x, y of top left, x, y of bottom right, from a point, in strides.
+        stride: pixels between points.
+
+    Returns:
+        ``(n, 4)`` boxes in pixels, not clipped to the image.
+    """
+    height, width = scores.shape[1:]
+    steps = boxes.new_tensor([[0, 0], [1, 0], [0, 1], [1, 1]], dtype=torch.long)
+    limit = steps.new_tensor([width - 1, height - 1])
+    moved = []
+    for corner in (0, 1):
+        part = slice(2 * corner, 2 * corner + 2)
+        first = (boxes[:, part] / stride).floor().long()
+        first = first.clamp(min=first.new_zeros(2), max=(limit - 1).clamp(min=0))
+        x, y = (first[:, None] + steps).minimum(limit).unbind(2)  # (n, 4) each
+        best = scores[corner, y, x].argmax(1, keepdim=True)
+        x, y = x.gather(1, best).squeeze(1), y.gather(1, best).squeeze(1)
+        moved.append(torch.stack([x, y], 1) + offsets[part, y, x].T)
+    return torch.cat(moved, 1) * stride

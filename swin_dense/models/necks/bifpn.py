@@ -1,12 +1,13 @@
 """Bidirectional feature pyramid (EfficientDet, arXiv 1911.09070, section 3).
 
-With the names of parameters, and the choices that the paper leaves open, of the RepPointsV2 code
-base: its released weights load.
+Parameter names, and the choices that the paper leaves open, are those of the RepPointsV2 code base,
+so that its released weights load.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from mmcv.cnn import ConvModule
 from mmengine.model import BaseModule
@@ -17,50 +18,40 @@ from swin_dense.registry import MODELS
 
 
 class WeightedSum(nn.Module):
-    """Sum of ``num_inputs`` maps with learned weights >= 0, normalised, then swish."""
+    """Sum of feature maps with learned, normalised weights >= 0, then swish."""
 
     def __init__(self, num_inputs: int) -> None:
         super().__init__()
         self.weights = nn.Parameter(ones(1, 1, 1, 1, num_inputs))
 
-    def forward(self, *maps: Tensor) -> Tensor:
-        """Maps ``(B, C, H, W)`` to one of the same shape."""
+    def forward(self, *feature_maps: Tensor) -> Tensor:
+        """Feature maps ``(B, C, H, W)`` to one of the same shape."""
         weights = self.weights.flatten().relu()
         weights = weights / (weights.sum() + 1e-4)
-        return F.silu(sum(w * x for w, x in zip(weights, maps, strict=True)))
+        return F.silu(sum(w * x for w, x in zip(weights, feature_maps, strict=True)))
 
 
 class BiFPNLayer(nn.Module):
-    """Once from the top of the pyramid to the bottom and back up."""
+    """One pass down the pyramid and back up."""
 
     def __init__(self, in_channels: Sequence[int], out_channels: int, norm_cfg: dict) -> None:
         super().__init__()
         last = len(in_channels) - 1
+        conv = partial(ConvModule, out_channels=out_channels, norm_cfg=norm_cfg, act_cfg=None)
+        conv3x3 = partial(conv, out_channels, kernel_size=3, padding=1)
         self.lateral_convs = nn.ModuleList(
-            nn.Identity()
-            if channels == out_channels
-            else ConvModule(channels, out_channels, 1, norm_cfg=norm_cfg, act_cfg=None)
+            nn.Identity() if channels == out_channels else conv(channels, kernel_size=1)
             for channels in in_channels
         )
-
-        def convs() -> nn.ModuleList:
-            return nn.ModuleList(
-                ConvModule(
-                    out_channels, out_channels, 3, padding=1, norm_cfg=norm_cfg, act_cfg=None
-                )
-                for _ in range(last)
-            )
-
         self.lateral_combine = nn.ModuleList(WeightedSum(2) for _ in range(last))
-        self.lateral_combine_conv = convs()
-        self.out_combine = nn.ModuleList(
-            WeightedSum(2 if level == last else 3) for level in range(1, last + 1)
-        )
-        self.out_combine_conv = convs()
+        self.lateral_combine_conv = nn.ModuleList(conv3x3() for _ in range(last))
+        num_inputs = [3] * (last - 1) + [2]
+        self.out_combine = nn.ModuleList(WeightedSum(n) for n in num_inputs[:last])
+        self.out_combine_conv = nn.ModuleList(conv3x3() for _ in range(last))
 
-    def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
+    def forward(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         """``(B, C_i, H_i, W_i)`` to ``(B, out_channels, H_i, W_i)``, the finest first."""
-        laterals = [conv(x) for conv, x in zip(self.lateral_convs, maps, strict=True)]
+        laterals = [conv(x) for conv, x in zip(self.lateral_convs, inputs, strict=True)]
         outs = list(laterals)
         last = len(outs) - 1
         for level in range(last - 1, -1, -1):
@@ -69,7 +60,7 @@ class BiFPNLayer(nn.Module):
             outs[level] = self.lateral_combine_conv[level](combined)
         for level in range(1, last + 1):
             below = F.max_pool2d(outs[level - 1], 3, stride=2, padding=1)
-            # The top's way down is its input: it is not added twice.
+            # The top level has no downward pass: its input is not added twice.
             extra = () if level == last else (laterals[level],)
             combined = self.out_combine[level - 1](below, outs[level], *extra)
             outs[level] = self.out_combine_conv[level - 1](combined)
@@ -78,15 +69,15 @@ class BiFPNLayer(nn.Module):
 
 @MODELS.register_module()
 class BiFPN(BaseModule):
-    """A stack of bidirectional pyramids over maps of falling resolution.
+    """A stack of bidirectional feature pyramids.
 
     Args:
-        in_channels: channels of the backbone's maps, each half as large as the one before.
+        in_channels: channels of the backbone's feature maps, each half as large as the one before.
         out_channels: channels of every output.
         num_outs: number of outputs; those beyond the inputs are pooled from the last input.
         num_repeat: number of pyramids.
         norm_cfg: normalisation after every convolution.
-        init_cfg: how parameters start.
+        init_cfg: initialisation of parameters.
 
     Raises:
         ValueError: fewer outputs than inputs.
@@ -107,7 +98,7 @@ class BiFPN(BaseModule):
         if num_outs < len(in_channels):
             raise ValueError(
                 f"BiFPN has {len(in_channels)} inputs and num_outs={num_outs}: "
-                "take at least as many outputs as inputs"
+                "set num_outs to at least the number of inputs"
             )
         norm_cfg = norm_cfg or {"type": "GN", "num_groups": 32}
         self.num_outs = num_outs
@@ -119,10 +110,10 @@ class BiFPN(BaseModule):
         )
 
     def forward(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """``(B, C_i, H_i, W_i)`` to ``num_outs`` maps ``(B, out_channels, H_i, W_i)``."""
-        maps = list(inputs)
-        while len(maps) < self.num_outs:
-            maps.append(F.max_pool2d(maps[-1], 3, stride=2, padding=1))
-        for pyramid in self.bi_fpn:
-            maps = pyramid(maps)
-        return tuple(maps)
+        """``(B, C_i, H_i, W_i)`` to ``num_outs`` of ``(B, out_channels, H_i, W_i)``."""
+        outs = list(inputs)
+        while len(outs) < self.num_outs:
+            outs.append(F.max_pool2d(outs[-1], 3, stride=2, padding=1))
+        for layer in self.bi_fpn:
+            outs = layer(outs)
+        return tuple(outs)

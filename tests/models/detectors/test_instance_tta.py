@@ -116,7 +116,7 @@ def test_masks_are_averaged_over_views(detector, image, monkeypatch):
     monkeypatch.setattr(
         model,
         "_mask_probabilities",
-        lambda instances, _: torch.full((len(instances), HEIGHT, WIDTH), next(values)),
+        lambda instances, *_: torch.full((len(instances), HEIGHT, WIDTH), next(values)),
     )
     views = [view(image), view(image, scale=1.5), view(image, flip=True)]
     masks = model.test_step(batch(*views))[0].pred_instances.masks

@@ -1,4 +1,4 @@
-"""The RepPoints V2 head: what it learns from, what it predicts, and what it survives."""
+"""The RepPoints V2 head: losses, predictions and edge cases."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ from mmengine.structures import InstanceData
 
 from swin_dense.errors import UserError
 from swin_dense.models.heads import RepPointsV2Head
-from swin_dense.models.heads.reppoints_v2_layers import RepPointsMaps
+from swin_dense.models.heads.reppoints_v2_head import move_to_corners
+from swin_dense.models.heads.reppoints_v2_layers import (
+    RepPointsOutputs,
+    corner_pool,
+)
 
 HEIGHT, WIDTH = 96, 128
 STRIDES = (8, 16, 32, 64, 128)
@@ -45,12 +49,12 @@ def features(batch: int = 1) -> list[torch.Tensor]:
 
 
 def sample(count: int = 3, size: tuple[int, int] = (HEIGHT, WIDTH), masks: bool = True):
-    painted = np.zeros((count, *size), np.uint8)
-    for mask, (x1, y1, x2, y2) in zip(painted, BOXES.int().tolist(), strict=False):
+    drawn = np.zeros((count, *size), np.uint8)
+    for mask, (x1, y1, x2, y2) in zip(drawn, BOXES.int().tolist(), strict=False):
         mask[y1:y2, x1:x2] = 1
     truth = InstanceData(bboxes=BOXES[:count], labels=LABELS[:count])
     if masks:
-        truth.masks = BitmapMasks(painted, *size)
+        truth.masks = BitmapMasks(drawn, *size)
     found = DetDataSample(gt_instances=truth)
     found.set_metainfo(
         {"img_shape": size, "pad_shape": size, "ori_shape": (48, 64), "scale_factor": (2.0, 2.0)}
@@ -87,7 +91,7 @@ def test_images_without_objects_train_the_background(masks):
 
 
 def test_crowds_are_not_objects():
-    """As in the recipe, they are background like the rest."""
+    """As in the recipe, they are background."""
     head, x = build(), features()
     crowded = sample(2)
     crowded.ignored_instances = InstanceData(bboxes=BOXES[2:], labels=LABELS[2:])
@@ -99,9 +103,9 @@ def test_what_lies_outside_of_an_image_is_not_learned():
     head = build()
     small = sample(1, size=(64, 96))
     losses = head.loss(features(), [small])
-    maps: RepPointsMaps = head(features())
-    outside = [x.requires_grad_() for x in map(torch.zeros_like, maps.scores)]
-    head.forward = lambda _: maps._replace(scores=outside)
+    outputs: RepPointsOutputs = head(features())
+    outside = [x.requires_grad_() for x in map(torch.zeros_like, outputs.scores)]
+    head.forward = lambda _: outputs._replace(scores=outside)
     head.loss(features(), [small])["loss_cls"].backward()
     finest = outside[0].grad[0].abs().sum(0)
     assert finest[:8, :12].all()
@@ -130,21 +134,21 @@ def test_masks_are_needed_where_masks_are_learned():
         build(masks=True).loss(features(), [sample(masks=False)])
 
 
-def made_up_maps(head: RepPointsV2Head, level: int, row: int, column: int, box: torch.Tensor):
-    """Maps in which one point sees class 1 in a box, and nobody sees a corner."""
-    maps = head(features())
-    maps = RepPointsMaps(*([torch.zeros_like(x) for x in part] for part in maps if part))
-    for scores in maps.scores:
+def made_up_outputs(head: RepPointsV2Head, level: int, row: int, column: int, box: torch.Tensor):
+    """Outputs in which one point predicts class 1 in a box, and no point a corner."""
+    outputs = head(features())
+    outputs = RepPointsOutputs(*([torch.zeros_like(x) for x in part] for part in outputs if part))
+    for scores in outputs.scores:
         scores -= 9
-    maps.scores[level][0, 1, row, column] = 2.0
+    outputs.scores[level][0, 1, row, column] = 2.0
     here = torch.tensor([column, row, column, row]) * STRIDES[level]
     x1, y1, x2, y2 = (box - here) / STRIDES[level]
-    maps.points_refine[level][0, :4, row, column] = torch.tensor([y1, x1, y2, x2])
-    return maps
+    outputs.points_refine[level][0, :4, row, column] = torch.tensor([y1, x1, y2, x2])
+    return outputs
 
 
-def predict(head: RepPointsV2Head, maps: RepPointsMaps, **options) -> InstanceData:
-    head.forward = lambda _: maps
+def predict(head: RepPointsV2Head, outputs: RepPointsOutputs, **options) -> InstanceData:
+    head.forward = lambda _: outputs
     with torch.no_grad():
         (found,) = head.eval().predict(features(), [sample()], **options)
     return found
@@ -152,7 +156,7 @@ def predict(head: RepPointsV2Head, maps: RepPointsMaps, **options) -> InstanceDa
 
 def test_boxes_of_the_finest_level_stay_as_regressed():
     head, box = build(), torch.tensor([10.5, 20.25, 30, 44])
-    found = predict(head, made_up_maps(head, 0, 3, 2, box))
+    found = predict(head, made_up_outputs(head, 0, 3, 2, box))
     torch.testing.assert_close(found.bboxes, box[None])
     assert found.labels.tolist() == [1]
     torch.testing.assert_close(found.scores, torch.tensor([2.0]).sigmoid())
@@ -163,13 +167,13 @@ def test_boxes_of_the_finest_level_stay_as_regressed():
 def test_boxes_of_coarser_levels_move_to_finer_corners(level, finer):
     head = build()
     box = torch.tensor([33.0, 20, 110, 90])
-    maps = made_up_maps(head, level, 0, 1, box)
+    outputs = made_up_outputs(head, level, 0, 1, box)
     stride = STRIDES[finer]
-    maps.corner_scores[finer][0, 0, 20 // stride, 33 // stride + 1] = 3.0
-    maps.corner_offsets[finer][0, :2, 20 // stride, 33 // stride + 1] = 0.25
-    maps.corner_scores[finer][0, 1, 90 // stride, 110 // stride] = 3.0
-    maps.corner_offsets[finer][0, 2:, 90 // stride, 110 // stride] = -0.5
-    found = predict(head, maps)
+    outputs.corner_scores[finer][0, 0, 20 // stride, 33 // stride + 1] = 3.0
+    outputs.corner_offsets[finer][0, :2, 20 // stride, 33 // stride + 1] = 0.25
+    outputs.corner_scores[finer][0, 1, 90 // stride, 110 // stride] = 3.0
+    outputs.corner_offsets[finer][0, 2:, 90 // stride, 110 // stride] = -0.5
+    found = predict(head, outputs)
     expected = torch.tensor(
         [
             33 // stride + 1.25,
@@ -183,33 +187,33 @@ def test_boxes_of_coarser_levels_move_to_finer_corners(level, finer):
 
 def test_boxes_stay_in_the_image_and_go_back_to_the_original():
     head = build()
-    maps = made_up_maps(head, 0, 0, 0, torch.tensor([-9.0, 20, 300, 40]))
-    torch.testing.assert_close(predict(head, maps).bboxes, torch.tensor([[0.0, 20, WIDTH, 40]]))
+    outputs = made_up_outputs(head, 0, 0, 0, torch.tensor([-9.0, 20, 300, 40]))
+    torch.testing.assert_close(predict(head, outputs).bboxes, torch.tensor([[0.0, 20, WIDTH, 40]]))
     torch.testing.assert_close(
-        predict(head, maps, rescale=True).bboxes, torch.tensor([[0.0, 10, WIDTH / 2, 20]])
+        predict(head, outputs, rescale=True).bboxes, torch.tensor([[0.0, 10, WIDTH / 2, 20]])
     )
 
 
 def test_duplicates_of_a_class_are_suppressed():
     head, box = build(), torch.tensor([10.0, 20, 60, 70])
-    maps = made_up_maps(head, 0, 3, 2, box)
-    again = made_up_maps(head, 0, 4, 3, box + 1)
-    maps.points_refine[0][:] += again.points_refine[0]
-    maps.scores[0][0, 1, 4, 3] = 1.0  # the same class: a duplicate
-    maps.scores[0][0, 0, 4, 3] = 0.5  # another class: an object of its own
-    found = predict(head, maps)
+    outputs = made_up_outputs(head, 0, 3, 2, box)
+    again = made_up_outputs(head, 0, 4, 3, box + 1)
+    outputs.points_refine[0][:] += again.points_refine[0]
+    outputs.scores[0][0, 1, 4, 3] = 1.0  # the same class: a duplicate
+    outputs.scores[0][0, 0, 4, 3] = 0.5  # another class: an object of its own
+    found = predict(head, outputs)
     assert found.labels.tolist() == [1, 0]
     head.test_cfg = {"nms": {"type": "nms", "iou_threshold": 1.0}}
-    assert predict(head, maps).labels.tolist() == [1, 1, 0]
+    assert predict(head, outputs).labels.tolist() == [1, 1, 0]
     head.test_cfg["max_per_img"] = 1
-    assert predict(head, maps).labels.tolist() == [1]
+    assert predict(head, outputs).labels.tolist() == [1]
 
 
 @pytest.mark.parametrize("masks", [False, True])
 def test_boxes_without_an_inside_and_images_without_detections(masks):
     head = build(masks)
-    maps = made_up_maps(head, 0, 3, 2, torch.tensor([30.0, 20, 30, 44]))
-    found = predict(head, maps, rescale=True)
+    outputs = made_up_outputs(head, 0, 3, 2, torch.tensor([30.0, 20, 30, 44]))
+    found = predict(head, outputs, rescale=True)
     assert found.bboxes.shape == (0, 4)
     if masks:
         assert found.masks.shape == (0, 48, 64)
@@ -236,8 +240,8 @@ def test_number_of_points_is_an_odd_square():
 def test_an_untrained_head_expects_few_objects():
     head = build()
     with torch.no_grad():
-        maps = head(features())
-    for part in (maps.scores, maps.corner_scores, maps.foreground):
+        outputs = head(features())
+    for part in (outputs.scores, outputs.corner_scores, outputs.foreground):
         assert part[0].sigmoid().mean() == pytest.approx(0.01, abs=0.005)
 
 
@@ -254,3 +258,46 @@ def test_one_image_is_learned_by_heart():
         optimizer.step()
         history.append(loss.item())
     assert history[-1] < history[0] / 2
+
+
+def test_boxes_move_to_the_likeliest_corner_around():
+    scores = torch.zeros(2, 6, 8)
+    offsets = torch.zeros(4, 6, 8)
+    scores[0, 2, 3] = 5  # top left corner at column 3, row 2
+    scores[0, 5, 7] = 9  # likelier, but far away
+    scores[1, 4, 6] = 5
+    offsets[:2, 2, 3] = torch.tensor([0.25, -0.5])
+    offsets[2:, 4, 6] = torch.tensor([-0.25, 0.125])
+    boxes = torch.tensor([[23.0, 15, 55, 39], [24.0, 16, 48, 32], [31.9, 8.1, 41, 25]])
+    moved = move_to_corners(boxes, scores, offsets, stride=8)
+    corner = [3.25 * 8, 1.5 * 8, 5.75 * 8, 4.125 * 8]
+    assert moved.tolist() == [corner] * 3
+    assert move_to_corners(boxes[:0], scores, offsets, stride=8).shape == (0, 4)
+
+
+def test_boxes_move_to_the_grid_even_without_predicted_corners():
+    moved = move_to_corners(torch.tensor([[9.0, 3, 100, 100]]), torch.zeros(2, 4, 4),
+                            torch.zeros(4, 4, 4), stride=8)  # fmt: skip
+    assert moved[0, :2].tolist() == [8, 0]
+    assert moved[0, 2:].tolist() == [16, 16]  # the last 2 x 2 points: those at 16 and 24
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 5), (5, 1)])
+def test_boxes_move_on_the_smallest_feature_maps(size):
+    boxes = torch.tensor([[0.0, 0, 8 * size[1], 8 * size[0]]])
+    moved = move_to_corners(boxes, torch.randn(2, *size), torch.zeros(4, *size), stride=8)
+    limit = torch.tensor([size[1] - 1, size[0] - 1] * 2) * 8
+    assert (moved >= 0).all()
+    assert (moved <= limit).all()
+
+
+def test_corner_pooling_pools_over_the_box():
+    x = torch.randn(2, 3, 5, 6)
+    down, right = (corner_pool(x, dim, top_left=True) for dim in (2, 3))
+    up, left = (corner_pool(x, dim, top_left=False) for dim in (2, 3))
+    for row in range(5):
+        for column in range(6):
+            assert torch.equal(down[..., row, column], x[..., row:, column].amax(-1))
+            assert torch.equal(right[..., row, column], x[..., row, column:].amax(-1))
+            assert torch.equal(up[..., row, column], x[..., : row + 1, column].amax(-1))
+            assert torch.equal(left[..., row, column], x[..., row, : column + 1].amax(-1))

@@ -13,7 +13,7 @@ CHANNELS = 32  # the least that 32 groups normalise
 
 
 def pyramid(channels=(32, 16, 8), size=(9, 14)):
-    """Maps of which each is half as large as the one before, rounded up."""
+    """Feature maps, each half as large as the one before, rounded up."""
     height, width = size
     maps = []
     for c in channels:
@@ -22,10 +22,10 @@ def pyramid(channels=(32, 16, 8), size=(9, 14)):
     return maps
 
 
-def mix(module, *maps):
+def mix(module, *feature_maps):
     """Normalised non-negative weights, swish."""
     weights = module.weights.reshape(-1).clamp(min=0)
-    total = sum(w * x for w, x in zip(weights, maps, strict=True)) / (weights.sum() + 1e-4)
+    total = sum(w * x for w, x in zip(weights, feature_maps, strict=True)) / (weights.sum() + 1e-4)
     return total * torch.sigmoid(total)
 
 
@@ -60,7 +60,7 @@ def test_levels_halve_whatever_the_size(size):
     assert outs[4].shape[2:] == (-(-height // 4), -(-width // 4))
 
 
-def test_maps_of_the_right_width_need_no_lateral_convolution():
+def test_inputs_of_the_output_width_need_no_lateral_convolution():
     neck = BiFPN([CHANNELS, 16], CHANNELS, num_outs=2, num_repeat=2)
     laterals = {name.split(".conv.")[0] for name in neck.state_dict() if "lateral_convs" in name}
     assert {name.split(".bn.")[0].split(".gn.")[0] for name in laterals} == {

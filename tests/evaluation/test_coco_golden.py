@@ -14,7 +14,7 @@ from mmengine.structures import InstanceData
 
 from swin_dense.evaluation import CocoMetric
 
-FIGURES = (
+METRIC_NAMES = (
     *("mAP", "mAP_50", "mAP_75", "mAP_s", "mAP_m", "mAP_l"),
     *("AR@1", "AR@10", "AR@100", "AR_s@100", "AR_m@100", "AR_l@100"),
 )
@@ -48,7 +48,7 @@ def data_samples(truth: dict, results: list[dict]) -> list[dict]:
 
 @pytest.mark.parametrize("kind", ["bbox", "segm"])
 @pytest.mark.parametrize("backend", ["auto", "faster", "pycocotools"])
-def test_published_figures_come_out(kind, backend, shared, repo):
+def test_published_metrics_are_reproduced(kind, backend, shared, repo):
     if backend == "faster":
         pytest.importorskip("faster_coco_eval")
     folder: Path = shared / "data" / "coco_golden"
@@ -64,10 +64,10 @@ def test_published_figures_come_out(kind, backend, shared, repo):
     metric.process({}, data_samples(truth, results))
     measured = metric.evaluate(len(truth["images"]))
 
-    assert list(measured) == [f"coco/{kind}_{figure}" for figure in FIGURES]
-    for figure, value in zip(FIGURES, expected, strict=True):
+    assert list(measured) == [f"coco/{kind}_{name}" for name in METRIC_NAMES]
+    for name, value in zip(METRIC_NAMES, expected, strict=True):
         # the metric rounds to three decimals
-        assert measured[f"coco/{kind}_{figure}"] == pytest.approx(value, abs=5.01e-4), figure
+        assert measured[f"coco/{kind}_{name}"] == pytest.approx(value, abs=5.01e-4), name
 
 
 def test_metrics_of_proposals_are_refused():

@@ -1,4 +1,4 @@
-"""faster-coco-eval and pycocotools: the same figures, whatever is evaluated."""
+"""faster-coco-eval and pycocotools give the same metrics."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mmengine.structures import InstanceData
 from pycocotools import mask as rle
 
 from swin_dense.errors import UserError
-from swin_dense.evaluation import CocoMetric, coco_figures
+from swin_dense.evaluation import CocoMetric, coco_metric
 
 CLASSES = ("cup", "dog", "hat")
 SIZE = 160
@@ -90,11 +90,11 @@ def sample(image, boxes: np.ndarray, scores, labels) -> dict:
     return {"img_id": image, "ori_shape": (SIZE, SIZE), "pred_instances": found}
 
 
-def evaluated(kind_of_metric, tmp_path, scene: SimpleNamespace, **kwargs) -> dict:
-    """The figures that a metric class reports for the scene."""
+def evaluated(metric_class, tmp_path, scene: SimpleNamespace, **kwargs) -> dict:
+    """The metrics that a metric class reports for the scene."""
     path = tmp_path / "truth.json"
     path.write_text(json.dumps(scene.content))
-    one = kind_of_metric(ann_file=str(path), **kwargs)
+    one = metric_class(ann_file=str(path), **kwargs)
     one.dataset_meta = {"classes": CLASSES}
     one.process({}, scene.samples)
     return one.evaluate(len(scene.samples))
@@ -104,19 +104,11 @@ def stats(tmp_path, scene: SimpleNamespace, kind: str, backend: str):
     """The evaluation itself, before anything is rounded."""
     path = tmp_path / "truth.json"
     path.write_text(json.dumps(scene.content))
-    metric = CocoMetric(str(path))
+    metric = CocoMetric(str(path), backend=backend)
+    metric.cat_ids = [7, 3, 5]
     metric.process({}, scene.samples)
-    found = coco_figures.to_annotations([one for _, one in metric.results], kind, (7, 3, 5))
-    return coco_figures.evaluate(
-        COCO(str(path)),
-        found,
-        kind,
-        backend=backend,
-        category_ids=(7, 3, 5),
-        iou_thresholds=np.linspace(0.5, 0.95, 10),
-        detections=(1, 10, 100),
-        say=lambda _: None,
-    )
+    found = coco_metric.to_annotations([one for _, one in metric.results], kind, metric.cat_ids)
+    return metric.run_backend(COCO(str(path)), found, kind)
 
 
 def assert_the_same(tmp_path, scene: SimpleNamespace, kind: str) -> np.ndarray:
@@ -127,23 +119,23 @@ def assert_the_same(tmp_path, scene: SimpleNamespace, kind: str) -> np.ndarray:
         np.testing.assert_allclose(ours.eval[table], theirs.eval[table], rtol=0, atol=1e-14)
     names = dict(zip((7, 3, 5), CLASSES, strict=True))
     ours_by_class, theirs_by_class = (
-        coco_figures.figures_of_classes(one, names) for one in (ours, theirs)
+        coco_metric.class_metrics(one, names) for one in (ours, theirs)
     )
-    for name, figures in theirs_by_class.items():
-        assert ours_by_class[name] == pytest.approx(figures, abs=1e-14, nan_ok=True)
+    for name, metrics in theirs_by_class.items():
+        assert ours_by_class[name] == pytest.approx(metrics, abs=1e-14, nan_ok=True)
     return ours.stats
 
 
 @pytest.mark.parametrize("kind", ["bbox", "segm"])
 @pytest.mark.parametrize("seed", range(4))
 def test_random_scenes(kind, seed, tmp_path):
-    figures = assert_the_same(tmp_path, scene(seed), kind)
-    assert 0 < figures[0] < 1
-    assert (figures[3:6] > -1).all()  # every area range occurs
+    metrics = assert_the_same(tmp_path, scene(seed), kind)
+    assert 0 < metrics[0] < 1
+    assert (metrics[3:6] > -1).all()  # every area range occurs
 
 
 @pytest.mark.parametrize("kind", ["bbox", "segm"])
-def test_nothing_but_crowds(kind, tmp_path):
+def test_only_crowds(kind, tmp_path):
     assert (assert_the_same(tmp_path, scene(crowd=1.0), kind) == -1).all()
 
 
@@ -165,13 +157,13 @@ def test_more_detections_than_count(kind, tmp_path):
 def test_nothing_detected(kind, backend, tmp_path):
     empty = scene()
     empty.samples = [sample(i, np.zeros((0, 4)), [], []) for i in range(len(empty.samples))]
-    figures = evaluated(CocoMetric, tmp_path, empty, metric=kind, backend=backend)
-    assert set(figures.values()) == {0.0}
+    metrics = evaluated(CocoMetric, tmp_path, empty, metric=kind, backend=backend)
+    assert set(metrics.values()) == {0.0}
     assert_the_same(tmp_path, empty, kind)
 
 
 @pytest.mark.parametrize("backend", ["faster", "pycocotools"])
-def test_figures_and_classes_are_those_of_mmdet(backend, tmp_path):
+def test_metrics_and_classes_are_those_of_mmdet(backend, tmp_path):
     """mmdet lists the categories as the file does, so here they are in the order of their ids."""
     ordered = scene(1)
     ordered.content["categories"].sort(key=lambda category: category["id"])
@@ -190,9 +182,9 @@ def test_classes_keep_their_names_in_any_order_of_ids(tmp_path):
         annotation["category_id"] = 7
     for one in cups.samples:
         one["pred_instances"].labels[:] = 0
-    figures = evaluated(CocoMetric, tmp_path, cups, classwise=True)
-    assert figures["coco/cup_precision"] > 0
-    assert np.isnan([figures["coco/dog_precision"], figures["coco/hat_precision"]]).all()
+    metrics = evaluated(CocoMetric, tmp_path, cups, classwise=True)
+    assert metrics["coco/cup_precision"] > 0
+    assert np.isnan([metrics["coco/dog_precision"], metrics["coco/hat_precision"]]).all()
 
 
 def test_scores_of_masks_count_for_masks_alone(tmp_path):
@@ -207,9 +199,9 @@ def test_scores_of_masks_count_for_masks_alone(tmp_path):
 
 
 def test_results_are_written_where_asked(tmp_path):
-    figures = evaluated(CocoMetric, tmp_path, scene(), outfile_prefix=str(tmp_path / "mine"))
+    metrics = evaluated(CocoMetric, tmp_path, scene(), outfile_prefix=str(tmp_path / "mine"))
     written = json.loads((tmp_path / "mine.bbox.json").read_text())
-    assert figures
+    assert metrics
     assert set(written[0]) == {"image_id", "bbox", "score", "category_id"}
     only = {"format_only": True, "outfile_prefix": str(tmp_path / "only")}
     assert evaluated(CocoMetric, tmp_path, scene(), metric="segm", **only) == {}
@@ -233,15 +225,15 @@ def test_ids_that_are_text_go_to_pycocotools(tmp_path):
         entry["image_id"] = f"photo {entry['image_id']:02}"
     for entry in named.samples:
         entry["img_id"] = f"photo {entry['img_id']:02}"
-    figures = evaluated(CocoMetric, tmp_path, named)
-    assert figures == evaluated(CocoMetric, tmp_path, scene())
+    metrics = evaluated(CocoMetric, tmp_path, named)
+    assert metrics == evaluated(CocoMetric, tmp_path, scene())
     with pytest.raises(UserError, match="not all integers"):
         evaluated(CocoMetric, tmp_path, named, backend="faster")
 
 
 def test_without_faster_coco_eval(tmp_path, monkeypatch):
     expected = evaluated(CocoMetric, tmp_path, scene())
-    monkeypatch.setattr(coco_figures, "find_spec", lambda _: None)
+    monkeypatch.setattr(coco_metric, "find_spec", lambda _: None)
     assert evaluated(CocoMetric, tmp_path, scene()) == expected
     with pytest.raises(UserError, match="pip install faster-coco-eval"):
         evaluated(CocoMetric, tmp_path, scene(), backend="faster")

@@ -1,0 +1,177 @@
+"""Assignment against mmdet's assigners; corner and foreground targets by plain computations."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from mmdet.models.task_modules.assigners import ATSSAssigner, PointAssigner
+from mmdet.models.utils import gaussian_radius
+from mmengine.structures import InstanceData
+
+from swin_dense.models.heads.reppoints_v2_targets import (
+    assign_atss,
+    assign_nearest,
+    corner_targets,
+    foreground_targets,
+    mass_centers,
+    pyramid_points,
+)
+
+STRIDES = (8, 16, 32)
+
+
+def points():
+    return pyramid_points([torch.zeros(1, 1, 96 // s, 128 // s) for s in STRIDES], STRIDES)
+
+
+def some_boxes(count: int, seed: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    corners = torch.rand(count, 2, generator=generator) * torch.tensor([90.0, 60])
+    sizes = torch.rand(count, 2, generator=generator) ** 2 * torch.tensor([100.0, 80]) + 2
+    return torch.cat([corners, corners + sizes], 1)
+
+
+def middles(boxes: torch.Tensor) -> torch.Tensor:
+    return (boxes[:, :2] + boxes[:, 2:]) / 2
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_nearest_assignment_is_mmdet_s(seed):
+    boxes, grid = some_boxes(12, seed), points()
+    priors = torch.cat([grid.xy, grid.strides[:, None]], 1)
+    truth = InstanceData(bboxes=boxes, labels=torch.zeros(12, dtype=torch.long))
+    expected = PointAssigner(scale=4, pos_num=1).assign(InstanceData(priors=priors), truth)
+    found = assign_nearest(grid.xy, grid.strides, middles(boxes), boxes[:, 2:] - boxes[:, :2], 4)
+    assert torch.equal(found, expected.gt_inds - 1)
+    assert (found >= 0).sum() > 5
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_atss_is_mmdet_s(seed):
+    boxes, grid = some_boxes(6, seed), points()
+    per_level = grid.levels.bincount().tolist()
+    noise = torch.randn(len(grid.xy), 4, generator=torch.Generator().manual_seed(seed))
+    reach = 2 * grid.strides[:, None] * torch.tensor([-1.0, -1, 1, 1])
+    candidates = grid.xy.repeat(1, 2) + reach + 4 * noise
+    truth = InstanceData(bboxes=boxes, labels=torch.zeros(6, dtype=torch.long))
+    expected = ATSSAssigner(topk=9).assign(InstanceData(priors=candidates), per_level, truth)
+    found = assign_atss(candidates, per_level, boxes, middles(boxes), topk=9)
+    assert torch.equal(found, expected.gt_inds - 1)
+    assert (found >= 0).sum() > 5
+
+
+def test_centres_decide_which_candidates_are_looked_at():
+    boxes, grid = torch.tensor([[0.0, 0, 128, 96]]), points()
+    reach = 20 + 20 * torch.rand(len(grid.xy), 1)
+    candidates = grid.xy.repeat(1, 2) + reach * torch.tensor([-1, -1, 1, 1])
+    per_level = grid.levels.bincount().tolist()
+    left = assign_atss(candidates, per_level, boxes, torch.tensor([[30.0, 48]]), topk=3)
+    right = assign_atss(candidates, per_level, boxes, torch.tensor([[98.0, 48]]), topk=3)
+    assert grid.xy[left >= 0][:, 0].max() < 64 < grid.xy[right >= 0][:, 0].min()
+
+
+def test_swapped_corners_overlap_nothing():
+    boxes, grid = some_boxes(2, 0), points()
+    candidates = grid.xy.repeat(1, 2) + torch.tensor([9.0, 9, -9, -9])
+    found = assign_atss(candidates, grid.levels.bincount().tolist(), boxes, middles(boxes), topk=9)
+    assert found.shape == (len(grid.xy),)
+    assert found.min() >= -1
+
+
+@pytest.mark.parametrize("count", [0, 3])
+def test_without_objects_or_points_nothing_is_assigned(count):
+    boxes, grid = some_boxes(count, 0), points()
+    some = slice(None) if count == 0 else slice(0)
+    xy, strides = grid.xy[some], grid.strides[some]
+    init = assign_nearest(xy, strides, middles(boxes), boxes[:, 2:] - boxes[:, :2], 4)
+    refine = assign_atss(xy.repeat(1, 2), [len(xy)], boxes, middles(boxes), topk=9)
+    for found in (init, refine):
+        assert found.dtype == torch.long
+        assert found.tolist() == [-1] * len(xy)
+
+
+def test_centres_of_mass():
+    boxes = torch.tensor([[2.0, 1, 5, 4], [0, 0, 4, 4], [2, 2, 4, 6]])
+    masks = torch.zeros(3, 8, 10, dtype=torch.uint8)
+    masks[0, 1:4, 2:5] = 1
+    masks[1, 0, 0] = masks[1, 3, 0] = masks[1, 3, 3] = 1
+    centers = mass_centers(masks, boxes)
+    assert centers.tolist() == [[3, 2], [1, 2], [3, 4]]  # the last mask is empty: its box
+
+
+def test_centres_of_mass_are_exact_in_mixed_precision():
+    masks = torch.ones(1, 600, 900, dtype=torch.uint8)
+    with torch.autocast("cpu", torch.bfloat16):
+        centers = mass_centers(masks, torch.zeros(1, 4))
+    assert centers.tolist() == [[449.5, 299.5]]
+
+
+def grid(height: int, width: int, stride: int):
+    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    xy = torch.stack([columns.flatten(), rows.flatten()], 1).float() * stride
+    return xy, torch.full((len(xy),), float(stride))
+
+
+def test_corner_targets_of_two_levels():
+    """Loops over points and boxes, as the definition says."""
+    parts = [grid(12, 16, 8), grid(6, 8, 16)]
+    points, strides = (torch.cat(part) for part in zip(*parts, strict=True))
+    boxes = torch.tensor([[9.0, 11, 70, 61], [30, 5, 120, 90]])
+    heatmap, offsets = corner_targets(points, strides, boxes, 0.7)
+
+    expected = torch.zeros(len(points), 2)
+    expected_offsets = torch.zeros(len(points), 2, 2)
+    for corner in (0, 1):
+        for box in boxes:
+            x, y = box[2 * corner : 2 * corner + 2].tolist()
+            radius = gaussian_radius((box[3] - box[1], box[2] - box[0]), 0.7)
+            sigma = (2 * float(radius) + 1) / 6
+            for i, (px, py) in enumerate(points.tolist()):
+                distance = math.hypot(px - x, py - y)
+                if distance < radius:
+                    bump = math.exp(-(distance**2) / (2 * sigma**2))
+                    expected[i, corner] = max(float(expected[i, corner]), bump)
+        for box in boxes:
+            xy = box[2 * corner : 2 * corner + 2]
+            for stride in (8, 16):
+                distances = (points - xy).norm(dim=1) + 1e6 * (strides != stride)
+                nearest = int(distances.argmin())
+                expected[nearest, corner] = 1
+                expected_offsets[nearest, corner] = (xy - points[nearest]) / stride
+    torch.testing.assert_close(heatmap, expected)
+    torch.testing.assert_close(offsets, expected_offsets)
+    assert (heatmap == 1).sum(0).tolist() == [4, 4]  # two boxes on two levels
+    assert ((heatmap > 0) & (heatmap < 1)).any()
+
+
+def test_no_boxes_no_corners():
+    points, strides = grid(3, 4, 8)
+    heatmap, offsets = corner_targets(points, strides, torch.zeros(0, 4), 0.7)
+    assert heatmap.shape == (12, 2)
+    assert offsets.shape == (12, 2, 2)
+    assert not heatmap.any()
+
+
+def test_smaller_boxes_take_precedence_where_boxes_overlap():
+    boxes = torch.tensor([[0.0, 0, 31, 31], [8, 8, 15.5, 40], [0, 0, 70, 60]])
+    labels = torch.tensor([1, 1, 0])
+    target, weight = foreground_targets(boxes, labels, 3, (6, 8), stride=8)
+    assert target.shape == weight.shape == (3, 6, 8)
+    assert target[1, :4, :4].all()
+    assert target[1].sum() == 16 + 2  # rows 4 and 5 of column 1
+    assert target[0].sum() == 48  # cropped at the border
+    assert not target[2].any()
+    large, small = 1 / 31**2, 1 / (7.5 * 32)
+    torch.testing.assert_close(weight[1, 0, :5], torch.tensor([large] * 4 + [0]))
+    torch.testing.assert_close(weight[1, 1:, 1], torch.tensor([small] * 5))
+
+
+def test_no_boxes_no_foreground():
+    target, weight = foreground_targets(
+        torch.zeros(0, 4), torch.zeros(0, dtype=torch.long), 2, (3, 4), stride=8
+    )
+    assert target.shape == (2, 3, 4)
+    assert not target.any()
+    assert not weight.any()
