@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from swin_dense.ops.block import Linear, Norm
+
 EPS = 1e-5
 NORMS = ("layer_norm", "add", "layer_norm_backward")
 # Factors of stochastic depth: an image without the branch, and the others made up for it.
@@ -79,6 +81,11 @@ def normed(x: Tensor, t: Tensors, dtype: torch.dtype) -> Tensor:
     return F.layer_norm(x.to(wide), x.shape[1:], weight, bias, EPS).to(dtype)
 
 
+def norm_of(t: Tensors) -> Norm:
+    """The norm that a function takes."""
+    return Norm(t["norm_weight"], t["norm_bias"], EPS)
+
+
 def gradients(out: Tensor, d: Tensor, inputs: Tensors) -> Tensors:
     """Of a sum weighed by ``d``, with respect to named tensors."""
     given = dict(zip(inputs, torch.autograd.grad(out, list(inputs.values()), d), strict=True))
@@ -97,7 +104,7 @@ def plain_norm(t: Tensors, dtype: torch.dtype) -> Tensors:
 def our_norm(t: Tensors, dtype: torch.dtype) -> Tensors:
     from swin_dense.ops.block.triton import launch as triton_block
 
-    return {"xn": triton_block.layer_norm(t["x"], t["norm_weight"], t["norm_bias"], EPS, dtype)}
+    return {"xn": triton_block.layer_norm(t["x"], norm_of(t), dtype)}
 
 
 def plain_add(t: Tensors, dtype: torch.dtype) -> Tensors:
@@ -108,9 +115,7 @@ def plain_add(t: Tensors, dtype: torch.dtype) -> Tensors:
 def our_add(t: Tensors, dtype: torch.dtype) -> Tensors:
     from swin_dense.ops.block.triton import launch as triton_block
 
-    m, mn = triton_block.add_layer_norm(
-        t["x"], t["y"], t["scale"], t["norm_weight"], t["norm_bias"], EPS, dtype
-    )
+    m, mn = triton_block.add_layer_norm(t["x"], t["y"], t["scale"], norm_of(t), dtype)
     return {"m": m, "mn": mn, "sum": triton_block.add(t["x"], t["y"], t["scale"])}
 
 
@@ -126,11 +131,11 @@ def plain_norm_backward(t: Tensors, dtype: torch.dtype) -> Tensors:
 def our_norm_backward(t: Tensors, dtype: torch.dtype) -> Tensors:
     from swin_dense.ops.block.triton import launch as triton_block
 
-    call = (t["d_low"], t["x"], t["norm_weight"], EPS)
+    call = (t["d_low"], t["x"], norm_of(t))
     dx, d_weight, d_bias, d_branch = triton_block.layer_norm_backward(
         *call, t["d"], t["scale"], dtype
     )
-    alone, *_, nothing = triton_block.layer_norm_backward(*call, None, None, None)
+    alone, *_, nothing = triton_block.layer_norm_backward(*call)
     assert nothing is None
     names = ("d_x", "d_norm_weight", "d_norm_bias", "d_branch", "alone")
     return dict(zip(names, (dx, d_weight, d_bias, d_branch, alone), strict=True))
@@ -146,8 +151,8 @@ def plain_mlp(t: Tensors, dtype: torch.dtype) -> Tensors:
 def our_mlp(t: Tensors, dtype: torch.dtype) -> Tensors:
     from swin_dense.ops.block.triton import launch as triton_block
 
-    norm = (t["norm_weight"], t["norm_bias"], EPS)
-    return {"y": triton_block.mlp(t["x"], t["scale"], *norm, t["w1"], t["b1"], t["w2"], t["b2"])}
+    fc1, fc2 = Linear(t["w1"], t["b1"]), Linear(t["w2"], t["b2"])
+    return {"y": triton_block.mlp(t["x"], t["scale"], norm_of(t), fc1, fc2)}
 
 
 def plain_mlp_backward(t: Tensors, dtype: torch.dtype) -> Tensors:
@@ -159,8 +164,8 @@ def plain_mlp_backward(t: Tensors, dtype: torch.dtype) -> Tensors:
 def our_mlp_backward(t: Tensors, dtype: torch.dtype) -> Tensors:
     from swin_dense.ops.block.triton import launch as triton_block
 
-    norm = (t["norm_weight"], t["norm_bias"], EPS)
-    found = triton_block.mlp_backward(t["x"], t["d"], t["scale"], *norm, t["w1"], t["b1"], t["w2"])
+    fc1, fc2 = Linear(t["w1"], t["b1"]), Linear(t["w2"], None)
+    found = triton_block.mlp_backward(t["x"], t["d"], t["scale"], norm_of(t), fc1, fc2)
     return {
         "d_x": found.dm,
         "d_norm_weight": found.d_norm_weight,
@@ -185,12 +190,11 @@ def plain_linear(t: Tensors, dtype: torch.dtype) -> Tensors:
 def our_linear(t: Tensors, dtype: torch.dtype) -> Tensors:
     from swin_dense.ops.block.triton import launch as triton_block
 
-    norm = (t["norm_weight"], t["norm_bias"], EPS)
     w = t["w1"][: t["y"].shape[1]]
     x = t["x"][:, : len(w)]
     return {
-        "first": triton_block.norm_linear(t["x"], *norm, t["w1"], t["b1"]),
-        "residual": triton_block.linear_residual(t["y"], w, None, x, t["scale"]),
+        "first": triton_block.norm_linear(t["x"], norm_of(t), Linear(t["w1"], t["b1"])),
+        "residual": triton_block.linear_residual(t["y"], Linear(w, None), x, t["scale"]),
     }
 
 

@@ -63,11 +63,11 @@ def test_tf32_is_used_only_where_it_is_allowed():
 
 
 def test_a_kernel_is_compiled_once_for_all_sizes():
-    from swin_dense.ops.block.triton import mlp_kernels as triton_mlp_kernels
     from swin_dense.ops.block.triton import norm_kernels as triton_norm_kernels
+    from swin_dense.ops.block.triton import product_kernels
 
     names = [(triton_norm_kernels, "add_layer_norm"), (triton_norm_kernels, "layer_norm_backward")]
-    names += [(triton_mlp_kernels, "mlp"), (triton_mlp_kernels, "mlp_backward")]
+    names += [(product_kernels, "mlp"), (product_kernels, "mlp_backward")]
 
     def kernels() -> int:
         device = torch.cuda.current_device()

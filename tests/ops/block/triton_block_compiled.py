@@ -13,9 +13,8 @@ import hopper
 import torch
 from triton.compiler import CompiledKernel
 
-from swin_dense.ops.block.triton import linear_kernels as triton_linear_kernels
-from swin_dense.ops.block.triton import mlp_kernels as triton_mlp_kernels
 from swin_dense.ops.block.triton import norm_kernels as triton_norm_kernels
+from swin_dense.ops.block.triton import product_kernels
 from swin_dense.ops.block.triton.launch import linear_schedule, mlp_schedule, norm_schedule
 from swin_dense.ops.block.triton.support import PRODUCT_WIDTHS
 
@@ -29,7 +28,7 @@ def compiled(kernel, dtype: torch.dtype, schedule: dict, **constants: object) ->
     options = {k: v for k, v in schedule.items() if k.startswith("num_")}
     constants |= {k: v for k, v in schedule.items() if k not in options}
     names = IN_PRECISION
-    if kernel is triton_linear_kernels.linear:
+    if kernel is product_kernels.linear:
         # With a norm it reads the residual stream, without one it writes it.
         names += ("a",) if "norm_weight" in constants else ("out",)
     return hopper.compiled(kernel, dtype, names, constants, options, number="eps")
@@ -44,11 +43,11 @@ def kernels(channels: int, dtype: torch.dtype, precision: str) -> list[tuple]:
     ]
     if channels in PRODUCT_WIDTHS:
         constants = {"PRECISION": precision}
-        for kernel in (triton_mlp_kernels.mlp, triton_mlp_kernels.mlp_backward):
+        for kernel in (product_kernels.mlp, product_kernels.mlp_backward):
             direction = "backward" if kernel.__name__.endswith("backward") else "forward"
             schedule = mlp_schedule(direction, channels, 4 * channels, dtype)
             todo.append((kernel, constants, schedule))
-        linear = triton_linear_kernels.linear
+        linear = product_kernels.linear
         norm = {**constants, "x": None, "scale": None}
         residual = {**constants, "norm_weight": None, "norm_bias": None}
         todo.append((linear, norm, linear_schedule(channels, 3 * channels, dtype)))

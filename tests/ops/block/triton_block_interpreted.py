@@ -8,8 +8,16 @@ Not in bf16, whose products the interpreter gets wrong.
 
 import pytest
 import torch
-from block_cases import FUNCTIONS, NORMS, Case, assert_as_exact_as_plain_pytorch, make_inputs
+from block_cases import (
+    FUNCTIONS,
+    NORMS,
+    Case,
+    assert_as_exact_as_plain_pytorch,
+    make_inputs,
+    norm_of,
+)
 
+from swin_dense.ops.block import Linear
 from swin_dense.ops.block.triton import launch as triton_block
 
 FP32, FP16 = torch.float32, torch.float16
@@ -87,25 +95,25 @@ def test_branch_gradients_are_not_copied():
     case = Case(1, 9, 96, False, FP16, FP16)
     t = make_inputs(case)
     dx, *_, d_branch = triton_block.layer_norm_backward(
-        t["d_low"], t["x"], t["norm_weight"], 1e-5, t["d"], None, FP16
+        t["d_low"], t["x"], norm_of(t), t["d"], None, FP16
     )
     assert d_branch is dx
-    norm = (t["norm_weight"], t["norm_bias"], 1e-5)
-    found = triton_block.mlp_backward(t["x"], t["d"], None, *norm, t["w1"], t["b1"], t["w2"])
+    fc1, fc2 = Linear(t["w1"], t["b1"]), Linear(t["w2"], None)
+    found = triton_block.mlp_backward(t["x"], t["d"], None, norm_of(t), fc1, fc2)
     assert found.d2 is t["d"]
 
 
 def test_unfit_arguments_are_named():
     t = make_inputs(Case(1, 2, 96, False, FP32, FP32))
-    norm = (t["norm_weight"], t["norm_bias"], 1e-5)
+    norm, fc1, fc2 = norm_of(t), Linear(t["w1"], t["b1"]), Linear(t["w2"], t["b2"])
     with pytest.raises(ValueError, match=r"layer_norm in Triton needs .* got float64"):
-        triton_block.layer_norm(t["x"].double(), *norm, FP32)
+        triton_block.layer_norm(t["x"].double(), norm, FP32)
     wide = torch.zeros(2, 384)
     with pytest.raises(ValueError, match=r"mlp in Triton needs a number of channels .* got 384"):
-        triton_block.mlp(wide, None, *norm, t["w1"], t["b1"], t["w2"], t["b2"])
+        triton_block.mlp(wide, None, norm, fc1, fc2)
     with pytest.raises(ValueError, match=r"needs rows of channels, .* got a shape of \(1, 2, 96\)"):
         triton_block.add(t["x"][None], t["y"], None)
     with pytest.raises(ValueError, match="2 rows are not of 3 images"):
         triton_block.add(t["x"], t["y"], torch.ones(3))
     with pytest.raises(ValueError, match=r"needs torch.float16 as its weight, got torch.float32"):
-        triton_block.linear_residual(t["y"], t["w1"].half(), None, t["x"], None)
+        triton_block.linear_residual(t["y"], Linear(t["w1"].half(), None), t["x"], None)

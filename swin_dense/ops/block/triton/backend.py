@@ -19,18 +19,16 @@ def norm_linear(x: Tensor, norm: Norm, linear: Linear) -> Tensor:
     """``(T, C)`` to ``(T, out)``, in the precision of ``linear``."""
     weight = linear.weight
     if unsupported_product_reason(x, weight.dtype, len(weight)) is None:
-        return launch.norm_linear(x, *norm, *linear)
-    return F.linear(launch.layer_norm(x, *norm, weight.dtype), *linear)
+        return launch.norm_linear(x, norm, linear)
+    return F.linear(launch.layer_norm(x, norm, weight.dtype), *linear)
 
 
 def norm_linear_backward(
     x: Tensor, grad: Tensor, norm: Norm, weight: Tensor, grads: ParamGrads
 ) -> Tensor:
     """Gradient of ``x``, ``(T, C)``; adds those of norm and linear layer to ``grads``."""
-    grads.add_linear("linear", grad, launch.layer_norm(x, *norm, weight.dtype))
-    dx, *d_norm, _ = launch.layer_norm_backward(
-        grad @ weight, x, norm.weight, norm.eps, None, None, None
-    )
+    grads.add_linear("linear", grad, launch.layer_norm(x, norm, weight.dtype))
+    dx, *d_norm, _ = launch.layer_norm_backward(grad @ weight, x, norm)
     grads.add_norm(*d_norm)
     return dx
 
@@ -41,10 +39,10 @@ def proj_mlp(
     """Rows ``(T, C)`` to ``(T, C)``; with ``keep`` also fc1's result, ``(T, hidden)``."""
     (proj, norm, fc1, fc2), (scale_1, scale_2) = layers, scales
     if not keep and _is_one_kernel(layers):
-        middle = launch.linear_residual(attended, *proj, x, scale_1)
-        return (launch.mlp(middle, scale_2, *norm, *fc1, *fc2),)  # type: ignore[arg-type]
+        middle = launch.linear_residual(attended, proj, x, scale_1)
+        return (launch.mlp(middle, scale_2, norm, fc1, fc2),)
     branch = F.linear(attended, *proj)
-    middle, normed = launch.add_layer_norm(x, branch, scale_1, *norm, attended.dtype)
+    middle, normed = launch.add_layer_norm(x, branch, scale_1, norm, attended.dtype)
     hidden = F.linear(normed, *fc1)
     out = launch.add(middle, F.linear(F.gelu(hidden), *fc2), scale_2)
     return (out, hidden) if keep else (out,)
@@ -63,8 +61,8 @@ def proj_mlp_backward(
     (proj, norm, fc1, fc2), (scale_1, scale_2) = layers, scales
     dtype = attended.dtype
     if hidden is None and _is_one_kernel(layers):
-        middle = launch.linear_residual(attended, *proj, x, scale_1)
-        found = launch.mlp_backward(middle, grad, scale_2, *norm, *fc1, fc2.weight)  # type: ignore[arg-type]
+        middle = launch.linear_residual(attended, proj, x, scale_1)
+        found = launch.mlp_backward(middle, grad, scale_2, norm, fc1, fc2)
         grads.add_linear("fc2", found.d2, found.g)
         grads.add_linear("fc1", found.dh, found.mn)
         grads.add_norm(found.d_norm_weight, found.d_norm_bias)
@@ -72,7 +70,7 @@ def proj_mlp_backward(
         d_branch: Tensor | None = _scaled(found.dm, scale_1, dtype)
     else:
         branch = F.linear(attended, *proj)
-        middle, normed = launch.add_layer_norm(x, branch, scale_1, *norm, dtype)
+        middle, normed = launch.add_layer_norm(x, branch, scale_1, norm, dtype)
         entering = F.linear(normed, *fc1) if hidden is None else hidden
         d_out = _scaled(grad, scale_2, dtype)
         grads.add_linear("fc2", d_out, F.gelu(entering))
@@ -80,7 +78,7 @@ def proj_mlp_backward(
         torch.ops.aten.gelu_backward.grad_input(d_hidden, entering, grad_input=d_hidden)
         grads.add_linear("fc1", d_hidden, normed)
         d_middle, *d_norm, d_branch = launch.layer_norm_backward(
-            d_hidden @ fc1.weight, middle, norm.weight, norm.eps, grad, scale_1, dtype
+            d_hidden @ fc1.weight, middle, norm, grad, scale_1, dtype
         )
         grads.add_norm(*d_norm)
     assert d_branch is not None

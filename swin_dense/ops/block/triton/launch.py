@@ -6,8 +6,7 @@ factor of each image in stochastic depth, ``(B,)`` fp32 (0, or 1 / the rate of s
 has rows ``b * T / B`` and on. Norms and sums are in fp32, as are gradients of norms' weights and
 biases. All results are the same bits at every call on one machine.
 
-Every function raises ValueError where it cannot run, see
-:mod:`~.triton.support`.
+Every function raises ValueError where it cannot run, see :mod:`~.triton.support`.
 """
 
 from __future__ import annotations
@@ -18,7 +17,8 @@ import torch
 import triton
 from torch import Tensor
 
-from swin_dense.ops.block.triton import linear_kernels, mlp_kernels, norm_kernels
+from swin_dense.ops.block.layers import Linear, Norm
+from swin_dense.ops.block.triton import norm_kernels, product_kernels
 from swin_dense.ops.block.triton.support import unsupported_product_reason, unsupported_reason
 from swin_dense.ops.triton_support import device_guard, fp32_precision, multiprocessors
 
@@ -76,23 +76,22 @@ def _two_tiles(channels: int) -> dict[str, int]:
     return {"C_1": first, "C_2": channels - first}
 
 
-def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
+def layer_norm(x: Tensor, norm: Norm, dtype: torch.dtype) -> Tensor:
     """LayerNorm of ``x``, ``(T, C)``, in ``dtype``."""
     _check("layer_norm", unsupported_reason(x, dtype))
     xn = torch.empty_like(x, dtype=dtype, memory_format=torch.contiguous_format)
-    _add_layer_norm(x, None, None, weight, bias, eps, None, xn)
+    _add_layer_norm(x, None, None, norm, None, xn)
     return xn
 
 
 def add_layer_norm(
-    x: Tensor, y: Tensor, scale: Tensor | None, weight: Tensor, bias: Tensor, eps: float,
-    dtype: torch.dtype,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+    x: Tensor, y: Tensor, scale: Tensor | None, norm: Norm, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
     """``m = x + scale * y`` in the precision of ``x``, and LayerNorm of ``m`` in ``dtype``."""
     _check("add_layer_norm", unsupported_reason(x, dtype))
     m = torch.empty_like(x, memory_format=torch.contiguous_format)
     mn = torch.empty_like(m, dtype=dtype)
-    _add_layer_norm(x, y, scale, weight, bias, eps, m, mn)
+    _add_layer_norm(x, y, scale, norm, m, mn)
     return m, mn
 
 
@@ -100,35 +99,31 @@ def add(x: Tensor, y: Tensor, scale: Tensor | None) -> Tensor:
     """``x + scale * y`` in the precision of ``x``."""
     _check("add", unsupported_reason(x, y.dtype))
     m = torch.empty_like(x, memory_format=torch.contiguous_format)
-    _add_layer_norm(x, y, scale, None, None, 0.0, m, None)
+    _add_layer_norm(x, y, scale, None, m, None)
     return m
 
 
 def _add_layer_norm(
-    x: Tensor, y: Tensor | None, scale: Tensor | None, weight: Tensor | None, bias: Tensor | None,
-    eps: float, m: Tensor | None, mn: Tensor | None,
+    x: Tensor, y: Tensor | None, scale: Tensor | None, norm: Norm | None,
+    m: Tensor | None, mn: Tensor | None,
 ) -> None:  # fmt: skip
+    weight, bias, eps = norm or (None, None, 0.0)
+    inputs = (*_contiguous(x, y, scale, weight, bias), m, mn, *_sizes(x, scale), float(eps))
     schedule = norm_schedule("forward", x.shape[1])
-    blocks = max(1, triton.cdiv(x.shape[0], schedule["ROWS"]))
-    with device_guard(x.device):
-        norm_kernels.add_layer_norm[(blocks,)](
-            *_contiguous(x, y, scale, weight, bias), m, mn, *_sizes(x, scale), float(eps),
-            C=x.shape[1], **schedule,
-        )  # fmt: skip
+    _launch(norm_kernels.add_layer_norm, _blocks(x, schedule), x, inputs, C=x.shape[1], **schedule)
 
 
 def layer_norm_backward(
-    d_xn: Tensor, x: Tensor, weight: Tensor, eps: float, d_residual: Tensor | None,
-    scale: Tensor | None, dtype: torch.dtype | None,
+    d_xn: Tensor, x: Tensor, norm: Norm, d_residual: Tensor | None = None,
+    scale: Tensor | None = None, dtype: torch.dtype | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:  # fmt: skip
     """Gradients of a norm's input and parameters, and what the branch below it receives.
 
     Args:
         d_xn: gradient of the norm's output, ``(T, C)``.
         x: the norm's input, ``(T, C)``.
-        weight: the norm's weight, ``(C,)``.
-        eps: the norm's.
-        d_residual: gradient of ``x`` by another way, ``(T, C)``, or None.
+        norm: the norm.
+        d_residual: gradient of ``x`` by another path, ``(T, C)``, or None.
         scale: factors of the images in the branch that was added to make ``x``, or None.
         dtype: precision of the branch, or None if there is none.
 
@@ -142,35 +137,27 @@ def layer_norm_backward(
     if dtype is not None and (scale is not None or dtype != x.dtype):
         d_branch = torch.empty_like(dx, dtype=dtype)
     schedule = norm_schedule("backward", x.shape[1])
-    blocks = max(1, triton.cdiv(x.shape[0], schedule["ROWS"]))
-    programs = min(blocks, _WARPS_PER_SM // schedule["num_warps"] * multiprocessors(x.device))
+    most = _WARPS_PER_SM // schedule["num_warps"] * multiprocessors(x.device)
+    programs = min(_blocks(x, schedule), most)
     sums = _floats(x, 2, programs)
-    with device_guard(x.device):
-        norm_kernels.layer_norm_backward[(programs,)](
-            *_contiguous(d_xn, x, weight, d_residual, scale), dx, d_branch, *sums,
-            *_sizes(x, scale), float(eps), C=x.shape[1], **schedule,
-        )  # fmt: skip
+    inputs = _contiguous(d_xn, x, norm.weight, d_residual, scale)
+    inputs += [dx, d_branch, *sums, *_sizes(x, scale), float(norm.eps)]
+    _launch(norm_kernels.layer_norm_backward, programs, x, inputs, C=x.shape[1], **schedule)
     d_weight, d_bias = sums.sum(1)
     return dx, d_weight, d_bias, dx if dtype is not None and d_branch is None else d_branch
 
 
-def mlp(
-    m: Tensor, scale: Tensor | None, norm_weight: Tensor, norm_bias: Tensor, eps: float,
-    w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor,
-) -> Tensor:  # fmt: skip
+def mlp(m: Tensor, scale: Tensor | None, norm: Norm, fc1: Linear, fc2: Linear) -> Tensor:
     """``m + scale * fc2(gelu(fc1(norm(m))))`` in the precision of ``m``, ``(T, C)``.
 
-    ``w1`` is ``(hidden, C)`` and ``w2`` ``(C, hidden)``, both in the precision of the products;
-    ``b1`` is ``(hidden,)`` and ``b2`` ``(C,)``. GELU is the exact one.
+    Weights are in the precision of the products; both layers have a bias. GELU is the exact one.
     """
-    _check("mlp", unsupported_product_reason(m, w1.dtype, w1.shape[0]))
+    hidden, dtype = fc1.weight.shape[0], fc1.weight.dtype
+    _check("mlp", unsupported_product_reason(m, dtype, hidden))
     y = torch.empty_like(m, memory_format=torch.contiguous_format)
-    schedule = mlp_schedule("forward", m.shape[1], w1.shape[0], w1.dtype)
-    with device_guard(m.device):
-        mlp_kernels.mlp[(max(1, triton.cdiv(m.shape[0], schedule["ROWS"])),)](
-            *_contiguous(m, scale, norm_weight, norm_bias, w1, b1, w2, b2), y,
-            *_sizes(m, scale), float(eps), PRECISION=fp32_precision(), **schedule,
-        )  # fmt: skip
+    schedule = mlp_schedule("forward", m.shape[1], hidden, dtype)
+    inputs = (*_contiguous(m, scale, *norm[:2], *fc1, *fc2), y, *_sizes(m, scale), float(norm.eps))
+    _launch(product_kernels.mlp, _blocks(m, schedule), m, inputs, **_product(schedule))
     return y
 
 
@@ -187,65 +174,72 @@ class MlpGradients(NamedTuple):
 
 
 def mlp_backward(
-    m: Tensor, dy: Tensor, scale: Tensor | None, norm_weight: Tensor, norm_bias: Tensor,
-    eps: float, w1: Tensor, b1: Tensor, w2: Tensor,
-) -> MlpGradients:  # fmt: skip
+    m: Tensor, dy: Tensor, scale: Tensor | None, norm: Norm, fc1: Linear, fc2: Linear
+) -> MlpGradients:
     """Gradients of :func:`mlp` and what its weights' gradients need; ``dy`` is ``(T, C)``.
 
-    They are ``dh.T @ mn`` of ``w1``, ``dh.sum(0)`` of ``b1``, ``d2.T @ g`` of ``w2``,
-    ``d2.sum(0)`` of ``b2``.
+    They are ``dh.T @ mn`` and ``dh.sum(0)`` of fc1, ``d2.T @ g`` and ``d2.sum(0)`` of fc2.
     """
-    hidden, dtype = w1.shape[0], w1.dtype
+    hidden, dtype = fc1.weight.shape[0], fc1.weight.dtype
     _check("mlp_backward", unsupported_product_reason(m, dtype, hidden))
     m, dy = m.contiguous(), dy.contiguous()
     schedule = mlp_schedule("backward", m.shape[1], hidden, dtype)
-    programs = max(1, triton.cdiv(m.shape[0], schedule["ROWS"]))
+    programs = _blocks(m, schedule)
     dm, mn = torch.empty_like(dy), torch.empty_like(m, dtype=dtype)
     g, dh = (m.new_empty(m.shape[0], hidden, dtype=dtype) for _ in range(2))
     d2 = None if scale is None and dy.dtype == dtype else torch.empty_like(mn)
     sums = _floats(m, 2, programs)
-    with device_guard(m.device):
-        mlp_kernels.mlp_backward[(programs,)](
-            *_contiguous(m, dy, scale, norm_weight, norm_bias, w1, b1, w2),
-            dm, *sums, mn, g, dh, d2, *_sizes(m, scale), float(eps),
-            PRECISION=fp32_precision(), **schedule,
-        )  # fmt: skip
+    inputs = _contiguous(m, dy, scale, *norm[:2], *fc1, fc2.weight)
+    inputs += [dm, *sums, mn, g, dh, d2, *_sizes(m, scale), float(norm.eps)]
+    _launch(product_kernels.mlp_backward, programs, m, inputs, **_product(schedule))
     d_weight, d_bias = sums.sum(1)
     return MlpGradients(dm, d_weight, d_bias, mn, g, dh, dy if d2 is None else d2)
 
 
-def norm_linear(
-    x: Tensor, norm_weight: Tensor, norm_bias: Tensor, eps: float, w: Tensor, b: Tensor | None
-) -> Tensor:
-    """``norm(x) @ w.T + b`` in the precision of ``w``; ``(T, C)`` to ``(T, features)``."""
-    _check("norm_linear", unsupported_product_reason(x, w.dtype, w.shape[0]))
-    y = x.new_empty(x.shape[0], w.shape[0], dtype=w.dtype)
-    _linear(x, norm_weight, norm_bias, w, b, None, None, y, eps)
+def norm_linear(x: Tensor, norm: Norm, linear: Linear) -> Tensor:
+    """``linear(norm(x))`` in the precision of the weight; ``(T, C)`` to ``(T, features)``."""
+    weight = linear.weight
+    _check("norm_linear", unsupported_product_reason(x, weight.dtype, weight.shape[0]))
+    y = x.new_empty(x.shape[0], weight.shape[0], dtype=weight.dtype)
+    _linear(x, norm, linear, None, None, y)
     return y
 
 
-def linear_residual(
-    a: Tensor, w: Tensor, b: Tensor | None, x: Tensor, scale: Tensor | None
-) -> Tensor:
-    """``x + scale * (a @ w.T + b)`` in the precision of ``x``; ``a`` is ``(T, C)`` in ``w``'s."""
-    _check("linear_residual", unsupported_product_reason(a, w.dtype, w.shape[0]))
-    if a.dtype != w.dtype:
-        raise ValueError(f"linear_residual in Triton needs {w.dtype} as its weight, got {a.dtype}")
+def linear_residual(a: Tensor, linear: Linear, x: Tensor, scale: Tensor | None) -> Tensor:
+    """``x + scale * linear(a)`` in the precision of ``x``; ``a`` is ``(T, C)`` in the weight's."""
+    weight = linear.weight
+    _check("linear_residual", unsupported_product_reason(a, weight.dtype, weight.shape[0]))
+    if a.dtype != weight.dtype:
+        message = f"linear_residual in Triton needs {weight.dtype} as its weight, got {a.dtype}"
+        raise ValueError(message)
     m = torch.empty_like(x, memory_format=torch.contiguous_format)
-    _linear(a, None, None, w, b, x, scale, m, 0.0)
+    _linear(a, None, linear, x, scale, m)
     return m
 
 
 def _linear(
-    a: Tensor, norm_weight: Tensor | None, norm_bias: Tensor | None, w: Tensor, b: Tensor | None,
-    x: Tensor | None, scale: Tensor | None, out: Tensor, eps: float,
+    a: Tensor, norm: Norm | None, linear: Linear, x: Tensor | None, scale: Tensor | None,
+    out: Tensor,
 ) -> None:  # fmt: skip
-    schedule = linear_schedule(a.shape[1], w.shape[0], w.dtype)
-    with device_guard(a.device):
-        linear_kernels.linear[(max(1, triton.cdiv(a.shape[0], schedule["ROWS"])),)](
-            *_contiguous(a, norm_weight, norm_bias, w, b, x, scale), out,
-            *_sizes(a, scale), float(eps), PRECISION=fp32_precision(), **schedule,
-        )  # fmt: skip
+    weight, bias, eps = norm or (None, None, 0.0)
+    inputs = _contiguous(a, weight, bias, *linear, x, scale)
+    inputs += [out, *_sizes(a, scale), float(eps)]
+    schedule = linear_schedule(a.shape[1], linear.weight.shape[0], linear.weight.dtype)
+    _launch(product_kernels.linear, _blocks(a, schedule), a, inputs, **_product(schedule))
+
+
+def _launch(kernel: Any, programs: int, x: Tensor, inputs: Any, **options: Any) -> None:
+    with device_guard(x.device):
+        kernel[(programs,)](*inputs, **options)
+
+
+def _blocks(x: Tensor, schedule: dict[str, int]) -> int:
+    """Blocks of rows: programs of a kernel in which each owns one."""
+    return max(1, triton.cdiv(x.shape[0], schedule["ROWS"]))
+
+
+def _product(schedule: dict[str, int]) -> dict[str, Any]:
+    return {"PRECISION": fp32_precision(), **schedule}
 
 
 def _check(name: str, reason: str | None) -> None:
@@ -253,7 +247,7 @@ def _check(name: str, reason: str | None) -> None:
         raise ValueError(f"{name} in Triton {reason}; use plain PyTorch")
 
 
-def _contiguous(*tensors: Any) -> list[Tensor | None]:
+def _contiguous(*tensors: Any) -> list[Any]:
     return [None if t is None else t.contiguous() for t in tensors]
 
 

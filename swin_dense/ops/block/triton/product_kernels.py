@@ -1,8 +1,12 @@
-"""Triton kernels of a Swin block's MLP with its norm and residual, forward and backward.
+"""Triton kernels of matrix products: linear layers with LayerNorm or a residual, and the whole MLP.
 
-A program owns a block of rows: it normalises them and goes over the hidden units by chunks, so
-that hidden activations never leave the chip forward. Backward computes them again and writes what
-the weights' gradients, plain matrix products, need.
+A program owns a block of rows, holds the whole of them, and goes over the features or the hidden
+units by chunks, so that hidden activations never leave the chip forward. Backward of the MLP
+computes them again and writes what the weights' gradients, plain matrix products, need.
+
+A row of C channels is two tiles, C_1 + C_2: a tile's sides are powers of 2, and 96 channels are
+better 64 + 32 than 128. A power of 2 is halved, as tiles are worked on one after the other and
+half a row needs half the registers. A ``block`` is what ``block_rows`` returns.
 """
 
 from __future__ import annotations
@@ -11,15 +15,93 @@ import triton
 import triton.language as tl
 
 from swin_dense.ops.block.triton.norm_kernels import SIZES, block_rows, scaled
-from swin_dense.ops.block.triton.tiles import (
-    add_store,
-    load,
-    load_features,
-    moments,
-    normalised,
-    store,
-    vector,
-)
+
+
+@triton.jit
+def load(pointer, block, column, C: tl.constexpr, WIDTH: tl.constexpr):
+    """``WIDTH`` channels of a block's rows from a column on, 0 for rows that do not exist."""
+    first, _, inside = block
+    at = tl.arange(0, inside.shape[0])[:, None] * C + column + tl.arange(0, WIDTH)[None, :]
+    return tl.load(pointer + first * C + at, mask=inside[:, None], other=0.0)
+
+
+@triton.jit
+def store(pointer, block, column, tile, C: tl.constexpr, WIDTH: tl.constexpr):
+    """Write what :func:`load` reads."""
+    first, _, inside = block
+    at = tl.arange(0, inside.shape[0])[:, None] * C + column + tl.arange(0, WIDTH)[None, :]
+    tl.store(pointer + first * C + at, tile.to(pointer.dtype.element_ty), mask=inside[:, None])
+
+
+@triton.jit
+def vector(pointer, column, WIDTH: tl.constexpr):
+    """``WIDTH`` numbers of a parameter, as a row in fp32."""
+    return tl.load(pointer + column + tl.arange(0, WIDTH)).to(tl.float32)[None, :]
+
+
+@triton.jit
+def moments(x_1, x_2, eps, C: tl.constexpr):
+    """Mean of each row that two tiles hold, and 1 / its deviation."""
+    mean = (tl.sum(x_1, 1) + tl.sum(x_2, 1)) / C
+    x_1 -= mean[:, None]
+    x_2 -= mean[:, None]
+    return mean, tl.rsqrt((tl.sum(x_1 * x_1, 1) + tl.sum(x_2 * x_2, 1)) / C + eps)
+
+
+@triton.jit
+def normalised(
+    x, mean, rstd, weight, bias, column, WIDTH: tl.constexpr, dtype: tl.constexpr
+):  # fmt: skip
+    """LayerNorm of a tile of columns, in ``dtype``."""
+    unit = (x - mean[:, None]) * rstd[:, None]
+    return (unit * vector(weight, column, WIDTH) + vector(bias, column, WIDTH)).to(dtype)
+
+
+@triton.jit
+def add_store(
+    x, tile, out, block, column, C: tl.constexpr, WIDTH: tl.constexpr
+):  # fmt: skip
+    """Write ``x + tile`` for a tile of columns."""
+    tile += load(x, block, column, C, WIDTH).to(tl.float32)
+    store(out, block, column, tile, C, WIDTH)
+
+
+@triton.jit
+def load_features(w, first, column, C: tl.constexpr, CHUNK: tl.constexpr, WIDTH: tl.constexpr):
+    """Some rows of a weight ``(features, C)``, ``(CHUNK, WIDTH)`` from a column on."""
+    feature = (first + tl.arange(0, CHUNK))[:, None]
+    return tl.load(w + feature * C + column + tl.arange(0, WIDTH)[None, :])
+
+
+@triton.jit(do_not_specialize=SIZES)
+def linear(
+    a, norm_weight, norm_bias, w, b, x, scale, out, n_rows, rows_per_image, eps,
+    C_1: tl.constexpr, C_2: tl.constexpr, FEATURES: tl.constexpr, ROWS: tl.constexpr,
+    CHUNK: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """``out = x + scale * (norm(a) @ w.T + b)``; norm, b, x and scale may each be None."""
+    C: tl.constexpr = C_1 + C_2
+    block = block_rows(tl.program_id(0), n_rows, ROWS)
+    a_1 = load(a, block, 0, C, C_1)
+    a_2 = load(a, block, C_1, C, C_2)
+    if norm_weight is not None:
+        dtype = w.dtype.element_ty
+        a_1 = a_1.to(tl.float32)
+        a_2 = a_2.to(tl.float32)
+        mean, rstd = moments(a_1, a_2, eps, C)
+        a_1 = normalised(a_1, mean, rstd, norm_weight, norm_bias, 0, C_1, dtype)
+        a_2 = normalised(a_2, mean, rstd, norm_weight, norm_bias, C_1, C_2, dtype)
+    for first in range(0, FEATURES, CHUNK):
+        w_1 = load_features(w, first, 0, C, CHUNK, C_1)
+        w_2 = load_features(w, first, C_1, C, CHUNK, C_2)
+        y = tl.dot(a_1, tl.trans(w_1), input_precision=PRECISION)
+        y = tl.dot(a_2, tl.trans(w_2), y, input_precision=PRECISION)
+        if b is not None:
+            y += vector(b, first, CHUNK)
+        if x is not None:
+            y = scaled(y, scale, block, rows_per_image)
+            y += load(x, block, first, FEATURES, CHUNK).to(tl.float32)
+        store(out, block, first, y, FEATURES, CHUNK)
 
 
 @triton.jit
