@@ -30,8 +30,8 @@ ROOMS = (
 )
 LONGEST_FUNCTION = 60
 MOST_ARGUMENTS = 10
-# Constructors and functions whose arguments are documented interfaces, each used by keyword: those
-# of mmdet and mmseg, of configs, and of the tools. Triton kernels take their tensors one by one, and
+# Constructors and functions whose arguments are documented interfaces, used by keyword: those of
+# mmdet and mmseg, of configs, and of the tools. Triton kernels take their tensors one by one, and
 # the operators of compat.ops are called as mmcv calls its own.
 LONG_INTERFACES = {
     "backbones.deit.DeiT.__init__",
