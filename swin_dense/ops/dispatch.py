@@ -38,16 +38,10 @@ ATTN_IMPLS = ("auto", "reference", "sdpa", "cpu", "triton")
 class AttnImpl:
     """What the argument ``attn_impl`` means to every layer of a backbone.
 
-    ==============  =========================  ===================================================
-    ``name``        attention                  LayerNorm, linear layers and MLP around it
-    ==============  =========================  ===================================================
-    ``reference``   plain PyTorch              plain modules
-    ``sdpa``        PyTorch's fused attention  the functions of ``ops.block``, by PyTorch
-    ``cpu``         ours for CPUs              the functions of ``ops.block``, by PyTorch
-    ``triton``      our Triton kernels         the same by Triton, where there is a kernel
-    ``auto``        the fastest that was       the functions of ``ops.block``, by PyTorch
-                    measured on the device
-    ==============  =========================  ===================================================
+    Attention is computed by the backend of this name, see :mod:`~.window_attention.api`; 'auto' is
+    the fastest that was measured on the device. The layers around it are plain modules with
+    'reference', and otherwise the functions of :mod:`~.ops.block`: with 'triton' by Triton where
+    there is a kernel, else by PyTorch.
     """
 
     name: str

@@ -47,18 +47,18 @@ class ParamGrads:
     """
 
     def __init__(self, names: Sequence[str], wanted: Sequence[bool]) -> None:
-        self._first = {name: 2 * i for i, name in enumerate(names)}
-        self._wanted = tuple(wanted)
-        self._sums: list[Tensor | None] = [None] * len(self._wanted)
+        keys = [f"{name}.{kind}" for name in names for kind in ("weight", "bias")]
+        self._wanted = dict(zip(keys, wanted, strict=True))
+        self._sums: dict[str, Tensor] = {}
 
-    def wants(self, name: str) -> tuple[bool, ...]:
+    def wants(self, name: str) -> tuple[bool, bool]:
         """Whether gradients of this layer's weight and bias are wanted."""
-        return self._wanted[self._first[name] :][:2]
+        return self._wanted[f"{name}.weight"], self._wanted[f"{name}.bias"]
 
     def add_norm(self, d_weight: Tensor | None, d_bias: Tensor | None) -> None:
         """Add to the gradients of the LayerNorm's parameters."""
-        self._add(self._first["norm"], d_weight)
-        self._add(self._first["norm"] + 1, d_bias)
+        self._add("norm.weight", d_weight)
+        self._add("norm.bias", d_bias)
 
     def add_linear(
         self,
@@ -75,26 +75,24 @@ class ParamGrads:
             x: its input, ``(T, in)``.
             weight_gradient: adds ``grad.T @ x`` to a sum, or to nothing, and returns the result.
         """
-        i = self._first[name]
-        if self._wanted[i]:
+        weight, bias = f"{name}.weight", f"{name}.bias"
+        if self._wanted[weight]:
             if weight_gradient is None or grad.element_size() < 4:
-                self._add(i, grad.t() @ x)
+                self._add(weight, grad.t() @ x)
             else:
-                self._sums[i] = weight_gradient(grad, x, self._sums[i])
-        if self._wanted[i + 1]:
-            self._add(i + 1, grad.sum(0, dtype=torch.promote_types(grad.dtype, torch.float32)))
+                self._sums[weight] = weight_gradient(grad, x, self._sums.get(weight))
+        if self._wanted[bias]:
+            self._add(bias, grad.sum(0, dtype=torch.promote_types(grad.dtype, torch.float32)))
 
-    def _add(self, i: int, value: Tensor | None) -> None:
-        if value is None or not self._wanted[i]:
+    def _add(self, key: str, value: Tensor | None) -> None:
+        if value is None or not self._wanted[key]:
             return
-        total = self._sums[i]
-        if total is None:
-            self._sums[i] = value
-        else:  # chunks are summed in fp32 at least
+        if key in self._sums:  # chunks are summed in fp32 at least
             dtype = torch.promote_types(value.dtype, torch.float32)
-            self._sums[i] = total.to(dtype).add_(value)
+            value = self._sums[key].to(dtype).add_(value)
+        self._sums[key] = value
 
     def like(self, parameters: Sequence[Tensor | None]) -> list[Tensor | None]:
         """The sums, each in the precision of its parameter."""
-        pairs = zip(self._sums, parameters, strict=True)
+        pairs = zip(map(self._sums.get, self._wanted), parameters, strict=True)
         return [None if s is None or p is None else s.to(p.dtype) for s, p in pairs]
