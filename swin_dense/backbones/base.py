@@ -20,7 +20,7 @@ from swin_dense.checkpoints.loading import convert_before_loading
 
 
 class Backbone(BaseModule, LoadableBackbone):
-    """A backbone whose weights are recognised, resized and reported, whoever loads them.
+    """A backbone whose weights are recognised, resized and reported on every way of loading.
 
     A subclass calls ``super().__init__``, builds its layers, and then calls :meth:`freeze`; it
     implements :meth:`frozen_parts`, :meth:`init_from_scratch` and :meth:`to_native`.

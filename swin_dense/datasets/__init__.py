@@ -1,1 +1,1 @@
-"""The generated shapes, checks of data sets before training, and own data."""
+"""Generated shapes, checks of data sets before training, and InstaBoost."""

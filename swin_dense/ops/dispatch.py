@@ -149,7 +149,7 @@ class Decision(Generic[R]):
         self._hooks: list[dict] = []
         self._values: list[Any] | None = None
 
-    def __reduce__(self) -> tuple[Any, ...]:  # copies and pickles decide anew
+    def __reduce__(self) -> tuple[Any, ...]:  # copies and pickles decide for themselves
         return type(self), (self._module, self._decide)
 
     def current(self, module: nn.Module, x: Tensor) -> R | None:
