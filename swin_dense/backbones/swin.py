@@ -287,7 +287,7 @@ class SwinTransformer(Backbone):
         cuda_graphs: int = 0,
         **unknown: Any,
     ) -> None:
-        args = ResolvedArgs.resolve(type(self), locals())
+        args = ResolvedArgs.resolve(type(self), locals())  # all arguments, by name
         super().__init__(args.init_cfg, args.frozen_stages)
         self.convert_weights = convert_weights
         self.out_indices = args.out_indices
