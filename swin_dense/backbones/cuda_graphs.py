@@ -18,12 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from swin_dense.errors import UserError
-from swin_dense.ops.dispatch import (
-    has_dispatch_mode,
-    has_global_hooks,
-    is_eager,
-    storage_signature,
-)
+from swin_dense.ops.dispatch import is_eager, is_observed, storage_signature
 from swin_dense.ops.window_attention.windows import mask_store
 
 logger = logging.getLogger(__name__)
@@ -181,9 +176,7 @@ def _is_inference(module: nn.Module, x: Tensor) -> bool:
         and _is_on_gpu(x)
         and x.numel() > 0
         and not torch.is_grad_enabled()
-        # Neither modes nor hooks would see what a replay computes.
-        and not has_dispatch_mode()
-        and not has_global_hooks()
+        and not is_observed()  # nobody would see what a replay computes
         # DataParallel's replicas, new in every call, share the attributes of their model.
         and not getattr(module, "_is_replica", False)
     )

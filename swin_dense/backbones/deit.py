@@ -157,7 +157,6 @@ class DeiT(Backbone):
         self.pos_drop = nn.Dropout(drop_rate)
         attention: dict[str, Any] = {
             "qkv_bias": qkv_bias,
-            "scale": (embed_dims // num_heads) ** -0.5,
             "attn_drop_rate": attn_drop_rate,
             "drop_rate": drop_rate,
             "attn_impl": AttnImpl("auto"),

@@ -78,14 +78,14 @@ class Attention(nn.Module):
         num_heads: int,
         *,
         qkv_bias: bool,
-        scale: float,
+        scale: float | None = None,
         attn_drop_rate: float,
         drop_rate: float,
         attn_impl: AttnImpl,
     ) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.scale = scale
+        self.scale = (channels // num_heads) ** -0.5 if scale is None else scale
         self.attn_drop_rate = attn_drop_rate
         self.attn_impl = attn_impl
         self.qkv = nn.Linear(channels, 3 * channels, bias=qkv_bias)

@@ -50,7 +50,6 @@ class WindowAttention(Attention):
         num_heads: int,
         window_size: int,
         shift_size: int,
-        *,
         use_rel_pos_bias: bool,
         **common: Any,
     ) -> None:
@@ -363,24 +362,19 @@ def _make_stage(args: ResolvedArgs, i: int) -> SwinStage:
 def _make_block(args: ResolvedArgs, i: int, j: int | None, drop_path_rate: float) -> SwinBlock:
     """Block j of stage i: odd ones shift their windows; None for one with global attention."""
     channels, num_heads = args.channels[i], args.num_heads[i]
-    scale = args.qk_scale or (channels // num_heads) ** -0.5
     common: dict[str, Any] = {
         "qkv_bias": args.qkv_bias,
+        "scale": args.qk_scale or None,
         "attn_drop_rate": args.attn_drop_rate,
         "drop_rate": args.drop_rate,
         "attn_impl": args.attn_impl,
     }
     attention: WindowAttention | GlobalAttention
     if j is None:
-        attention = GlobalAttention(channels, num_heads, scale=scale, **common)
+        attention = GlobalAttention(channels, num_heads, **common)
     else:
-        attention = WindowAttention(
-            channels,
-            num_heads,
-            args.window_size,
-            args.window_size // 2 if args.use_shift and j % 2 else 0,
-            scale=scale if args.use_dot_product else 0.0,
-            use_rel_pos_bias=args.use_rel_pos_bias,
-            **common,
-        )
+        common |= {} if args.use_dot_product else {"scale": 0.0}
+        shift_size = args.window_size // 2 if args.use_shift and j % 2 else 0
+        windows = (args.window_size, shift_size, args.use_rel_pos_bias)
+        attention = WindowAttention(channels, num_heads, *windows, **common)
     return SwinBlock(attention, channels, drop_path_rate, args)

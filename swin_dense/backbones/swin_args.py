@@ -78,18 +78,14 @@ class ResolvedArgs:
             ValueError: an argument is unknown, or does not fit the others.
         """
         check_names(backbone, given["unknown"])
-        own = {name: given[name] for name in cls.__dataclass_fields__ if name in given}
         embed_dims, depths, num_heads = _sizes(given)
-        init_cfg = resolve_init_cfg(given["init_cfg"], given["pretrained"])
-        height, width = pair("pretrain_img_size", given["pretrain_img_size"])
-        side, other = pair("patch_size", given["patch_size"])
         strides = tuple(given["strides"])
-        expect(len(strides) == len(depths), *_per_stage("strides", depths, strides))
-        expect(
-            side == other == strides[0],
-            f"patch_size must equal strides[0]={strides[0]}", given["patch_size"],
-        )  # fmt: skip
-        own |= {
+        expect(len(strides) == len(depths), _one_per_stage("strides", depths), strides)
+        side, other = pair("patch_size", given["patch_size"])
+        expected = f"patch_size must equal strides[0]={strides[0]}"
+        expect(side == other == strides[0], expected, given["patch_size"])
+        height, width = pair("pretrain_img_size", given["pretrain_img_size"])
+        resolved = {
             "embed_dims": embed_dims,
             "depths": depths,
             "num_heads": num_heads,
@@ -97,38 +93,33 @@ class ResolvedArgs:
             "out_indices": tuple(given["out_indices"]),
             "patch_size": side,
             "patch_grid": (height // side, width // side),
-            "init_cfg": init_cfg,
+            "init_cfg": resolve_init_cfg(given["init_cfg"], given["pretrained"]),
             "attn_impl": AttnImpl.parse(given["attn_impl"]),
         }
-        args = cls(**own)
+        own = {name: given[name] for name in cls.__dataclass_fields__ if name in given}
+        args = cls(**(own | resolved))
         args._check()
         return args
 
     def _check(self) -> None:
-        stages = len(self.depths)
-        expect(len(self.num_heads) == stages, *_per_stage("num_heads", self.depths, self.num_heads))
+        last = len(self.depths) - 1
+        expected = _one_per_stage("num_heads", self.depths)
+        expect(len(self.num_heads) == last + 1, expected, self.num_heads)
         for i, (heads, channels) in enumerate(zip(self.num_heads, self.channels, strict=True)):
             fits = heads > 0 and channels % heads == 0
             expect(fits, f"num_heads[{i}] must divide {channels}", heads)
         expect(self.window_size >= 1, "window_size must be at least 1", self.window_size)
-        check_stages(self.out_indices, self.frozen_stages, stages, stages)
+        check_stages(self.out_indices, self.frozen_stages, last + 1, last + 1)
         rates = (self.drop_rate, self.attn_drop_rate, self.drop_path_rate)
         expect(all(0 <= rate <= 1 for rate in rates), "drop rates must lie in 0..1", rates)
-        expect(
-            self.use_rel_pos_bias or self.use_dot_product,
-            "without use_rel_pos_bias, use_dot_product must stay True (no scores are left)",
-            self.use_dot_product,
-        )
-        expect(
-            not self.global_attention or stages - 1 in self.out_indices,
-            f"global_attention acts on the last stage, so out_indices needs {stages - 1}",
-            self.out_indices,
-        )
-        expect(
-            type(self.cuda_graphs) is int and self.cuda_graphs >= 0,
-            "cuda_graphs must be a number of input shapes, 0 for none",
-            self.cuda_graphs,
-        )
+        expected = "without use_rel_pos_bias, use_dot_product must stay True (no scores are left)"
+        expect(self.use_rel_pos_bias or self.use_dot_product, expected, self.use_dot_product)
+        expected = f"global_attention acts on the last stage, so out_indices needs {last}"
+        returned = not self.global_attention or last in self.out_indices
+        expect(returned, expected, self.out_indices)
+        is_number = type(self.cuda_graphs) is int and self.cuda_graphs >= 0
+        expected = "cuda_graphs must be a number of input shapes, 0 for none"
+        expect(is_number, expected, self.cuda_graphs)
 
 
 def _sizes(given: Mapping[str, Any]) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
@@ -147,8 +138,8 @@ def _sizes(given: Mapping[str, Any]) -> tuple[int, tuple[int, ...], tuple[int, .
     return ARCHS[arch]
 
 
-def _per_stage(name: str, depths: Sequence[int], values: Sequence[int]) -> tuple[str, object]:
-    return f"{name} needs one entry per stage ({len(depths)})", values
+def _one_per_stage(name: str, depths: Sequence[int]) -> str:
+    return f"{name} needs one entry per stage ({len(depths)})"
 
 
 def resolve_init_cfg(init_cfg: dict | None, pretrained: str | None = None) -> dict | None:
@@ -157,10 +148,8 @@ def resolve_init_cfg(init_cfg: dict | None, pretrained: str | None = None) -> di
     expect(only_one, "pretrained and init_cfg exclude each other", init_cfg)
     is_path = pretrained is None or isinstance(pretrained, str)
     expect(is_path, "pretrained must be a str", pretrained)
-    expect(
-        init_cfg is None or "checkpoint" in init_cfg,
-        "init_cfg must be dict(type='Pretrained', checkpoint=...)", init_cfg,
-    )  # fmt: skip
+    has_source = init_cfg is None or "checkpoint" in init_cfg
+    expect(has_source, "init_cfg must be dict(type='Pretrained', checkpoint=...)", init_cfg)
     if pretrained is None:
         return init_cfg
     warnings.warn("pretrained=... is the former name of init_cfg", stacklevel=5)

@@ -89,14 +89,9 @@ def is_eager(*tensors: Tensor | None) -> bool:
     return True
 
 
-def has_dispatch_mode() -> bool:
-    """Whether a mode sees every operator that runs, to count or to replace it."""
-    return bool(torch._C._len_torch_dispatch_stack())
-
-
-def has_global_hooks() -> bool:
-    """Whether a hook is called for every module of the process."""
-    return _has_any_global_hook()
+def is_observed() -> bool:
+    """Whether modes see every operator that runs, or global hooks every module that is called."""
+    return bool(torch._C._len_torch_dispatch_stack()) or _has_any_global_hook()
 
 
 _disabled = lru_cache(maxsize=None)(torch.compiler.disable)

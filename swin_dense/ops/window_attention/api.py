@@ -32,8 +32,8 @@ from swin_dense.ops.dispatch import (
     AttnImpl,
     differentiable_gradients,
     dynamo_disabled,
-    has_dispatch_mode,
     is_eager,
+    is_observed,
 )
 from swin_dense.ops.window_attention import compiled, cpu, reference, sdpa
 from swin_dense.ops.window_attention.triton import op as triton
@@ -78,16 +78,16 @@ def shifted_window_attention(
         ValueError: shapes, shift or implementation are not as above.
     """
     name = (impl if isinstance(impl, AttnImpl) else AttnImpl.parse(impl)).name
-    _check_input(qkv, qkv_bias, position_bias, num_heads, window_size, shift_size)
-    if name == "auto":
-        name = choose(qkv, num_heads, window_size, dropout_p)
     spec = WindowSpec(num_heads, window_size, shift_size, scale)
     inputs = (qkv, qkv_bias, position_bias, spec)
+    _check_input(*inputs)
+    if name == "auto":
+        name = choose(qkv, num_heads, window_size, dropout_p)
     if name == "triton":
         reason = triton.unsupported_reason(qkv, num_heads, window_size, dropout_p)
         if reason is not None:
             raise ValueError(f"attn_impl='triton' {reason}; use attn_impl='auto'")
-        if is_eager(*inputs[:3]) and not has_dispatch_mode():
+        if is_eager(*inputs[:3]) and not is_observed():
             return _attend(triton.kernels(), *inputs)
         return triton.shifted_window_attention(*inputs[:3], *spec)
     if torch.compiler.is_compiling():
@@ -127,13 +127,9 @@ def _log_choice(
 
 
 def _check_input(
-    qkv: Tensor,
-    qkv_bias: Tensor | None,
-    position_bias: Tensor | None,
-    num_heads: int,
-    window_size: int,
-    shift_size: int,
+    qkv: Tensor, qkv_bias: Tensor | None, position_bias: Tensor | None, spec: WindowSpec
 ) -> None:
+    num_heads, window_size, shift_size, _ = spec
     if qkv.ndim != 4 or qkv.shape[-1] % (3 * num_heads):
         raise ValueError(
             f"qkv must be (B, H, W, 3 * C) with C a multiple of num_heads={num_heads}, "
