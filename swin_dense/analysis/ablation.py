@@ -86,9 +86,9 @@ class Variant:
             "cfg_options": self.options,
             "crop": 512 if METHODS[self.config] == "UperNet" else None,
             "image_size": list(self.counts.image_size),
-            "params_m": round(self.counts.params / 1e6, 2),
+            "params_m": round(self.counts.params_m, 2),
             "paper_params_m": None,
-            "flops_g": round(self.counts.macs / 1e9, 1),
+            "flops_g": round(self.counts.flops_g, 1),
             "paper_flops_g": None,
             "paper_scores": self.paper,
         }

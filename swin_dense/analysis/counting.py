@@ -35,7 +35,7 @@ SEGMENTATION_SIZES = {512: (512, 2048), 640: (640, 2560)}
 
 @dataclass(frozen=True)
 class Counts:
-    """What one image costs: learnable numbers, and multiply-accumulates of one forward.
+    """What a forward of one image costs.
 
     Attributes:
         params: learnable numbers.
@@ -53,9 +53,19 @@ class Counts:
     macs_of: dict[str, int] = field(repr=False)
     outside_layers_of: dict[str, int] = field(repr=False)
 
+    @property
+    def params_m(self) -> float:
+        """Millions of parameters."""
+        return self.params / 1e6
+
+    @property
+    def flops_g(self) -> float:
+        """Billions of multiply-accumulates."""
+        return self.macs / 1e9
+
     def report(self, depth: int = 2) -> str:
         """Lines of ``module, M parameters, G multiply-accumulates``, for modules to this depth."""
-        lines = [f"total {self.params / 1e6:.2f} M {self.macs / 1e9:.1f} G at {self.image_size}"]
+        lines = [f"total {self.params_m:.2f} M {self.flops_g:.1f} G at {self.image_size}"]
         for name, params in self.params_of.items():
             if name.count(".") < depth and (params or self.macs_of[name]):
                 macs = self.macs_of[name] / 1e9

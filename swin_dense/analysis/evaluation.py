@@ -18,6 +18,7 @@ from swin_dense.checkpoints import cached_path, load_checkpoint, local_file
 from swin_dense.config_tree import is_segmentation
 from swin_dense.datasets.check import check_data
 from swin_dense.engine.config.prepare import load_config
+from swin_dense.engine.terminal.tables import terminal_table
 from swin_dense.engine.test import evaluate
 from swin_dense.engine.weights import load_weights
 from swin_dense.errors import UserError
@@ -91,14 +92,13 @@ def published_scores(row: Row, tta: bool) -> dict[str, float]:
 
 def scores_table(rows: Sequence[Row], measured: Mapping[str, float], tta: bool) -> Table:
     """Measured scores, and those of each of the rows, which share a config."""
-    table = Table(title="percent", title_justify="left", header_style="bold")
-    table.add_column("score")
-    for heading in ("measured", *(row.table for row in rows)):
-        table.add_column(heading, justify="right")
     published = [published_scores(row, tta) for row in rows]
-    for name, score in measured.items():
-        table.add_row(name, f"{score:.2f}", *(str(scores.get(name, "-")) for scores in published))
-    return table
+    lines = [
+        [name, f"{score:.2f}", *(str(scores.get(name, "-")) for scores in published)]
+        for name, score in measured.items()
+    ]
+    headings = ["score", "measured:", *(f"{row.table}:" for row in rows)]
+    return terminal_table(headings, lines, "percent")
 
 
 def frames_per_second(

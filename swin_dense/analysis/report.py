@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
 
@@ -11,6 +11,7 @@ from rich.table import Table
 from swin_dense.analysis.ablation import METHODS, StageTimes, Variant
 from swin_dense.analysis.machine import describe_versions
 from swin_dense.analysis.reproduction import Reproduced
+from swin_dense.engine.terminal.tables import markdown_table, terminal_table
 
 TITLES = {
     "table_2a": "Table 2a: frameworks, COCO",
@@ -58,7 +59,7 @@ denormal numbers, with which CPUs are slow. Measured on: {measured_on}.
 
 def as_json(result: Reproduced) -> dict[str, Any]:
     """A row as ``--json`` writes it; ``paper_`` is published, the rest counted or remarked."""
-    row = result.row
+    row, counts = result.row, result.counts
     return {
         "row": row.name,
         "table": row.table,
@@ -68,10 +69,10 @@ def as_json(result: Reproduced) -> dict[str, Any]:
         "crop": row.crop,
         "schedule": row.schedule,
         "multi_scale_test": row.multi_scale_test,
-        "image_size": list(result.counts.image_size),
-        "params_m": round(result.params_m, 2),
+        "image_size": list(counts.image_size),
+        "params_m": round(counts.params_m, 2),
         "paper_params_m": row.params_m,
-        "flops_g": round(result.flops_g, 1),
+        "flops_g": round(counts.flops_g, 1),
         "paper_flops_g": row.flops_g,
         "paper_fps_v100": row.fps,
         "paper_box_ap": row.box,
@@ -84,54 +85,31 @@ def as_json(result: Reproduced) -> dict[str, Any]:
 
 def terminal_tables(results: Sequence[Reproduced]) -> list[Table]:
     """A table for each table of the paper, remarks below the row that they are about."""
-    tables = []
-    for name, group in groupby(results, lambda result: result.row.table):
-        table = _table(TITLES[name], "row", ("M", "paper", "G", "paper"))
-        for result in group:
-            row = result.row
-            label = row.name + (" *" if row.multi_scale_test else "")
-            remarks = result.remarks()
-            table.add_row(
-                f"{label}\n[dim]{remarks}[/dim]" if remarks else label,
-                f"{result.params_m:.1f}",
-                _published(row.params_m),
-                f"{result.flops_g:.0f}",
-                _published(row.flops_g),
-            )
-        tables.append(table)
-    return tables
+    headings = ["row", "M:", "paper:", "G:", "paper:"]
+    return [
+        terminal_table(headings, map(_terminal_row, group), TITLES[name])
+        for name, group in groupby(results, lambda result: result.row.table)
+    ]
 
 
 def variants_table(variants: Sequence[Variant]) -> Table:
     """Table 4's variants for the terminal, the options of each below its name."""
-    table = _table("Table 4: ablations on Swin-T", "config, variant", ("M", "G"))
-    table.add_column("paper")
+    rows = []
     for config in METHODS:
-        table.add_row(f"[bold]configs/{config}.py[/bold]")
+        rows.append([f"[bold]configs/{config}.py[/bold]"])
         for variant in (v for v in variants if v.config == config):
-            options = _options(variant)
-            name = f"{variant.name}\n[dim]{options}[/dim]" if options else variant.name
-            table.add_row(name, *_counted(variant), _scores(variant))
-    return table
+            name = _with_remarks(variant.name, _options(variant))
+            rows.append([name, *_counted(variant), _scores(variant)])
+    headings = ["config, variant", "M:", "G:", "paper"]
+    return terminal_table(headings, rows, "Table 4: ablations on Swin-T")
 
 
 def stages_table(times: Sequence[StageTimes], measured_on: str) -> Table:
     """Table 5's milliseconds for the terminal."""
-    table = _table("Table 5: ms of an attention layer, by stage", "attention", ("1", "2", "3", "4"))
-    table.caption, table.caption_justify = f"{measured_on}; paper: V100", "left"
-    table.add_column("paper", justify="right")
-    for row in times:
-        paper = " ".join(str(ms) for ms in row.paper)
-        table.add_row(row.kind, *(f"{ms:.2f}" for ms in row.milliseconds), paper)
-    return table
-
-
-def _table(title: str, label: str, numbers: Iterable[str]) -> Table:
-    table = Table(title=title, title_justify="left", header_style="bold")
-    table.add_column(label, overflow="fold")
-    for heading in numbers:
-        table.add_column(heading, justify="right")
-    return table
+    headings = ["attention", "1:", "2:", "3:", "4:", "paper:"]
+    rows = ([*_milliseconds(row), " ".join(map(str, row.paper))] for row in times)
+    title = "Table 5: ms of an attention layer, by stage"
+    return terminal_table(headings, rows, title, f"{measured_on}; paper: V100")
 
 
 def reproduction_document(
@@ -143,12 +121,12 @@ def reproduction_document(
     configs: str,
     measured_on: str,
 ) -> str:
-    """The Markdown document.
+    """The Markdown document, without the sections of tables 4 and 5 if these are empty.
 
     Args:
         results: rows of tables 2 and 3.
-        variants: of table 4; without any the section is missing.
-        times: of table 5; without any the section is missing.
+        variants: of table 4.
+        times: of table 5.
         command: what generates the document.
         configs: the folder of the configs, seen from the document.
         measured_on: machine, date and batch of ``times``.
@@ -157,8 +135,8 @@ def reproduction_document(
     headings = ["method", "backbone", "row", "M:", "M paper:", "G:", "G paper:"]
     headings += ["FPS, V100, paper:", "score, paper", "remarks"]
     for name, group in groupby(results, lambda result: result.row.table):
-        rows = (_row(result, configs) for result in group)
-        parts.append(f"## {TITLES[name]}\n\n{markdown_table(headings, rows)}")
+        table = markdown_table(headings, (_row(result, configs) for result in group))
+        parts.append(f"## {TITLES[name]}\n\n{table}")
     if variants:
         headings = ["config", "variant", "options", "M:", "G:", "scores, paper"]
         table = markdown_table(headings, (_variant_row(one, configs) for one in variants))
@@ -167,31 +145,34 @@ def reproduction_document(
         stages = [f"stage {stage}" for stage in range(1, 5)]
         headings = ["attention", *(f"{stage}:" for stage in stages)]
         headings += [f"{stage}, V100, paper:" for stage in stages]
-        cells = ([one.kind, *(f"{ms:.2f}" for ms in one.milliseconds), *one.paper] for one in times)
-        table = markdown_table(headings, cells)
+        table = markdown_table(headings, ([*_milliseconds(one), *one.paper] for one in times))
         parts.append(f"{_STAGES.format(measured_on=measured_on)}\n{table}")
     return "\n".join(parts)
 
 
-def markdown_table(headings: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
-    """A table in Markdown; a column whose heading ends in ':' is aligned to the right."""
-    headings = list(headings)
-    rules = ["--:" if heading.endswith(":") else "---" for heading in headings]
-    lines = [[heading.rstrip(":") for heading in headings], rules, *rows]
-    return "".join(f"| {' | '.join(map(str, line))} |\n" for line in lines)
+def _terminal_row(result: Reproduced) -> list[str]:
+    row, counts = result.row, result.counts
+    label = row.name + (" *" if row.multi_scale_test else "")
+    counted = f"{counts.params_m:.1f}", f"{counts.flops_g:.0f}"
+    paper = _published(row.params_m), _published(row.flops_g)
+    return [_with_remarks(label, result.remarks()), counted[0], paper[0], counted[1], paper[1]]
+
+
+def _with_remarks(label: str, remarks: str) -> str:
+    return f"{label}\n[dim]{remarks}[/dim]" if remarks else label
 
 
 def _row(result: Reproduced, configs: str) -> list[str]:
-    row = result.row
+    row, counts = result.row, result.counts
     scores = ((row.box, "box"), (row.mask, "mask"), (row.miou, "mIoU"))
     text = ", ".join(f"{score} {name}" for score, name in scores if score is not None)
     return [
         row.method,
         row.backbone,
         f"[{row.name}]({configs}/{row.config}.py)" + (f", {row.schedule}" if row.schedule else ""),
-        f"{result.params_m:.2f}",
+        f"{counts.params_m:.2f}",
         _published(row.params_m),
-        f"{result.flops_g:.1f}",
+        f"{counts.flops_g:.1f}",
         _published(row.flops_g),
         _published(row.fps),
         text + (", several scales" if row.multi_scale_test else ""),
@@ -211,7 +192,11 @@ def _options(variant: Variant) -> str:
 
 
 def _counted(variant: Variant) -> tuple[str, str]:
-    return f"{variant.counts.params / 1e6:.2f}", f"{variant.counts.macs / 1e9:.1f}"
+    return f"{variant.counts.params_m:.2f}", f"{variant.counts.flops_g:.1f}"
+
+
+def _milliseconds(times: StageTimes) -> list[str]:
+    return [times.kind, *(f"{ms:.2f}" for ms in times.milliseconds)]
 
 
 def _scores(variant: Variant) -> str:

@@ -31,50 +31,37 @@ class Reproduced:
     variants: Mapping[str, Counts] = field(default_factory=dict)
 
     @property
-    def params_m(self) -> float:
-        """Millions of parameters, counted."""
-        return self.counts.params / 1e6
-
-    @property
-    def flops_g(self) -> float:
-        """Billions of multiply-accumulates, counted."""
-        return self.counts.macs / 1e9
-
-    @property
     def agrees(self) -> bool:
         """Whether both counts are within 1 % of the published ones."""
-        return _close(self.params_m, self.row.params_m) and _close(self.flops_g, self.row.flops_g)
+        return not self._offsets()
 
     def remarks(self) -> str:
         """Why the counts are not the published ones; how far off, where that is not known."""
         parts = []
-        if not self.agrees:
-            unknown = f"off by {self._offset()}, for a reason that is not known"
+        if offsets := self._offsets():
+            unknown = f"off by {', '.join(offsets)}, for a reason that is not known"
             parts.append(self.row.note or unknown)
             if self.row.unseen:
                 unseen = sum(self.counts.outside_layers_of[name] for name in self.row.unseen)
-                seen = self.flops_g - unseen / 1e9
+                seen = self.counts.flops_g - unseen / 1e9
                 parts.append(f"without those of {', '.join(self.row.unseen)}: {seen:.0f} G")
         parts += [
-            f"{name}: {counts.params / 1e6:.1f} M, {counts.macs / 1e9:.0f} G"
+            f"{name}: {counts.params_m:.1f} M, {counts.flops_g:.0f} G"
             for name, counts in self.variants.items()
         ]
         return "; ".join(parts)
 
-    def _offset(self) -> str:
+    def _offsets(self) -> list[str]:
+        """How far each count is off that does not agree, such as '+1.5% in FLOPs'."""
         pairs = (
-            (self.params_m, self.row.params_m, "parameters"),
-            (self.flops_g, self.row.flops_g, "FLOPs"),
+            (self.counts.params_m, self.row.params_m, "parameters"),
+            (self.counts.flops_g, self.row.flops_g, "FLOPs"),
         )
-        return ", ".join(
+        return [
             f"{counted / published - 1:+.1%} in {name}"
             for counted, published, name in pairs
-            if published is not None and not _close(counted, published)
-        )
-
-
-def _close(counted: float, published: float | None) -> bool:
-    return published is None or abs(counted - published) <= TOLERANCE * published
+            if published is not None and abs(counted - published) > TOLERANCE * published
+        ]
 
 
 def reproduce(rows: Iterable[Row], configs: Path) -> Iterator[Reproduced]:

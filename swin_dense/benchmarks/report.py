@@ -11,12 +11,12 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from swin_dense.analysis.report import markdown_table
 from swin_dense.benchmarks.backbone import PHASES
 from swin_dense.benchmarks.baselines import OURS
 from swin_dense.benchmarks.measurement import LAUNCHES, MEMORY
 from swin_dense.benchmarks.records import KINDS, machine_text
 from swin_dense.benchmarks.targets import TARGETS
+from swin_dense.engine.terminal.tables import markdown_table
 
 _HEADER = """# Benchmarks
 

@@ -14,6 +14,7 @@ from rich.table import Table
 from swin_dense.engine.paths import write_json
 from swin_dense.engine.terminal.console import console
 from swin_dense.engine.terminal.progress import is_epoch_based
+from swin_dense.engine.terminal.tables import terminal_table
 from swin_dense.registry import HOOKS
 
 
@@ -62,13 +63,11 @@ def plain_values(metrics: Mapping[str, Any]) -> dict[str, Any]:
 def metrics_table(metrics: Mapping[str, Any], title: str = "") -> Table:
     """A table of metrics, one row each; COCO's have a column for boxes and one for masks."""
     columns = _coco_columns(metrics) or {"value": plain_values(metrics)}
-    table = Table("metric", title=title or None, title_justify="left", header_style="bold")
-    for column in columns:
-        table.add_column(column, justify="right")
+    rows = []
     for name in dict.fromkeys(itertools.chain(*columns.values())):
         values = [column.get(name, "") for column in columns.values()]
-        table.add_row(name, *(f"{v:.3f}" if isinstance(v, float) else str(v) for v in values))
-    return table
+        rows.append([name, *(f"{v:.3f}" if isinstance(v, float) else str(v) for v in values)])
+    return terminal_table(["metric", *(f"{column}:" for column in columns)], rows, title)
 
 
 def _coco_columns(metrics: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
