@@ -50,10 +50,8 @@ def missing_for_evaluation(
             f"configs/{row.config}.py and give --checkpoint FILE"
         )
     elif not checkpoint:
-        missing.append(
-            f"the weights are missing: download {url} to {cached_path(str(url))}, "
-            "or give --checkpoint FILE"
-        )
+        where = f"download {url} to {cached_path(str(url))}"
+        missing.append(f"the weights are missing: {where}, or give --checkpoint FILE")
     try:
         cfg = load_config(configs / f"{row.config}.py", data_root=data_root)
         check_data(cfg, splits=("test",))
@@ -63,10 +61,7 @@ def missing_for_evaluation(
 
 
 def evaluate_row(row: Row, configs: Path, checkpoint: str | Path, **how: Any) -> dict[str, float]:
-    """Test a row's model as ``tools/test.py`` does.
-
-    Args:
-        how: further arguments of :func:`swin_dense.engine.test.evaluate`.
+    """Test a row's model by :func:`swin_dense.engine.test.evaluate`, which ``how`` is for.
 
     Returns:
         'box AP', 'mask AP' and 'mIoU' in percent, those that the row's task has.
@@ -115,7 +110,7 @@ def frames_per_second(
 
     Args:
         image_size: height and width in pixels.
-        checkpoint: weights; without them they are random.
+        checkpoint: weights; random ones without it.
         seconds: how long to measure at least, after a warm-up.
 
     Raises:
@@ -129,10 +124,8 @@ def frames_per_second(
         if checkpoint is not None:
             load_weights(model, load_checkpoint(local_file(str(checkpoint))), str(checkpoint))
         model.to(device).eval()
-        step = Timer(
-            "model.test_step(batch())",
-            globals={"model": model, "batch": lambda: _batch(cfg, image_size)},
-        )
+        names = {"model": model, "batch": lambda: _batch(cfg, image_size)}
+        step = Timer("model.test_step(batch())", globals=names)
         with torch.inference_mode():
             return 1 / step.blocked_autorange(min_run_time=seconds).median
 

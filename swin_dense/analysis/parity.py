@@ -36,7 +36,7 @@ _IMAGE_SIZE = (51, 70)
 class Comparison:
     """What our backbone changes: nothing, if the names are empty and the errors are rounding.
 
-    Args:
+    Attributes:
         names: parameters and buffers that only one of the two has, or with another shape.
         groups: parameters whose optimizer settings differ.
         evaluating, training: largest relative error of a feature map; training has stochastic
@@ -166,8 +166,10 @@ def feature_map_errors(cfg: Config) -> tuple[float, float]:
     ours.load_state_dict(theirs.state_dict())
     channels = cfg.model.backbone.get("in_channels", 3)
     image = torch.randn(1, channels, *_IMAGE_SIZE, generator=torch.Generator().manual_seed(0))
-    evaluating = largest_error(*(feature_maps(model, image, False) for model in (theirs, ours)))
-    training = largest_error(*(feature_maps(model, image, True) for model in (theirs, ours)))
+    evaluating, training = (
+        largest_error(feature_maps(theirs, image, mode), feature_maps(ours, image, mode))
+        for mode in (False, True)
+    )
     return evaluating, training
 
 

@@ -32,10 +32,7 @@ _SMALL = (64, 96)
 
 
 def measure_backbone(spec: Spec, versions: Mapping[str, str], run: Run) -> dict[str, Any]:
-    """Check that all models agree, then time them in turns.
-
-    Args:
-        versions: of the baselines, by name.
+    """Check that ours and the baselines that ``versions`` names agree, then time them in turns.
 
     Returns:
         ``settings``, ``rates``, and ``contestants`` (the records' key for ours and the baselines):
@@ -89,7 +86,7 @@ def measure_scaling(
         spec: the model; its size is replaced.
         versions: of the baselines, by name.
         sides: in pixels.
-        phases: of 'forward' and 'training'.
+        phases: those of :data:`PHASES` to time.
 
     Raises:
         UserError: outputs disagree; nothing is timed then.

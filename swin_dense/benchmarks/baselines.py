@@ -117,8 +117,7 @@ class Baseline(nn.Module):
 
 def build_ours(spec: Spec) -> SwinTransformer:
     """Our backbone with random weights, the same on every call."""
-    ours: dict[str, Any] = {"cuda_graphs": spec.cuda_graphs} if spec.cuda_graphs else {}
-    model = SwinTransformer(**_sizes(spec), attn_impl=spec.attn_impl, **ours)
+    model = SwinTransformer(**_sizes(spec), attn_impl=spec.attn_impl, cuda_graphs=spec.cuda_graphs)
     randomize_parameters(model)
     return model
 
@@ -198,13 +197,10 @@ def _hugging_face(spec: Spec, state: dict[str, Tensor]) -> nn.Module:
 
 def _loaded(model: nn.Module, state: dict[str, Tensor]) -> nn.Module:
     """The model with weights that are named as its body names them; none may be missing."""
-    own = model.state_dict()
-    norms = {k: v for k, v in state.items() if k in own}
-    found = norms | {f"body.{k}": v for k, v in state.items() if f"body.{k}" in own}
-    missing = {name for name, _ in model.named_parameters()} - set(found)
-    if missing:
+    own = dict(model.named_parameters())
+    found = {name if name in own else f"body.{name}": value for name, value in state.items()}
+    if missing := own.keys() & set(model.load_state_dict(found, strict=False).missing_keys):
         raise RuntimeError(f"no weights for {', '.join(sorted(missing)[:3])}")
-    model.load_state_dict(found, strict=False)
     return model
 
 

@@ -77,7 +77,7 @@ def measure_detector(
     clipping, optimizer.
 
     Args:
-        cfg: a detector or segmentor with Swin.
+        cfg: of a detector or segmentor.
         size: height and width of the images in pixels.
         boxes: of each image, on which the heads of later stages train; by default the config's.
 

@@ -33,12 +33,8 @@ def measure_evaluation(
     """Check that the metrics agree on a few images, then time both on all of them in turns.
 
     The time is that of reading the ground truth, processing the detections (masks as run lengths),
-    formatting, and evaluation.
-
-    Args:
-        images: how many.
-        detections: of each image.
-        kinds: of 'bbox' and 'segm'.
+    formatting, and evaluation. ``detections`` are those of each image, ``kinds`` of 'bbox' and
+    'segm'.
 
     Raises:
         UserError: the metrics differ; nothing is timed then.
@@ -53,10 +49,7 @@ def measure_evaluation(
                 raise UserError(f"{wrong[0]} of ours and mmdet differ: nothing was timed")
         records: list[dict[str, Any]] = [{"name": name} for name in _METRICS]
         for kind in kinds:
-            steps = {
-                name: partial(evaluate, metric, many, samples, kind)
-                for name, metric in _METRICS.items()
-            }
+            steps = {n: partial(evaluate, m, many, samples, kind) for n, m in _METRICS.items()}
             times = interleave(steps, rounds, torch.device("cpu"), warm_up=False)
             for record in records:
                 record[kind] = times[record["name"]].as_json(times[OURS])

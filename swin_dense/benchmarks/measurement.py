@@ -29,17 +29,10 @@ _FORWARD_MAPS, _TRAINING_MAPS = 2, 5
 
 @dataclass(frozen=True)
 class Run:
-    """How to measure.
-
-    Attributes:
-        batch: images at a time.
-        dtype: 'fp32', or 'fp16' or 'bf16' by autocast.
-        rounds: how often each model is timed.
-        device: where.
-    """
+    """How to measure: images at a time, autocast's dtype, times that each model is timed, where."""
 
     batch: int
-    dtype: str
+    dtype: str  # 'fp32', or 'fp16' or 'bf16' by autocast
     rounds: int
     device: torch.device
 
@@ -140,7 +133,6 @@ def training_costs(model: nn.Module, step: Step, device: torch.device) -> dict[s
     On a GPU memory is the most that is allocated at a time during the step, plus the model's own
     parameters; what was allocated before is subtracted. On a CPU it is the tensors that forward
     keeps for backward, each storage once, without the parameters.
-
     """
     if device.type == "cuda":
         memory, count = _peak(model, step, device), launches(step, device)
@@ -247,13 +239,9 @@ def measure_rates(device: torch.device, dtype: torch.dtype, rounds: int = 5) -> 
 def backbone_work(
     backbone: nn.Module, size: tuple[int, int], batch: int, dtype: torch.dtype
 ) -> dict[str, Work]:
-    """Work of 'forward' and 'training' (forward and backward).
+    """Work of 'forward' and 'training' (forward and backward) with feature maps of ``dtype``.
 
-    Args:
-        backbone: a :class:`swin_dense.SwinTransformer` on the meta device.
-        size: height and width in pixels.
-        batch: images at a time.
-        dtype: of the feature maps.
+    ``backbone`` is a :class:`swin_dense.SwinTransformer` on the meta device.
     """
     model: Any = backbone
     macs = batch * count_model(backbone, lambda model, image: model(image), size).macs

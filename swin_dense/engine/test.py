@@ -19,7 +19,7 @@ from swin_dense.engine.launch import init_distributed, on_first_process
 from swin_dense.engine.paths import make_output_dir
 from swin_dense.engine.runner import build_runner, run_with_progress
 from swin_dense.engine.terminal.console import console, notify_user, quiet_terminal
-from swin_dense.engine.terminal.metrics import metrics_file, metrics_table, plain_values
+from swin_dense.engine.terminal.hooks import metrics_file, metrics_table, plain_values
 from swin_dense.errors import UserError
 
 

@@ -12,8 +12,13 @@ from rich.console import Console
 
 from swin_dense.analysis.counting import Counts
 from swin_dense.analysis.paper import ROWS, Row
-from swin_dense.analysis.report import as_json, reproduction_document, terminal_tables
-from swin_dense.analysis.reproduction import Reproduced, reproduce
+from swin_dense.analysis.reproduction import (
+    Reproduced,
+    as_json,
+    reproduce,
+    reproduction_document,
+    terminal_tables,
+)
 from swin_dense.errors import UserError
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
