@@ -19,10 +19,9 @@ from swin_dense.analysis.machine import describe_versions
 from swin_dense.analysis.parity import (
     STOCK,
     Comparison,
-    backbone_key,
     backbone_type,
     compare,
-    optimizer_key,
+    comparison_key,
     zoo_configs,
 )
 from swin_dense.engine.config.load import read_config
@@ -102,8 +101,7 @@ def _group(configs: Sequence[tuple[str, Config]]) -> list[tuple[list[str], Confi
     """Configs that differ in neither backbone nor optimizer, together with one of them."""
     groups: dict[tuple[str, str], tuple[list[str], Config]] = {}
     for name, cfg in configs:
-        key = backbone_key(cfg), optimizer_key(cfg)
-        groups.setdefault(key, ([], cfg))[0].append(str(name))
+        groups.setdefault(comparison_key(cfg), ([], cfg))[0].append(str(name))
     return list(groups.values())
 
 

@@ -86,15 +86,14 @@ def with_our_backbone(cfg: Config) -> Config:
     return cfg
 
 
-def backbone_key(cfg: Config) -> str:
-    """A text that is the same for configs whose backbones have the same arguments."""
-    arguments = {k: v for k, v in cfg.model.backbone.to_dict().items() if k != "init_cfg"}
-    return json.dumps(arguments, sort_keys=True, default=str)
-
-
-def optimizer_key(cfg: Config) -> str:
-    """A text that is the same for configs that set up their optimizer in the same way."""
-    return json.dumps(cfg.get("optim_wrapper", {}), sort_keys=True, default=str)
+def comparison_key(cfg: Config) -> tuple[str, str]:
+    """Texts that are the same for configs with the same backbone, and with the same optimizer."""
+    backbone = {k: v for k, v in cfg.model.backbone.to_dict().items() if k != "init_cfg"}
+    backbone_key, optimizer_key = (
+        json.dumps(part, sort_keys=True, default=str)
+        for part in (backbone, cfg.get("optim_wrapper", {}))
+    )
+    return backbone_key, optimizer_key
 
 
 def build_backbone(cfg: Config) -> nn.Module:

@@ -42,14 +42,11 @@ def train(
     Args:
         config: the config file, of mmdet's or mmseg's kind.
         work_dir: where checkpoints and logs go (``work_dirs/<config name>``).
-        data_root: folder that every data set and evaluator is pointed to.
+        data_root, cfg_options, launcher, device: as of :func:`~swin_dense.engine.test.evaluate`.
         from_scratch: train without pretrained weights.
         amp: mixed precision with a dynamic loss scale.
         auto_scale_lr: scale the learning rate to the batch size.
         resume: None; 'auto' for the latest checkpoint of the work dir; or a checkpoint file.
-        cfg_options: dotted config keys and their new values.
-        launcher: 'none', or what started the processes: 'pytorch', 'slurm', 'mpi'.
-        device: 'auto', 'cpu', 'cuda' or 'cuda:N'.
         seed: of the random number generators; by default the config's, else a random one.
 
     Returns:

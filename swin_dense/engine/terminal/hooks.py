@@ -30,9 +30,6 @@ class ProgressHook(Hook):
 
     On a terminal it is a bar that redraws itself; elsewhere (a pipe, a CI log) a line every
     ``plain_seconds``. The time left counts the evaluations that are still to come.
-
-    Args:
-        plain_seconds: seconds between lines where there is no terminal.
     """
 
     priority = "VERY_LOW"
@@ -97,8 +94,8 @@ class ProgressHook(Hook):
                 get_time=lambda: time.monotonic() - self._all_evaluations_seconds,
             )
             self._progress.start()
-        task = self._progress.add_task(name, total=total, completed=done, state="")
-        self._tasks[name] = next(t for t in self._progress.tasks if t.id == task)
+        self._progress.add_task(name, total=total, completed=done, state="")
+        self._tasks[name] = self._progress.tasks[-1]
 
     def _update(self, name: str, done: int, state: str = "", evaluations: int = 0) -> None:
         """Moves a bar, or prints a line where there is no terminal.
