@@ -42,8 +42,8 @@ def measure_backbone(spec: Spec, versions: Mapping[str, str], run: Run) -> dict[
     Raises:
         UserError: outputs disagree; nothing is timed then.
     """
-    found = check_agreement(spec, list(versions), run)
-    models = build_models(spec, list(versions), run.device)
+    found = check_agreement(spec, versions, run)
+    models = build_models(spec, versions, run.device)
     image, dtype = run.image(spec.size), DTYPES[run.dtype]
     rates = measure_rates(run.device, dtype)
     records = {name: _record(name, versions, found) for name in models}
@@ -92,11 +92,10 @@ def measure_scaling(
         UserError: outputs disagree; nothing is timed then.
         ValueError: fewer than two different sides.
     """
-    names = list(versions)
     specs = {side: replace(spec, size=(side, side)) for side in sides}
-    found = check_agreement(specs[min(sides)], names, run)
-    models = {side: build_models(one, names, run.device) for side, one in specs.items()}
-    records = {name: _record(name, versions, found) for name in (OURS, *names)}
+    found = check_agreement(specs[min(sides)], versions, run)
+    models = {side: build_models(one, versions, run.device) for side, one in specs.items()}
+    records = {name: _record(name, versions, found) for name in (OURS, *versions)}
     pixels = [side * side for side in sides]
     for phase in phases:
         steps = {

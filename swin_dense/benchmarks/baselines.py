@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
@@ -237,7 +237,7 @@ def installed(names: list[str]) -> tuple[dict[str, str], list[str]]:
     return versions, missing
 
 
-def build_models(spec: Spec, names: list[str], device: torch.device) -> dict[str, nn.Module]:
+def build_models(spec: Spec, names: Collection[str], device: torch.device) -> dict[str, nn.Module]:
     """Ours and the named baselines with the same weights, in evaluation mode on ``device``."""
     ours = build_ours(spec)
     state = ours.state_dict()
@@ -250,7 +250,7 @@ def build_models(spec: Spec, names: list[str], device: torch.device) -> dict[str
     return models
 
 
-def check_agreement(spec: Spec, names: list[str], run: Run) -> dict[str, dict[str, Any]]:
+def check_agreement(spec: Spec, names: Collection[str], run: Run) -> dict[str, dict[str, Any]]:
     """Compare outputs and the gradient of the image, of one image, with ours.
 
     At sizes that are not whole windows, libraries for classification are other functions than
@@ -285,7 +285,7 @@ def check_agreement(spec: Spec, names: list[str], run: Run) -> dict[str, dict[st
     return records
 
 
-def _differences_of(spec: Spec, names: list[str], run: Run) -> dict[str, float]:
+def _differences_of(spec: Spec, names: Collection[str], run: Run) -> dict[str, float]:
     if not names:
         return {}
     return differences(build_models(spec, names, run.device), run.image(spec.size, batch=1), run)
