@@ -135,22 +135,19 @@ def training_costs(model: nn.Module, step: Step, device: torch.device) -> dict[s
     keeps for backward, each storage once, without the parameters.
     """
     if device.type == "cuda":
-        memory, count = _peak(model, step, device), launches(step, device)
+        own = sum(p.numel() * p.element_size() for p in model.parameters())
+        torch.cuda.synchronize(device)
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        step()
+        torch.cuda.synchronize(device)
+        memory = torch.cuda.max_memory_allocated(device) - before + own
+        count = launches(step, device)
     else:  # both of one step: on a CPU that of a detector takes long
         with OperatorCounter() as operators:
             memory = kept_for_backward(model, step)
         count = operators.count
     return {"launches": count, "memory_mb": round(memory / 1e6, 1)}
-
-
-def _peak(model: nn.Module, step: Step, device: torch.device) -> int:
-    own = sum(p.numel() * p.element_size() for p in model.parameters())
-    torch.cuda.synchronize(device)
-    before = torch.cuda.memory_allocated(device)
-    torch.cuda.reset_peak_memory_stats(device)
-    step()
-    torch.cuda.synchronize(device)
-    return torch.cuda.max_memory_allocated(device) - before + own
 
 
 def kept_for_backward(model: nn.Module, step: Step) -> int:
