@@ -54,7 +54,7 @@ _WINDOW = 7
 
 @dataclass(frozen=True)
 class Variant:
-    """A variant of table 4 on one of the two tasks, and what it costs."""
+    """A variant of table 4 on one of the two tasks, and its counts."""
 
     name: str
     config: str
@@ -156,7 +156,7 @@ def measure_stages(
 
 
 def _layer(kind: str, channels: int, num_heads: int) -> WindowAttention:
-    """An attention layer of Swin-T that shifts its windows as ``kind`` says."""
+    """An attention layer of Swin-T that shifts its windows by the method ``kind``."""
     layer = _PaddedAttention if kind == "shifted window (padding)" else WindowAttention
     return layer(
         channels,

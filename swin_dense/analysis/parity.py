@@ -97,7 +97,7 @@ def comparison_key(cfg: Config) -> tuple[str, str]:
 
 
 def build_backbone(cfg: Config) -> nn.Module:
-    """The config's backbone, with parameters that nobody has initialised."""
+    """The config's backbone, with uninitialised parameters."""
     scope = cfg.get("default_scope", "mmdet")
     import_module(f"{scope}.models")
     arguments = {k: v for k, v in cfg.model.backbone.items() if k != "init_cfg"}
@@ -117,7 +117,7 @@ def build_optimizer(model: nn.Module, cfg: Config, amp_dtype: str | None = None)
 
 
 def parameter_settings(cfg: Config) -> dict[str, dict[str, Any]]:
-    """Learning rate, weight decay and what else the optimizer holds, per backbone parameter.
+    """Learning rate, weight decay and other optimizer settings of each backbone parameter.
 
     The backbone is a child named ``backbone``, as in every detector and segmentor, so that the
     patterns of ``paramwise_cfg`` apply.
@@ -133,7 +133,7 @@ def parameter_settings(cfg: Config) -> dict[str, dict[str, Any]]:
 
 
 def compare(cfg: Config) -> Comparison:
-    """Compares the stock backbone of a config with ours, as large as the config says.
+    """Compares the stock backbone of a config with ours, at the config's full size.
 
     Raises:
         UserError: the config's backbone is not a stock Swin Transformer.

@@ -71,7 +71,7 @@ class Reproduced:
     Attributes:
         row: what is published.
         counts: of the row's config.
-        variants: of the row's other readings, by name.
+        variants: of the row's :attr:`~swin_dense.analysis.paper.Row.variants`, by name.
     """
 
     row: Row
@@ -84,7 +84,7 @@ class Reproduced:
         return not self._offsets()
 
     def remarks(self) -> str:
-        """Why the counts are not the published ones; how far off, where that is not known."""
+        """Why the counts differ from the published ones, or by how much if that is not known."""
         parts = []
         if offsets := self._offsets():
             unknown = f"off by {', '.join(offsets)}, for a reason that is not known"
@@ -100,7 +100,7 @@ class Reproduced:
         return "; ".join(parts)
 
     def _offsets(self) -> list[str]:
-        """How far each count is off that does not agree, such as '+1.5% in FLOPs'."""
+        """Relative errors of the counts that do not agree, such as '+1.5% in FLOPs'."""
         pairs = (
             (self.counts.params_m, self.row.params_m, "parameters"),
             (self.counts.flops_g, self.row.flops_g, "FLOPs"),
@@ -116,7 +116,7 @@ def reproduce(rows: Iterable[Row], configs: Path) -> Iterator[Reproduced]:
     """Count the config of each row, one after the other; rows that share a config count once.
 
     Raises:
-        UserError: a row's config is not there.
+        UserError: a row's config is missing.
     """
 
     @functools.cache
@@ -129,7 +129,7 @@ def reproduce(rows: Iterable[Row], configs: Path) -> Iterator[Reproduced]:
 
 
 def as_json(result: Reproduced) -> dict[str, Any]:
-    """A row as ``--json`` writes it; ``paper_`` is published, the rest counted or remarked."""
+    """A row as ``--json`` writes it; keys that begin with ``paper_`` hold published numbers."""
     row, counts = result.row, result.counts
     return {
         "row": row.name,
@@ -275,5 +275,5 @@ def _scores(variant: Variant) -> str:
 
 
 def _published(value: float | None) -> str:
-    """A number as it was published; '-' for none."""
+    """A published number; '-' for none."""
     return "-" if value is None else str(value)

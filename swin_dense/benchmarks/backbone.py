@@ -32,7 +32,7 @@ _SMALL = (64, 96)
 
 
 def measure_backbone(spec: Spec, versions: Mapping[str, str], run: Run) -> dict[str, Any]:
-    """Check that ours and the baselines that ``versions`` names agree, then time them in turns.
+    """Check that ours and the baselines of ``versions`` agree, then time them alternately.
 
     Returns:
         ``settings``, ``rates``, and ``contestants`` (the records' key for ours and the baselines):
@@ -80,7 +80,7 @@ def measure_scaling(
 ) -> dict[str, Any]:
     """Time square images of each side, and fit ``time = c * pixels ** exponent``.
 
-    Sizes and models take turns, so that a slow minute of the machine disturbs all of them.
+    Sizes and models alternate, so that a slow minute of the machine affects all of them.
 
     Args:
         spec: the model; its size is replaced.

@@ -257,7 +257,7 @@ def check_agreement(spec: Spec, names: Collection[str], run: Run) -> dict[str, d
     dense prediction code. Their weights and blocks are then checked at a size where all agree.
 
     Returns:
-        Of each baseline: ``difference``, ``checked_at`` (height, width), and perhaps a ``note``.
+        Of each baseline: ``difference``, ``checked_at`` (height, width), optionally a ``note``.
 
     Raises:
         UserError: a baseline does not agree where it should.
@@ -292,21 +292,18 @@ def _differences_of(spec: Spec, names: Collection[str], run: Run) -> dict[str, f
 
 
 def differences(models: Mapping[str, nn.Module], image: Tensor, run: Run) -> dict[str, float]:
-    """How far each model is from ours: the worst of its feature maps, with and without gradients,
-    and of the gradient of the image.
-
-    The models should be in evaluation mode, where nothing is random.
+    """Largest error of each model's feature maps, with and without gradients, and image gradient.
 
     Args:
-        models: by name, :data:`OURS` among them; each turns an image into feature maps.
+        models: by name, :data:`OURS` among them, in evaluation mode.
         image: ``(B, 3, H, W)``.
 
     Returns:
-        Of each other model, the largest difference over ours' largest value; infinite if shapes
+        For each other model, the largest difference over ours' largest value; infinite if shapes
         differ.
 
     Raises:
-        UserError: torch.compile fails on a model that is to be compiled.
+        UserError: torch.compile fails on a model.
     """
     outputs = {}
     for name, model in models.items():
@@ -326,14 +323,14 @@ def differences(models: Mapping[str, nn.Module], image: Tensor, run: Run) -> dic
 
 def _outputs(model: nn.Module, image: Tensor, run: Run) -> list[Tensor]:
     with torch.no_grad(), run.precision():
-        # Without gradients a model may go another way. Another image comes first, so that a CUDA
-        # graph that kept its results would be found out.
+        # Without gradients a model may take another code path. Another image comes first, to detect
+        # a CUDA graph that returns its earlier results.
         model(torch.zeros_like(image))
         inferred = [x.float().clone() for x in model(image)]
     image = image.detach().clone().requires_grad_()
     with run.precision():
         maps = [x.float() for x in model(image)]
-    # Unequal weights, so that an exchange of two places or channels would be seen.
+    # Unequal weights, to detect exchanged positions or channels.
     total = sum(
         (x * torch.linspace(-1, 1, x.numel(), device=x.device).view_as(x)).sum() for x in maps
     )

@@ -31,9 +31,9 @@ _CHECKED = 50  # images
 def measure_evaluation(
     images: int, detections: int, kinds: Sequence[str], rounds: int
 ) -> dict[str, Any]:
-    """Check that the metrics agree on a few images, then time both on all of them in turns.
+    """Check that both metrics agree on a few images, then time them alternately on all images.
 
-    The time is that of reading the ground truth, processing the detections (masks as run lengths),
+    Timed are reading the ground truth, processing the detections (masks as run lengths),
     formatting, and evaluation. ``detections`` are those of each image, ``kinds`` of 'bbox' and
     'segm'.
 

@@ -85,7 +85,7 @@ def interleave(
 ) -> dict[str, Timing]:
     """Time steps one after the other, round by round: A B C A B C ...
 
-    Whatever else the machine does disturbs all of them.
+    Other work on the machine then affects all of them.
 
     Args:
         steps: by name.
@@ -158,7 +158,7 @@ def kept_for_backward(model: nn.Module, step: Step) -> int:
     """
     known = {p.untyped_storage().data_ptr() for p in model.parameters()}
     kept: dict[int, int] = {}
-    # Held until the end: memory that is freed may be given out again, and would count once.
+    # Keeps the storages alive: freed memory may be allocated again, and would be counted once.
     alive: list[Tensor] = []
 
     def keep(tensor: Tensor) -> Tensor:
@@ -191,13 +191,13 @@ def launches(step: Step, device: torch.device) -> int:
 
 
 class Rates(NamedTuple):
-    """What the machine does when it does nothing else: bytes and operations a second."""
+    """Peak rates of the machine: bytes copied and floating-point operations a second."""
 
     copy: float
     matmul: float
 
     def at_best(self, other: Rates) -> Rates:
-        """The faster of two measurements: the other one was disturbed."""
+        """The higher rates of two measurements, either of which may have been disturbed."""
         return Rates(max(self.copy, other.copy), max(self.matmul, other.matmul))
 
     def as_json(self) -> dict[str, float]:
@@ -206,7 +206,7 @@ class Rates(NamedTuple):
 
 
 class Work(NamedTuple):
-    """What a step cannot do without: multiply-accumulates, and bytes of feature maps to copy."""
+    """The least work of a step: multiply-accumulates, and bytes of feature maps to copy."""
 
     macs: float
     bytes: float

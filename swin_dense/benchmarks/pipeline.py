@@ -1,4 +1,4 @@
-"""Images a second of a config's training pipeline on one core, and where the time goes."""
+"""Images a second of a config's training pipeline on one core, and the time of each transform."""
 
 from __future__ import annotations
 

@@ -108,7 +108,7 @@ def title_of(record: Record) -> str:
 
 
 def file_name(record: Record) -> str:
-    """A name, without suffix, that tells records of different settings and devices apart."""
+    """A name, without suffix, that differs between settings and devices."""
     words = re.findall(r"[a-z0-9.]+", f"{title_of(record)} {record['machine']['device']}".lower())
     return "_".join(words)[:200]
 
@@ -336,6 +336,6 @@ def _section(record: Record, plot: str | None) -> str:
 
 
 def _place(record: Record) -> tuple[Any, ...]:
-    # GPUs first; then what tells records of a kind apart
+    # GPUs first, then by settings
     on_cpu = record["machine"]["device"] == "cpu"
     return KINDS.index(record["kind"]), on_cpu, title_of(record), record["date"]

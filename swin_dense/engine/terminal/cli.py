@@ -1,4 +1,4 @@
-"""What the command line tools share: common flags, and errors as one line."""
+"""What the command line tools share: common flags, and one-line messages for user errors."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def run_tool(
 
 
 def as_user_error(error: BaseException) -> UserError | None:
-    """The user error that an exception stands for, or None when it is a bug."""
+    """The user error that an exception of another library means; None for a bug."""
     if isinstance(error, UserError):
         return error
     text = _message(error)
