@@ -58,7 +58,6 @@ def make_parser() -> OneLineParser:
     parser = OneLineParser(description=summary, epilog=" ".join(usage.split()))
     parser.add_argument("configs", nargs="*", metavar="CONFIG", help="configs of mmdet or mmseg")
     parser.add_argument("--markdown", metavar="FILE", type=Path, help="write the table there")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of every error")
     return parser
 
 

@@ -60,7 +60,6 @@ def make_parser() -> OneLineParser:
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the numbers there")
     parser.add_argument("--markdown", metavar="FILE", type=Path, help="write a document there")
     parser.add_argument("--device", default="auto", help="auto (a GPU if any), cpu, cuda, cuda:N")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of every error")
     return parser
 
 

@@ -61,7 +61,7 @@ def missing_for_evaluation(
 
 
 def evaluate_row(row: Row, configs: Path, checkpoint: str | Path, **how: Any) -> dict[str, float]:
-    """Test a row's model by :func:`swin_dense.engine.test.evaluate`, which ``how`` is for.
+    """Test a row's model; ``how`` is passed on to :func:`swin_dense.engine.test.evaluate`.
 
     Returns:
         'box AP', 'mask AP' and 'mIoU' in percent, those that the row's task has.

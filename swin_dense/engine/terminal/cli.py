@@ -10,6 +10,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from mmengine.config import DictAction
@@ -24,7 +25,17 @@ _PACKAGE = Path(swin_dense.__file__).parent
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line, like all user errors here."""
+    """An argument parser whose errors are one line, like all user errors here, with ``--debug``."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        # No default: that of a subcommand would replace the flag in front of it.
+        self.add_argument(
+            "--debug",
+            action="store_true",
+            default=argparse.SUPPRESS,
+            help="show the traceback of every error",
+        )
 
     def error(self, message: str):
         """Prints the message and exits with status 2."""
@@ -47,7 +58,7 @@ class ConfigOptions(DictAction):
 
 
 def build_parser(description: str, epilog: str = "") -> OneLineParser:
-    """A parser with the flags that every tool has: config, options, device, debug."""
+    """A parser with the flags of tools that run a model: config, options, device."""
     parser = OneLineParser(description=description, epilog=epilog)
     parser.add_argument("config", help="config file")
     parser.add_argument(
@@ -61,7 +72,6 @@ def build_parser(description: str, epilog: str = "") -> OneLineParser:
     parser.add_argument(
         "--device", default="auto", help="auto (a GPU when there is one), cpu, cuda or cuda:N"
     )
-    parser.add_argument("--debug", action="store_true", help="show the traceback of every error")
     return parser
 
 
@@ -99,7 +109,7 @@ def run_tool(
         Exception: any other; that is a bug, and its traceback is needed.
     """
     args = parser.parse_args(argv)
-    debug = vars(args).pop("debug")
+    debug = vars(args).pop("debug", False)
     if (local_rank := vars(args).pop("local_rank", None)) is not None:
         os.environ.setdefault("LOCAL_RANK", local_rank)
     try:

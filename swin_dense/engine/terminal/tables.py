@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Literal
 
 from rich.table import Table
 
@@ -15,8 +15,8 @@ def terminal_table(
     table = Table(title=title or None, caption=caption or None, header_style="bold")
     table.title_justify = table.caption_justify = "left"
     for heading in headings:
-        justify = "right" if heading.endswith(":") else "left"
-        table.add_column(heading.rstrip(":"), justify=justify, overflow="fold")
+        side: Literal["left", "right"] = "right" if heading.endswith(":") else "left"
+        table.add_column(heading.rstrip(":"), justify=side, overflow="fold")
     for row in rows:
         table.add_row(*row)
     return table
