@@ -128,8 +128,6 @@ def make_parser() -> OneLineParser:
     report = commands.add_parser("report", help="the document")
     report.add_argument("records", nargs="*", type=Path, help=f"default: {RECORDS}/*.json")
     report.add_argument("--markdown", type=Path, default=RECORDS.with_suffix(".md"))
-    for one in commands.choices.values():
-        one.add_argument("--debug", action="store_true", help="show the traceback of every error")
     return parser
 
 

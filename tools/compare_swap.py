@@ -14,27 +14,26 @@ from pathlib import Path
 
 from mmengine.config import Config
 from rich.progress import track
-from rich.table import Table
 
 from swin_dense.analysis.machine import describe_versions
 from swin_dense.analysis.parity import (
     STOCK,
     Comparison,
-    backbone_key,
     backbone_type,
     compare,
-    optimizer_key,
+    comparison_key,
     zoo_configs,
 )
-from swin_dense.analysis.report import markdown_table
 from swin_dense.engine.config.load import read_config
 from swin_dense.engine.paths import make_output_dir
 from swin_dense.engine.terminal.cli import OneLineParser, run_tool
 from swin_dense.engine.terminal.console import console, quiet_terminal
+from swin_dense.engine.terminal.tables import markdown_table, terminal_table
 from swin_dense.errors import UserError
 
 # Rounding of float32 through 24 blocks; a mistake is thousands of times larger.
 _TOLERANCE = 1e-5
+_HEADINGS = ("names:", "groups:", "evaluating:", "training:")
 _HEADER = """# Our backbone in the configs of mmdet and mmsegmentation
 
 Generated, not edited: `{command}`
@@ -59,7 +58,6 @@ def make_parser() -> OneLineParser:
     parser = OneLineParser(description=summary, epilog=" ".join(usage.split()))
     parser.add_argument("configs", nargs="*", metavar="CONFIG", help="configs of mmdet or mmseg")
     parser.add_argument("--markdown", metavar="FILE", type=Path, help="write the table there")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of every error")
     return parser
 
 
@@ -76,13 +74,13 @@ def run(args: Namespace) -> None:
         rows = []
         for names, cfg in track(groups, "comparing", console=console(), transient=True):
             rows.append((names, compare(cfg)))
-        console().print(_terminal_table(rows))
+        brief = ([_brief(names), *_cells(result)] for names, result in rows)
+        console().print(terminal_table(["config", *_HEADINGS], brief))
         if args.markdown:
             command = f"tools/compare_swap.py {shlex.join(args.command)}"
             header = _HEADER.format(command=command, versions=describe_versions())
-            headings = ["configs", *(f"{heading}:" for heading in _HEADINGS)]
             lines = (["<br>".join(names), *_cells(result)] for names, result in rows)
-            table = markdown_table(headings, lines)
+            table = markdown_table(["configs", *_HEADINGS], lines)
             args.markdown.write_text(f"{header}\n{table}", encoding="utf-8")
     different = [names[0] for names, result in rows if not _same(result)]
     if different:
@@ -102,8 +100,7 @@ def _group(configs: Sequence[tuple[str, Config]]) -> list[tuple[list[str], Confi
     """Configs that differ in neither backbone nor optimizer, together with one of them."""
     groups: dict[tuple[str, str], tuple[list[str], Config]] = {}
     for name, cfg in configs:
-        key = backbone_key(cfg), optimizer_key(cfg)
-        groups.setdefault(key, ([], cfg))[0].append(str(name))
+        groups.setdefault(comparison_key(cfg), ([], cfg))[0].append(str(name))
     return list(groups.values())
 
 
@@ -120,15 +117,8 @@ def _cells(result: Comparison) -> list[str]:
     return [*map(str, counts), *(f"{error:.0e}" if error else "0" for error in _errors(result))]
 
 
-_HEADINGS = ("names", "groups", "evaluating", "training")
-
-
-def _terminal_table(rows: Sequence[tuple[list[str], Comparison]]) -> Table:
-    table = Table("config", *_HEADINGS)
-    for names, result in rows:
-        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-        table.add_row(names[0] + more, *_cells(result))
-    return table
+def _brief(names: Sequence[str]) -> str:
+    return names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else "")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -34,7 +34,6 @@ def make_parser() -> OneLineParser:
     parser.add_argument("target", metavar="OUT", help="a new .pth or .safetensors file")
     parser.add_argument("--to", required=True, choices=list(TARGETS), help="layout of OUT")
     parser.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of every error")
     return parser
 
 

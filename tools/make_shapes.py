@@ -28,7 +28,6 @@ def make_parser() -> OneLineParser:
     parser.add_argument("--val", type=int, default=ShapesSpec.val, help="validation images")
     parser.add_argument("--size", type=int, default=ShapesSpec.size, help="side in pixels")
     parser.add_argument("--seed", type=int, default=ShapesSpec.seed)
-    parser.add_argument("--debug", action="store_true", help="show the traceback of every error")
     return parser
 
 

@@ -29,14 +29,15 @@ from swin_dense.analysis.evaluation import (
 )
 from swin_dense.analysis.machine import describe_machine
 from swin_dense.analysis.paper import ROWS, Row, find_rows
-from swin_dense.analysis.report import (
+from swin_dense.analysis.reproduction import (
+    Reproduced,
     as_json,
+    reproduce,
     reproduction_document,
     stages_table,
     terminal_tables,
     variants_table,
 )
-from swin_dense.analysis.reproduction import Reproduced, reproduce
 from swin_dense.engine.launch import choose_device
 from swin_dense.engine.paths import check_checkpoint_path, make_output_dir, write_json
 from swin_dense.engine.terminal.cli import OneLineParser, run_tool
@@ -59,7 +60,6 @@ def make_parser() -> OneLineParser:
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the numbers there")
     parser.add_argument("--markdown", metavar="FILE", type=Path, help="write a document there")
     parser.add_argument("--device", default="auto", help="auto (a GPU if any), cpu, cuda, cuda:N")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of every error")
     return parser
 
 

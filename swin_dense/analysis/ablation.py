@@ -8,7 +8,6 @@ belong together (section 3.2, "efficient batch computation"). The results are th
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from torch.nn import functional as F
 
 from swin_dense.analysis.counting import Counts, count_config
 from swin_dense.backbones.swin import WindowAttention
-from swin_dense.engine.config.load import merge_options, read_config
+from swin_dense.engine.config.prepare import load_config
 from swin_dense.ops.dispatch import AttnImpl
 from swin_dense.ops.window_attention import windows
 
@@ -55,7 +54,7 @@ _WINDOW = 7
 
 @dataclass(frozen=True)
 class Variant:
-    """A variant of table 4 on one of the two tasks, and what it costs."""
+    """A variant of table 4 on one of the two tasks, and its counts."""
 
     name: str
     config: str
@@ -86,9 +85,9 @@ class Variant:
             "cfg_options": self.options,
             "crop": 512 if METHODS[self.config] == "UperNet" else None,
             "image_size": list(self.counts.image_size),
-            "params_m": round(self.counts.params / 1e6, 2),
+            "params_m": round(self.counts.params_m, 2),
             "paper_params_m": None,
-            "flops_g": round(self.counts.macs / 1e9, 1),
+            "flops_g": round(self.counts.flops_g, 1),
             "paper_flops_g": None,
             "paper_scores": self.paper,
         }
@@ -97,14 +96,9 @@ class Variant:
 def count_variants(configs: Path, methods: Iterable[str] = METHODS) -> Iterator[Variant]:
     """Count every variant of table 4, for configs of :data:`METHODS` in the folder ``configs``."""
     for config in methods:
-        plain = read_config(configs / f"{config}.py")
-        counted: dict[tuple[str, ...], Counts] = {}
         for name, (options, _) in VARIANTS.items():
-            if tuple(options) not in counted:
-                cfg = copy.deepcopy(plain)
-                merge_options(cfg, options)
-                counted[tuple(options)] = count_config(cfg)
-            yield Variant(name, config, counted[tuple(options)])
+            counts = count_config(load_config(configs / f"{config}.py", options))
+            yield Variant(name, config, counts)
 
 
 @dataclass(frozen=True)
@@ -138,14 +132,8 @@ def measure_stages(
 ) -> list[StageTimes]:
     """Time the layers of Swin-T on 224 x 224 pixels in float32, forward only.
 
-    The kinds take turns, and the fastest round counts, so that other work on the machine disturbs
-    the comparison little.
-
-    Args:
-        device: where to run.
-        batch: images at a time.
-        seconds: of each layer in each round, at least.
-        rounds: how often each layer is measured.
+    The kinds take turns, each for ``seconds`` or more, and the fastest round counts, so that other
+    work on the machine disturbs the comparison little.
     """
     from torch.utils.benchmark import Timer  # warns of missing GPUs when it is imported
 
@@ -168,7 +156,7 @@ def measure_stages(
 
 
 def _layer(kind: str, channels: int, num_heads: int) -> WindowAttention:
-    """An attention layer of Swin-T that shifts its windows as ``kind`` says."""
+    """An attention layer of Swin-T that shifts its windows by the method ``kind``."""
     layer = _PaddedAttention if kind == "shifted window (padding)" else WindowAttention
     return layer(
         channels,

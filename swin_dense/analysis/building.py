@@ -1,4 +1,4 @@
-"""Models that are built to be looked at: without memory, or without initialisation."""
+"""Building models without allocating memory, or without initialising parameters."""
 
 from __future__ import annotations
 

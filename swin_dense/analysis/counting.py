@@ -4,6 +4,10 @@ Models are built on PyTorch's meta device, where a tensor has a shape and no mem
 own counter looks at the operators that one forward would run. As in the paper (tables 2 and 3)
 one "FLOP" is one multiply-accumulate of a matrix product or of a convolution, those of attention
 included; norms, activations, interpolation and the addition of biases do not count.
+
+What a detector does with an image depends on what is in it: how many regions survive the
+suppression of duplicates, on which level each is pooled. The paper's counts (and the speeds of
+published detectors) take 1000 regions for every box head and 100 for every mask head.
 """
 
 from __future__ import annotations
@@ -16,18 +20,22 @@ from typing import Any
 
 import torch
 import torchvision  # noqa: F401 (registers its operators)
+from mmdet.models.roi_heads import CascadeRoIHead, HybridTaskCascadeRoIHead, SparseRoIHead
+from mmdet.models.roi_heads.roi_extractors import SingleRoIExtractor
 from mmengine.config import Config
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from swin_dense.analysis.building import build_on_meta
-from swin_dense.analysis.forward import forward_detector, forward_segmentor, pool_shapes
 from swin_dense.backbones.swin import WindowAttention
 from swin_dense.config_tree import is_segmentation
 from swin_dense.engine.config.load import read_config
 
 Forward = Callable[[nn.Module, Tensor], Any]
+FeatureMaps = tuple[Tensor, ...]
+BOX_REGIONS = 1000
+MASK_REGIONS = 100
 DETECTION_SIZE = (800, 1280)
 # By the side of the square training crops.
 SEGMENTATION_SIZES = {512: (512, 2048), 640: (640, 2560)}
@@ -35,7 +43,7 @@ SEGMENTATION_SIZES = {512: (512, 2048), 640: (640, 2560)}
 
 @dataclass(frozen=True)
 class Counts:
-    """What one image costs: learnable numbers, and multiply-accumulates of one forward.
+    """What a forward of one image costs.
 
     Attributes:
         params: learnable numbers.
@@ -53,9 +61,19 @@ class Counts:
     macs_of: dict[str, int] = field(repr=False)
     outside_layers_of: dict[str, int] = field(repr=False)
 
+    @property
+    def params_m(self) -> float:
+        """Millions of parameters."""
+        return self.params / 1e6
+
+    @property
+    def flops_g(self) -> float:
+        """Billions of multiply-accumulates."""
+        return self.macs / 1e9
+
     def report(self, depth: int = 2) -> str:
         """Lines of ``module, M parameters, G multiply-accumulates``, for modules to this depth."""
-        lines = [f"total {self.params / 1e6:.2f} M {self.macs / 1e9:.1f} G at {self.image_size}"]
+        lines = [f"total {self.params_m:.2f} M {self.flops_g:.1f} G at {self.image_size}"]
         for name, params in self.params_of.items():
             if name.count(".") < depth and (params or self.macs_of[name]):
                 macs = self.macs_of[name] / 1e9
@@ -132,36 +150,29 @@ def count_model(model: nn.Module, forward: Forward, image_size: tuple[int, int])
         call(image)
     macs = {name: sum(ops.values()) // 2 for name, ops in counter.get_flop_counts().items()}
     root = f"{type(call).__name__}.model"
-    found: dict[str, tuple[int, int]] = {}
-    _collect(model, root, macs, found)
+    macs_of: dict[str, int] = {}
+    outside_layers_of: dict[str, int] = {}
+    modules = list(model.named_modules(prefix=root, remove_duplicate=False))
+    for name, part in reversed(modules):  # children first
+        children = [f"{name}.{child}" for child, _ in part.named_children()]
+        # A container that is never called has its children's.
+        macs_of[name] = macs.get(name, sum(macs_of[child] for child in children))
+        in_layers = sum(macs_of[child] - outside_layers_of[child] for child in children)
+        is_layer = not children and _params(part) > 0
+        outside_layers_of[name] = 0 if is_layer else macs_of[name] - in_layers
     parts = {name: part for name, part in model.named_modules() if name}
-    macs_of = {name: found[f"{root}.{name}"] for name in parts}
     return Counts(
         params=_params(model),
         macs=macs.get("Global", 0),
         image_size=image_size,
         params_of={name: _params(part) for name, part in parts.items()},
-        macs_of={name: total for name, (total, _) in macs_of.items()},
-        outside_layers_of={name: total - inside for name, (total, inside) in macs_of.items()},
+        macs_of={name: macs_of[f"{root}.{name}"] for name in parts},
+        outside_layers_of={name: outside_layers_of[f"{root}.{name}"] for name in parts},
     )
 
 
 def _params(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
-
-
-def _collect(
-    module: nn.Module, name: str, macs: dict[str, int], found: dict[str, tuple[int, int]]
-) -> tuple[int, int]:
-    """All multiply-accumulates of a module, and those in layers: parts without children that have
-    weights. A container that is never called has its children's."""
-    children = [_collect(c, f"{name}.{key}", macs, found) for key, c in module.named_children()]
-    total = macs.get(name, sum(of_child for of_child, _ in children))
-    inside = sum(in_child for _, in_child in children)
-    if not children and _params(module):
-        inside = total
-    found[name] = (total, inside)
-    return found[name]
 
 
 class _Call(nn.Module):
@@ -193,3 +204,83 @@ _MORE_OPERATORS = {torch.ops.torchvision.deform_conv2d: _deform_conv_flops} | {
     getattr(torch.ops.aten, f"_scaled_dot_product_{kind}"): _attention_flops
     for kind in ("flash_attention_for_cpu", "fused_attention_overrideable")
 }
+
+
+class PooledShapes(nn.Module):
+    """Stands in for an RoI extractor: an empty tensor of the result's shape.
+
+    Pooling is interpolation, which does not count, and mmdet's reads the boxes to find the feature
+    map that each is pooled from, which tensors on the meta device do not have.
+    """
+
+    def __init__(self, extractor: SingleRoIExtractor) -> None:
+        super().__init__()
+        self.num_inputs = extractor.num_inputs
+        self.shape = (extractor.out_channels, *extractor.roi_layers[0].output_size)
+
+    def forward(self, maps: FeatureMaps, rois: Tensor, roi_scale_factor: Any = None) -> Tensor:
+        """``(N, 5)`` regions to ``(N, C, H, W)``."""
+        return maps[0].new_empty(len(rois), *self.shape)
+
+
+def pool_shapes(model: nn.Module) -> None:
+    """Replace every RoI extractor of a model by :class:`PooledShapes`."""
+    # An extractor that two heads share has two names.
+    for name, module in list(model.named_modules(remove_duplicate=False)):
+        if isinstance(module, SingleRoIExtractor):
+            model.set_submodule(name, PooledShapes(module))
+
+
+def forward_segmentor(model: Any, images: Tensor) -> Tensor:
+    """Scores of an mmseg segmentor for ``(1, 3, H, W)``: ``(1, classes, H, W)``.
+
+    Auxiliary heads serve training only and do not run.
+    """
+    return model.encode_decode(images, [{"img_shape": tuple(images.shape[2:])}])
+
+
+def forward_detector(model: Any, images: Tensor) -> None:
+    """Backbone, neck and heads of an mmdet detector on ``(1, 3, H, W)``, on the meta device.
+
+    The model's regions are pooled by :class:`PooledShapes`.
+    """
+    maps = model.extract_feat(images)
+    if getattr(model, "roi_head", None) is None:
+        model.bbox_head(maps)
+    elif isinstance(model.roi_head, SparseRoIHead):
+        _sparse_rcnn(model, maps)
+    else:
+        model.rpn_head(maps)
+        _regions(model.roi_head, maps)
+
+
+def _regions(head: Any, maps: FeatureMaps) -> None:
+    """Box heads, then mask heads, as mmdet predicts with them."""
+    rois = maps[0].new_zeros(BOX_REGIONS, 5)
+    is_htc = isinstance(head, HybridTaskCascadeRoIHead)
+    is_cascade = isinstance(head, CascadeRoIHead)
+    stages = [(stage,) for stage in range(head.num_stages)] if is_cascade else [()]
+    more = {}
+    if is_htc and head.with_semantic:
+        more["semantic_feat"] = head.semantic_head(maps)[1]
+    for stage in stages:
+        head._bbox_forward(*stage, maps, rois, **more)
+    if not head.with_mask:
+        return
+    rois = rois[:MASK_REGIONS]
+    if is_htc:
+        head._mask_forward(-1, maps, rois, training=False, **more)  # all stages, interleaved
+        return
+    for stage in stages:
+        head._mask_forward(*stage, maps, rois)
+
+
+def _sparse_rcnn(model: Any, maps: FeatureMaps) -> None:
+    """As many regions as there are learned proposals, in every stage."""
+    head, proposals = model.roi_head, model.rpn_head
+    features = proposals.init_proposal_features.weight[None]
+    rois = maps[0].new_zeros(proposals.num_proposals, 5)
+    for stage in range(head.num_stages):
+        extractor = head.bbox_roi_extractor[stage]
+        pooled = extractor(maps[: extractor.num_inputs], rois)
+        _, _, features, _ = head.bbox_head[stage](pooled, features)

@@ -18,6 +18,7 @@ from swin_dense.checkpoints import cached_path, load_checkpoint, local_file
 from swin_dense.config_tree import is_segmentation
 from swin_dense.datasets.check import check_data
 from swin_dense.engine.config.prepare import load_config
+from swin_dense.engine.terminal.tables import terminal_table
 from swin_dense.engine.test import evaluate
 from swin_dense.engine.weights import load_weights
 from swin_dense.errors import UserError
@@ -49,10 +50,8 @@ def missing_for_evaluation(
             f"configs/{row.config}.py and give --checkpoint FILE"
         )
     elif not checkpoint:
-        missing.append(
-            f"the weights are missing: download {url} to {cached_path(str(url))}, "
-            "or give --checkpoint FILE"
-        )
+        where = f"download {url} to {cached_path(str(url))}"
+        missing.append(f"the weights are missing: {where}, or give --checkpoint FILE")
     try:
         cfg = load_config(configs / f"{row.config}.py", data_root=data_root)
         check_data(cfg, splits=("test",))
@@ -62,10 +61,7 @@ def missing_for_evaluation(
 
 
 def evaluate_row(row: Row, configs: Path, checkpoint: str | Path, **how: Any) -> dict[str, float]:
-    """Test a row's model as ``tools/test.py`` does.
-
-    Args:
-        how: further arguments of :func:`swin_dense.engine.test.evaluate`.
+    """Test a row's model; ``how`` is passed on to :func:`swin_dense.engine.test.evaluate`.
 
     Returns:
         'box AP', 'mask AP' and 'mIoU' in percent, those that the row's task has.
@@ -91,14 +87,13 @@ def published_scores(row: Row, tta: bool) -> dict[str, float]:
 
 def scores_table(rows: Sequence[Row], measured: Mapping[str, float], tta: bool) -> Table:
     """Measured scores, and those of each of the rows, which share a config."""
-    table = Table(title="percent", title_justify="left", header_style="bold")
-    table.add_column("score")
-    for heading in ("measured", *(row.table for row in rows)):
-        table.add_column(heading, justify="right")
     published = [published_scores(row, tta) for row in rows]
-    for name, score in measured.items():
-        table.add_row(name, f"{score:.2f}", *(str(scores.get(name, "-")) for scores in published))
-    return table
+    lines = [
+        [name, f"{score:.2f}", *(str(scores.get(name, "-")) for scores in published)]
+        for name, score in measured.items()
+    ]
+    headings = ["score", "measured:", *(f"{row.table}:" for row in rows)]
+    return terminal_table(headings, lines, "percent")
 
 
 def frames_per_second(
@@ -115,7 +110,7 @@ def frames_per_second(
 
     Args:
         image_size: height and width in pixels.
-        checkpoint: weights; without them they are random.
+        checkpoint: weights; random ones without it.
         seconds: how long to measure at least, after a warm-up.
 
     Raises:
@@ -129,10 +124,8 @@ def frames_per_second(
         if checkpoint is not None:
             load_weights(model, load_checkpoint(local_file(str(checkpoint))), str(checkpoint))
         model.to(device).eval()
-        step = Timer(
-            "model.test_step(batch())",
-            globals={"model": model, "batch": lambda: _batch(cfg, image_size)},
-        )
+        names = {"model": model, "batch": lambda: _batch(cfg, image_size)}
+        step = Timer("model.test_step(batch())", globals=names)
         with torch.inference_mode():
             return 1 / step.blocked_autorange(min_run_time=seconds).median
 

@@ -52,10 +52,10 @@ class Row:
         miou_single: the same of one scale, without flips.
         schedule: of the official results: '1x' or '3x'.
         multi_scale_test: whether the box and mask AP are those of several scales merged.
-        note: why counting gives something else, where it does.
-        unseen: modules in which the published count saw layers only, and not the products of
-            two activations (attention, dynamic convolution), which are no layers.
-        variants: config options, by name, of other readings of the row that are counted as well.
+        note: why counting gives another number, if it does.
+        unseen: modules of which the published count includes only layers, and not the products of
+            two activations (attention, dynamic convolution).
+        variants: config options, by name, of other interpretations of the row, also counted.
     """
 
     table: str

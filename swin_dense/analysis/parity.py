@@ -36,7 +36,7 @@ _IMAGE_SIZE = (51, 70)
 class Comparison:
     """What our backbone changes: nothing, if the names are empty and the errors are rounding.
 
-    Args:
+    Attributes:
         names: parameters and buffers that only one of the two has, or with another shape.
         groups: parameters whose optimizer settings differ.
         evaluating, training: largest relative error of a feature map; training has stochastic
@@ -86,19 +86,18 @@ def with_our_backbone(cfg: Config) -> Config:
     return cfg
 
 
-def backbone_key(cfg: Config) -> str:
-    """A text that is the same for configs whose backbones have the same arguments."""
-    arguments = {k: v for k, v in cfg.model.backbone.to_dict().items() if k != "init_cfg"}
-    return json.dumps(arguments, sort_keys=True, default=str)
-
-
-def optimizer_key(cfg: Config) -> str:
-    """A text that is the same for configs that set up their optimizer in the same way."""
-    return json.dumps(cfg.get("optim_wrapper", {}), sort_keys=True, default=str)
+def comparison_key(cfg: Config) -> tuple[str, str]:
+    """Texts that are the same for configs with the same backbone, and with the same optimizer."""
+    backbone = {k: v for k, v in cfg.model.backbone.to_dict().items() if k != "init_cfg"}
+    backbone_key, optimizer_key = (
+        json.dumps(part, sort_keys=True, default=str)
+        for part in (backbone, cfg.get("optim_wrapper", {}))
+    )
+    return backbone_key, optimizer_key
 
 
 def build_backbone(cfg: Config) -> nn.Module:
-    """The config's backbone, with parameters that nobody has initialised."""
+    """The config's backbone, with uninitialised parameters."""
     scope = cfg.get("default_scope", "mmdet")
     import_module(f"{scope}.models")
     arguments = {k: v for k, v in cfg.model.backbone.items() if k != "init_cfg"}
@@ -118,7 +117,7 @@ def build_optimizer(model: nn.Module, cfg: Config, amp_dtype: str | None = None)
 
 
 def parameter_settings(cfg: Config) -> dict[str, dict[str, Any]]:
-    """Learning rate, weight decay and what else the optimizer holds, per backbone parameter.
+    """Learning rate, weight decay and other optimizer settings of each backbone parameter.
 
     The backbone is a child named ``backbone``, as in every detector and segmentor, so that the
     patterns of ``paramwise_cfg`` apply.
@@ -134,7 +133,7 @@ def parameter_settings(cfg: Config) -> dict[str, dict[str, Any]]:
 
 
 def compare(cfg: Config) -> Comparison:
-    """Compares the stock backbone of a config with ours, as large as the config says.
+    """Compares the stock backbone of a config with ours, at the config's full size.
 
     Raises:
         UserError: the config's backbone is not a stock Swin Transformer.
@@ -166,8 +165,10 @@ def feature_map_errors(cfg: Config) -> tuple[float, float]:
     ours.load_state_dict(theirs.state_dict())
     channels = cfg.model.backbone.get("in_channels", 3)
     image = torch.randn(1, channels, *_IMAGE_SIZE, generator=torch.Generator().manual_seed(0))
-    evaluating = largest_error(*(feature_maps(model, image, False) for model in (theirs, ours)))
-    training = largest_error(*(feature_maps(model, image, True) for model in (theirs, ours)))
+    evaluating, training = (
+        largest_error(feature_maps(theirs, image, mode), feature_maps(ours, image, mode))
+        for mode in (False, True)
+    )
     return evaluating, training
 
 

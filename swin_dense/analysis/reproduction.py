@@ -1,19 +1,67 @@
-"""Every published row beside the counts of its config."""
+"""Published and counted numbers side by side: on the terminal, as JSON, as a document."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from rich.table import Table
+
+from swin_dense.analysis.ablation import METHODS, StageTimes, Variant
 from swin_dense.analysis.counting import Counts, count_config
+from swin_dense.analysis.machine import describe_versions
 from swin_dense.analysis.paper import Row
 from swin_dense.engine.config.prepare import load_config
+from swin_dense.engine.terminal.tables import markdown_table, terminal_table
 
 # The tables round, and some of their models were counted by other tools.
 TOLERANCE = 0.01
+TITLES = {
+    "table_2a": "Table 2a: frameworks, COCO",
+    "table_2b": "Table 2b: backbones, COCO",
+    "table_2c": "Table 2c: systems, COCO",
+    "table_3": "Table 3: ADE20K",
+    "official_results_not_in_tables": "Official results that are in no table",
+    "not_published": "Not published",
+}
+_HEADER = """# Reproduction: published and counted
+
+Generated, not edited: `{command}`
+({versions}).
+
+M is millions of parameters, G billions of multiply-accumulates, "paper" what is published (tables
+2 and 3 of the paper, and the result tables of the official code). Counted are the convolutions,
+the linear layers and the matrix products of attention that one forward runs, from the config,
+without running the arithmetic: of detectors on 1280 x 800 pixels, with 1000 regions for every box
+head and 100 for every mask head (Sparse R-CNN: its own proposals); of segmentors on 2048 x 512
+pixels, or 2560 x 640 where the crops are 640. Norms, activations, interpolation and auxiliary
+heads do not count; the parameters of auxiliary heads do. Feature maps that windows do not divide
+are padded before the attention's linear layers, as in the paper's code; the backbone here keeps
+the padding out of them and does up to 2 % less.
+"""
+_SCORES = """Scores are the paper's: box and mask AP on COCO minival and mIoU on ADE20K validation
+(several scales and flips), in percent. Rows are tested with
+`tools/reproduce.py --row ROW --data-root DIR --checkpoint FILE`.
+"""
+_VARIANTS = """## Table 4: what shifting and position terms contribute
+
+Each variant is a config with the options beside it, for example
+`tools/train.py configs/cascade_swin_t_coco.py --cfg-options model.backbone.use_shift=False`. Only
+the options of the full model fit its pretrained weights: the others need a pretraining of their
+own. "w/o app." multiplies its queries and keys like the others, with a factor of 0.
+"""
+_STAGES = """## Table 5: window, shifted by padding, shifted cyclically
+
+Milliseconds of one attention layer (its linear layers included) of each stage of Swin-T on
+224 x 224 pixels, forward, float32, plain PyTorch, the fastest of several rounds. The published
+milliseconds are a V100's; their batch size is not published, so only their proportions compare.
+On a CPU the shifted kinds lose more than there: the weights that their masks leave, exp(-100), are
+denormal numbers, with which CPUs are slow. Measured on: {measured_on}.
+"""
 
 
 @dataclass(frozen=True)
@@ -23,7 +71,7 @@ class Reproduced:
     Attributes:
         row: what is published.
         counts: of the row's config.
-        variants: of the row's other readings, by name.
+        variants: of the row's :attr:`~swin_dense.analysis.paper.Row.variants`, by name.
     """
 
     row: Row
@@ -31,57 +79,44 @@ class Reproduced:
     variants: Mapping[str, Counts] = field(default_factory=dict)
 
     @property
-    def params_m(self) -> float:
-        """Millions of parameters, counted."""
-        return self.counts.params / 1e6
-
-    @property
-    def flops_g(self) -> float:
-        """Billions of multiply-accumulates, counted."""
-        return self.counts.macs / 1e9
-
-    @property
     def agrees(self) -> bool:
         """Whether both counts are within 1 % of the published ones."""
-        return _close(self.params_m, self.row.params_m) and _close(self.flops_g, self.row.flops_g)
+        return not self._offsets()
 
     def remarks(self) -> str:
-        """Why the counts are not the published ones; how far off, where that is not known."""
+        """Why the counts differ from the published ones, or by how much if that is not known."""
         parts = []
-        if not self.agrees:
-            unknown = f"off by {self._offset()}, for a reason that is not known"
+        if offsets := self._offsets():
+            unknown = f"off by {', '.join(offsets)}, for a reason that is not known"
             parts.append(self.row.note or unknown)
             if self.row.unseen:
                 unseen = sum(self.counts.outside_layers_of[name] for name in self.row.unseen)
-                seen = self.flops_g - unseen / 1e9
+                seen = self.counts.flops_g - unseen / 1e9
                 parts.append(f"without those of {', '.join(self.row.unseen)}: {seen:.0f} G")
         parts += [
-            f"{name}: {counts.params / 1e6:.1f} M, {counts.macs / 1e9:.0f} G"
+            f"{name}: {counts.params_m:.1f} M, {counts.flops_g:.0f} G"
             for name, counts in self.variants.items()
         ]
         return "; ".join(parts)
 
-    def _offset(self) -> str:
+    def _offsets(self) -> list[str]:
+        """Relative errors of the counts that do not agree, such as '+1.5% in FLOPs'."""
         pairs = (
-            (self.params_m, self.row.params_m, "parameters"),
-            (self.flops_g, self.row.flops_g, "FLOPs"),
+            (self.counts.params_m, self.row.params_m, "parameters"),
+            (self.counts.flops_g, self.row.flops_g, "FLOPs"),
         )
-        return ", ".join(
+        return [
             f"{counted / published - 1:+.1%} in {name}"
             for counted, published, name in pairs
-            if published is not None and not _close(counted, published)
-        )
-
-
-def _close(counted: float, published: float | None) -> bool:
-    return published is None or abs(counted - published) <= TOLERANCE * published
+            if published is not None and abs(counted - published) > TOLERANCE * published
+        ]
 
 
 def reproduce(rows: Iterable[Row], configs: Path) -> Iterator[Reproduced]:
     """Count the config of each row, one after the other; rows that share a config count once.
 
     Raises:
-        UserError: a row's config is not there.
+        UserError: a row's config is missing.
     """
 
     @functools.cache
@@ -91,3 +126,154 @@ def reproduce(rows: Iterable[Row], configs: Path) -> Iterator[Reproduced]:
     for row in rows:
         variants = {name: count(row.config, *new.items()) for name, new in row.variants.items()}
         yield Reproduced(row, count(row.config), variants)
+
+
+def as_json(result: Reproduced) -> dict[str, Any]:
+    """A row as ``--json`` writes it; keys that begin with ``paper_`` hold published numbers."""
+    row, counts = result.row, result.counts
+    return {
+        "row": row.name,
+        "table": row.table,
+        "method": row.method,
+        "backbone": row.backbone,
+        "config": f"configs/{row.config}.py",
+        "crop": row.crop,
+        "schedule": row.schedule,
+        "multi_scale_test": row.multi_scale_test,
+        "image_size": list(counts.image_size),
+        "params_m": round(counts.params_m, 2),
+        "paper_params_m": row.params_m,
+        "flops_g": round(counts.flops_g, 1),
+        "paper_flops_g": row.flops_g,
+        "paper_fps_v100": row.fps,
+        "paper_box_ap": row.box,
+        "paper_mask_ap": row.mask,
+        "paper_miou": row.miou,
+        "paper_miou_single": row.miou_single,
+        "remarks": result.remarks(),
+    }
+
+
+def terminal_tables(results: Sequence[Reproduced]) -> list[Table]:
+    """A table for each table of the paper, remarks below the row that they are about."""
+    headings = ["row", "M:", "paper:", "G:", "paper:"]
+    return [
+        terminal_table(headings, map(_terminal_row, group), TITLES[name])
+        for name, group in groupby(results, lambda result: result.row.table)
+    ]
+
+
+def variants_table(variants: Sequence[Variant]) -> Table:
+    """Table 4's variants for the terminal, the options of each below its name."""
+    rows = []
+    for config in METHODS:
+        rows.append([f"[bold]configs/{config}.py[/bold]"])
+        for variant in (v for v in variants if v.config == config):
+            name = _with_remarks(variant.name, _options(variant))
+            rows.append([name, *_counted(variant), _scores(variant)])
+    headings = ["config, variant", "M:", "G:", "paper"]
+    return terminal_table(headings, rows, "Table 4: ablations on Swin-T")
+
+
+def stages_table(times: Sequence[StageTimes], measured_on: str) -> Table:
+    """Table 5's milliseconds for the terminal."""
+    headings = ["attention", "1:", "2:", "3:", "4:", "paper:"]
+    rows = ([*_milliseconds(row), " ".join(map(str, row.paper))] for row in times)
+    title = "Table 5: ms of an attention layer, by stage"
+    return terminal_table(headings, rows, title, f"{measured_on}; paper: V100")
+
+
+def reproduction_document(
+    results: Sequence[Reproduced],
+    variants: Sequence[Variant],
+    times: Sequence[StageTimes],
+    *,
+    command: str,
+    configs: str,
+    measured_on: str,
+) -> str:
+    """The Markdown document, without the sections of tables 4 and 5 if these are empty.
+
+    Args:
+        results: rows of tables 2 and 3.
+        variants: of table 4.
+        times: of table 5.
+        command: what generates the document.
+        configs: the folder of the configs, seen from the document.
+        measured_on: machine, date and batch of ``times``.
+    """
+    parts = [_HEADER.format(command=command, versions=describe_versions()), _SCORES]
+    headings = ["method", "backbone", "row", "M:", "M paper:", "G:", "G paper:"]
+    headings += ["FPS, V100, paper:", "score, paper", "remarks"]
+    for name, group in groupby(results, lambda result: result.row.table):
+        table = markdown_table(headings, (_row(result, configs) for result in group))
+        parts.append(f"## {TITLES[name]}\n\n{table}")
+    if variants:
+        headings = ["config", "variant", "options", "M:", "G:", "scores, paper"]
+        table = markdown_table(headings, (_variant_row(one, configs) for one in variants))
+        parts.append(f"{_VARIANTS}\n{table}")
+    if times:
+        stages = [f"stage {stage}" for stage in range(1, 5)]
+        headings = ["attention", *(f"{stage}:" for stage in stages)]
+        headings += [f"{stage}, V100, paper:" for stage in stages]
+        table = markdown_table(headings, ([*_milliseconds(one), *one.paper] for one in times))
+        parts.append(f"{_STAGES.format(measured_on=measured_on)}\n{table}")
+    return "\n".join(parts)
+
+
+def _terminal_row(result: Reproduced) -> list[str]:
+    row, counts = result.row, result.counts
+    label = row.name + (" *" if row.multi_scale_test else "")
+    counted = f"{counts.params_m:.1f}", f"{counts.flops_g:.0f}"
+    paper = _published(row.params_m), _published(row.flops_g)
+    return [_with_remarks(label, result.remarks()), counted[0], paper[0], counted[1], paper[1]]
+
+
+def _with_remarks(label: str, remarks: str) -> str:
+    return f"{label}\n[dim]{remarks}[/dim]" if remarks else label
+
+
+def _row(result: Reproduced, configs: str) -> list[str]:
+    row, counts = result.row, result.counts
+    scores = ((row.box, "box"), (row.mask, "mask"), (row.miou, "mIoU"))
+    text = ", ".join(f"{score} {name}" for score, name in scores if score is not None)
+    return [
+        row.method,
+        row.backbone,
+        f"[{row.name}]({configs}/{row.config}.py)" + (f", {row.schedule}" if row.schedule else ""),
+        f"{counts.params_m:.2f}",
+        _published(row.params_m),
+        f"{counts.flops_g:.1f}",
+        _published(row.flops_g),
+        _published(row.fps),
+        text + (", several scales" if row.multi_scale_test else ""),
+        result.remarks(),
+    ]
+
+
+def _variant_row(variant: Variant, configs: str) -> list[str]:
+    link = f"[{variant.config}]({configs}/{variant.config}.py)"
+    options = f"`{_options(variant)}`" if variant.options else ""
+    return [link, variant.name, options, *_counted(variant), _scores(variant)]
+
+
+def _options(variant: Variant) -> str:
+    """The variant's ``--cfg-options``, as they are typed."""
+    return " ".join(f"{key}={value}" for key, value in variant.options.items())
+
+
+def _counted(variant: Variant) -> tuple[str, str]:
+    return f"{variant.counts.params_m:.2f}", f"{variant.counts.flops_g:.1f}"
+
+
+def _milliseconds(times: StageTimes) -> list[str]:
+    return [times.kind, *(f"{ms:.2f}" for ms in times.milliseconds)]
+
+
+def _scores(variant: Variant) -> str:
+    return ", ".join(f"{name} {score}" for name, score in variant.paper.items())
+
+
+def _published(value: float | None) -> str:
+    """A published number; '-' for none."""
+    return "-" if value is None else str(value)

@@ -32,10 +32,7 @@ _SMALL = (64, 96)
 
 
 def measure_backbone(spec: Spec, versions: Mapping[str, str], run: Run) -> dict[str, Any]:
-    """Check that all models agree, then time them in turns.
-
-    Args:
-        versions: of the baselines, by name.
+    """Check that ours and the baselines of ``versions`` agree, then time them alternately.
 
     Returns:
         ``settings``, ``rates``, and ``contestants`` (the records' key for ours and the baselines):
@@ -45,8 +42,8 @@ def measure_backbone(spec: Spec, versions: Mapping[str, str], run: Run) -> dict[
     Raises:
         UserError: outputs disagree; nothing is timed then.
     """
-    found = check_agreement(spec, list(versions), run)
-    models = build_models(spec, list(versions), run.device)
+    found = check_agreement(spec, versions, run)
+    models = build_models(spec, versions, run.device)
     image, dtype = run.image(spec.size), DTYPES[run.dtype]
     rates = measure_rates(run.device, dtype)
     records = {name: _record(name, versions, found) for name in models}
@@ -83,23 +80,22 @@ def measure_scaling(
 ) -> dict[str, Any]:
     """Time square images of each side, and fit ``time = c * pixels ** exponent``.
 
-    Sizes and models take turns, so that a slow minute of the machine disturbs all of them.
+    Sizes and models alternate, so that a slow minute of the machine affects all of them.
 
     Args:
         spec: the model; its size is replaced.
         versions: of the baselines, by name.
         sides: in pixels.
-        phases: of 'forward' and 'training'.
+        phases: those of :data:`PHASES` to time.
 
     Raises:
         UserError: outputs disagree; nothing is timed then.
         ValueError: fewer than two different sides.
     """
-    names = list(versions)
     specs = {side: replace(spec, size=(side, side)) for side in sides}
-    found = check_agreement(specs[min(sides)], names, run)
-    models = {side: build_models(one, names, run.device) for side, one in specs.items()}
-    records = {name: _record(name, versions, found) for name in (OURS, *names)}
+    found = check_agreement(specs[min(sides)], versions, run)
+    models = {side: build_models(one, versions, run.device) for side, one in specs.items()}
+    records = {name: _record(name, versions, found) for name in (OURS, *versions)}
     pixels = [side * side for side in sides]
     for phase in phases:
         steps = {

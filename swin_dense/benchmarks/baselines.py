@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
@@ -117,8 +117,7 @@ class Baseline(nn.Module):
 
 def build_ours(spec: Spec) -> SwinTransformer:
     """Our backbone with random weights, the same on every call."""
-    ours: dict[str, Any] = {"cuda_graphs": spec.cuda_graphs} if spec.cuda_graphs else {}
-    model = SwinTransformer(**_sizes(spec), attn_impl=spec.attn_impl, **ours)
+    model = SwinTransformer(**_sizes(spec), attn_impl=spec.attn_impl, cuda_graphs=spec.cuda_graphs)
     randomize_parameters(model)
     return model
 
@@ -198,13 +197,10 @@ def _hugging_face(spec: Spec, state: dict[str, Tensor]) -> nn.Module:
 
 def _loaded(model: nn.Module, state: dict[str, Tensor]) -> nn.Module:
     """The model with weights that are named as its body names them; none may be missing."""
-    own = model.state_dict()
-    norms = {k: v for k, v in state.items() if k in own}
-    found = norms | {f"body.{k}": v for k, v in state.items() if f"body.{k}" in own}
-    missing = {name for name, _ in model.named_parameters()} - set(found)
-    if missing:
+    own = dict(model.named_parameters())
+    found = {name if name in own else f"body.{name}": value for name, value in state.items()}
+    if missing := own.keys() & set(model.load_state_dict(found, strict=False).missing_keys):
         raise RuntimeError(f"no weights for {', '.join(sorted(missing)[:3])}")
-    model.load_state_dict(found, strict=False)
     return model
 
 
@@ -241,7 +237,7 @@ def installed(names: list[str]) -> tuple[dict[str, str], list[str]]:
     return versions, missing
 
 
-def build_models(spec: Spec, names: list[str], device: torch.device) -> dict[str, nn.Module]:
+def build_models(spec: Spec, names: Collection[str], device: torch.device) -> dict[str, nn.Module]:
     """Ours and the named baselines with the same weights, in evaluation mode on ``device``."""
     ours = build_ours(spec)
     state = ours.state_dict()
@@ -254,14 +250,14 @@ def build_models(spec: Spec, names: list[str], device: torch.device) -> dict[str
     return models
 
 
-def check_agreement(spec: Spec, names: list[str], run: Run) -> dict[str, dict[str, Any]]:
+def check_agreement(spec: Spec, names: Collection[str], run: Run) -> dict[str, dict[str, Any]]:
     """Compare outputs and the gradient of the image, of one image, with ours.
 
     At sizes that are not whole windows, libraries for classification are other functions than
     dense prediction code. Their weights and blocks are then checked at a size where all agree.
 
     Returns:
-        Of each baseline: ``difference``, ``checked_at`` (height, width), and perhaps a ``note``.
+        Of each baseline: ``difference``, ``checked_at`` (height, width), optionally a ``note``.
 
     Raises:
         UserError: a baseline does not agree where it should.
@@ -289,28 +285,25 @@ def check_agreement(spec: Spec, names: list[str], run: Run) -> dict[str, dict[st
     return records
 
 
-def _differences_of(spec: Spec, names: list[str], run: Run) -> dict[str, float]:
+def _differences_of(spec: Spec, names: Collection[str], run: Run) -> dict[str, float]:
     if not names:
         return {}
     return differences(build_models(spec, names, run.device), run.image(spec.size, batch=1), run)
 
 
 def differences(models: Mapping[str, nn.Module], image: Tensor, run: Run) -> dict[str, float]:
-    """How far each model is from ours: the worst of its feature maps, with and without gradients,
-    and of the gradient of the image.
-
-    The models should be in evaluation mode, where nothing is random.
+    """Largest error of each model's feature maps, with and without gradients, and image gradient.
 
     Args:
-        models: by name, :data:`OURS` among them; each turns an image into feature maps.
+        models: by name, :data:`OURS` among them, in evaluation mode.
         image: ``(B, 3, H, W)``.
 
     Returns:
-        Of each other model, the largest difference over ours' largest value; infinite if shapes
+        For each other model, the largest difference over ours' largest value; infinite if shapes
         differ.
 
     Raises:
-        UserError: torch.compile fails on a model that is to be compiled.
+        UserError: torch.compile fails on a model.
     """
     outputs = {}
     for name, model in models.items():
@@ -330,14 +323,14 @@ def differences(models: Mapping[str, nn.Module], image: Tensor, run: Run) -> dic
 
 def _outputs(model: nn.Module, image: Tensor, run: Run) -> list[Tensor]:
     with torch.no_grad(), run.precision():
-        # Without gradients a model may go another way. Another image comes first, so that a CUDA
-        # graph that kept its results would be found out.
+        # Without gradients a model may take another code path. Another image comes first, to detect
+        # a CUDA graph that returns its earlier results.
         model(torch.zeros_like(image))
         inferred = [x.float().clone() for x in model(image)]
     image = image.detach().clone().requires_grad_()
     with run.precision():
         maps = [x.float() for x in model(image)]
-    # Unequal weights, so that an exchange of two places or channels would be seen.
+    # Unequal weights, to detect exchanged positions or channels.
     total = sum(
         (x * torch.linspace(-1, 1, x.numel(), device=x.device).view_as(x)).sum() for x in maps
     )

@@ -71,13 +71,13 @@ def box_samplers(cfg: Config) -> list[Any]:
 def measure_detector(
     cfg: Config, size: tuple[int, int], run: Run, boxes: int | None = None
 ) -> dict[str, Any]:
-    """Check that feature maps and losses agree, then time training steps in turns.
+    """Check that feature maps and losses agree, then time training steps alternately.
 
     A step is ``model.train_step`` on noise with a few objects: forward, losses, backward,
     clipping, optimizer.
 
     Args:
-        cfg: a detector or segmentor with Swin.
+        cfg: of a detector or segmentor.
         size: height and width of the images in pixels.
         boxes: of each image, on which the heads of later stages train; by default the config's.
 
@@ -155,7 +155,7 @@ def _preprocessed(model: Any, batch: dict[str, Any]) -> dict[str, Any]:
 def _loss_difference(ours: nn.Module, stock: nn.Module, batch: dict[str, Any]) -> float:
     """Largest difference of a loss over the largest loss.
 
-    Not over the loss itself: that of few boxes can be next to nothing, and mostly rounding.
+    Not over the loss itself: the loss of a few boxes can be tiny and consist mostly of rounding.
     """
     a, b = _losses(ours, batch), _losses(stock, batch)
     if a.keys() != b.keys():

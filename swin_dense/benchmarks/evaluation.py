@@ -22,6 +22,7 @@ from swin_dense.errors import UserError
 from swin_dense.evaluation import CocoMetric
 
 _METRICS = {OURS: CocoMetric, "mmdet": StockMetric}
+_CLASSES = CocoDataset.METAINFO["classes"]
 _HEIGHT, _WIDTH = 480, 640
 _OBJECTS = 7  # of an image; COCO's average
 _CHECKED = 50  # images
@@ -30,15 +31,11 @@ _CHECKED = 50  # images
 def measure_evaluation(
     images: int, detections: int, kinds: Sequence[str], rounds: int
 ) -> dict[str, Any]:
-    """Check that the metrics agree on a few images, then time both on all of them in turns.
+    """Check that both metrics agree on a few images, then time them alternately on all images.
 
-    The time is that of reading the ground truth, processing the detections (masks as run lengths),
-    formatting, and evaluation.
-
-    Args:
-        images: how many.
-        detections: of each image.
-        kinds: of 'bbox' and 'segm'.
+    Timed are reading the ground truth, processing the detections (masks as run lengths),
+    formatting, and evaluation. ``detections`` are those of each image, ``kinds`` of 'bbox' and
+    'segm'.
 
     Raises:
         UserError: the metrics differ; nothing is timed then.
@@ -53,10 +50,7 @@ def measure_evaluation(
                 raise UserError(f"{wrong[0]} of ours and mmdet differ: nothing was timed")
         records: list[dict[str, Any]] = [{"name": name} for name in _METRICS]
         for kind in kinds:
-            steps = {
-                name: partial(evaluate, metric, many, samples, kind)
-                for name, metric in _METRICS.items()
-            }
+            steps = {n: partial(evaluate, m, many, samples, kind) for n, m in _METRICS.items()}
             times = interleave(steps, rounds, torch.device("cpu"), warm_up=False)
             for record in records:
                 record[kind] = times[record["name"]].as_json(times[OURS])
@@ -75,49 +69,43 @@ def evaluate(metric: type, truth: Path, samples: list[dict], kind: str) -> dict[
 def make_scene(path: Path, images: int, detections: int) -> list[dict]:
     """Write ground truth to ``path``; return detections, one of four near an object."""
     rng = np.random.default_rng(0)
-    classes = CocoDataset.METAINFO["classes"]
     annotations: list[dict] = []
     samples: list[dict] = []
     for image in range(images):
-        boxes, labels = _boxes(rng, _OBJECTS), rng.integers(len(classes), size=_OBJECTS)
+        boxes, labels = _boxes(rng, _OBJECTS), rng.integers(len(_CLASSES), size=_OBJECTS)
         for (x, y, w, h), label in zip(boxes.tolist(), labels.tolist(), strict=True):
             polygon = [x, y, x + w, y, x + w, y + h, x, y + h]
             one = {"id": len(annotations) + 1, "image_id": image, "category_id": label}
             one |= {"bbox": [x, y, w, h], "segmentation": [polygon], "area": w * h, "iscrowd": 0}
             annotations.append(one)
-        samples.append(_detections(rng, image, boxes, labels, detections, len(classes)))
+        found = _detections(rng, boxes, labels, detections)
+        samples.append({"img_id": image, "ori_shape": (_HEIGHT, _WIDTH), "pred_instances": found})
     size = {"width": _WIDTH, "height": _HEIGHT, "file_name": ""}
     content = {
         "images": [{"id": i, **size} for i in range(images)],
         "annotations": annotations,
-        "categories": [{"id": i, "name": name} for i, name in enumerate(classes)],
+        "categories": [{"id": i, "name": name} for i, name in enumerate(_CLASSES)],
     }
     path.write_text(json.dumps(content))
     return samples
 
 
 def _detections(
-    rng: np.random.Generator,
-    image: int,
-    objects: np.ndarray,
-    labels: np.ndarray,
-    count: int,
-    classes: int,
-) -> dict[str, Any]:
+    rng: np.random.Generator, objects: np.ndarray, labels: np.ndarray, count: int
+) -> InstanceData:
     near = rng.integers(len(objects), size=count // 4)
     shaken = objects[near] * rng.normal(1, 0.05, (len(near), 4))
     boxes = np.vstack([shaken, _boxes(rng, count - len(near))])
-    found = np.concatenate([labels[near], rng.integers(classes, size=count - len(near))])
+    found = np.concatenate([labels[near], rng.integers(len(_CLASSES), size=count - len(near))])
     corners = np.hstack([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]])
     masks = rle.frPyObjects(boxes, _HEIGHT, _WIDTH)
-    predicted = InstanceData(
+    return InstanceData(
         bboxes=torch.from_numpy(corners).float(),
         scores=torch.from_numpy(rng.random(count)).float(),
         labels=torch.from_numpy(found),
         # as text: mmdet would replace bytes, so that its first turn alone would do so
         masks=[{"size": m["size"], "counts": m["counts"].decode()} for m in masks],
     )
-    return {"img_id": image, "ori_shape": (_HEIGHT, _WIDTH), "pred_instances": predicted}
 
 
 def _boxes(rng: np.random.Generator, count: int) -> np.ndarray:

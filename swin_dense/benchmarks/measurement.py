@@ -29,17 +29,10 @@ _FORWARD_MAPS, _TRAINING_MAPS = 2, 5
 
 @dataclass(frozen=True)
 class Run:
-    """How to measure.
-
-    Attributes:
-        batch: images at a time.
-        dtype: 'fp32', or 'fp16' or 'bf16' by autocast.
-        rounds: how often each model is timed.
-        device: where.
-    """
+    """How to measure: images at a time, autocast's dtype, times that each model is timed, where."""
 
     batch: int
-    dtype: str
+    dtype: str  # 'fp32', or 'fp16' or 'bf16' by autocast
     rounds: int
     device: torch.device
 
@@ -92,7 +85,7 @@ def interleave(
 ) -> dict[str, Timing]:
     """Time steps one after the other, round by round: A B C A B C ...
 
-    Whatever else the machine does disturbs all of them.
+    Other work on the machine then affects all of them.
 
     Args:
         steps: by name.
@@ -140,25 +133,21 @@ def training_costs(model: nn.Module, step: Step, device: torch.device) -> dict[s
     On a GPU memory is the most that is allocated at a time during the step, plus the model's own
     parameters; what was allocated before is subtracted. On a CPU it is the tensors that forward
     keeps for backward, each storage once, without the parameters.
-
     """
     if device.type == "cuda":
-        memory, count = _peak(model, step, device), launches(step, device)
+        own = sum(p.numel() * p.element_size() for p in model.parameters())
+        torch.cuda.synchronize(device)
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        step()
+        torch.cuda.synchronize(device)
+        memory = torch.cuda.max_memory_allocated(device) - before + own
+        count = launches(step, device)
     else:  # both of one step: on a CPU that of a detector takes long
         with OperatorCounter() as operators:
             memory = kept_for_backward(model, step)
         count = operators.count
     return {"launches": count, "memory_mb": round(memory / 1e6, 1)}
-
-
-def _peak(model: nn.Module, step: Step, device: torch.device) -> int:
-    own = sum(p.numel() * p.element_size() for p in model.parameters())
-    torch.cuda.synchronize(device)
-    before = torch.cuda.memory_allocated(device)
-    torch.cuda.reset_peak_memory_stats(device)
-    step()
-    torch.cuda.synchronize(device)
-    return torch.cuda.max_memory_allocated(device) - before + own
 
 
 def kept_for_backward(model: nn.Module, step: Step) -> int:
@@ -169,7 +158,7 @@ def kept_for_backward(model: nn.Module, step: Step) -> int:
     """
     known = {p.untyped_storage().data_ptr() for p in model.parameters()}
     kept: dict[int, int] = {}
-    # Held until the end: memory that is freed may be given out again, and would count once.
+    # Keeps the storages alive: freed memory may be allocated again, and would be counted once.
     alive: list[Tensor] = []
 
     def keep(tensor: Tensor) -> Tensor:
@@ -202,13 +191,13 @@ def launches(step: Step, device: torch.device) -> int:
 
 
 class Rates(NamedTuple):
-    """What the machine does when it does nothing else: bytes and operations a second."""
+    """Peak rates of the machine: bytes copied and floating-point operations a second."""
 
     copy: float
     matmul: float
 
     def at_best(self, other: Rates) -> Rates:
-        """The faster of two measurements: the other one was disturbed."""
+        """The higher rates of two measurements, either of which may have been disturbed."""
         return Rates(max(self.copy, other.copy), max(self.matmul, other.matmul))
 
     def as_json(self) -> dict[str, float]:
@@ -217,7 +206,7 @@ class Rates(NamedTuple):
 
 
 class Work(NamedTuple):
-    """What a step cannot do without: multiply-accumulates, and bytes of feature maps to copy."""
+    """The least work of a step: multiply-accumulates, and bytes of feature maps to copy."""
 
     macs: float
     bytes: float
@@ -247,13 +236,9 @@ def measure_rates(device: torch.device, dtype: torch.dtype, rounds: int = 5) -> 
 def backbone_work(
     backbone: nn.Module, size: tuple[int, int], batch: int, dtype: torch.dtype
 ) -> dict[str, Work]:
-    """Work of 'forward' and 'training' (forward and backward).
+    """Work of 'forward' and 'training' (forward and backward) with feature maps of ``dtype``.
 
-    Args:
-        backbone: a :class:`swin_dense.SwinTransformer` on the meta device.
-        size: height and width in pixels.
-        batch: images at a time.
-        dtype: of the feature maps.
+    ``backbone`` is a :class:`swin_dense.SwinTransformer` on the meta device.
     """
     model: Any = backbone
     macs = batch * count_model(backbone, lambda model, image: model(image), size).macs

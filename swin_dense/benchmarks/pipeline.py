@@ -1,4 +1,4 @@
-"""Images a second of a config's training pipeline on one core, and where the time goes."""
+"""Images a second of a config's training pipeline on one core, and the time of each transform."""
 
 from __future__ import annotations
 
@@ -19,10 +19,7 @@ from swin_dense.benchmarks.measurement import interleave
 def measure_pipeline(cfg: Config, images: int, rounds: int) -> dict[str, Any]:
     """Load and transform images as a worker of the data loader does, one after the other.
 
-    Args:
-        cfg: a config with ``train_dataloader``, whose data exist.
-        images: how many, from the start of the data set, repeated if it is smaller.
-        rounds: how often.
+    They are the first ``images`` of the training data, repeated if it has fewer.
 
     Returns:
         ``settings``, ``images_per_second``, and ``steps``, milliseconds of an image by transform,

@@ -11,12 +11,12 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from swin_dense.analysis.report import markdown_table
 from swin_dense.benchmarks.backbone import PHASES
 from swin_dense.benchmarks.baselines import OURS
 from swin_dense.benchmarks.measurement import LAUNCHES, MEMORY
 from swin_dense.benchmarks.records import KINDS, machine_text
 from swin_dense.benchmarks.targets import TARGETS
+from swin_dense.engine.terminal.tables import markdown_table
 
 _HEADER = """# Benchmarks
 
@@ -53,14 +53,6 @@ _COMMANDS = """What measures them, on a GPU:
 and on a CPU `backbone`, `memory`, `evaluation`, and `scaling --sizes 512,1024,1536,2048`. Records
 that are given as `--json docs/benchmarks/NAME.json` become part of this document.
 """
-_TITLES = {
-    "backbone": "Backbone",
-    "memory": "Memory kept for backward",
-    "scaling": "Time against pixels",
-    "detector": "Whole training steps",
-    "evaluation": "COCO evaluation",
-    "pipeline": "Input pipeline",
-}
 _KEPT = (
     "Megabytes (1e6 bytes) that a training forward keeps: for each image, and once whatever the "
     "batch (weights in lower precision), without parameters. with_cp recomputes blocks in "
@@ -77,7 +69,7 @@ Rows = list[list[str]]
 
 def rows_of(record: Record) -> Rows:
     """Headings, then a row of cells for each line of the record's table."""
-    return _ROWS[record["kind"]](record)
+    return _SECTIONS[record["kind"]][1](record)
 
 
 def terminal_table(record: Record) -> Table:
@@ -116,7 +108,7 @@ def title_of(record: Record) -> str:
 
 
 def file_name(record: Record) -> str:
-    """A name, without suffix, that tells records of different settings and devices apart."""
+    """A name, without suffix, that differs between settings and devices."""
     words = re.findall(r"[a-z0-9.]+", f"{title_of(record)} {record['machine']['device']}".lower())
     return "_".join(words)[:200]
 
@@ -223,13 +215,14 @@ def _pipeline(record: Record) -> Rows:
     return [*rows, [f"all: {rate:.1f} images/s on one core", f"{1e3 / rate:.2f}", ""]]
 
 
-_ROWS = {
-    "backbone": _backbone,
-    "memory": _memory,
-    "detector": _detector,
-    "scaling": _scaling,
-    "evaluation": _evaluation,
-    "pipeline": _pipeline,
+# Of each kind of record, the title of its section and the rows of its tables.
+_SECTIONS = {
+    "backbone": ("Backbone", _backbone),
+    "memory": ("Memory kept for backward", _memory),
+    "scaling": ("Time against pixels", _scaling),
+    "detector": ("Whole training steps", _detector),
+    "evaluation": ("COCO evaluation", _evaluation),
+    "pipeline": ("Input pipeline", _pipeline),
 }
 
 
@@ -309,7 +302,7 @@ def benchmarks_document(records: Sequence[Record], command: str, plots: Mapping[
     parts = [_HEADER.format(command=command), f"{_TARGETS}\n{_targets(records)}", _COMMANDS]
     order = sorted(range(len(records)), key=lambda i: _place(records[i]))
     for kind, places in groupby(order, lambda i: records[i]["kind"]):
-        parts.append(f"## {_TITLES[kind]}\n")
+        parts.append(f"## {_SECTIONS[kind][0]}\n")
         parts += [_section(records[i], plots.get(i)) for i in places]
     return "\n".join(parts)
 
@@ -343,6 +336,6 @@ def _section(record: Record, plot: str | None) -> str:
 
 
 def _place(record: Record) -> tuple[Any, ...]:
-    # GPUs first; then what tells records of a kind apart
+    # GPUs first, then by settings
     on_cpu = record["machine"]["device"] == "cpu"
     return KINDS.index(record["kind"]), on_cpu, title_of(record), record["date"]

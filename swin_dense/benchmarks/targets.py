@@ -84,18 +84,13 @@ def _value(record: Mapping[str, Any], metric: str) -> float | None:
 
 def _gpu(must: float, aim: float, arch: str, metric: str, batch: int = 16, **more: Any) -> Target:
     """A target of the backbone on a GPU of the Hopper generation."""
-    facts = ["Hopper", "bf16", "800x1344", arch]
-    if "window_size" in more:
-        facts.append(f"window {more['window_size']}")
-    facts.append(f"batch {batch}")
-    if "cuda_graphs" in more:
-        facts.append("CUDA graphs")
+    window = f", window {more['window_size']}" if "window_size" in more else ""
+    graphs = ", CUDA graphs" if "cuda_graphs" in more else ""
     memory = metric == "memory"
-    facts.append("training memory" if memory else metric)
+    what = "training memory" if memory else metric
+    case = f"Hopper, bf16, 800x1344, {arch}{window}, batch {batch}{graphs}, {what}"
     settings = {"arch": arch, "size": [800, 1344], "batch": batch, "dtype": "bf16", **more}
-    settings["device"] = "cuda"
-    case = ", ".join(facts)
-    return Target(case, must, aim, "backbone", metric, settings, memory)
+    return Target(case, must, aim, "backbone", metric, settings | {"device": "cuda"}, memory)
 
 
 def _cpu(must: float, aim: float, metric: str) -> Target:

@@ -41,7 +41,6 @@ def draw_detections(
         boxes: (n, 4), left, top, right, bottom in pixels.
         labels: (n,) indices into ``classes``.
         scores: (n,) between 0 and 1, or None.
-        classes: class names.
         masks: (n, H, W) booleans, or None.
     """
     canvas = image.copy()
@@ -74,7 +73,6 @@ def draw_segmentation(
     Args:
         image: (H, W, 3) BGR, as is the result.
         label_map: (H, W) indices into ``classes``; others (255: ignored) stay uncoloured.
-        classes: class names.
         palette: an RGB colour for each class; without it, colours are generated.
         opacity: of the colours, 0 to 1.
     """
@@ -136,11 +134,10 @@ def draw_sample(
 
 @HOOKS.register_module(name=["DrawHook", "PaintHook"])  # the second is its former name
 class DrawHook(Hook):
-    """Draws predictions of a test, beside the ground truth if there is any, under an image's name.
+    """Draws predictions of a test, beside the ground truth if there is any.
 
-    Args:
-        out_dir: folder of the pictures.
-        score_thr: detections below this score are not drawn.
+    Each picture has its image's name and is in ``out_dir``; detections below ``score_thr`` are not
+    drawn.
     """
 
     priority = "LOW"

@@ -21,7 +21,7 @@ def make_output_dir(path: str | Path, flag: str) -> None:
     """Creates a folder for results before the work that they cost.
 
     Raises:
-        UserError: it cannot be created or written to; the message asks for another ``flag``.
+        UserError: it cannot be created or written to; the message suggests another ``flag``.
     """
     try:
         os.makedirs(path, exist_ok=True)

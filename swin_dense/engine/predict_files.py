@@ -39,14 +39,11 @@ def predict(
     segmentation, ``label_maps/*.png`` whose pixels are class indices (0: the first class).
 
     Args:
-        config: the config file, of mmdet's or mmseg's kind.
-        checkpoint: weights of the config's model; a path or a URL.
+        config, checkpoint, device, cfg_options: as of :func:`~swin_dense.engine.test.evaluate`.
         images: an image, or a folder of them.
         out: folder for the results.
-        device: 'auto', 'cpu', 'cuda' or 'cuda:N'.
         score_thr: detections below this score are dropped.
         batch_size: images that go through the model together.
-        cfg_options: dotted config keys and their new values.
 
     Returns:
         What ``predictions.json`` holds. ``images`` has an entry for each image that could be read;

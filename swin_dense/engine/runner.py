@@ -25,7 +25,7 @@ from swin_dense.checkpoints import (
 )
 from swin_dense.engine.config.pretrained import local_weights
 from swin_dense.engine.terminal.console import notify_user, redirect_log
-from swin_dense.engine.terminal.progress import ProgressHook
+from swin_dense.engine.terminal.hooks import ProgressHook
 from swin_dense.engine.weights import without_wrappers
 
 

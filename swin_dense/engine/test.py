@@ -19,7 +19,7 @@ from swin_dense.engine.launch import init_distributed, on_first_process
 from swin_dense.engine.paths import make_output_dir
 from swin_dense.engine.runner import build_runner, run_with_progress
 from swin_dense.engine.terminal.console import console, notify_user, quiet_terminal
-from swin_dense.engine.terminal.metrics import metrics_file, metrics_table, plain_values
+from swin_dense.engine.terminal.hooks import metrics_file, metrics_table, plain_values
 from swin_dense.errors import UserError
 
 
@@ -37,7 +37,7 @@ def evaluate(
     launcher: str = "none",
     device: str = "auto",
 ) -> dict[str, float]:
-    """Tests a checkpoint on the config's test data, as ``tools/test.py`` does.
+    """Tests a checkpoint on the config's test data, as ``tools/test.py`` does; returns the metrics.
 
     Args:
         config: the config file, of mmdet's or mmseg's kind.
@@ -52,9 +52,6 @@ def evaluate(
         data_root: folder that every data set and evaluator is pointed to.
         launcher: 'none', or what started the processes: 'pytorch', 'slurm', 'mpi'.
         device: 'auto', 'cpu', 'cuda' or 'cuda:N'.
-
-    Returns:
-        The metrics, by name.
 
     Raises:
         UserError: something that was given is missing or does not fit.

@@ -20,7 +20,7 @@ from swin_dense.engine.launch import init_distributed, on_first_process
 from swin_dense.engine.paths import make_output_dir
 from swin_dense.engine.runner import build_runner, run_with_progress
 from swin_dense.engine.terminal.console import notify_user, quiet_terminal
-from swin_dense.engine.terminal.metrics import metrics_file
+from swin_dense.engine.terminal.hooks import metrics_file
 
 
 def train(
@@ -42,14 +42,11 @@ def train(
     Args:
         config: the config file, of mmdet's or mmseg's kind.
         work_dir: where checkpoints and logs go (``work_dirs/<config name>``).
-        data_root: folder that every data set and evaluator is pointed to.
+        data_root, cfg_options, launcher, device: as of :func:`~swin_dense.engine.test.evaluate`.
         from_scratch: train without pretrained weights.
         amp: mixed precision with a dynamic loss scale.
         auto_scale_lr: scale the learning rate to the batch size.
         resume: None; 'auto' for the latest checkpoint of the work dir; or a checkpoint file.
-        cfg_options: dotted config keys and their new values.
-        launcher: 'none', or what started the processes: 'pytorch', 'slurm', 'mpi'.
-        device: 'auto', 'cpu', 'cuda' or 'cuda:N'.
         seed: of the random number generators; by default the config's, else a random one.
 
     Returns:

@@ -13,9 +13,8 @@ from rich.console import Console
 
 from swin_dense.engine.paths import write_json
 from swin_dense.engine.terminal import console as terminal
-from swin_dense.engine.terminal.errors import as_user_error
-from swin_dense.engine.terminal.metrics import metrics_table, plain_values
-from swin_dense.engine.terminal.progress import ProgressHook
+from swin_dense.engine.terminal.cli import as_user_error
+from swin_dense.engine.terminal.hooks import ProgressHook, metrics_table, plain_values
 from swin_dense.errors import UserError
 
 

@@ -35,7 +35,7 @@ def narrow(cfg: Config) -> Config:
 def test_same_names_groups_and_feature_maps(package, folder):
     seen: set[str] = set()
     for name, cfg in parity.zoo_configs([package], folder):
-        backbone, optimizer = parity.backbone_key(cfg), parity.optimizer_key(cfg)
+        backbone, optimizer = parity.comparison_key(cfg)
         if backbone not in seen:
             assert parity.different_names(cfg) == (), name
             assert max(parity.feature_map_errors(narrow(cfg))) <= TOLERANCE, name

@@ -1,4 +1,4 @@
-"""Pretrained weights that a config asks for: finding, downloading and dropping them."""
+"""Pretrained weights of a config: finding, downloading and dropping them."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def ensure_pretrained(cfg: Config) -> None:
     (``torch.hub.get_dir()/checkpoints``), so that mmengine finds them there.
 
     Raises:
-        UserError: a file is missing or cannot be downloaded; the message tells what to do.
+        UserError: a file is missing or cannot be downloaded.
     """
     files = pretrained_files(cfg)
     on_first_process(lambda: [local_weights(file) for file in files])

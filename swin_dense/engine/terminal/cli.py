@@ -1,24 +1,41 @@
-"""What the command line tools share: common flags, and errors as one line."""
+"""What the command line tools share: common flags, and one-line messages for user errors."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
+import torch
 from mmengine.config import DictAction
 
+import swin_dense
 from swin_dense.engine.launch import OtherProcessError
-from swin_dense.engine.terminal.errors import as_user_error
+from swin_dense.errors import UserError
 
 _USER_ERROR_STATUS = 2
+_EXCEPTION_NAME = re.compile(r"^[\w.]+: ")
+_PACKAGE = Path(swin_dense.__file__).parent
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line, like all user errors here."""
+    """An argument parser whose errors are one line, like all user errors here, with ``--debug``."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        # No default: that of a subcommand would replace the flag in front of it.
+        self.add_argument(
+            "--debug",
+            action="store_true",
+            default=argparse.SUPPRESS,
+            help="show the traceback of every error",
+        )
 
     def error(self, message: str):
         """Prints the message and exits with status 2."""
@@ -41,7 +58,7 @@ class ConfigOptions(DictAction):
 
 
 def build_parser(description: str, epilog: str = "") -> OneLineParser:
-    """A parser with the flags that every tool has: config, options, device, debug."""
+    """A parser with the flags of tools that run a model: config, options, device."""
     parser = OneLineParser(description=description, epilog=epilog)
     parser.add_argument("config", help="config file")
     parser.add_argument(
@@ -55,7 +72,6 @@ def build_parser(description: str, epilog: str = "") -> OneLineParser:
     parser.add_argument(
         "--device", default="auto", help="auto (a GPU when there is one), cpu, cuda or cuda:N"
     )
-    parser.add_argument("--debug", action="store_true", help="show the traceback of every error")
     return parser
 
 
@@ -93,7 +109,7 @@ def run_tool(
         Exception: any other; that is a bug, and its traceback is needed.
     """
     args = parser.parse_args(argv)
-    debug = vars(args).pop("debug")
+    debug = vars(args).pop("debug", False)
     if (local_rank := vars(args).pop("local_rank", None)) is not None:
         os.environ.setdefault("LOCAL_RANK", local_rank)
     try:
@@ -111,3 +127,65 @@ def run_tool(
             print(f"error: {' '.join(str(user_error).split())}", file=sys.stderr)
         return _USER_ERROR_STATUS
     return 0
+
+
+def as_user_error(error: BaseException) -> UserError | None:
+    """The user error that an exception of another library means; None for a bug."""
+    if isinstance(error, UserError):
+        return error
+    text = _message(error)
+    if isinstance(error, torch.cuda.OutOfMemoryError):
+        return UserError(
+            "the GPU's memory is used up: lower train_dataloader.batch_size, or add --amp or "
+            "--cfg-options model.backbone.with_cp=True"
+        )
+    if isinstance(error, FileNotFoundError):
+        return UserError(f"no such file: {error.filename or text}")
+    if isinstance(error, (PermissionError, IsADirectoryError, NotADirectoryError)):
+        return UserError(f"cannot use {error.filename or text}: {error.strerror or text}")
+    if isinstance(error, OSError) and error.errno == 28:
+        return UserError(f"no space left on the disk of {error.filename or 'the work directory'}")
+    found = re.search(r"^['\"]?(\S+) is not in the (\S+) registry", text)
+    if found and isinstance(error, KeyError):
+        return UserError(
+            f"the config asks for type {found[1]!r}, which no {found[2]} has: check its spelling, "
+            "or name its module in custom_imports"
+        )
+    if _is_bad_argument(error):
+        return UserError(f"the config does not fit the type it asks for: {text}")
+    if re.search(r"Cannot find valid image after \d+", text):
+        return UserError(
+            "the training data has no image that can be read: check data_prefix and --data-root"
+        )
+    if text.startswith("Expected more than 1 value per channel when training"):
+        return UserError(
+            "batch normalisation needs more than one image per step and device: raise "
+            "train_dataloader.batch_size"
+        )
+    return None
+
+
+def _is_bad_argument(error: BaseException) -> bool:
+    """Whether the config gives a class arguments that it does not take.
+
+    Either Python raises it where mmengine's registry calls the class, or the class is one of ours,
+    whose constructors check what they are given.
+    """
+    frames = traceback.extract_tb(error.__traceback__)
+    calls = [i for i, f in enumerate(frames) if Path(f.filename).name == "build_functions.py"]
+    if not calls:
+        return False
+    if isinstance(error, TypeError):
+        in_constructors = all(frame.name == "__init__" for frame in frames[calls[-1] + 1 :])
+        return in_constructors and "argument" in str(error)
+    return isinstance(error, ValueError) and _PACKAGE in Path(frames[-1].filename).parents
+
+
+def _message(error: BaseException) -> str:
+    """The message, without the traceback that a data-loading worker adds."""
+    text = str(error)
+    if isinstance(error, KeyError) and error.args:
+        text = str(error.args[0])
+    if "in DataLoader worker process" in text:
+        return _EXCEPTION_NAME.sub("", text.strip().splitlines()[-1])
+    return text

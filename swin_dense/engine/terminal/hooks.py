@@ -1,16 +1,23 @@
-"""A progress bar with the loss, the learning rate and the time left."""
+"""What a run shows on the terminal: a progress bar with the time left, and tables of metrics."""
 
 from __future__ import annotations
 
+import itertools
 import time
+from collections.abc import Mapping
 from datetime import timedelta
+from pathlib import Path
+from typing import Any
 
-from mmengine.dist import is_main_process
+from mmengine.dist import is_main_process, master_only
 from mmengine.hooks import Hook
 from mmengine.runner import EpochBasedTrainLoop
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextColumn
+from rich.table import Table
 
+from swin_dense.engine.paths import write_json
 from swin_dense.engine.terminal.console import console
+from swin_dense.engine.terminal.tables import terminal_table
 from swin_dense.registry import HOOKS
 
 _REFRESH_SECONDS = 0.2
@@ -23,9 +30,6 @@ class ProgressHook(Hook):
 
     On a terminal it is a bar that redraws itself; elsewhere (a pipe, a CI log) a line every
     ``plain_seconds``. The time left counts the evaluations that are still to come.
-
-    Args:
-        plain_seconds: seconds between lines where there is no terminal.
     """
 
     priority = "VERY_LOW"
@@ -90,8 +94,8 @@ class ProgressHook(Hook):
                 get_time=lambda: time.monotonic() - self._all_evaluations_seconds,
             )
             self._progress.start()
-        task = self._progress.add_task(name, total=total, completed=done, state="")
-        self._tasks[name] = next(t for t in self._progress.tasks if t.id == task)
+        self._progress.add_task(name, total=total, completed=done, state="")
+        self._tasks[name] = self._progress.tasks[-1]
 
     def _update(self, name: str, done: int, state: str = "", evaluations: int = 0) -> None:
         """Moves a bar, or prints a line where there is no terminal.
@@ -150,3 +154,66 @@ def _state(runner) -> str:
         if f"train/{name}" in scalars:
             parts.append(f"{name} {scalars[f'train/{name}'].current():{form}}")
     return "  ".join(parts)
+
+
+@HOOKS.register_module()
+class MetricsHook(Hook):
+    """Shows each evaluation as a table and saves all in ``metrics.json`` of the log folder.
+
+    The file is a list of ``{"epoch": ..., "iter": ..., "metrics": {...}}``, oldest first.
+    """
+
+    priority = "LOWEST"
+
+    def __init__(self) -> None:
+        self._history: list[dict[str, Any]] = []
+
+    @master_only
+    def after_val_epoch(self, runner, metrics: dict[str, float] | None = None) -> None:
+        """Saves and shows an evaluation during training."""
+        self._save(runner, {"epoch": runner.epoch, "iter": runner.iter}, metrics or {})
+        by_epoch = is_epoch_based(runner)
+        when = f"epoch {runner.epoch}" if by_epoch else f"iteration {runner.iter}"
+        if metrics:  # none when nothing was detected, of which the log has warned
+            console().print(metrics_table(metrics, f"after {when}"))
+
+    @master_only
+    def after_test_epoch(self, runner, metrics: dict[str, float] | None = None) -> None:
+        """Saves the result of a test, which the test itself shows."""
+        self._save(runner, {}, metrics or {})
+
+    def _save(self, runner, when: dict[str, int], metrics: Mapping[str, Any]) -> None:
+        self._history.append({**when, "metrics": plain_values(metrics)})
+        write_json(metrics_file(runner), self._history)
+
+
+def metrics_file(runner) -> Path:
+    """Where the evaluations of a run are saved."""
+    return Path(runner.log_dir) / "metrics.json"
+
+
+def plain_values(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """The metrics that are numbers or text, which JSON can hold."""
+    scalars = {k: v.item() if getattr(v, "size", None) == 1 else v for k, v in metrics.items()}
+    return {key: value for key, value in scalars.items() if isinstance(value, (int, float, str))}
+
+
+def metrics_table(metrics: Mapping[str, Any], title: str = "") -> Table:
+    """A table of metrics, one row each; COCO's have a column for boxes and one for masks."""
+    columns = _coco_columns(metrics) or {"value": plain_values(metrics)}
+    rows = []
+    for name in dict.fromkeys(itertools.chain(*columns.values())):
+        values = [column.get(name, "") for column in columns.values()]
+        rows.append([name, *(f"{v:.3f}" if isinstance(v, float) else str(v) for v in values)])
+    return terminal_table(["metric", *(f"{column}:" for column in columns)], rows, title)
+
+
+def _coco_columns(metrics: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """``coco/bbox_mAP_50`` is row ``mAP_50`` of column ``bbox``; empty without COCO's metrics."""
+    columns: dict[str, dict[str, Any]] = {}
+    for key, value in plain_values(metrics).items():
+        kind, _, name = key.rpartition("/")[2].partition("_")
+        if name and kind in ("bbox", "segm", "proposal"):
+            # COCO's -1 means that there is nothing to measure, such as no large objects.
+            columns.setdefault(kind, {})[name] = "-" if value == -1 else value
+    return columns
