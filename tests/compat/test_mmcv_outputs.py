@@ -1,7 +1,7 @@
 """Our operators against outputs of mmcv 2.1.0's compiled ones, on a CPU with torch 2.11.0.
 
 Only the C++ sources of these operators were compiled, not all of mmcv. Focal losses, RoIPool and
-deformable attention have no CPU source in mmcv: ``test_operators.py`` has plain references.
+deformable attention have no CPU source in mmcv: ``test_ops.py`` has plain references.
 """
 
 import json

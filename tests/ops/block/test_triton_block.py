@@ -25,8 +25,8 @@ def test_block_kernels_in_the_interpreter(interpreted):
 
 @TRITON
 def test_functions_by_kernels_in_the_interpreter(interpreted):
-    """See triton_functions_interpreted.py for what is tested."""
-    interpreted(HERE / "triton_functions_interpreted.py")
+    """See triton_block_api_interpreted.py for what is tested."""
+    interpreted(HERE / "triton_block_api_interpreted.py")
 
 
 @TRITON

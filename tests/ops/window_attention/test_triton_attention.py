@@ -20,14 +20,14 @@ TRITON = pytest.mark.skipif(
 @TRITON
 @pytest.mark.parametrize("part", ["fp32", "not fp32"])
 def test_kernels_in_the_interpreter(part, interpreted):
-    """See triton_interpreted.py for what is tested."""
-    interpreted(HERE / "triton_interpreted.py", "-k", part)
+    """See triton_attention_interpreted.py for what is tested."""
+    interpreted(HERE / "triton_attention_interpreted.py", "-k", part)
 
 
 @TRITON
 def test_kernels_compile_for_hopper(python):
     """Without a GPU: Triton's whole compiler, down to the assembler that it brings along."""
-    lines = python(str(HERE / "triton_compiled.py"), TRITON_INTERPRET="0").splitlines()
+    lines = python(str(HERE / "triton_attention_compiled.py"), TRITON_INTERPRET="0").splitlines()
     assert len(lines) == 6
     assert all(line.endswith(" ok") for line in lines), lines
 

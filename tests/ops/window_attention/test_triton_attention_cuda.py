@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from triton_cases import CASES, Case, assert_as_exact_as_plain_pytorch, make_inputs, run
+from triton_attention_cases import CASES, Case, assert_as_exact_as_plain_pytorch, make_inputs, run
 
 from swin_dense.backbones import SwinTransformer
 from swin_dense.ops import triton_support

@@ -182,7 +182,7 @@ def test_a_failed_download_leaves_nothing_and_names_both_places(tmp_path, monkey
 def test_own_data_is_read_and_moved(tmp_path):
     """With classes known (from a checkpoint), its annotation file need not be there."""
     config = tmp_path / "own.py"
-    parent = Path(__file__).parents[1] / "tools" / "tiny_detector.py"
+    parent = Path(__file__).parents[2] / "tools" / "tiny_detector.py"
     config.write_text(
         f"_base_ = {str(parent)!r}\n"
         "own_data = dict(root='nowhere', train=dict(ann_file='t.json', img_dir='i'),"

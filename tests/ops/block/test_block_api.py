@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from fused_cases import Half, draw, gradients
+from plain_layers import Half, draw, gradients
 from torch import nn
 
 from swin_dense.ops.block import Linear, Norm, api, norm_linear, pytorch

@@ -5,7 +5,7 @@ Run by ``test_triton_block.py`` in a process of its own, see ``triton_block_inte
 
 import pytest
 import torch
-from fused_cases import Half, draw, gradients
+from plain_layers import Half, draw, gradients
 
 from swin_dense.backbones.swin import SwinTransformer
 from swin_dense.ops.block import Linear, Norm, api, norm_linear

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from triton_cases import CASES, Case, assert_as_exact_as_plain_pytorch, make_inputs, run
+from triton_attention_cases import CASES, Case, assert_as_exact_as_plain_pytorch, make_inputs, run
 
 from swin_dense.backbones import SwinTransformer
 from swin_dense.ops.window_attention import shifted_window_attention

@@ -11,7 +11,7 @@ from swin_dense.engine.config import prepare
 from swin_dense.engine.config.prepare import RunOptions, load_config, prepare_test, prepare_training
 from swin_dense.errors import UserError
 
-TOOLS = Path(__file__).parents[1] / "tools"
+TOOLS = Path(__file__).parents[2] / "tools"
 DETECTOR, SEGMENTOR = TOOLS / "tiny_detector.py", TOOLS / "tiny_segmentor.py"
 OWN_DATA = {"ann_file": "a.json", "img_dir": "i"}
 

@@ -16,7 +16,7 @@ from swin_dense.datasets.check import check_data
 from swin_dense.engine.config.own_data import apply_own_data, drop_masks
 from swin_dense.errors import UserError
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+CONFIGS = Path(__file__).resolve().parents[3] / "configs"
 NUTS = ("walnut", "fig", "date")  # not in the order of the alphabet, nor of their ids
 
 
