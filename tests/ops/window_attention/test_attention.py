@@ -1,11 +1,11 @@
-"""The reference against a token-by-token definition in float64; the others against it."""
+"""The reference against a token-by-token definition in float64; other backends against it."""
 
 import pytest
 import torch
 
 from swin_dense.ops.window_attention import sdpa, shifted_window_attention
 
-# (B, H, W, heads, head_dim, M, shift): whole windows, padding, maps smaller than a window.
+# (B, H, W, heads, head_dim, M, shift): whole windows, padding, less than a window.
 CASES = [
     (2, 4, 8, 2, 4, 4, 0),
     (1, 5, 7, 3, 4, 4, 2),
@@ -37,7 +37,7 @@ def naive(qkv, qkv_bias, position_bias, *, num_heads, window_size, shift_size, s
     padded_h, padded_w = -(-h // m) * m, -(-w // m) * m
 
     def token(image, y, x):
-        """q, k, v of a place on the shifted, padded map, and whether it wrapped around."""
+        """q, k, v at a position of the shifted, padded feature map, its region and its origin."""
         source_y, source_x = (y + shift_size) % padded_h, (x + shift_size) % padded_w
         inside = source_y < h and source_x < w
         value = qkv[image, source_y, source_x] if inside else qkv_bias
@@ -91,7 +91,7 @@ def test_reference_equals_the_definition(case):
 
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("impl", ["sdpa", "cpu", "auto"])
-def test_implementations_equal_the_reference(case, impl):
+def test_backends_equal_the_reference(case, impl):
     inputs = make_inputs(case)
     expected = run(shifted_window_attention, inputs, case, impl="reference")
     ours = run(shifted_window_attention, inputs, case, impl=impl)
@@ -100,7 +100,7 @@ def test_implementations_equal_the_reference(case, impl):
 
 
 @pytest.mark.parametrize("shift", [0, 1])
-def test_sdpa_splits_what_exceeds_the_launch_grid(monkeypatch, shift):
+def test_sdpa_splits_calls_beyond_the_launch_grid(monkeypatch, shift):
     case = (3, 5, 7, 2, 4, 3, shift)
     inputs = make_inputs(case)
     expected = run(shifted_window_attention, inputs, case, impl="sdpa")
@@ -113,7 +113,7 @@ def test_sdpa_splits_what_exceeds_the_launch_grid(monkeypatch, shift):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("impl", ["reference", "sdpa"])
-def test_low_precision_keeps_the_dtype_and_the_value(impl, dtype):
+def test_low_precision(impl, dtype):
     case = (1, 5, 7, 2, 16, 4, 2)
     exact = make_inputs(case)
     inputs = {name: x.detach().to(dtype).requires_grad_() for name, x in exact.items()}
@@ -137,7 +137,7 @@ def test_dropout_is_unbiased(impl):
     assert (plain - dropped).mean().abs() < 0.1
 
 
-def test_bad_input_is_named():
+def test_invalid_input_raises():
     inputs = make_inputs((1, 4, 4, 2, 4, 4, 0))
     good = {"num_heads": 2, "window_size": 4, "scale": 1.0}
     with pytest.raises(ValueError, match=r"one of auto, reference, .*, triton, got 'flash'"):

@@ -1,4 +1,4 @@
-"""Attention as torch.compile and torch.export see it: equal to the reference, for any size."""
+"""The backend for torch.compile and torch.export: equal to the reference, for any size."""
 
 import pytest
 import torch
@@ -33,7 +33,7 @@ def run(function, inputs, case, **kwargs):
     out = function(*inputs, WindowSpec(heads, m, shift, 0.4), **kwargs)
     weight = torch.randint(-2, 3, out.shape, generator=torch.Generator().manual_seed(5)).to(out)
     given = [x for x in inputs if x is not None]
-    # A bias of qkv matters only where something is padded.
+    # The bias of qkv has a gradient only where there is padding.
     grads = torch.autograd.grad((out * weight).sum(), given, allow_unused=True)
     return [out, *[torch.zeros_like(x) if g is None else g for g, x in zip(grads, given)]]  # noqa: B905
 
@@ -51,8 +51,8 @@ def test_equals_the_reference(case, biases, attend):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("case", CASES[:4])
-def test_error_is_that_of_the_reference_in_the_same_precision(case, dtype):
-    """Biases are in float32, as under autocast."""
+def test_error_is_at_most_twice_that_of_the_reference(case, dtype):
+    """All in the same precision, except biases in float32 as under autocast."""
     inputs = make_inputs(case, dtype)
     inputs[1:] = make_inputs(case, torch.float32)[1:]
     exact = [x.detach().double().requires_grad_() for x in inputs]
@@ -61,7 +61,7 @@ def test_error_is_that_of_the_reference_in_the_same_precision(case, dtype):
     plain = run(reference.shifted_window_attention, inputs, case)
     for a, b, c in zip(ours, plain, expected, strict=True):
         assert a.dtype == b.dtype
-        # Twice plain PyTorch's error, or one rounding of the largest number.
+        # Twice plain PyTorch's error, or one rounding of the largest value.
         floor = torch.finfo(dtype).eps * c.abs().max()
         assert (a.double() - c).abs().max() <= max(2 * (b.double() - c).abs().max(), floor)
 
@@ -91,7 +91,7 @@ def test_dropout_is_unbiased():
 
 @pytest.mark.parametrize("impl", ["reference", "sdpa", "cpu", "auto"])
 @pytest.mark.parametrize("shift", [0, 1])
-def test_compiles_once_for_all_sizes(impl, shift):
+def test_one_graph_for_all_sizes(impl, shift):
     graphs = []
 
     def keep(graph, _):
@@ -105,7 +105,7 @@ def test_compiles_once_for_all_sizes(impl, shift):
 
     torch._dynamo.reset()
     compiled = torch.compile(attend, backend=keep, fullgraph=True, dynamic=True)
-    # Whole windows and padded ones, and maps that are narrower than a window.
+    # Whole windows, padded ones, and feature maps narrower than a window.
     for height, width in ((6, 8), (9, 12), (7, 7), (10, 2), (31, 44)):
         inputs = make_inputs((2, height, width, 2, 4, 3, shift))
         torch.testing.assert_close(compiled(*inputs), attend(*inputs), rtol=0, atol=1e-12)
@@ -113,8 +113,8 @@ def test_compiles_once_for_all_sizes(impl, shift):
 
 
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
-def test_jit_trace_sees_plain_operators():
-    """Not our autograd function, which it would record as a call into Python."""
+def test_jit_trace_records_plain_operators():
+    """Not our autograd function, which would be recorded as a call into Python."""
     qkv, qkv_bias, position_bias = (x.detach() for x in make_inputs(CASES[1]))
 
     def attend(x):

@@ -1,4 +1,4 @@
-"""The CPU's attention against the reference, in value, in every gradient, and in what it keeps."""
+"""The CPU backend against the reference: values, all gradients, and memory kept for backward."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ import torch
 from swin_dense.ops.window_attention import cpu, reference, shifted_window_attention
 from swin_dense.ops.window_attention.windows import WindowSpec
 
-# (B, H, W, heads, head_dim, M, shift): several chunks, padding, a map smaller than its window.
+# (B, H, W, heads, head_dim, M, shift): several chunks, padding, less than a window.
 CASES = [
     (2, 14, 21, 2, 8, 7, 0),
     (2, 14, 21, 2, 8, 7, 3),
@@ -18,7 +18,7 @@ CASES = [
 
 
 def attention(qkv, qkv_bias, position_bias, spec):
-    """By the CPU's backend, where it can run."""
+    """Attention by the CPU backend, where it can run."""
     return shifted_window_attention(qkv, qkv_bias, position_bias, **spec._asdict(), impl="cpu")
 
 
@@ -40,7 +40,7 @@ def run(function, inputs, case, scale=0.4):
     out = function(*inputs, WindowSpec(heads, m, shift, scale))
     weight = torch.randint(-2, 3, out.shape, generator=torch.Generator().manual_seed(5)).to(out)
     given = [x for x in inputs if x is not None]
-    # A bias of qkv matters only where something is padded.
+    # The bias of qkv has a gradient only where there is padding.
     grads = torch.autograd.grad((out * weight).sum(), given, allow_unused=True)
     return [out, *[torch.zeros_like(x) if g is None else g for g, x in zip(grads, given)]]  # noqa: B905
 
@@ -57,7 +57,7 @@ def test_equals_the_reference(case, biases, monkeypatch):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("case", CASES[:3])
-def test_error_is_that_of_the_reference_in_the_same_precision(case, dtype):
+def test_error_is_at_most_twice_that_of_the_reference(case, dtype):
     inputs = make_inputs(case, dtype)
     exact = [x.detach().double().requires_grad_() for x in inputs]
     expected = run(reference.shifted_window_attention, exact, case)
@@ -65,13 +65,13 @@ def test_error_is_that_of_the_reference_in_the_same_precision(case, dtype):
     plain = run(reference.shifted_window_attention, inputs, case)
     for a, b, c in zip(ours, plain, expected, strict=True):
         assert a.dtype == dtype
-        # Twice plain PyTorch's error, or one rounding of the largest number.
+        # Twice plain PyTorch's error, or one rounding of the largest value.
         floor = torch.finfo(dtype).eps * c.abs().max()
         assert (a.double() - c).abs().max() <= max(2 * (b.double() - c).abs().max(), floor)
 
 
-def test_scores_that_outweigh_the_mask_still_count():
-    """-100 is not -inf: a masked key may win, if its score is that much larger."""
+def test_mask_is_finite():
+    """-100 is not -inf: a masked key gets weight if its score is that much larger."""
     case = (1, 4, 4, 1, 4, 4, 2)
     inputs = make_inputs(case)
     with torch.no_grad():
@@ -84,7 +84,7 @@ def test_scores_that_outweigh_the_mask_still_count():
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
 
 
-def test_no_weight_is_denormal():
+def test_no_attention_weight_is_subnormal():
     case = (1, 14, 14, 2, 8, 7, 3)
     qkv, qkv_bias, position_bias = make_inputs(case, torch.float32)
     (chunk,) = cpu._plan(14, 14, 7, 3, 2, largest=cpu._CHUNK).chunks
@@ -94,7 +94,7 @@ def test_no_weight_is_denormal():
     assert (weights == 0).any()
 
 
-def test_keeps_only_its_arguments():
+def test_saves_only_its_arguments_for_backward():
     case = CASES[1]
     inputs = make_inputs(case)
     kept = []
@@ -114,7 +114,7 @@ def test_second_derivatives():
     assert torch.autograd.gradgradcheck(attend, inputs)
 
 
-def test_transforms_and_wrapped_tensors_get_the_reference():
+def test_transforms_and_export_use_the_reference():
     case = (2, 5, 4, 2, 4, 3, 1)
     qkv, qkv_bias, position_bias = (x.detach() for x in make_inputs(case))
 
@@ -137,7 +137,7 @@ class _Call(torch.nn.Module):
         return self.function(x)
 
 
-def test_plan_serves_training_after_inference():
+def test_cached_plan_is_valid_in_training_after_inference():
     case = CASES[1]
     inputs = make_inputs(case)
     cpu._plan.cache_clear()
@@ -146,7 +146,7 @@ def test_plan_serves_training_after_inference():
     assert torch.equal(run(attention, inputs, case)[0], expected)
 
 
-def test_is_repeatable():
+def test_deterministic():
     case = CASES[1]
     inputs = make_inputs(case, torch.float32)
     first = run(attention, inputs, case)

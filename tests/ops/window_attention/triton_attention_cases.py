@@ -1,4 +1,4 @@
-"""What the fused kernels are tried on, in Triton's interpreter and on a GPU alike."""
+"""Cases for the attention kernels, both in Triton's interpreter and on a GPU."""
 
 from __future__ import annotations
 
