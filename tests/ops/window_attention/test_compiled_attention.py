@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from attention_cases import assert_error_at_most_twice, make_inputs, run
 
 from swin_dense.ops.window_attention import compiled, reference, sdpa, shifted_window_attention
 from swin_dense.ops.window_attention.windows import WindowSpec
@@ -15,27 +16,6 @@ CASES = [
     (1, 3, 2, 2, 4, 5, 2),
     (1, 1, 1, 1, 4, 7, 3),
 ]
-
-
-def make_inputs(case, dtype=torch.float64):
-    b, h, w, heads, d, m, _ = case
-    g = torch.Generator().manual_seed(3)
-    shapes = (b, h, w, 3 * heads * d), (3 * heads * d,), (heads, m * m, m * m)
-    return [
-        torch.randn(shape, generator=g, dtype=torch.float64).to(dtype).requires_grad_()
-        for shape in shapes
-    ]
-
-
-def run(function, inputs, case, **kwargs):
-    """Output, and gradients of a loss that weighs every output differently."""
-    *_, heads, _d, m, shift = case
-    out = function(*inputs, WindowSpec(heads, m, shift, 0.4), **kwargs)
-    weight = torch.randint(-2, 3, out.shape, generator=torch.Generator().manual_seed(5)).to(out)
-    given = [x for x in inputs if x is not None]
-    # The bias of qkv has a gradient only where there is padding.
-    grads = torch.autograd.grad((out * weight).sum(), given, allow_unused=True)
-    return [out, *[torch.zeros_like(x) if g is None else g for g, x in zip(grads, given)]]  # noqa: B905
 
 
 @pytest.mark.parametrize("attend", [compiled.attend, sdpa.attend], ids=["plain", "sdpa"])
@@ -59,11 +39,7 @@ def test_error_is_at_most_twice_that_of_the_reference(case, dtype):
     expected = run(reference.shifted_window_attention, exact, case)
     ours = run(compiled.shifted_window_attention, inputs, case, attend=compiled.attend)
     plain = run(reference.shifted_window_attention, inputs, case)
-    for a, b, c in zip(ours, plain, expected, strict=True):
-        assert a.dtype == b.dtype
-        # Twice plain PyTorch's error, or one rounding of the largest value.
-        floor = torch.finfo(dtype).eps * c.abs().max()
-        assert (a.double() - c).abs().max() <= max(2 * (b.double() - c).abs().max(), floor)
+    assert_error_at_most_twice(ours, plain, expected, dtype)
 
 
 def test_second_derivatives():
