@@ -1,4 +1,4 @@
-"""Options, data roots and pretrained weights of a config."""
+"""Data roots and pretrained weights of a config."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def moved(tmp_path) -> Config:
     return cfg
 
 
-def test_every_data_set_moves(moved, tmp_path):
+def test_every_data_set_is_relocated(moved, tmp_path):
     root = str(tmp_path)
     repeated, other = moved.train_dataloader.dataset.dataset.datasets
     assert repeated.data_root == other.data_root == root
@@ -59,12 +59,12 @@ def test_every_data_set_moves(moved, tmp_path):
     assert moved.data_root == root
 
 
-def test_wrappers_get_no_root_of_their_own(moved):
+def test_dataset_wrappers_get_no_root(moved):
     assert "data_root" not in moved.train_dataloader.dataset
     assert "data_root" not in moved.train_dataloader.dataset.dataset
 
 
-def test_evaluators_move_by_whole_folder_names(moved, tmp_path):
+def test_evaluators_are_relocated_by_whole_folder_names(moved, tmp_path):
     for split in ("val", "test"):
         boxes, panoptic = moved[f"{split}_evaluator"]
         assert boxes.ann_file == f"{tmp_path}/annotations/val.json"
@@ -72,13 +72,13 @@ def test_evaluators_move_by_whole_folder_names(moved, tmp_path):
         assert panoptic.ann_file == f"{tmp_path}/data/coco2/p.json"  # not below data/coco
 
 
-def test_what_is_not_data_stays(moved):
+def test_other_paths_are_unchanged(moved):
     assert moved.work_dir == "data/coco/work"
     assert moved.model.note == "data/coco/this"
 
 
-def test_moving_twice_is_moving_once(moved, tmp_path):
-    """Also when the new root lies below the old one, and when val and test share their dicts."""
+def test_relocation_is_idempotent(moved, tmp_path):
+    """Also when the new root is below the old one, and when val and test share their dicts."""
     before = moved.pretty_text
     set_data_root(moved, tmp_path)
     assert moved.pretty_text == before
@@ -93,13 +93,13 @@ def test_a_new_root_below_the_old_one(tmp_path, monkeypatch):
     assert cfg.val_evaluator[0].ann_file == "data/coco/mini/annotations/val.json"
 
 
-def test_absolute_paths_elsewhere_stay(tmp_path):
+def test_absolute_paths_elsewhere_are_unchanged(tmp_path):
     cfg = Config.fromstring("val_evaluator = dict(type='CocoMetric', ann_file='/a/b.json')", ".py")
     set_data_root(cfg, tmp_path)
     assert cfg.val_evaluator.ann_file == "/a/b.json"
 
 
-def test_no_such_root(tmp_path):
+def test_missing_root_raises(tmp_path):
     with pytest.raises(UserError, match="no such data root"):
         set_data_root(Config.fromstring(COCO, ".py"), tmp_path / "none")
 
@@ -107,7 +107,7 @@ def test_no_such_root(tmp_path):
 @pytest.mark.parametrize(
     "leaf", ["cascade_swin_t_coco", "atss_swin_t_coco", "upernet_swin_t_ade20k"]
 )
-def test_every_path_of_our_configs_moves(repo, tmp_path, leaf):
+def test_every_path_of_our_configs_is_relocated(repo, tmp_path, leaf):
     cfg = load_config(repo / "configs" / f"{leaf}.py", data_root=tmp_path)
     data = {k: v for k, v in cfg.items() if k.endswith(("dataloader", "evaluator", "data_root"))}
     assert "'data/" not in str(data)
@@ -125,7 +125,7 @@ load_from = 'd.pth'
 """
 
 
-def test_pretrained_weights_are_found_and_dropped():
+def test_pretrained_weights_are_listed_and_removed():
     cfg = Config.fromstring(MODEL, ".py")
     assert pretrained_files(cfg) == [
         "torchvision://resnet50",
@@ -139,7 +139,7 @@ def test_pretrained_weights_are_found_and_dropped():
     assert cfg.model.head.init_cfg == [{"type": "Normal", "std": 1.0}]
 
 
-def test_weights_in_the_cache_are_not_fetched(tmp_path, monkeypatch):
+def test_cached_weights_are_not_downloaded(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     url = "https://x.invalid/a/b.pth?raw=1"
     path = cached_path(url)
@@ -150,7 +150,7 @@ def test_weights_in_the_cache_are_not_fetched(tmp_path, monkeypatch):
     ensure_pretrained(Config({"model": {"init_cfg": {"type": "Pretrained", "checkpoint": url}}}))
 
 
-def test_weights_are_downloaded_to_where_pytorch_looks(tmp_path, monkeypatch):
+def test_weights_are_downloaded_to_the_cache_of_pytorch(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
     source = tmp_path / "weights.pth"
     torch.save({"a": torch.ones(1)}, source)
@@ -164,7 +164,7 @@ def test_weights_are_downloaded_to_where_pytorch_looks(tmp_path, monkeypatch):
     assert Path(found).read_bytes() == source.read_bytes()
 
 
-def test_a_failed_download_leaves_nothing_and_names_both_places(tmp_path, monkeypatch):
+def test_failed_download_leaves_no_file_and_names_url_and_path(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
 
     def fail(url, to, **_):
@@ -179,8 +179,8 @@ def test_a_failed_download_leaves_nothing_and_names_both_places(tmp_path, monkey
     assert "--from-scratch" in message
 
 
-def test_own_data_is_read_and_moved(tmp_path):
-    """With classes known (from a checkpoint), its annotation file need not be there."""
+def test_own_data_with_data_root(tmp_path):
+    """With known classes (from a checkpoint), the annotation file need not exist."""
     config = tmp_path / "own.py"
     parent = Path(__file__).parents[2] / "tools" / "tiny_detector.py"
     config.write_text(
