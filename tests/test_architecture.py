@@ -30,9 +30,9 @@ ROOMS = (
 )
 LONGEST_FUNCTION = 60
 MOST_ARGUMENTS = 10
-# Constructors and functions whose arguments are documented interfaces, each used by keyword: those
-# of mmdet and mmseg, of configs, and of the tools. Triton kernels take their tensors one by one,
-# and the operators of compat.ops are called as mmcv calls its own.
+# Constructors and functions whose arguments are documented interfaces, used by keyword: those of
+# mmdet and mmseg, of configs, and of the tools. Triton kernels take their tensors one by one, and
+# the operators of compat.ops are called as mmcv calls its own.
 LONG_INTERFACES = {
     "backbones.deit.DeiT.__init__",
     "backbones.swin.SwinTransformer.__init__",

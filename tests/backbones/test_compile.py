@@ -14,7 +14,7 @@ SMALL = {"embed_dims": 8, "depths": (2, 1), "num_heads": (2, 2), "strides": (4, 
 SIZES = [(48, 64), (64, 33), (50, 96), (71, 45)]
 
 
-class GraphCounter:
+class Graphs:
     """A compiler backend that counts graphs and runs them without compiling."""
 
     def __init__(self):
@@ -50,9 +50,7 @@ def assert_equal(ours, expected):
 @pytest.mark.parametrize("impl", ["sdpa", "auto"])
 def test_one_graph_for_all_sizes(impl):
     backbone = model(attn_impl=impl, drop_path_rate=0.0)
-    compiled = torch.compile(
-        backbone, backend=(graphs := GraphCounter()), fullgraph=True, dynamic=True
-    )
+    compiled = torch.compile(backbone, backend=(graphs := Graphs()), fullgraph=True, dynamic=True)
     for size in SIZES:
         x = torch.randn(2, 3, *size)
         assert_equal(results(compiled, backbone, x), results(backbone, backbone, x))
@@ -65,7 +63,7 @@ def test_two_graphs_with_automatic_dynamic_shapes():
     ``cuda_graphs`` has no effect under torch.compile.
     """
     backbone = model(use_abs_pos_embed=True, pretrain_img_size=32, cuda_graphs=2).eval()
-    compiled = torch.compile(backbone, backend=(graphs := GraphCounter()), fullgraph=True)
+    compiled = torch.compile(backbone, backend=(graphs := Graphs()), fullgraph=True)
     counts = []
     with torch.no_grad():
         for size in SIZES:
@@ -77,9 +75,7 @@ def test_two_graphs_with_automatic_dynamic_shapes():
 
 def test_one_graph_with_drop_path_and_checkpointing():
     backbone = model(drop_path_rate=0.5, with_cp=True, global_attention=True)
-    compiled = torch.compile(
-        backbone, backend=(graphs := GraphCounter()), fullgraph=True, dynamic=True
-    )
+    compiled = torch.compile(backbone, backend=(graphs := Graphs()), fullgraph=True, dynamic=True)
     for size in SIZES:
         sum(m.sum() for m in compiled(torch.randn(2, 3, *size))).backward()
     assert graphs.count == 1

@@ -44,13 +44,11 @@ def test_tokens_and_gradients_equal_timm(final_norm):
     torch.testing.assert_close(ours.tokens(x), expected, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(ours(x)[2], expected, rtol=1e-4, atol=1e-5)
     expected_gradients = gradients_of(theirs, expected)
-    our_gradients = gradients_of(ours, ours.tokens(x))
-    assert our_gradients.keys() == expected_gradients.keys()
+    grads = gradients_of(ours, ours.tokens(x))
+    assert grads.keys() == expected_gradients.keys()
     for key, gradient in expected_gradients.items():
         scale = float(gradient.abs().max())
-        torch.testing.assert_close(
-            our_gradients[key], gradient, rtol=1e-3, atol=1e-5 * max(scale, 1)
-        )
+        torch.testing.assert_close(grads[key], gradient, rtol=1e-3, atol=1e-5 * max(scale, 1))
 
 
 @pytest.mark.parametrize("size", [(1, 1), (5, 130), (64, 33)])

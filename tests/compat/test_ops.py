@@ -227,9 +227,7 @@ def test_roi_pool() -> None:
 
 @pytest.mark.parametrize("mode", ["avg", "max"])
 @pytest.mark.parametrize("sampling_ratio", [0, 2])
-def test_roi_align_of_a_linear_function_is_its_value_at_the_centres(
-    mode: str, sampling_ratio: int
-) -> None:
+def test_roi_align_is_exact_for_linear_functions(mode: str, sampling_ratio: int) -> None:
     rows, columns = torch.meshgrid(torch.arange(16.0), torch.arange(20.0), indexing="ij")
     plane = (2 * rows - 3 * columns)[None, None]
     rois = torch.tensor([[0, 8.0, 12, 40, 48], [0, 20, 4, 60, 44]])

@@ -118,10 +118,7 @@ BROKEN = {
     "image without size": (change("images", width=0), "image 0.png has the size 0 x 40 pixels"),
     "duplicate image id": (duplicate("images"), "two images have id 0"),
     "no bbox": (change("annotations", bbox=None), r"bbox of annotations\[0\] is missing"),
-    "bbox of three numbers": (
-        change("annotations", bbox=[1, 2, 3]),
-        "bbox of annotation 0 is .*four",
-    ),
+    "bbox too short": (change("annotations", bbox=[1, 2, 3]), "bbox of annotation 0 is .*four"),
     "bbox of text": (change("annotations", bbox=["1", 2, 3, 4]), "bbox of annotation 0 is"),
     "bbox not finite": (change("annotations", bbox=[1, 2, 3, float("nan")]), "annotation 0 is"),
     "no area": (change("annotations", area=None), r"area of annotations\[0\] is missing"),

@@ -96,11 +96,7 @@ def test_predictions_and_drawings_are_written(trained, tool, tmp_path):
     assert all(("pred_instances" in k) or ("label_map" in k) for k in kept)
     pictures = sorted(show.iterdir())
     assert [p.stem for p in pictures] == [p.stem for p in images]
-    assert cv2.imread(str(pictures[0])).shape == (
-        384,
-        768,
-        3,
-    )  # ground truth beside prediction, enlarged
+    assert cv2.imread(str(pictures[0])).shape == (384, 768, 3)  # with ground truth, enlarged
 
 
 def test_label_maps_are_written_to_a_folder(tool, trained, tmp_path):

@@ -33,7 +33,7 @@ def some_boxes(count: int, seed: int) -> torch.Tensor:
     return torch.cat([corners, corners + sizes], 1)
 
 
-def centers_of(boxes: torch.Tensor) -> torch.Tensor:
+def middle(boxes: torch.Tensor) -> torch.Tensor:
     return (boxes[:, :2] + boxes[:, 2:]) / 2
 
 
@@ -43,7 +43,7 @@ def test_nearest_assignment_equals_mmdet(seed):
     priors = torch.cat([grid.xy, grid.strides[:, None]], 1)
     truth = InstanceData(bboxes=boxes, labels=torch.zeros(12, dtype=torch.long))
     expected = PointAssigner(scale=4, pos_num=1).assign(InstanceData(priors=priors), truth)
-    found = assign_nearest(grid.xy, grid.strides, centers_of(boxes), boxes[:, 2:] - boxes[:, :2], 4)
+    found = assign_nearest(grid.xy, grid.strides, middle(boxes), boxes[:, 2:] - boxes[:, :2], 4)
     assert torch.equal(found, expected.gt_inds - 1)
     assert (found >= 0).sum() > 5
 
@@ -57,7 +57,7 @@ def test_atss_equals_mmdet(seed):
     candidates = grid.xy.repeat(1, 2) + reach + 4 * noise
     truth = InstanceData(bboxes=boxes, labels=torch.zeros(6, dtype=torch.long))
     expected = ATSSAssigner(topk=9).assign(InstanceData(priors=candidates), per_level, truth)
-    found = assign_atss(candidates, per_level, boxes, centers_of(boxes), topk=9)
+    found = assign_atss(candidates, per_level, boxes, middle(boxes), topk=9)
     assert torch.equal(found, expected.gt_inds - 1)
     assert (found >= 0).sum() > 5
 
@@ -75,9 +75,7 @@ def test_candidates_are_selected_by_their_centres():
 def test_boxes_with_swapped_corners_have_no_overlap():
     boxes, grid = some_boxes(2, 0), points()
     candidates = grid.xy.repeat(1, 2) + torch.tensor([9.0, 9, -9, -9])
-    found = assign_atss(
-        candidates, grid.levels.bincount().tolist(), boxes, centers_of(boxes), topk=9
-    )
+    found = assign_atss(candidates, grid.levels.bincount().tolist(), boxes, middle(boxes), topk=9)
     assert found.shape == (len(grid.xy),)
     assert found.min() >= -1
 
@@ -87,8 +85,8 @@ def test_without_objects_or_points_nothing_is_assigned(count):
     boxes, grid = some_boxes(count, 0), points()
     some = slice(None) if count == 0 else slice(0)
     xy, strides = grid.xy[some], grid.strides[some]
-    init = assign_nearest(xy, strides, centers_of(boxes), boxes[:, 2:] - boxes[:, :2], 4)
-    refine = assign_atss(xy.repeat(1, 2), [len(xy)], boxes, centers_of(boxes), topk=9)
+    init = assign_nearest(xy, strides, middle(boxes), boxes[:, 2:] - boxes[:, :2], 4)
+    refine = assign_atss(xy.repeat(1, 2), [len(xy)], boxes, middle(boxes), topk=9)
     for found in (init, refine):
         assert found.dtype == torch.long
         assert found.tolist() == [-1] * len(xy)

@@ -42,7 +42,7 @@ class Half(nn.Module):
 
 
 def gradients(function, inputs, parameters):
-    """Output, and gradients of a loss that weighs every output differently."""
+    """Output, and gradients of a loss that weights every output differently."""
     out = function(*inputs)
     weight = torch.linspace(-1, 1, out.numel()).view(out.shape).to(out)
     return [out, *torch.autograd.grad((out * weight).sum(), [*inputs, *parameters])]

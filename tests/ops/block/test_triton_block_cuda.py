@@ -62,7 +62,7 @@ def test_tf32_only_where_allowed():
     assert 0 < (exact - rounded).abs().max() < 2e-2
 
 
-def test_one_compilation_for_all_sizes():
+def test_a_kernel_is_compiled_once_for_all_sizes():
     from swin_dense.ops.block.triton import mlp_kernels as triton_mlp_kernels
     from swin_dense.ops.block.triton import norm_kernels as triton_norm_kernels
 

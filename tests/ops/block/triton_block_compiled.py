@@ -30,7 +30,7 @@ def compiled(kernel, dtype: torch.dtype, schedule: dict, **constants: object) ->
     constants |= {k: v for k, v in schedule.items() if k not in options}
     names = IN_PRECISION
     if kernel is triton_linear_kernels.linear:
-        # With a norm it reads the residual stream, without one it writes to it.
+        # With a norm it reads the residual stream, without one it writes it.
         names += ("a",) if "norm_weight" in constants else ("out",)
     return hopper.compiled(kernel, dtype, names, constants, options, number="eps")
 

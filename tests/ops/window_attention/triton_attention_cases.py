@@ -65,7 +65,7 @@ def make_inputs(
 def run(
     impl: str, case: Case, inputs: list[torch.Tensor | None], function=shifted_window_attention
 ) -> dict[str, torch.Tensor]:
-    """Output, and gradients of a loss that weighs every output differently."""
+    """Output, and gradients of a loss that weights every output differently."""
     out = function(
         *inputs,
         num_heads=case.heads,
