@@ -104,6 +104,6 @@ def assert_as_exact_as_plain_pytorch(
         assert ours[name].shape == expected.shape, name
         error = (ours[name].double() - expected).abs().max()
         allowed = 2 * (plain[name].double() - expected).abs().max()
-        # Where plain PyTorch happens to be exact, one rounding of the result must be allowed.
+        # Where plain PyTorch is exact by chance, one rounding of the result is allowed.
         rounding = torch.finfo(plain[name].dtype).eps * expected.abs().max()
         assert error <= allowed + rounding, f"{name}: {error:.2g}, allowed {allowed:.2g}"
