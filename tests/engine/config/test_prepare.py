@@ -99,3 +99,17 @@ def test_tta_wraps_the_model_without_pretrained_weights(tmp_path):
     assert cfg.test_dataloader.dataset.pipeline[-1].type == "TestTimeAug"
     with pytest.raises(UserError, match="no such checkpoint"):
         prepare_test(DETECTOR, tmp_path / "none.pth", run_options(tmp_path))
+
+
+def test_own_data_with_data_root(tmp_path):
+    """With known classes (from a checkpoint), the annotation file need not exist."""
+    config = tmp_path / "own.py"
+    config.write_text(
+        f"_base_ = {str(TOOLS / 'tiny_detector.py')!r}\n"
+        "own_data = dict(root='nowhere', train=dict(ann_file='t.json', img_dir='i'),"
+        " val=dict(ann_file='v.json', img_dir='i'))\n"
+    )
+    cfg = load_config(config, data_root=tmp_path, classes=("nut", "fig"))
+    assert cfg.model.roi_head.bbox_head.num_classes == 2
+    assert cfg.train_dataloader.dataset.data_root == str(tmp_path)
+    assert cfg.val_evaluator.ann_file == str(tmp_path / "v.json")
