@@ -32,14 +32,14 @@ def repo() -> Path:
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """Real images and golden figures that are not shipped with the project (licences)."""
+    """Real images and golden values, not shipped with the project because of their licences."""
     if not SHARED.is_dir():
         pytest.skip(f"no real data at {SHARED} (set SWIN_DENSE_SHARED)")
     return SHARED
 
 
 def run_python(*args: str, **env: str) -> str:
-    """Output of a fresh interpreter, which finds the modules of this folder; fails with its own."""
+    """Output of a new interpreter that can import the modules of tests/; fails if that fails."""
     path = os.pathsep.join(filter(None, [str(REPO / "tests"), os.environ.get("PYTHONPATH")]))
     done = subprocess.run(
         [sys.executable, *args],
@@ -60,7 +60,7 @@ def python() -> Callable[..., str]:
 
 @pytest.fixture(scope="session")
 def interpreted() -> Callable[..., None]:
-    """Runs a file of tests, and options of pytest, in a process that interprets our kernels."""
+    """Runs a test file, with options of pytest, in a process where Triton interprets kernels."""
 
     def run(tests: Path, *options: str) -> None:
         call = ["-m", "pytest", "-p", "no:cacheprovider", "-p", "no:xdist", str(tests), *options]
@@ -71,7 +71,7 @@ def interpreted() -> Callable[..., None]:
 
 @pytest.fixture
 def web_folder(tmp_path, monkeypatch) -> Iterator[tuple[Path, str]]:
-    """A folder and the URL of a local server of it; downloads go to another folder."""
+    """A folder and the URL of a local server for it; downloads are cached in another folder."""
     folder = tmp_path / "web"
     folder.mkdir()
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch_home"))
@@ -94,14 +94,14 @@ def _seed():
 
 
 @pytest.fixture(autouse=True)
-def _no_scope_is_left():
-    """mmengine's runners set a default scope and never take it back."""
+def _reset_default_scope():
+    """mmengine's runners set a default scope and never reset it."""
     DefaultScope._instance_dict.clear()
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _metafiles_are_read_once():
-    """For each ``mmdet::`` in a config, mmengine reads all of mmdet's metafiles, half a second."""
+def _cache_metafiles():
+    """For each ``mmdet::`` in a config, mmengine reads all of mmdet's metafiles: half a second."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(mmengine.config.utils, "load", functools.cache(mmengine.config.utils.load))
         yield

@@ -47,7 +47,7 @@ def compiled(
 
 
 def registers(kernel: CompiledKernel) -> str:
-    """Registers of a thread, and bytes of it that are spilled to local memory."""
+    """Registers per thread, and bytes per thread that are spilled to local memory."""
     with tempfile.NamedTemporaryFile("w", suffix=".ptx") as file:
         file.write(kernel.asm["ptx"])
         file.flush()

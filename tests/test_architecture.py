@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 REPO = Path(__file__).resolve().parents[1]
-# From the bottom up: a room imports from itself and from those before it.
+# From the bottom up: a subpackage imports from itself and from those before it.
 ROOMS = (
     "errors",
     "registry",
@@ -96,7 +96,7 @@ def test_imports_run_downwards():
     assert not upwards
 
 
-def test_no_module_imports_itself_through_others():
+def test_no_import_cycles():
     # A package's __init__ is imported with any of its modules; what it imports of them is no cycle.
     graph = {
         name: {i for i in imports(name) if not i.startswith(f"{name}.") and i} for name in sources()
@@ -120,7 +120,7 @@ def test_backends_of_attention_do_not_import_each_other():
 
 
 @pytest.mark.parametrize("room", ["ops", "checkpoints"])
-def test_rooms_that_stand_without_openmmlab(room):
+def test_subpackages_without_openmmlab(room):
     for name in sources():
         if name.split(".")[0] == room:
             text = ast.unparse(sources()[name])
@@ -129,12 +129,12 @@ def test_rooms_that_stand_without_openmmlab(room):
             )
 
 
-def test_nothing_is_mocked():
+def test_no_mocks_in_the_package():
     assert not [name for name, tree in sources().items() if "mock" in ast.unparse(tree)]
 
 
 def test_private_names_of_pytorch_are_in_one_file():
-    """Those of torch, and those of nn.Module that tell its children, parameters and hooks."""
+    """Private names of torch, and those of nn.Module for its children, parameters and hooks."""
     of_modules = re.compile(
         r"\._(modules|parameters|buffers|(forward|backward)(_pre)?_hooks|has_any_global_hook)\b"
     )
@@ -147,7 +147,7 @@ def test_private_names_of_pytorch_are_in_one_file():
     assert found == {"ops.dispatch"}
 
 
-def test_functions_fit_a_screen():
+def test_functions_are_short():
     long = {
         name: node.end_lineno - node.lineno + 1
         for name, node in functions(kernels=True)

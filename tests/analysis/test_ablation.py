@@ -1,4 +1,4 @@
-"""Table 4: the options of each variant build it. Table 5: both ways of shifting are the same."""
+"""Table 4: the options of each variant. Table 5: both kinds of shift give the same outputs."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
 
 def count_backbone(cfg: Config) -> Counts:
-    """All that the variants differ in, and much less to count."""
+    """The backbone alone, where all differences are; counting a whole model takes longer."""
     backbone = Config({"default_scope": "mmdet", "model": cfg.model.backbone})
     return count_config(backbone, (56, 56), forward=lambda model, image: model(image))
 
 
 @pytest.fixture(scope="module")
 def variants() -> dict[str, ablation.Variant]:
-    """Of the segmentor; the detector's go the same way."""
+    """Of the segmentor; those of the detector are built in the same way."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ablation, "count_config", count_backbone)
         found = ablation.count_variants(CONFIGS, ["upernet_swin_t_ade20k"])
         return {variant.name: variant for variant in found}
 
 
-def test_published_scores_are_the_tables(shared):
+def test_published_scores_equal_the_tables(shared):
     tables = json.loads((shared / "paper" / "tables.json").read_text(encoding="utf-8"))
     published = tables[ablation.TABLE_4]
     published.pop("columns")
@@ -42,7 +42,7 @@ def test_published_scores_are_the_tables(shared):
 def test_parameters_of_the_variants(variants):
     params = {name: variant.counts.params for name, variant in variants.items()}
     full = params["rel. pos."]
-    # (2 M - 1)^2 entries for each head of each block; an embedding of 56 x 56 patches.
+    # (2 M - 1)^2 entries per head of each block; an embedding of 56 x 56 patches.
     tables = 13**2 * (2 * 3 + 2 * 6 + 6 * 12 + 2 * 24)
     embedding = 56 * 56 * 96
     assert params == {
@@ -56,7 +56,7 @@ def test_parameters_of_the_variants(variants):
     }
 
 
-def test_all_variants_do_the_same_products(variants):
+def test_variants_have_equal_macs(variants):
     assert len({variant.counts.macs for variant in variants.values()}) == 1
 
 
@@ -71,7 +71,7 @@ def test_variant_as_json(variants):
     assert entry["crop"] == 512
 
 
-def test_options_are_those_of_the_configs():
+def test_options_equal_those_of_the_configs():
     detector, segmentor = (Config.fromfile(CONFIGS / f"{stem}.py") for stem in ablation.METHODS)
     assert detector.default_scope == "mmdet"
     assert segmentor.default_scope == "mmseg"
@@ -97,18 +97,18 @@ def test_padded_shift_equals_cyclic_shift(size, shift):
         impl="reference",
     )
     padded = ablation.padded_window_attention(qkv, qkv_bias, bias, heads, window, shift, 0.5)
-    # Both mask with -100: what leaks through is of the order exp(-100), far below rounding.
+    # Both mask with -100: masked weights are of the order exp(-100), far below rounding.
     torch.testing.assert_close(padded, cyclic, rtol=1e-12, atol=1e-12)
 
 
-def test_every_kind_and_stage_is_timed(monkeypatch):
+def test_every_kind_of_shift_and_stage_is_timed(monkeypatch):
     monkeypatch.setattr(ablation, "STAGES", ((7, 6, 1), (9, 12, 2)))
     times = ablation.measure_stages(torch.device("cpu"), 1, seconds=0.001, rounds=2)
     assert [t.kind for t in times] == list(ablation.PAPER_MILLISECONDS)
     assert all(len(t.milliseconds) == 2 and min(t.milliseconds) > 0 for t in times)
 
 
-def test_published_times_are_the_tables(shared):
+def test_published_times_equal_the_tables(shared):
     tables = json.loads((shared / "paper" / "tables.json").read_text(encoding="utf-8"))
     for kind, milliseconds in ablation.PAPER_MILLISECONDS.items():
         assert tables[ablation.TABLE_5][kind][:4] == list(milliseconds)

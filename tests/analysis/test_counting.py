@@ -1,4 +1,4 @@
-"""Multiply-accumulates: those worked out by hand for single layers, and published whole models."""
+"""Multiply-accumulates: of single layers by hand, and of whole models as published."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def count(build, size=(8, 12)) -> Counts:
     [
         (lambda: nn.Conv2d(3, 16, 3, stride=2, padding=1), 16 * 4 * 6 * 3 * 9),
         (lambda: nn.Conv2d(3, 6, 3, padding=1, groups=3), 6 * 8 * 12 * 9),
-        # Every input position meets the whole kernel.
+        # Every input position is multiplied with the whole kernel.
         (lambda: nn.ConvTranspose2d(3, 5, 2, stride=2), 8 * 12 * 3 * 5 * 4),
         (lambda: nn.Linear(12, 7), 3 * 8 * 12 * 7),
         (lambda: nn.Sequential(nn.BatchNorm2d(3), nn.GELU(), nn.Upsample(scale_factor=2)), 0),
@@ -40,8 +40,8 @@ def test_layers(layer, macs):
     assert count(layer).macs == macs
 
 
-def test_deformable_convolution_counts_like_a_plain_one():
-    """In full precision, as models have it under mixed precision."""
+def test_deformable_convolution_counts_like_a_convolution():
+    """In full precision, which models use for it under mixed precision."""
 
     class Deformed(nn.Module):
         def __init__(self):
@@ -79,7 +79,7 @@ class Attention(nn.Module):
     ],
 )
 @pytest.mark.parametrize("device", ["meta", "cpu"])
-def test_outside_layers_of_attention(attend, device):
+def test_attention_counts_outside_layers(attend, device):
     counts = count_model(
         nn.Sequential(Attention(attend)).to(device), lambda model, image: model(image), (8, 12)
     )
@@ -88,7 +88,7 @@ def test_outside_layers_of_attention(attend, device):
 
 @pytest.mark.parametrize("impl", ["reference", "sdpa"])
 @pytest.mark.parametrize("project_padding", [True, False])
-def test_shifted_windows_of_a_map_that_they_do_not_divide(impl, project_padding):
+def test_shifted_windows_with_padding(impl, project_padding):
     channels, window, (rows, columns) = 8, 4, (7, 10)
     cfg = Config(
         {
@@ -118,8 +118,8 @@ def test_shifted_windows_of_a_map_that_they_do_not_divide(impl, project_padding)
     assert counts.macs_of["stages.0"] == counts.macs - embedding
 
 
-def test_no_arithmetic_and_no_memory():
-    """A petabyte of image would not fit anywhere."""
+def test_counting_allocates_nothing():
+    """An image of a petabyte would fit in no memory."""
     side = 2**23
     assert count(lambda: nn.Conv2d(3, 1, 1), (side, side)).macs == 3 * side**2
 
@@ -149,10 +149,10 @@ def test_models_are_built_without_memory():
         ("upernet_swin_b_ade20k", "upernet_swin_b_640"),
     ],
 )
-def test_whole_models_agree_with_an_independent_count(config, name, shared):
+def test_whole_models_equal_an_independent_count(config, name, shared):
     tables = json.loads((shared / "paper" / "tables.json").read_text(encoding="utf-8"))
     params_m, flops_g = tables["counted_here"][name]
     counts = count_config(CONFIGS / f"{config}.py")
-    # The numbers that we compare with have one and two decimals.
+    # The reference numbers have one and two decimals.
     assert counts.params / 1e6 == pytest.approx(params_m, abs=0.005)
     assert counts.macs / 1e9 == pytest.approx(flops_g, abs=0.05)

@@ -1,4 +1,4 @@
-"""The published numbers: all those of the shared copy of the tables."""
+"""The published numbers equal those in the shared copy of the tables."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def tables(shared) -> dict:
 
 
 @pytest.mark.parametrize("table", TABLES)
-def test_rows_are_the_tables_rows_with_a_parameter_count(table, tables):
+def test_rows_equal_table_rows_with_a_parameter_count(table, tables):
     published = [row for row in tables[table] if row["params_m"] is not None]
     ours = [row for row in ROWS if row.table == table]
     assert [(r.method, r.backbone, r.params_m, r.flops_g, r.fps) for r in ours] == [
@@ -39,7 +39,7 @@ def test_rows_are_the_tables_rows_with_a_parameter_count(table, tables):
         assert row.mask == (mask[0] if isinstance(mask, list) else mask)
 
 
-def test_released_weights_are_the_official_ones(tables):
+def test_weights_equal_the_official_releases(tables):
     assert sorted(WEIGHTS.values()) == sorted(tables["released_weights"]["trained"].values())
     assert set(WEIGHTS) <= {row.config for row in ROWS}
 
@@ -57,7 +57,7 @@ def test_rows_are_found_by_name_and_by_config():
     assert find_rows("cascade_swin_t_coco", CONFIGS) == find_rows("cascade_swin_t", CONFIGS)
 
 
-def test_a_config_without_a_published_row(tmp_path):
+def test_config_without_a_published_row(tmp_path):
     (tmp_path / "own_detector_coco.py").touch()
     (row,) = find_rows("own_detector", tmp_path)
     assert (row.table, row.config, row.params_m) == ("not_published", "own_detector_coco", None)
@@ -66,6 +66,6 @@ def test_a_config_without_a_published_row(tmp_path):
 @pytest.mark.parametrize(
     ("name", "hint"), [("cascade_swim_t", "did you mean cascade_swin_t"), ("?", "there are atss")]
 )
-def test_unknown_row_lists_names(name, hint):
+def test_unknown_row_raises_with_suggestions(name, hint):
     with pytest.raises(UserError, match=hint):
         find_rows(name, CONFIGS)

@@ -1,4 +1,4 @@
-"""Rows beside counts: what agrees says nothing, what does not says why."""
+"""Comparison of published rows with counts: a mismatch is reported and explained."""
 
 from __future__ import annotations
 
@@ -54,39 +54,39 @@ def document(*results: Reproduced) -> str:
     )
 
 
-def test_within_a_percent_agrees():
+def test_within_one_percent_agrees():
     close = result(32.3, 203.1)
     assert close.agrees
     assert close.remarks() == ""
 
 
 @pytest.mark.parametrize(
-    ("params_m", "flops_g", "said"),
+    ("params_m", "flops_g", "remark"),
     [
         (32, 208, "off by +1.5% in FLOPs"),
         (30, 205, "off by -6.2% in parameters"),
         (30, 208, "off by -6.2% in parameters, +1.5% in FLOPs"),
     ],
 )
-def test_a_mismatch_shows_everywhere(params_m, flops_g, said):
+def test_mismatch_is_in_every_format(params_m, flops_g, remark):
     off = result(params_m, flops_g)
     assert not off.agrees
-    assert said in as_json(off)["remarks"]
-    assert said in shown(off)
-    assert said in document(off)
+    assert remark in as_json(off)["remarks"]
+    assert remark in shown(off)
+    assert remark in document(off)
 
 
-def test_nothing_published_is_no_mismatch():
+def test_unpublished_value_is_no_mismatch():
     assert result(32, 300, flops_g=None).agrees
 
 
-def test_a_note_explains_a_mismatch_with_what_counting_gives():
+def test_note_explains_a_mismatch():
     row = {"note": "counted by layer", "unseen": ("head",)}
     assert result(32, 220, 15, **row).remarks() == "counted by layer; without those of head: 205 G"
     assert result(32, 205, 15, **row).remarks() == ""
 
 
-def test_both_forms_hold_published_and_counted():
+def test_json_and_document_have_published_and_counted_values():
     row = result(32.3, 204.5)
     entry = as_json(row)
     assert entry["params_m"] == 32.3
@@ -112,13 +112,13 @@ def test_both_forms_hold_published_and_counted():
         "ocrnet_r101_ade20k",
     ],
 )
-def test_rows_agree_with_what_is_published(config):
+def test_counts_agree_with_the_paper(config):
     (found,) = reproduce([row for row in ROWS if row.config == config][:1], CONFIGS)
     assert found.agrees
     assert found.remarks() == ""
 
 
-def test_other_readings_of_a_row_are_counted_too():
+def test_variants_of_a_row_are_counted():
     row = next(row for row in ROWS if row.config == "atss_swin_t_coco")
     window_12 = {"window 12": {"model.backbone.window_size": 12}}
     (found,) = reproduce([dataclasses.replace(row, variants=window_12)], CONFIGS)
@@ -128,21 +128,21 @@ def test_other_readings_of_a_row_are_counted_too():
     assert found.remarks().startswith("window 12: 35.8 M, ")
 
 
-def test_a_missing_config_is_named(tmp_path):
+def test_missing_config_raises(tmp_path):
     with pytest.raises(UserError, match=r"no such config: .*atss_r50_coco\.py"):
         next(reproduce(ROWS[2:3], tmp_path))
 
 
 @pytest.mark.parametrize("config", ["sparse_rcnn_swin_t_coco", "danet_r101_ade20k"])
-def test_the_explanation_of_a_mismatch_holds(config):
-    """What the note says is missing makes up the difference, to the same percent."""
+def test_explained_mismatch_is_within_one_percent(config):
+    """The part that the note names makes up the difference, to within one percent."""
     (found,) = reproduce([row for row in ROWS if row.config == config], CONFIGS)
     assert not found.agrees
     unseen = sum(found.counts.outside_layers_of[name] for name in found.row.unseen) / 1e9
     assert found.counts.flops_g - unseen == pytest.approx(found.row.flops_g, rel=0.01)
 
 
-def test_the_guess_about_the_extra_layer_of_htc_pp_on_x101_holds():
+def test_htc_pp_on_x101_lacks_the_extra_layer():
     (found,) = reproduce([row for row in ROWS if row.config == "htc_pp_x101_64x4d_coco"], CONFIGS)
     channels, tokens = 2048, 25 * 40  # of the last feature map, stride 32
     queries_keys_values = 3 * channels**2
@@ -151,7 +151,7 @@ def test_the_guess_about_the_extra_layer_of_htc_pp_on_x101_holds():
     assert found.counts.flops_g + attention / 1e9 == pytest.approx(1033, rel=0.001)
 
 
-def test_the_document_in_docs_has_every_row():
+def test_document_has_every_row():
     text = (CONFIGS.parent / "docs" / "reproduction.md").read_text(encoding="utf-8")
     for row in ROWS:
         line = f"| {row.method} | {row.backbone} | [{row.name}](../configs/{row.config}.py)"

@@ -1,4 +1,4 @@
-"""torch.compile and torch.export of the backbone: graphs are not made for each size."""
+"""torch.compile and torch.export of the backbone: one graph for many input sizes."""
 
 import pytest
 import torch
@@ -10,12 +10,12 @@ from swin_dense.ops import dispatch
 
 SMALL = {"embed_dims": 8, "depths": (2, 1), "num_heads": (2, 2), "strides": (4, 2),
          "out_indices": (0, 1), "window_size": 3}  # fmt: skip
-# Of more than one window in the last stage; multiples of all strides and odd ones.
+# More than one window in the last stage; multiples of all strides, and other sizes.
 SIZES = [(48, 64), (64, 33), (50, 96), (71, 45)]
 
 
 class Graphs:
-    """A backend that counts compilations and compiles nothing."""
+    """A compiler backend that counts graphs and runs them without compiling."""
 
     def __init__(self):
         torch._dynamo.reset()
@@ -33,7 +33,7 @@ def model(**kwargs):
 
 
 def results(function, backbone, x):
-    """Maps, and gradients of all parameters."""
+    """Feature maps, and gradients of all parameters."""
     maps = function(x)
     loss = sum((m * m.detach().cos()).sum() for m in maps)
     return [*maps, *torch.autograd.grad(loss, list(backbone.parameters()))]
@@ -46,7 +46,7 @@ def assert_equal(ours, expected):
         torch.testing.assert_close(a, b, rtol=0, atol=tolerance)
 
 
-# On a CPU, 'auto' and 'reference' are the same to the compiler.
+# On a CPU the compiler sees the same code for 'auto' and 'reference'.
 @pytest.mark.parametrize("impl", ["sdpa", "auto"])
 def test_one_graph_for_all_sizes(impl):
     backbone = model(attn_impl=impl, drop_path_rate=0.0)
@@ -57,10 +57,10 @@ def test_one_graph_for_all_sizes(impl):
         assert graphs.count == 1
 
 
-def test_two_graphs_when_nothing_is_said_of_sizes():
-    """The first is for one size; the second, which is for all, follows with the second size.
+def test_two_graphs_with_automatic_dynamic_shapes():
+    """The first input compiles a graph for its size, the second one a dynamic graph for all sizes.
 
-    That CUDA graphs are asked for leaves it alone.
+    ``cuda_graphs`` has no effect under torch.compile.
     """
     backbone = model(use_abs_pos_embed=True, pretrain_img_size=32, cuda_graphs=2).eval()
     compiled = torch.compile(backbone, backend=(graphs := Graphs()), fullgraph=True)
@@ -73,7 +73,7 @@ def test_two_graphs_when_nothing_is_said_of_sizes():
     assert counts == [1, 2, 2, 2]
 
 
-def test_drop_path_and_checkpointing_make_no_difference():
+def test_one_graph_with_drop_path_and_checkpointing():
     backbone = model(drop_path_rate=0.5, with_cp=True, global_attention=True)
     compiled = torch.compile(backbone, backend=(graphs := Graphs()), fullgraph=True, dynamic=True)
     for size in SIZES:
@@ -81,7 +81,7 @@ def test_drop_path_and_checkpointing_make_no_difference():
     assert graphs.count == 1
 
 
-def test_export_for_all_sizes():
+def test_export_with_dynamic_sizes():
     backbone = model().eval()
     size = {0: Dim("batch", min=2), 2: Dim("height", min=25), 3: Dim("width", min=25)}
     with torch.no_grad():
@@ -93,8 +93,8 @@ def test_export_for_all_sizes():
             assert_equal(exported(x), backbone(x))
 
 
-def test_hand_written_functions_stay_out_of_graphs(monkeypatch):
-    """Also where the compiler has given the backbone up, and looks at what it calls."""
+def test_custom_functions_are_not_traced(monkeypatch):
+    """Also after the compiler skips the backbone and traces the functions that it calls."""
     monkeypatch.setenv("SWIN_DENSE_ONEDNN", "1")
     monkeypatch.setattr(dispatch, "_SMALLEST", 0)
     dispatch._prefer_onednn.cache_clear()

@@ -1,4 +1,4 @@
-"""When a CUDA graph stands in for a forward pass, and for how long: with a pretended recording."""
+"""When CUDA graphs are recorded, replayed and dropped, tested with a fake graph on the CPU."""
 
 import copy
 import io
@@ -19,8 +19,8 @@ SMALL = {"embed_dims": 8, "depths": (2, 1), "num_heads": (1, 2), "window_size": 
          "strides": (4, 2), "out_indices": (0, 1)}  # fmt: skip
 
 
-class PretendedGraph:
-    """Counts recordings and replays; runs the forward pass that it was made of."""
+class FakeGraph:
+    """Counts recordings and replays; a replay runs the recorded function."""
 
     recorded: list[tuple[int, ...]]
     replayed: list[tuple[int, ...]]
@@ -43,11 +43,11 @@ class PretendedGraph:
 
 @pytest.fixture
 def graphs(monkeypatch):
-    """Recordings are pretended, and the CPU passes for a GPU."""
-    PretendedGraph.recorded, PretendedGraph.replayed = [], []
-    monkeypatch.setattr(cuda_graphs, "_Graph", PretendedGraph)
+    """Uses :class:`FakeGraph`, and treats the CPU as a GPU."""
+    FakeGraph.recorded, FakeGraph.replayed = [], []
+    monkeypatch.setattr(cuda_graphs, "_Graph", FakeGraph)
     monkeypatch.setattr(cuda_graphs, "_is_on_gpu", lambda x: True)
-    return PretendedGraph
+    return FakeGraph
 
 
 def images(*sides):
@@ -55,16 +55,16 @@ def images(*sides):
 
 
 @pytest.mark.parametrize("bad", [-1, 2.0, "2", None, True])
-def test_bad_argument_is_named(bad):
+def test_invalid_argument_raises(bad):
     with pytest.raises(ValueError, match=r"cuda_graphs must be a number of input shapes.*got"):
         SwinTransformer(**SMALL, cuda_graphs=bad)
 
 
-def test_graphs_are_bounded_and_the_latest_used_stay(graphs):
+def test_least_recently_used_graph_is_dropped(graphs):
     model = SwinTransformer(**SMALL, cuda_graphs=2).eval()
     a, b, c = images(16, 20, 24)
     with torch.no_grad():
-        for x in (a, b, a, c, a, b):  # c puts b out, then b puts c out
+        for x in (a, b, a, c, a, b):  # c evicts b, then b evicts c
             for ours, expected in zip(
                 model(x), SwinTransformer.forward.__wrapped__(model, x), strict=True
             ):
@@ -74,7 +74,7 @@ def test_graphs_are_bounded_and_the_latest_used_stay(graphs):
     assert [shape[-1] for shape in graphs.replayed] == [16, 20, 16, 24, 16, 20]
 
 
-def test_a_graph_that_is_dropped_is_waited_for(graphs):
+def test_dropping_a_graph_waits_for_it(graphs):
     model = SwinTransformer(**SMALL, cuda_graphs=1).eval()
     before = graphs.waited
     with torch.no_grad():
@@ -88,7 +88,7 @@ def test_a_graph_that_is_dropped_is_waited_for(graphs):
 
 @pytest.fixture
 def autocast():
-    """Sets what torch.autocast does, which does nothing without a GPU."""
+    """Sets the state of autocast, as torch.autocast has no effect without a GPU."""
     before = torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda")
 
     def enter(enabled, dtype):
@@ -99,7 +99,7 @@ def autocast():
     enter(*before)
 
 
-def test_a_graph_serves_one_precision(graphs, autocast):
+def test_one_graph_per_autocast_precision(graphs, autocast):
     model = SwinTransformer(**SMALL, cuda_graphs=4).eval()
     (x,) = images(16)
     with torch.no_grad():
@@ -112,7 +112,7 @@ def test_a_graph_serves_one_precision(graphs, autocast):
     assert len(graphs.recorded) == 3
 
 
-def test_graphs_share_the_memory_of_one_that_lives(graphs):
+def test_graphs_share_a_memory_pool(graphs):
     model = SwinTransformer(**SMALL, cuda_graphs=2).eval()
     with torch.no_grad():
         for x in images(16, 20, 24):
@@ -121,21 +121,21 @@ def test_graphs_share_the_memory_of_one_that_lives(graphs):
     assert second.other is first
 
 
-class Watch(TorchDispatchMode):
+class PassThroughMode(TorchDispatchMode):
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         return function(*args, **(kwargs or {}))
 
 
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
-def test_not_in_training_nor_with_gradients_nor_watched(graphs):
+def test_no_graph_in_training_with_gradients_hooks_or_tracing(graphs):
     model = SwinTransformer(**SMALL, cuda_graphs=2)
     (x,) = images(16)
     with torch.no_grad():
-        model(x)  # trains
+        model(x)  # in training mode
         model.eval().stages[0].train()
-        model(x)  # a part trains
+        model(x)  # one stage in training mode
         model.eval()
-        with Watch():
+        with PassThroughMode():
             model(x)
         handle = model.stages[1].register_forward_hook(lambda *_: None)
         model(x)
@@ -156,7 +156,7 @@ def test_not_in_training_nor_with_gradients_nor_watched(graphs):
     assert len(graphs.recorded) == 1
 
 
-def test_hooks_of_the_backbone_itself_are_called(graphs):
+def test_forward_hooks_of_the_backbone_are_called(graphs):
     model = SwinTransformer(**SMALL, cuda_graphs=2).eval()
     called = []
     model.register_forward_hook(lambda *_: called.append(1))
@@ -175,15 +175,15 @@ def replace_data(model):
     model.stages[0].blocks[0].attn["w_msa"].qkv.weight.data = torch.randn(24, 8)
 
 
-def replace_part(model):
+def replace_submodule(model):
     model.stages[0].blocks[0].ffn.layers[0][1] = nn.ReLU().eval()
 
 
 @pytest.mark.parametrize(
     "change",
-    [replace_by_assignment, replace_data, replace_part, SwinTransformer.double],
+    [replace_by_assignment, replace_data, replace_submodule, SwinTransformer.double],
 )
-def test_weights_that_are_elsewhere_drop_the_graphs(graphs, change):
+def test_replaced_weights_drop_the_graphs(graphs, change):
     model = SwinTransformer(**SMALL, cuda_graphs=2).eval()
     (x,) = images(16)
     with torch.no_grad():
@@ -196,7 +196,7 @@ def test_weights_that_are_elsewhere_drop_the_graphs(graphs, change):
     assert len(model.cuda_graphs) == 1
 
 
-def test_weights_written_in_place_keep_the_graphs(graphs):
+def test_weights_changed_in_place_keep_the_graphs(graphs):
     model = SwinTransformer(**SMALL, cuda_graphs=2).eval()
     (x,) = images(16)
     with torch.no_grad():
@@ -220,7 +220,7 @@ def copies(model):
     yield torch.load(file, weights_only=False)
 
 
-def test_copies_have_no_graphs_but_make_them(graphs):
+def test_copies_record_their_own_graphs(graphs):
     model = SwinTransformer(**SMALL, cuda_graphs=2).eval()
     (x,) = images(16)
     with torch.no_grad():
@@ -233,8 +233,8 @@ def test_copies_have_no_graphs_but_make_them(graphs):
     assert model.state_dict().keys() == SwinTransformer(**SMALL).state_dict().keys()
 
 
-def test_want_of_memory_costs_the_graphs_and_not_the_result(graphs, monkeypatch, caplog):
-    class Failing(PretendedGraph):
+def test_out_of_memory_falls_back_to_eager(graphs, monkeypatch, caplog):
+    class Failing(FakeGraph):
         def __init__(self, forward, x, other=None):
             super().__init__(forward, x, other)
             if x.shape[-1] == 20:
@@ -249,7 +249,7 @@ def test_want_of_memory_costs_the_graphs_and_not_the_result(graphs, monkeypatch,
     with torch.no_grad():
         for x in (a, b, b, a, a):
             assert model(x)[0].shape[-1] == x.shape[-1] // 4
-    # All make room, and the shape that failed is not tried each time.
+    # All graphs are dropped, and the shape that failed is not tried again.
     assert [shape[-1] for shape in graphs.recorded] == [16, 20, 16]
     assert [r.getMessage() for r in caplog.records] == [
         "no memory for a CUDA graph of input shape (1, 3, 20, 20): running without; "
@@ -272,7 +272,7 @@ def test_other_errors_are_raised_and_leave_no_graph(graphs, monkeypatch):
     assert len(graphs.recorded) == 1
 
 
-def test_threads_take_turns(graphs):
+def test_thread_safety(graphs):
     model = SwinTransformer(**SMALL, cuda_graphs=1).eval()
     inputs = images(16, 20, 24, 16)
     with torch.no_grad():
@@ -294,7 +294,7 @@ def test_threads_take_turns(graphs):
             torch.testing.assert_close(a, b, rtol=0, atol=0)
 
 
-def test_no_effect_on_a_cpu():
+def test_no_effect_on_cpu():
     torch.manual_seed(0)
     model = SwinTransformer(**SMALL, cuda_graphs=2).eval()
     torch.manual_seed(0)
@@ -305,8 +305,8 @@ def test_no_effect_on_a_cpu():
     assert len(model.cuda_graphs) == 0
 
 
-def test_masks_are_kept_for_a_graph():
-    """Those of the cache may be thrown out of it, whereupon their memory is used anew."""
+def test_masks_are_stored_for_a_graph():
+    """Masks in the cache may be evicted, and their memory reused."""
     spec = windows.WindowSpec(2, 3, 1, 1.0)
     call = (5, 6, spec, torch.device("cpu"), torch.float32)
     masks = {}

@@ -1,4 +1,4 @@
-"""DeiT with its pyramid: parity with timm, and what every backbone here promises."""
+"""DeiT with its feature pyramid: parity with timm, shapes, arguments, freezing, loading."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ SMALL = {"embed_dims": 12, "depth": 3, "num_heads": 3, "pretrain_img_size": 64}
 def timm_model(**kwargs):
     sizes = {"embed_dim": 384, "depth": 12, "num_heads": 6, **kwargs}
     model = VisionTransformer(patch_size=16, num_classes=0, global_pool="", **sizes)
-    for parameter in model.parameters():  # so that biases and embeddings count
+    for parameter in model.parameters():  # zero biases and embeddings would hide errors
         nn.init.normal_(parameter, std=0.02)
     return model.eval()
 
@@ -31,7 +31,7 @@ def gradients_of(model, maps):
 
 
 @pytest.mark.parametrize("final_norm", [True, False], ids=["after the norm", "before the norm"])
-def test_tokens_and_gradients_are_timm_s(final_norm):
+def test_tokens_and_gradients_equal_timm(final_norm):
     theirs, ours = timm_model(), DeiT(drop_path_rate=0.0).eval()
     report = ours.load_state_dict(theirs.state_dict(), strict=False)
     assert not report.unexpected_keys
@@ -43,16 +43,16 @@ def test_tokens_and_gradients_are_timm_s(final_norm):
     # Both run the same operations in float32, twelve blocks deep.
     torch.testing.assert_close(ours.tokens(x), expected, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(ours(x)[2], expected, rtol=1e-4, atol=1e-5)
-    wanted = gradients_of(theirs, expected)
-    came = gradients_of(ours, ours.tokens(x))
-    assert came.keys() == wanted.keys()
-    for key, gradient in wanted.items():
+    expected_gradients = gradients_of(theirs, expected)
+    grads = gradients_of(ours, ours.tokens(x))
+    assert grads.keys() == expected_gradients.keys()
+    for key, gradient in expected_gradients.items():
         scale = float(gradient.abs().max())
-        torch.testing.assert_close(came[key], gradient, rtol=1e-3, atol=1e-5 * max(scale, 1))
+        torch.testing.assert_close(grads[key], gradient, rtol=1e-3, atol=1e-5 * max(scale, 1))
 
 
 @pytest.mark.parametrize("size", [(1, 1), (5, 130), (64, 33)])
-def test_maps_have_the_promised_shapes(size):
+def test_feature_map_shapes(size):
     maps = DeiT(**SMALL).eval()(torch.zeros(2, 3, *size))
     assert isinstance(maps, tuple)
     expected = [(2, 12, *(-(-side // stride) for side in size)) for stride in (4, 8, 16, 32)]
@@ -60,7 +60,7 @@ def test_maps_have_the_promised_shapes(size):
     assert all(m.is_contiguous() for m in maps)
 
 
-def test_new_pyramid_repeats_and_pools_the_tokens():
+def test_initial_pyramid_repeats_and_pools_the_tokens():
     model = DeiT(**SMALL).eval()
     model.pyramid["0"].act = nn.Identity()
     x = torch.randn(1, 3, 64, 64)
@@ -83,15 +83,15 @@ def test_attention_is_global():
 def test_position_embedding_is_interpolated():
     model = DeiT(**SMALL).eval()
     nn.init.normal_(model.pos_embed)
-    flat = torch.zeros(1, 3, 64, 128)  # only positions tell the tokens of an empty image apart
+    flat = torch.zeros(1, 3, 64, 128)  # its tokens differ by position only
     tokens = model.tokens(flat)
     assert tokens.std(dim=(2, 3)).min() > 0
     model.pos_embed.data[:, 1:] = model.pos_embed.data[:, 1:2]
     assert model.tokens(flat).std(dim=(2, 3)).max() < 1e-5
 
 
-def test_size_of_deit_s():
-    """22.05 M in DeiT's paper less its classifier (384 x 1000 + 1000)."""
+def test_parameter_count():
+    """22.05 M in DeiT's paper, minus the classifier (384 x 1000 + 1000)."""
     model = DeiT()
     pyramid = sum(p.numel() for p in model.pyramid.parameters())
     assert sum(p.numel() for p in model.parameters()) - pyramid == 22_050_664 - 385_000
@@ -99,7 +99,7 @@ def test_size_of_deit_s():
     assert pyramid == 3 * 384 * 4 + 2 * 384
 
 
-def test_every_parameter_trains_and_checkpointing_changes_nothing():
+def test_every_parameter_gets_the_same_gradient_with_checkpointing():
     model = DeiT(**SMALL, drop_path_rate=0.0)
     again = DeiT(**SMALL, drop_path_rate=0.0, with_cp=True)
     again.load_state_dict(model.state_dict())
@@ -143,11 +143,11 @@ def test_official_weights_of_another_size_load_with_a_report(extra_tokens, tmp_p
     larger.init_weights()
     assert larger.pos_embed.shape == (1, 1 + 6 * 8, 12)
     torch.testing.assert_close(larger.pos_embed.data[:, :1], positions[:, :1])
-    x = torch.randn(1, 3, 96, 128)  # interpolated when loaded or when used: the same
+    x = torch.randn(1, 3, 96, 128)  # interpolating at loading or in forward gives the same
     torch.testing.assert_close(larger.eval().tokens(x), same.eval().tokens(x))
 
 
-def test_other_weights_are_refused(tmp_path):
+def test_weights_of_another_model_raise(tmp_path):
     path = tmp_path / "other.pth"
     torch.save({"conv1.weight": torch.zeros(64, 3, 7, 7)}, path)
     model = DeiT(**SMALL, init_cfg={"type": "Pretrained", "checkpoint": str(path)})
@@ -164,7 +164,7 @@ def test_other_weights_are_refused(tmp_path):
         (r"init_cfg must be dict\(type='Pretrained'", {"init_cfg": {"type": "TruncNormal"}}),
     ],
 )
-def test_bad_arguments_are_named(message, arguments):
+def test_invalid_arguments_raise(message, arguments):
     with pytest.raises(ValueError, match=message):
         DeiT(**arguments)
 

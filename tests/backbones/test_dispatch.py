@@ -1,4 +1,4 @@
-"""Who computes a block: decided once, in few calls, and one meaning of ``attn_impl`` everywhere."""
+"""Which functions compute a block: decided once, at low cost, and as ``attn_impl`` says."""
 
 import copy
 import pickle
@@ -45,12 +45,12 @@ def calls_of_ours(function):
 
 
 @pytest.mark.parametrize("grad", [False, True], ids=["inference", "training"])
-def test_a_block_takes_few_calls_in_few_files(grad):
-    """A reader follows them all; 135 calls in 13 files were too many."""
+def test_block_forward_makes_few_calls_in_few_files(grad):
+    """So that a reader can follow all of them."""
     block = SwinTransformer(arch="tiny").train(grad).stages[0].blocks[1]
     x = torch.randn(1, 14, 14, 96)
     with torch.set_grad_enabled(grad):
-        block(x)  # decides, and makes the index of windows
+        block(x)  # caches the decision and the window index
         files = calls_of_ours(lambda: block(x))
     assert len(files) <= 60
     assert len(set(files)) <= 6
@@ -78,7 +78,7 @@ def backends(monkeypatch):
 
 @pytest.mark.parametrize("impl", ["reference", "sdpa", "cpu", "auto"])
 def test_attn_impl_reaches_every_layer(impl, backends):
-    """Four blocks, one of global attention and a patch merging; 'reference' fuses none of them."""
+    """Four blocks, a global attention block and patch merging; 'reference' fuses none of them."""
     model = SwinTransformer(**SMALL, attn_impl=impl).eval()
     with torch.no_grad():
         model(torch.randn(1, 3, 40, 40))
@@ -94,13 +94,13 @@ def test_attn_impl_reaches_every_layer(impl, backends):
 
 @pytest.fixture
 def decisions(monkeypatch):
-    """Number of times that a block was looked at."""
+    """Number of times that a decision was computed."""
     made = []
     monkeypatch.setattr(swin, "fusable_block", lambda *a: made.append(1) or fusable_block(*a))
     return lambda: len(made)
 
 
-def test_a_decision_is_made_when_something_changes(decisions):
+def test_decision_is_renewed_when_the_block_changes(decisions):
     block = SwinTransformer(**SMALL).eval().stages[0].blocks[0]
     x = torch.randn(1, 10, 10, 16)
 
@@ -123,7 +123,7 @@ def test_a_decision_is_made_when_something_changes(decisions):
     assert decided(lambda: block.norm2.register_forward_hook(lambda *_: None)) == 0
 
 
-def test_hooks_come_and_go():
+def test_adding_and_removing_hooks():
     model, x = SwinTransformer(**SMALL).eval(), torch.randn(1, 10, 10, 16)
     block = model.stages[0].blocks[0]
     assert block.ops.current(block, x) is not None
@@ -131,12 +131,12 @@ def test_hooks_come_and_go():
     assert block.ops.current(block, x) is None
     handle.remove()
     assert block.ops.current(block, x) is not None
-    handle = block.register_forward_hook(lambda *_: None)  # around the block, not in it
+    handle = block.register_forward_hook(lambda *_: None)  # of the block itself, not of its layers
     assert block.ops.current(block, x) is not None
     handle.remove()
 
 
-def test_copies_and_pickles_decide_for_themselves(decisions):
+def test_copies_and_pickles_have_their_own_decision(decisions):
     block, x = SwinTransformer(**SMALL).eval().stages[0].blocks[0], torch.randn(1, 10, 10, 16)
     expected = block(x)
     for other in (copy.deepcopy(block), pickle.loads(pickle.dumps(block))):
@@ -148,7 +148,7 @@ def test_copies_and_pickles_decide_for_themselves(decisions):
     assert torch.equal(block(x), expected)
 
 
-def test_a_decision_is_about_one_module():
+def test_decision_is_per_module():
     """DataParallel's replicas share the attributes of their model, but have other weights."""
     layer = nn.Linear(2, 2)
     decision = Decision(layer, lambda _: "fused")

@@ -1,4 +1,4 @@
-"""The extra block of HTC++: full attention over the last stage, off unless asked for."""
+"""The global attention block of HTC++ after the last stage, which is off by default."""
 
 import copy
 
@@ -52,10 +52,10 @@ def plain_block(state: dict[str, Tensor], x: Tensor, heads: int) -> Tensor:
 
 
 @pytest.mark.parametrize("attn_impl", ["auto", "reference"])
-def test_block_and_its_gradients_equal_a_plain_one_in_float64(attn_impl):
+def test_block_and_gradients_equal_a_plain_block_in_float64(attn_impl):
     block = backbone(attn_impl=attn_impl).stages[3].global_block.double()
     for parameter in block.parameters():
-        torch.nn.init.normal_(parameter, std=0.3)  # zero biases would hide that they are used
+        torch.nn.init.normal_(parameter, std=0.3)  # zero biases would hide errors
     state = {key: p.detach().clone().requires_grad_() for key, p in block.named_parameters()}
     x = torch.randn(2, 4, 5, 64, dtype=torch.float64, requires_grad=True)
     x_plain = x.detach().clone().requires_grad_()
@@ -71,7 +71,7 @@ def test_block_and_its_gradients_equal_a_plain_one_in_float64(attn_impl):
         torch.testing.assert_close(parameter.grad, state[key].grad, rtol=0, atol=1e-9)
 
 
-def test_every_token_sees_every_other():
+def test_every_token_attends_to_every_other():
     attention = GlobalAttention(
         8,
         2,
@@ -86,7 +86,7 @@ def test_every_token_sees_every_other():
     assert x.grad.abs().sum(-1).min() > 0
 
 
-def test_block_comes_after_the_last_stage_and_before_its_norm():
+def test_block_runs_between_the_last_stage_and_its_norm():
     with_block = backbone().eval()
     without = backbone(global_attention=False).eval()
     state = with_block.state_dict()
@@ -106,7 +106,7 @@ def test_off_by_default():
     assert not any("global" in key for key in SwinTransformer(**SMALL).state_dict())
 
 
-def test_size_is_that_of_a_whole_transformer_block():
+def test_parameter_count():
     """12 C^2 weights; biases and norms add 13 C."""
     with torch.device("meta"):
         sizes = [
@@ -116,7 +116,7 @@ def test_size_is_that_of_a_whole_transformer_block():
     assert sizes[0] - sizes[1] == 12 * 1024**2 + 13 * 1024
 
 
-def test_recomputing_gives_the_same_gradients():
+def test_checkpointing_gives_the_same_gradients():
     plain, recomputing = backbone(), backbone(with_cp=True)
     recomputing.load_state_dict(plain.state_dict())
     image = torch.randn(1, 3, 64, 64)
@@ -128,7 +128,7 @@ def test_recomputing_gives_the_same_gradients():
     torch.testing.assert_close(*gradients)
 
 
-def test_drop_path_is_that_of_the_last_block():
+def test_drop_path_rate_equals_that_of_the_last_block():
     model = SwinTransformer(**SMALL, drop_path_rate=0.4, global_attention=True)
     stage = model.stages[3]
     assert stage.global_block.drop_path.drop_prob == stage.blocks[-1].drop_path.drop_prob > 0.39
@@ -139,12 +139,12 @@ def test_frozen_with_its_stage():
     assert all(p.requires_grad for p in backbone(frozen_stages=3).stages[3].parameters())
 
 
-def test_needs_the_last_stage_as_output():
+def test_requires_the_last_stage_as_output():
     with pytest.raises(ValueError, match=r"out_indices needs 3, got \(0, 1\)"):
         SwinTransformer(**SMALL, out_indices=(0, 1), global_attention=True)
 
 
-def test_classifier_s_checkpoint_is_complete_without_the_block():
+def test_classifier_checkpoint_loads_without_the_block():
     """In Swin-B the block is an eighth of the parameters, more than may be missing otherwise."""
     classifier = {
         f"backbone.{key}": torch.ones_like(value)
@@ -161,7 +161,7 @@ def test_classifier_s_checkpoint_is_complete_without_the_block():
     assert all(torch.equal(after[key], before[key]) for key in before)
 
 
-def test_block_is_initialised_as_the_others(tmp_path):
+def test_block_is_initialised_like_the_others(tmp_path):
     path = tmp_path / "classifier.pth"
     torch.save(SwinTransformer(**SMALL).state_dict(), path)
     torch.manual_seed(1)

@@ -1,4 +1,4 @@
-"""What the backbone keeps for backward, in bytes."""
+"""Memory that the backbone keeps for the backward pass."""
 
 import pytest
 import torch
@@ -9,8 +9,8 @@ from swin_dense.backbones.swin import SwinTransformer
 from swin_dense.benchmarks.measurement import kept_for_backward
 
 SIZE = (224, 224)
-# Of an image of 800 x 1344 in bf16, MB: input, q, k, v and result of every attention, and the
-# hidden units of blocks of more than 256 channels.
+# MB for an image of 800 x 1344 in bf16: input, q, k, v and output of every attention, and the
+# hidden features of MLPs of more than 256 channels.
 BUDGET = {"tiny": 481, "small": 871, "base": 1159}
 
 
@@ -27,17 +27,17 @@ def kept(model, dtype=torch.bfloat16):
 
 
 @pytest.mark.parametrize("arch", BUDGET)
-def test_a_block_keeps_four_maps_and_wide_hidden_units(arch):
+def test_memory_budget(arch):
     assert kept(SwinTransformer(arch=arch)) <= BUDGET[arch]
 
 
 @pytest.mark.parametrize(("dtype", "part"), [(torch.bfloat16, 0.5), (torch.float32, 0.6)])
-def test_keeps_half_of_what_mmdet_keeps(dtype, part):
+def test_keeps_about_half_the_memory_of_mmdet(dtype, part):
     assert kept(SwinTransformer(arch="tiny"), dtype) <= part * kept(MMDetSwin(), dtype)
 
 
-def test_with_cp_keeps_the_inputs_of_blocks():
-    """Of every block one map, besides what the patch embedding and the output norms keep."""
+def test_checkpointing_keeps_block_inputs_only():
+    """One feature map per block, besides those of the patch embedding and the output norms."""
     tokens_by_channels = [200 * 336 * 96 / 2**i for i in range(4)]
     inputs = sum(n * t for n, t in zip((2, 2, 6, 2), tokens_by_channels, strict=True))
     image, embedded, outputs = 800 * 1344 * 3, tokens_by_channels[0], sum(tokens_by_channels)

@@ -1,4 +1,4 @@
-"""What the backbone promises besides parity: shapes, arguments, freezing, options."""
+"""The Swin backbone apart from parity: shapes, arguments, freezing, options."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ SMALL = {"embed_dims": 8, "depths": (2, 2, 2, 2), "num_heads": (1, 2, 2, 4), "wi
 
 
 @pytest.mark.parametrize("size", [(1, 1), (5, 130), (64, 33)])
-def test_maps_have_the_promised_shapes(size):
+def test_feature_map_shapes(size):
     model = SwinTransformer(**SMALL).eval()
     maps = model(torch.zeros(2, 3, *size))
     assert isinstance(maps, tuple)
@@ -26,7 +26,7 @@ def test_maps_have_the_promised_shapes(size):
 
 
 @pytest.mark.parametrize("registry", [MMDET_MODELS, MMSEG_MODELS], ids=["mmdet", "mmseg"])
-def test_one_line_of_a_config_is_the_migration(registry):
+def test_builds_from_mmdet_and_mmseg_registries(registry):
     model = registry.build(
         {
             "type": "swin_dense.SwinTransformer",
@@ -41,8 +41,8 @@ def test_one_line_of_a_config_is_the_migration(registry):
 @pytest.mark.parametrize(
     ("arch", "millions"), [("tiny", 27.5), ("small", 48.8), ("base", 86.7), ("large", 195.0)]
 )
-def test_arch_sizes(arch, millions):
-    """Parameters of the paper's variants less the classifier head, and with four output norms."""
+def test_parameter_counts(arch, millions):
+    """The paper's variants without the classifier head, with four output norms."""
     with torch.device("meta"):
         model = SwinTransformer(arch=arch)
     count = sum(p.numel() for p in model.parameters()) / 1e6
@@ -76,7 +76,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("message", BAD)
-def test_bad_arguments_are_named(message):
+def test_invalid_arguments_raise(message):
     with pytest.raises(ValueError, match=message):
         SwinTransformer(**BAD[message])
 
@@ -116,7 +116,7 @@ def gradients(model, x):
 
 
 def test_checkpointing_under_ddp_gives_the_same_gradients(tmp_path):
-    """The reentrant kind marks parameters ready twice, or not at all, and DDP stops."""
+    """Reentrant checkpointing would mark parameters ready twice or never, and DDP would fail."""
     model = SwinTransformer(**SMALL, with_cp=True, drop_path_rate=0.0)
     x = torch.randn(2, 3, 40, 40)
     expected = gradients(SwinTransformer(**SMALL, drop_path_rate=0.0).train(), x).keys()
@@ -131,7 +131,7 @@ def test_checkpointing_under_ddp_gives_the_same_gradients(tmp_path):
         dist.destroy_process_group()
 
 
-def test_checkpointing_keeps_less(monkeypatch):
+def test_checkpointing_saves_memory(monkeypatch):
     x = torch.randn(1, 3, 64, 64)
 
     def saved_bytes(**kwargs):
@@ -149,7 +149,7 @@ def test_checkpointing_keeps_less(monkeypatch):
     assert saved_bytes(with_cp=True) < 0.5 * saved_bytes()
 
 
-def test_absolute_embedding_follows_the_input_size():
+def test_absolute_embedding_is_resized_to_the_input():
     model = SwinTransformer(**SMALL, use_abs_pos_embed=True, pretrain_img_size=32).eval()
     torch.nn.init.normal_(model.absolute_pos_embed)
     for size in [(32, 32), (50, 21), (3, 200)]:
@@ -183,7 +183,7 @@ TABLE_4 = {
 }
 
 
-def test_table_4_variants_differ_where_they_should():
+def test_table_4_variants():
     full = SwinTransformer(**SMALL, use_abs_pos_embed=True).eval()
     for p in full.parameters():
         torch.nn.init.normal_(p, std=0.3)
@@ -201,8 +201,8 @@ def test_table_4_variants_differ_where_they_should():
         assert not torch.allclose(maps[name], maps[other], atol=1e-3), (name, other)
 
 
-def test_without_shifting_windows_do_not_see_each_other():
-    """One stage of blocks: a change in one window stays there, unless windows are shifted."""
+def test_without_shift_windows_are_independent():
+    """In one stage, a change in a window affects no other window, unless windows are shifted."""
     x = torch.randn(1, 3, 24, 24)  # 6 x 6 patches, 2 x 2 windows of 3 x 3
     changed = x.clone()
     changed[..., :12, :12] += 1
@@ -213,7 +213,7 @@ def test_without_shifting_windows_do_not_see_each_other():
         assert (difference[3:, 3:] > 0).any() == use_shift
 
 
-def test_attention_without_first_term_ignores_queries_and_keys():
+def test_attention_without_dot_product_ignores_queries_and_keys():
     model = SwinTransformer(**SMALL, use_dot_product=False)
     model.init_weights()
     grads = gradients(model, torch.randn(1, 3, 24, 24))

@@ -1,4 +1,4 @@
-"""Same weights in, same maps and gradients out: mmdet, mmseg, and the official code's figures."""
+"""Same weights, same feature maps and gradients as in mmdet, mmseg and the official code."""
 
 import importlib.util
 import json
@@ -27,7 +27,7 @@ VARIANTS = {
     "checkpointing": {"with_cp": True},
     "absolute": {"use_abs_pos_embed": True, "pretrain_img_size": (61, 83), "patch_size": 4},
 }
-# Rounding of float32 through a few blocks, in units of the largest value.
+# float32 rounding in a few blocks, relative to the largest value.
 TOLERANCE = 1e-5
 
 
@@ -45,8 +45,8 @@ def randomise(model):
     return model
 
 
-def maps_and_gradients(model, x):
-    """Output maps, gradient of the input, gradient of every parameter, of a random projection."""
+def outputs_and_gradients(model, x):
+    """Feature maps, and gradients of a random projection of them: of the input and parameters."""
     x = x.clone().requires_grad_()
     outs = list(model(x))
     loss = sum(
@@ -64,11 +64,11 @@ def assert_same(ours, theirs, what):
 
 
 def assert_models_agree(ours, theirs, x):
-    our_maps, our_gradients = maps_and_gradients(ours, x)
-    their_maps, their_gradients = maps_and_gradients(theirs, x)
+    our_maps, our_gradients = outputs_and_gradients(ours, x)
+    their_maps, their_gradients = outputs_and_gradients(theirs, x)
     assert len(our_maps) == len(their_maps)
     for i, (a, b) in enumerate(zip(our_maps, their_maps, strict=True)):
-        assert_same(a, b, f"map {i}")
+        assert_same(a, b, f"feature map {i}")
     assert our_gradients.keys() == their_gradients.keys()
     for name, gradient in our_gradients.items():
         assert_same(gradient, their_gradients[name], name)
@@ -80,10 +80,10 @@ def assert_models_agree(ours, theirs, x):
 def test_same_as_stock(stock, impl, variant):
     kwargs = SMALL | VARIANTS[variant]
     theirs = randomise(stock(**kwargs))
-    theirs.eval()  # theirs returns None
+    theirs.eval()  # which returns None in mmdet
     ours = SwinTransformer(**kwargs, attn_impl=impl).eval()
     ours.load_state_dict(theirs.state_dict())
-    # Stock models take the absolute embedding at one size only, in whole patches.
+    # Stock models support the absolute embedding at one size only, in whole patches.
     x = torch.randn(2, kwargs.get("in_channels", 3), 61, 83)
     if variant == "absolute":
         x = torch.randn(2, 3, 60, 80)
@@ -101,7 +101,7 @@ def test_our_state_dict_loads_into_stock(stock):
     x = torch.randn(1, 3, 224, 224)
     with torch.no_grad():
         for a, b in zip(ours(x), theirs(x), strict=True):
-            assert_same(a, b, "map")
+            assert_same(a, b, "feature map")
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 50), (33, 2), (29, 31), (64, 64), (35, 140)])
@@ -125,11 +125,11 @@ def test_same_random_numbers_as_stock_in_training():
     results = []
     for model in (ours, theirs):
         torch.manual_seed(5)
-        results.append(maps_and_gradients(model, x)[0])
+        results.append(outputs_and_gradients(model, x)[0])
     for a, b in zip(*results, strict=True):
-        assert_same(a, b, "map")
+        assert_same(a, b, "feature map")
     with torch.no_grad():
-        assert not torch.allclose(ours(x)[-1], results[0][-1])  # another draw
+        assert not torch.allclose(ours(x)[-1], results[0][-1])  # other random numbers
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ def test_same_random_numbers_as_stock_in_training():
     [(name, impl) for name in ("t_odd", "b_w12") for impl in ("reference", "sdpa", "cpu")],
 )
 def test_same_as_the_official_code(shared, name, impl):
-    """Figures measured on the official detection backbone, in its own key layout."""
+    """Values computed with the official detection backbone, in its own key layout."""
     golden = json.loads((shared / "golden/official_swin.json").read_text())[name]
     case = golden["case"]
     kwargs = dict(case["kw"])

@@ -1,4 +1,4 @@
-"""It learns as mmdet's does: the same run, step by step."""
+"""Training gives the same losses as with mmdet's Swin, step by step."""
 
 import numpy as np
 import pytest
@@ -71,10 +71,10 @@ def train(model):
     return losses
 
 
-def test_training_gives_the_losses_of_mmdet(tmp_path):
-    """In float64, where rounding stays far below what a wrong gradient would do.
+def test_training_losses_equal_mmdet(tmp_path):
+    """In float64, where rounding is far below the effect of a wrong gradient.
 
-    In float32 AdamW magnifies rounding within a few steps (it divides by tiny second moments).
+    In float32 AdamW amplifies rounding within a few steps (it divides by small second moments).
     """
     with DefaultScope.overwrite_default_scope("mmdet"):
         theirs = build(tmp_path, "SwinTransformer").double()

@@ -1,9 +1,9 @@
-"""Names and shapes in the files that the authors released, from their public code.
+"""Parameter names and shapes of the authors' released files, from their public code.
 
 Detectors: mmdet 2.11 with ``mmdet/models/backbones/swin_transformer.py`` of
 SwinTransformer/Swin-Transformer-Object-Detection. Segmentors: mmseg 0.11 of
-SwinTransformer/Swin-Transformer-Semantic-Segmentation. Written down module by module as their
-constructors create parameters, independently of this package's conversion.
+SwinTransformer/Swin-Transformer-Semantic-Segmentation. Listed module by module, in the order in
+which constructors create parameters, and independent of this package's conversion.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Named = Iterator[tuple[str, tuple[int, ...]]]
 
 @dataclass
 class Sizes:
-    """Swin-T as released; the heads' widths are theirs too."""
+    """Swin-T as released, with the heads' widths of the release."""
 
     channels: int = 96
     depths: tuple[int, ...] = (2, 2, 6, 2)
@@ -151,7 +151,7 @@ def upernet(s: Sizes) -> Named:
 
 
 def random_state(named: Named) -> OrderedDict:
-    """Random values of a scale that keeps activations sane; statistics of batch norm positive."""
+    """Random values that keep activations in range; positive statistics of batch norm."""
     state = OrderedDict()
     for name, shape in named:
         if name.endswith("num_batches_tracked"):

@@ -1,4 +1,4 @@
-"""Conversion between all layouts: there and back, and into the libraries' own models."""
+"""Conversion between all layouts: round trips, and loading into the libraries' own models."""
 
 import itertools
 
@@ -49,12 +49,12 @@ def torchvision_classifier():
 
 
 def classifier_like(state, to):
-    """A classifier in a layout that has no library here."""
+    """A classifier in a layout whose library is not installed."""
     return convert(state, to).state
 
 
 STAGES = {"out_features": ["stage1", "stage2", "stage3"]}
-# Each is a state dict as its own code makes it, and the layout that it is in.
+# Each is a layout and a state dict as that library's code creates it.
 SOURCES = {
     "our backbone": ("openmmlab", lambda: backbone().state_dict()),
     "our backbone with position": (
@@ -89,7 +89,7 @@ def assert_equal(found, expected):
 
 
 @pytest.mark.parametrize(("source", "via"), list(itertools.product(SOURCES, TARGETS)))
-def test_there_and_back_is_exact(source, via):
+def test_round_trip_is_exact(source, via):
     layout, make = SOURCES[source]
     state = make()
     converted = convert(state, via)
@@ -101,7 +101,7 @@ def test_there_and_back_is_exact(source, via):
 
 @pytest.mark.parametrize("source", [s for s in SOURCES if "classifier" in s])
 @pytest.mark.parametrize("library", ["timm", "hf", "torchvision"])
-def test_any_classifier_loads_strictly_into_a_library_s_model(source, library):
+def test_classifier_loads_strictly_into_library_model(source, library):
     model = {
         "timm": timm_classifier,
         "hf": hugging_face,
@@ -111,16 +111,16 @@ def test_any_classifier_loads_strictly_into_a_library_s_model(source, library):
     model.load_state_dict(convert(make(), library).state, strict=True)
 
 
-def test_a_backbone_with_output_norms_loads_strictly_into_transformers():
+def test_backbone_with_output_norms_loads_into_transformers():
     pytest.importorskip("transformers")
     theirs = hugging_face("SwinBackbone", **STAGES)
     state = convert(backbone().state_dict(), "hf").state
     missing, unexpected = theirs.load_state_dict(state, strict=False)
     assert not unexpected
-    assert all("layernorm" in name for name in missing)  # its model's final norm is never used
+    assert all("layernorm" in name for name in missing)  # the final norm, which it never uses
 
 
-def test_a_backbone_loads_strictly_into_mmdet_s_class():
+def test_backbone_loads_strictly_into_mmdet():
     from mmdet.models.backbones.swin import SwinTransformer as MMDetSwin
 
     theirs = MMDetSwin(**SIZES, strides=(4, 2, 2), out_indices=(0, 1, 2))
@@ -128,8 +128,8 @@ def test_a_backbone_loads_strictly_into_mmdet_s_class():
     theirs.load_state_dict(state, strict=True)
 
 
-def test_the_names_that_hub_files_have():
-    """Also without transformers of that generation: names from its documentation and hub files."""
+def test_parameter_names_of_hub_files():
+    """Names from the documentation and hub files, for any version of transformers."""
     state = convert(torchvision_classifier().state_dict(), "hf4").state
     block = "swin.encoder.layers.1.blocks.1"
     assert state[f"{block}.attention.self.key.weight"].shape == (16, 16)
@@ -142,7 +142,7 @@ def test_the_names_that_hub_files_have():
     assert state["classifier.weight"].shape == (5, 32)
 
 
-def test_the_names_of_transformers_since_5_9():
+def test_parameter_names_of_transformers_since_5_9():
     state = convert(torchvision_classifier().state_dict(), "hf5").state
     block = "swin.encoder.layers.1.blocks.1"
     assert state[f"{block}.attention.v_proj.weight"].shape == (16, 16)
@@ -153,7 +153,7 @@ def test_the_names_of_transformers_since_5_9():
     assert not any(name.endswith("index") for name in state)
 
 
-def test_an_mmpretrain_classifier_s_last_norm_is_a_classifier_s_final_norm():
+def test_last_norm_of_mmpretrain_is_the_final_norm_of_classifiers():
     state = backbone().state_dict()
     wrapped = {f"backbone.{k}": v for k, v in state.items() if not k.startswith(("norm0", "norm1"))}
     wrapped |= {"head.fc.weight": torch.ones(5, 32), "head.fc.bias": torch.zeros(5)}
@@ -168,7 +168,7 @@ def detector():
 
 
 @pytest.mark.parametrize("to", ["official", "openmmlab"])
-def test_a_detector_keeps_its_heads_where_the_target_has_detectors(to):
+def test_detector_keeps_its_heads_in_detector_layouts(to):
     converted = convert(detector(), to)
     assert converted.is_full_model
     assert torch.equal(converted.state["neck.convs.0.weight"], torch.ones(2))
@@ -178,20 +178,20 @@ def test_a_detector_keeps_its_heads_where_the_target_has_detectors(to):
     assert file["state_dict"] == converted.state
 
 
-def test_only_a_detector_s_backbone_goes_to_a_classification_library():
+def test_classification_layouts_get_the_backbone_only():
     converted = convert(detector(), "torchvision")
     assert converted.dropped == ["module.neck.convs.0.weight"]
     assert converted.unmapped == [f"norm{i}.{n}" for i in range(3) for n in ("weight", "bias")]
     assert "features.1.0.norm1.weight" in converted.state
 
 
-def test_the_authors_classifier_is_read_from_model():
+def test_official_classifier_is_read_from_the_key_model():
     converted = convert(backbone().state_dict(), "official")
     assert as_checkpoint(converted, "official", None) == {"model": converted.state}
     assert as_checkpoint(converted, "timm", None) == converted.state
 
 
-def test_what_is_no_swin_and_what_is_its_second_version():
+def test_other_models_and_swin_v2_raise():
     with pytest.raises(UserError, match="no Swin weights"):
         convert({"conv1.weight": torch.ones(3)}, "timm")
     second = {
@@ -204,7 +204,7 @@ def test_what_is_no_swin_and_what_is_its_second_version():
         convert(backbone().state_dict(), "flax")
 
 
-def test_patterns_follow_numbers():
+def test_name_patterns_with_numbers():
     features, stages = "features.{2i+1}.{j}.*", "stages.{i}.blocks.{j}.*"
     assert rename("features.5.3.norm1.weight", features, stages) == "stages.2.blocks.3.norm1.weight"
     assert rename("features.4.3.norm1.weight", features, stages) is None

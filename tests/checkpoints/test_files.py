@@ -1,4 +1,4 @@
-"""Files of weights: downloaded once, and an error with its fix for what cannot be read."""
+"""Weight files: cached downloads, and errors with their fix for unreadable files."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from swin_dense.checkpoints import cached_path, load_checkpoint, local_file
 from swin_dense.errors import UserError
 
 
-def test_a_download_is_kept_and_found_again(tmp_path, web_folder):
+def test_download_is_cached(tmp_path, web_folder):
     folder, address = web_folder
     cache = tmp_path / "torch_home/hub/checkpoints"
     (folder / "w.pth").write_bytes(b"weights")
@@ -20,7 +20,7 @@ def test_a_download_is_kept_and_found_again(tmp_path, web_folder):
     assert local_file(f"{address}/w.pth").read_bytes() == b"weights"
 
 
-def test_a_failed_download_names_url_and_cache_file(tmp_path, web_folder):
+def test_failed_download_names_url_and_cache_file(tmp_path, web_folder):
     _, address = web_folder
     cache = tmp_path / "torch_home/hub/checkpoints"
     with pytest.raises(UserError) as error:
@@ -33,7 +33,7 @@ def test_a_failed_download_names_url_and_cache_file(tmp_path, web_folder):
     assert not list(cache.iterdir())
 
 
-def test_a_missing_path_is_named(tmp_path):
+def test_missing_path_raises(tmp_path):
     with pytest.raises(UserError, match=r"nowhere\.pth are missing"):
         local_file(str(tmp_path / "nowhere.pth"))
 
@@ -52,7 +52,7 @@ GOOD = {"state_dict": {"w": torch.arange(1000.0)}}
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "git lfs pull"),
     ],
 )
-def test_file_that_is_no_checkpoint(tmp_path: Path, content: bytes, complaint: str) -> None:
+def test_file_that_is_no_checkpoint_raises(tmp_path: Path, content: bytes, complaint: str) -> None:
     path = tmp_path / "bad.pth"
     path.write_bytes(content)
     with pytest.raises(UserError, match=complaint) as caught:
@@ -63,7 +63,7 @@ def test_file_that_is_no_checkpoint(tmp_path: Path, content: bytes, complaint: s
 
 @pytest.mark.parametrize("legacy", [False, True])
 @pytest.mark.parametrize("part", [0.01, 0.3, 0.9, 0.999])
-def test_cut_off_checkpoint(tmp_path: Path, legacy: bool, part: float) -> None:
+def test_truncated_checkpoint_raises(tmp_path: Path, legacy: bool, part: float) -> None:
     path = tmp_path / "cut.pth"
     torch.save(GOOD, path, _use_new_zipfile_serialization=not legacy)
     data = path.read_bytes()
@@ -72,7 +72,7 @@ def test_cut_off_checkpoint(tmp_path: Path, legacy: bool, part: float) -> None:
         load_checkpoint(path)
 
 
-def test_other_mistakes_of_the_user(tmp_path: Path) -> None:
+def test_user_errors(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no such checkpoint: .*nowhere\.pth"):
         load_checkpoint(tmp_path / "nowhere.pth")
     with pytest.raises(UserError, match=r"cannot read the checkpoint .*directory"):

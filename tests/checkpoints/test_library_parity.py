@@ -1,6 +1,6 @@
-"""Weights of timm, transformers and torchvision, loaded as they come: the same feature maps.
+"""Unconverted weights of timm, transformers and torchvision give the same feature maps.
 
-At 448 x 448 with windows of 7 every feature map is whole windows, so no library shrinks them.
+At 448 x 448 with windows of 7 no feature map is padded, so no library reduces its window size.
 """
 
 import pytest
@@ -14,7 +14,7 @@ DEPTHS, HEADS, CHANNELS = (2, 1, 2, 2), (1, 2, 2, 4), 8
 TOLERANCE = 1e-4
 
 
-def shaken(model: nn.Module) -> nn.Module:
+def randomised(model: nn.Module) -> nn.Module:
     """The model with every parameter random, also those that start as zeros and ones."""
     for name, parameter in model.named_parameters():
         is_norm = parameter.ndim == 1 and name.endswith("weight")
@@ -23,7 +23,7 @@ def shaken(model: nn.Module) -> nn.Module:
 
 
 def ours(state: dict, window: int, **kwargs) -> SwinTransformer:
-    """Our backbone with these weights; output norms that the weights lack are identities."""
+    """Our backbone with these weights; missing output norms are replaced by identities."""
     model = SwinTransformer(
         embed_dims=CHANNELS, depths=DEPTHS, num_heads=HEADS, window_size=window, **kwargs
     )
@@ -39,7 +39,7 @@ def ours(state: dict, window: int, **kwargs) -> SwinTransformer:
 def assert_same_maps(maps, reference) -> None:
     assert len(maps) == len(reference) == 4
     for a, b in zip(maps, reference, strict=True):
-        assert 0.5 < b.std() < 50  # neither is trivially equal
+        assert 0.5 < b.std() < 50  # not trivially equal
         torch.testing.assert_close(a, b, atol=TOLERANCE, rtol=0)
 
 
@@ -64,7 +64,7 @@ def test_timm(image, window, size, features_only):
         num_heads=HEADS,
         features_only=features_only,
     )
-    shaken(theirs)
+    randomised(theirs)
     maps = theirs(image) if features_only else theirs.forward_intermediates(image)[1]
     if features_only:
         maps = [x.permute(0, 3, 1, 2) for x in maps]
@@ -84,19 +84,19 @@ def test_transformers(image, position):
         use_absolute_embeddings=position,
         out_features=["stage1", "stage2", "stage3", "stage4"],
     )
-    backbone = shaken(transformers.SwinBackbone(config))
+    backbone = randomised(transformers.SwinBackbone(config))
     model = ours(backbone.state_dict(), 7, use_abs_pos_embed=position, pretrain_img_size=448)
     if not position:
         assert_same_maps(model(image), backbone(image).feature_maps)
         return
-    # Until 5.8 its own forward fails with an embedding, for whose class token it keeps a slot.
+    # Until 5.8 its own forward fails with an embedding, which has an entry for a class token.
     embedding = next(p for n, p in backbone.named_parameters() if "position_embeddings" in n)
     found = model.absolute_pos_embed
     assert torch.equal(found, embedding[:, -found.shape[1] :])
 
 
 def segmentor(transformers, kind, config):
-    """A small model around a Swin backbone, and that backbone within it."""
+    """A small model with a Swin backbone, and that backbone."""
     small = {"backbone_config": config}
     if kind == "MaskFormer":
         layers = dict.fromkeys(("encoder_layers", "decoder_layers"), 1)
@@ -122,7 +122,7 @@ def segmentor(transformers, kind, config):
 @pytest.mark.parametrize("kind", ["MaskFormer", "Mask2Former", "UperNet"])
 @torch.no_grad()
 def test_backbones_inside_models_of_transformers(image, kind):
-    """Three places for a backbone, and MaskFormer's own names of output norms."""
+    """Three prefixes of a backbone, and MaskFormer's names of output norms."""
     transformers = pytest.importorskip("transformers")
     config = transformers.SwinConfig(
         embed_dim=CHANNELS,
@@ -131,7 +131,7 @@ def test_backbones_inside_models_of_transformers(image, kind):
         out_features=["stage1", "stage2", "stage3", "stage4"],
     )
     whole, backbone = segmentor(transformers, kind, config)
-    shaken(whole)
+    randomised(whole)
     assert_same_maps(ours(whole.state_dict(), 7)(image), backbone(image).feature_maps)
 
 
@@ -139,7 +139,7 @@ def test_backbones_inside_models_of_transformers(image, kind):
 def test_torchvision(image):
     from torchvision.models.swin_transformer import SwinTransformer as TorchvisionSwin
 
-    theirs = shaken(
+    theirs = randomised(
         TorchvisionSwin([4, 4], CHANNELS, list(DEPTHS), list(HEADS), [7, 7], num_classes=3)
     )
     maps, x = [], image

@@ -44,7 +44,7 @@ class Detector(BaseModule):
 
 
 def as_released(model):
-    """A state dict like the authors' releases: official keys, masks, classifier head."""
+    """A state dict like the official releases: official keys, masks, classifier head."""
     state = OFFICIAL.from_openmmlab(model.state_dict())
     state = {k: v for k, v in state.items() if not k.startswith("norm")}
     state["layers.0.blocks.0.attn_mask"] = torch.zeros(4, 9, 9)
@@ -62,8 +62,8 @@ def test_layouts_round_trip():
     assert all(torch.equal(back[k], state[k]) for k in state)
 
 
-def test_merging_follows_the_official_channel_order():
-    """The official code joins four strided slices; the converted weights must agree with that."""
+def test_patch_merging_has_the_official_channel_order():
+    """The official code concatenates four strided slices; converted weights must match that."""
     model = random_model()
     merging = model.stages[0].downsample
     official = OFFICIAL.from_openmmlab(model.state_dict())
@@ -76,7 +76,7 @@ def test_merging_follows_the_official_channel_order():
     torch.testing.assert_close(merging(x), expected)
 
 
-def test_released_classifier_loads_and_is_reported():
+def test_official_classifier_loads_with_a_report():
     source = random_model()
     model = random_model()
     report = load_backbone(model, {"model": as_released(source)}, "swin.pth")
@@ -91,7 +91,7 @@ def test_released_classifier_loads_and_is_reported():
 
 
 @pytest.mark.parametrize("loader", ["torch", "mmengine"])
-def test_a_detector_takes_either_layout(tmp_path, loader):
+def test_detector_loads_either_layout(tmp_path, loader):
     source, target = Detector(), Detector()
     state = {"head." + k: v for k, v in source.head.state_dict().items()}
     official = OFFICIAL.from_openmmlab(source.backbone.state_dict())
@@ -102,10 +102,10 @@ def test_a_detector_takes_either_layout(tmp_path, loader):
         torch.save({"state_dict": state}, tmp_path / "detector.pth")
         mmengine_load(target, str(tmp_path / "detector.pth"), map_location="cpu", strict=True)
     assert same_parameters(source, target)
-    assert len(state) == len(source.state_dict())  # the caller's dict is left alone
+    assert len(state) == len(source.state_dict())  # the caller's dict is not modified
 
 
-def test_window_change_resizes_tables_and_nothing_else():
+def test_other_window_size_resizes_the_bias_tables_only():
     source = random_model()
     model = random_model(window_size=5)
     report = load_backbone(model, source.state_dict(), "w")
@@ -129,7 +129,7 @@ def test_resizing_a_table_keeps_a_smooth_bias():
     smooth = (steps[:, None] ** 2 + 0.5 * steps[None]).reshape(-1, 1)
     finer = torch.linspace(-1, 1, 23)
     expected = (finer[:, None] ** 2 + 0.5 * finer[None]).reshape(-1, 1)
-    # Bicubic samples at pixel centres: the ends lie half a step further in than the corners.
+    # Bicubic samples at pixel centres: the ends are half a step inside the corners.
     assert (resize_bias_table(smooth, 23**2) - expected).abs().max() < 0.12
     assert torch.equal(resize_bias_table(smooth, 169), smooth)
     with pytest.raises(ValueError, match="rows"):
@@ -154,7 +154,7 @@ def test_absolute_embedding_of_another_image_size(four_dims):
     assert torch.equal(larger.absolute_pos_embed, expected.reshape(1, 120, 8))
 
 
-def test_weights_of_another_model_are_refused():
+def test_weights_of_another_model_raise():
     model = random_model()
     before = {n: p.clone() for n, p in model.named_parameters()}
     with pytest.raises(UserError, match=r"other.pth is of .* first patch_embed.projection"):
@@ -165,7 +165,7 @@ def test_weights_of_another_model_are_refused():
 
 
 @pytest.mark.parametrize(("there", "wanted"), [(3, 1), (3, 4), (3, 6), (4, 3), (1, 3), (5, 2)])
-def test_other_image_channels_embed_a_grey_image_as_before(there, wanted):
+def test_other_input_channels_embed_a_grey_image_alike(there, wanted):
     """Equal values in all channels, in any pattern: the documented rule of the resizing."""
     source = random_model(in_channels=there)
     model = random_model(in_channels=wanted)
@@ -177,28 +177,28 @@ def test_other_image_channels_embed_a_grey_image_as_before(there, wanted):
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
 
-def test_image_channels_repeat_in_a_cycle():
+def test_input_channels_are_repeated_cyclically():
     weight = torch.tensor([1.0, 2.0, 4.0]).view(1, 3, 1, 1)
     assert resize_input_channels(weight, 1).flatten().tolist() == [7]
     assert resize_input_channels(weight, 4).flatten().tolist() == [0.5, 2, 4, 0.5]
     assert resize_input_channels(weight, 6).flatten().tolist() == [0.5, 1, 2, 0.5, 1, 2]
 
 
-def test_absolute_embedding_of_an_image_that_is_not_square():
+def test_absolute_embedding_of_a_rectangular_image():
     source = random_model(use_abs_pos_embed=True, pretrain_img_size=(16, 32))  # 4 x 8 patches
     model = random_model(use_abs_pos_embed=True, pretrain_img_size=(32, 64))
     report = load_backbone(model, source.state_dict(), "w")
     assert report.resized == ["absolute_pos_embed"]
     expected = resize_absolute_pos_embed(source.absolute_pos_embed, (4, 8), (8, 16))
     assert torch.equal(model.absolute_pos_embed, expected.reshape(1, 128, 8))
-    # Neither square nor of these proportions: what grid it has is unknown.
+    # Neither square nor of these proportions: its grid is unknown.
     other = random_model(use_abs_pos_embed=True, pretrain_img_size=(24, 32))
     report = load_backbone(other, source.state_dict(), "w")
     assert report.missing == ["absolute_pos_embed"]
     assert report.unexpected == ["absolute_pos_embed (1, 32, 8) for (1, 48, 8)"]
 
 
-def test_weights_of_the_second_version_are_refused():
+def test_swin_v2_weights_raise():
     state = random_model().state_dict() | {
         "stages.0.blocks.0.attn.w_msa.logit_scale": torch.ones(1, 1, 1)
     }

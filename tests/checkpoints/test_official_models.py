@@ -1,4 +1,4 @@
-"""Whole detectors and segmentors as the authors released them load into our configs."""
+"""The officially released detectors and segmentors load into our configs."""
 
 import official_files as files
 import pytest
@@ -30,7 +30,7 @@ def build(cfg, device="cpu"):
 
 
 @pytest.mark.parametrize("name", MODELS_OF)
-def test_every_released_name_has_its_place(repo, name):
+def test_every_released_parameter_is_loaded(repo, name):
     """At full size, with shapes only."""
     layout, sizes = MODELS_OF[name]
     model = build(load_config(repo / "configs" / f"{name}.py"), "meta")
@@ -47,7 +47,7 @@ def test_every_released_name_has_its_place(repo, name):
 
 
 def shrunk(repo, name):
-    """The config with small widths, and the same in the authors' terms."""
+    """The config with small widths, and the same sizes for :mod:`official_files`."""
     sizes = files.Sizes(
         channels=8, depths=(1, 2, 1, 1), heads=(1, 1, 2, 2), window=4, neck=8, fc=16, segment=8
     )
@@ -72,7 +72,7 @@ def shrunk(repo, name):
         if "conv_out_channels" in head:
             head.update(conv_out_channels=8, norm_cfg={"type": "BN"})
     roi.mask_head.update(in_channels=8, conv_out_channels=8)
-    model.test_cfg.rcnn.score_thr = 0.0  # random heads are sure of nothing
+    model.test_cfg.rcnn.score_thr = 0.0  # random heads give low scores
     return cfg, sizes
 
 
@@ -86,7 +86,7 @@ def as_mmdet_converts(state):
 @pytest.mark.parametrize(
     "name", ["mask_rcnn_swin_t_coco", "cascade_swin_t_coco", "upernet_swin_t_ade20k"]
 )
-def test_released_weights_predict_as_the_same_weights_in_openmmlab_s_layout(repo, name, capsys):
+def test_predictions_equal_those_of_weights_converted_by_mmdet(repo, name, capsys):
     cfg, sizes = shrunk(repo, name)
     layout, _ = MODELS_OF[name]
     state = files.random_state(layout(sizes))
@@ -119,5 +119,5 @@ def prediction(model, image):
 
 
 def not_needed(model):
-    """Entries of the state dict that are no parameters or statistics."""
+    """Number of entries of the state dict that are neither parameters nor statistics."""
     return sum(k.endswith(("_index", "num_batches_tracked")) for k in model.state_dict())

@@ -18,7 +18,7 @@ Outputs = dict[str, Tensor]
 
 
 def uniform(seed: int, *shape: int) -> Tensor:
-    # RandomState's stream is frozen by numpy's promise; torch's is not.
+    # numpy guarantees the stream of RandomState; torch guarantees none.
     return torch.as_tensor(np.random.RandomState(seed).rand(*shape)).float()
 
 
@@ -73,7 +73,7 @@ def roi_align_case(mode: str, aligned: bool, sampling_ratio: int) -> Outputs:
         features, regions(42, 9, 2), (3, 4), 0.25, sampling_ratio, mode, aligned
     )
     if mode == "max":
-        # mmcv starts the maximum at -10000 and leaves that where a region has no sample.
+        # mmcv's maximum starts at -10000, which remains where a region has no sample.
         output = output.clamp(min=-9)[[0, 1, *range(3, 9)]]
     (output * (uniform(43, *output.shape) - 0.5)).sum().backward()
     return {"output": output, "grad": features.grad}
@@ -158,7 +158,7 @@ def cases() -> dict[str, Callable[[], Outputs]]:
 
 
 def summary(tensor: Tensor) -> dict[str, object]:
-    """Shape, norm, a weighted sum that no permutation keeps, and a few values."""
+    """Shape, norm, a weighted sum that depends on the order, and a few values."""
     values = tensor.detach().double().flatten()
     if not tensor.is_floating_point():
         return {"shape": list(tensor.shape), "values": tensor.flatten().tolist()}

@@ -30,7 +30,7 @@ def run_python(code: str, *flags: str, path: Path | None = None) -> subprocess.C
 
 @pytest.fixture
 def full_mmcv(tmp_path: Path) -> Path:
-    """A folder with the installed mmcv, but with an extension of its own."""
+    """A folder with the installed mmcv and a fake compiled extension."""
     package = tmp_path / "mmcv"
     package.mkdir()
     for entry in Path(mmcv.__file__).parent.iterdir():
@@ -51,12 +51,12 @@ def test_imports_are_silent() -> None:
         "from mmengine.utils import get_installed_path, is_installed\n"
         "assert is_installed('mmdet') and get_installed_path('mmseg')\n"
     )
-    # DeprecationWarning, which Python hides by itself, is PyTorch's own affair at import.
+    # PyTorch raises DeprecationWarning at import, which Python hides by default.
     result = run_python(code, "-W", "always::FutureWarning", "-W", "always::UserWarning")
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
 
 
-def test_invalid_escapes_of_openmmlab_are_not_shown(tmp_path: Path) -> None:
+def test_invalid_escape_warnings_of_openmmlab_are_hidden(tmp_path: Path) -> None:
     folder = tmp_path / "mmdet"
     folder.mkdir()
     bad = 'TEXT = "\\ "\n'
@@ -64,14 +64,14 @@ def test_invalid_escapes_of_openmmlab_are_not_shown(tmp_path: Path) -> None:
         warnings.simplefilter("always")
         ignore_openmmlab_warnings()
         compile(bad, str(folder / "heads.py"), "exec")
-        # Python 3.10 and 3.11 call it a DeprecationWarning, which they do not show.
+        # In Python 3.10 and 3.11 it is a DeprecationWarning, which is hidden by default.
         shown = [w for w in caught if w.category is SyntaxWarning]
         assert not shown
         compile(bad, str(tmp_path / "mine.py"), "exec")
     assert len(caught) == (1 if sys.version_info >= (3, 12) else 2)
 
 
-def test_probe_of_mmengine_finds_the_extension() -> None:
+def test_mmengine_finds_the_extension() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         loader = pkgutil.find_loader("mmcv._ext")
@@ -87,7 +87,7 @@ def test_unsupported_operator_raises_when_called() -> None:
 
 
 def test_installing_again_changes_nothing() -> None:
-    swin_dense.compat.install()  # pytest has put warnings.filters back since the first time
+    swin_dense.compat.install()  # pytest has reset warnings.filters since the first call
     filters = list(warnings.filters)
     finders = list(sys.meta_path)
     swin_dense.compat.install()
@@ -96,7 +96,7 @@ def test_installing_again_changes_nothing() -> None:
     assert sum(isinstance(f, (ExtensionFinder, SoftNmsFinder)) for f in finders) == 2
 
 
-def test_full_mmcv_is_left_alone(full_mmcv: Path) -> None:
+def test_full_mmcv_is_not_changed(full_mmcv: Path) -> None:
     code = (
         "import swin_dense, sys, mmcv._ext, mmcv.ops\n"
         "assert mmcv._ext.nms() == 'compiled nms'\n"

@@ -1,4 +1,4 @@
-"""What is special about the detectors of table 2 that are not plain rows of one family."""
+"""The detectors of table 2: what is special about their recipes."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_cascades_differ_from_swin_in_the_backbone_only(name):
         ("htc_pp_without_semantic_x101_64x4d_coco", "open-mmlab://resnext101_64x4d"),
     ],
 )
-def test_convolutional_backbones_start_from_weights_that_exist(name, weights):
+def test_pretrained_weights_of_convolutional_backbones(name, weights):
     backbone = load(name).model.backbone
     assert backbone.init_cfg.checkpoint == weights
     family, _, model = weights.partition("://")
@@ -78,8 +78,8 @@ def test_convolutional_backbones_start_from_weights_that_exist(name, weights):
 
 
 @pytest.mark.parametrize("name", ["sparse_rcnn_r50_coco", "sparse_rcnn_swin_t_coco"])
-def test_sparse_rcnn_has_the_proposals_that_its_published_cost_needs(name):
-    """300, less the 3 G that no layer does; with 100 nothing comes near 166 and 172 G."""
+def test_sparse_rcnn_proposals_match_the_published_flops(name):
+    """300 proposals, minus 3 G outside layers; with 100 the FLOPs are far from 166 and 172 G."""
     published = {"sparse_rcnn_r50_coco": 166, "sparse_rcnn_swin_t_coco": 172}[name]
     model = load(name).model
     assert model.rpn_head.num_proposals == model.test_cfg.rcnn.max_per_img == 300
@@ -92,7 +92,7 @@ def test_sparse_rcnn_has_the_proposals_that_its_published_cost_needs(name):
     assert hundred < 0.95 * published
 
 
-def test_sparse_rcnn_clips_gradients_and_is_the_paper_s_recipe_otherwise():
+def test_sparse_rcnn_recipe():
     for name in ("sparse_rcnn_r50_coco", "sparse_rcnn_swin_t_coco"):
         wrapper = load(name).optim_wrapper.to_dict()
         assert wrapper.pop("clip_grad") == {"max_norm": 1, "norm_type": 2}
@@ -100,22 +100,22 @@ def test_sparse_rcnn_clips_gradients_and_is_the_paper_s_recipe_otherwise():
 
 
 @pytest.mark.parametrize("name", HTC_PP[1:])
-def test_htc_pp_has_the_published_size(name):
+def test_htc_pp_has_the_published_parameters_and_flops(name):
     params_m, flops_g = {"swin_b": (160, 1043), "swin_l": (284, 1470)}[name[7:13]]
     counts = count(name)
     assert counts.params / 1e6 == pytest.approx(params_m, abs=0.5)  # as rounded in the table
-    # Within a thousandth: what the published counter adds for norms is not counted here.
+    # Within 0.1%: the published counter adds norms, which are not counted here.
     assert counts.macs / 1e9 == pytest.approx(flops_g, rel=1e-3)
 
 
-def test_htc_pp_with_x101_lacks_what_the_block_of_swin_b_costs():
-    """The evidence for what its docstring says about the published 155 M and 1033 G."""
+def test_htc_pp_with_x101_lacks_the_block_of_swin_b():
+    """Evidence for the docstring's statement about the published 155 M and 1033 G."""
     swin, ours = count("htc_pp_swin_b_coco"), count("htc_pp_x101_64x4d_coco")
     block = "backbone.stages.3.global_block"
     params = ours.params + swin.params_of[block]
     macs = ours.macs + swin.macs_of[block]
     assert params / 1e6 == pytest.approx(155, abs=0.5)
-    # X101 has many norms, which are not counted here: 2.4 G of Cascade's 972 too.
+    # X101 has many norms, which are not counted here: also 2.4 G of Cascade's 972.
     assert macs / 1e9 == pytest.approx(1033 - 2.4, abs=0.5)
 
 
@@ -147,7 +147,7 @@ def test_htc_pp_recipe(name):
 
 
 @pytest.mark.parametrize("name", WITHOUT_SEMANTIC)
-def test_htc_pp_without_semantic_differs_in_nothing_else(name):
+def test_htc_pp_without_semantic_differs_in_the_semantic_branch_only(name):
     without, full = load(name).to_dict(), load(name.replace("without_semantic_", "")).to_dict()
     assert not without["model"]["roi_head"].pop("semantic_head")
     assert not without["model"]["roi_head"].pop("semantic_roi_extractor")
@@ -176,7 +176,7 @@ def test_missing_stuff_label_maps_are_reported_before_training(shared):
 
 @pytest.fixture
 def annotated(tmp_path: Path) -> dict:
-    """An image of noise, a box and a label map of things and stuff, as a data set gives them."""
+    """An image of noise with a box and a label map of things and stuff, as from a data set."""
     rng = np.random.default_rng(0)
     cv2.imwrite(str(tmp_path / "a.png"), rng.integers(0, 256, (480, 640, 3), dtype=np.uint8))
     cv2.imwrite(str(tmp_path / "map.png"), rng.integers(0, 183, (480, 640), dtype=np.uint8))
@@ -197,7 +197,7 @@ def loaded(cfg: Config, annotated: dict) -> dict:
         return Compose(cfg.train_dataloader.dataset.pipeline)(copy.deepcopy(annotated))
 
 
-def test_htc_pp_images_and_label_maps_have_the_recipe_s_sizes(annotated):
+def test_htc_pp_image_and_label_map_sizes(annotated):
     cfg = load("htc_pp_swin_b_coco")
     assert [s.type for s in cfg.train_pipeline].count("swin_dense.InstaBoost") == 1
     np.random.seed(0)
@@ -214,7 +214,7 @@ def test_htc_pp_images_and_label_maps_have_the_recipe_s_sizes(annotated):
 
 
 def reduced(cfg: Config) -> Config:
-    """The same heads on a narrow backbone, with few regions and images of 128 x 96."""
+    """The same heads on a narrow backbone, with few proposals and images of 128 x 96."""
     backbone = cfg.model.backbone
     backbone.init_cfg = None
     if "SwinTransformer" in backbone.type:
@@ -250,7 +250,7 @@ def test_every_parameter_gets_a_gradient(name, annotated):
     assert [key for key, p in trained.items() if p.grad is None] == []
 
 
-def test_htc_pp_trains_on_boxes_alone(annotated):
+def test_htc_pp_trains_without_masks(annotated):
     cfg = drop_masks(reduced(load(WITHOUT_SEMANTIC[1])))
     del annotated["instances"][0]["mask"]
     packed = loaded(cfg, annotated)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import mmengine.config.config
@@ -21,15 +20,16 @@ from mmseg.structures import SegDataSample
 from swin_dense.analysis.counting import build_on_meta
 from swin_dense.analysis.paper import ROWS
 from swin_dense.backbones.swin_args import ARCHS
+from swin_dense.config_tree import mappings
 
 LEAVES = sorted(path.stem for path in CONFIGS.glob("*.py"))
 SIDE = 64  # pixels of the images here
-SHARE = 8  # factor by which models are narrower than at full size
+SHARE = 8  # factor by which channels are reduced
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # options of mmdet and mmseg that stay as set
 
 
-def test_every_published_row_has_a_leaf_and_nothing_else():
+def test_leaves_are_the_published_rows():
     published = {row.config for row in ROWS}
     # The demos on generated shapes, and HTC++ without the label maps of COCO-stuff.
     others = {name for name in LEAVES if name.endswith("_shapes")}
@@ -39,7 +39,7 @@ def test_every_published_row_has_a_leaf_and_nothing_else():
 
 
 @pytest.mark.parametrize("name", LEAVES)
-def test_leaf_says_what_it_is_and_inherits_from_shared_parts_only(name):
+def test_leaf_has_a_docstring_and_inherits_from_base_only(name):
     text = (CONFIGS / f"{name}.py").read_text()
     assert re.match(r'"""\S.*\.\n?("""|\n)', text)
     bases = re.findall(r'"(\S+\.py)"', text)
@@ -77,7 +77,7 @@ def test_trains_a_step_and_predicts(name):
         (sample, _) = model.eval().test_step(data)
     if detects:
         check_detections(sample.pred_instances, masks="segm" in cfg.val_evaluator.metric)
-        # Untrained RepPoints rarely span a box.
+        # Untrained RepPoints rarely give a valid box.
         assert len(sample.pred_instances) or "reppoints" in name
     else:
         assert sample.pred_sem_seg.data.shape == (1, SIDE, SIDE)
@@ -114,7 +114,7 @@ def segmentation_data() -> dict:
 
 
 def reduced(cfg: Config) -> Config:
-    """The same model with few channels, blocks and proposals, from scratch."""
+    """The same model with few channels, blocks and proposals, without pretrained weights."""
     model = cfg.model
     shorten(model.backbone)
     head = model.get("bbox_head", {})
@@ -136,19 +136,19 @@ def reduced(cfg: Config) -> Config:
     return cfg
 
 
-# A score of 0 is enough: every class of an untrained head has about the same.
+# No score threshold: all classes of an untrained head have similar scores.
 FEW = {"nms_pre": 50, "max_per_img": 10, "num_proposals": 10, "score_thr": 1e-6}
 
 
 def narrowed(value: Any) -> Any:
-    """Divide numbers of channels by SHARE; those of an image and small ones stay."""
+    """Divide numbers of channels by SHARE, except small ones and those of images."""
     if isinstance(value, (list, tuple)):
         return [narrowed(entry) for entry in value]
     return value // SHARE if isinstance(value, int) and value > SHARE else value
 
 
 def shorten(backbone: Any) -> None:
-    """One block per stage where the type allows it; default sizes are written out."""
+    """Use one block per stage where the type allows it, and set default sizes explicitly."""
     kind = backbone.type.split(".")[-1]
     if kind == "SwinTransformer":
         channels, _depths, heads = ARCHS[backbone.pop("arch", None) or "tiny"]
@@ -164,13 +164,3 @@ def shorten(backbone: Any) -> None:
     else:  # ResNets: 50 is the smallest with bottleneck channels
         groups = {"groups": backbone.groups // SHARE} if "groups" in backbone else {}
         backbone.update(depth=50, base_channels=64, **groups)
-
-
-def mappings(node: Any) -> Iterator[Any]:
-    """Every dictionary at or below a node."""
-    if isinstance(node, dict):
-        yield node
-        node = list(node.values())
-    if isinstance(node, (list, tuple)):
-        for value in node:
-            yield from mappings(value)

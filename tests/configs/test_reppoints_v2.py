@@ -1,4 +1,4 @@
-"""The RepPoints V2 leaves: sizes, recipe, and room for every released weight."""
+"""The RepPoints V2 leaves: sizes, recipe, and loading of the released weights."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 def released(name: str) -> dict[str, torch.Tensor]:
     """State dict of the official file, on the meta device.
 
-    The list of names and shapes was made with the official code (Swin-Transformer-Object-Detection,
+    The list of names and shapes comes from the official code (Swin-Transformer-Object-Detection,
     commit c7b2011): the backbone, ``BiFPN``, and ``RepPointsV2Head`` with ``CondConvMaskHead``.
     """
     lines = Path(__file__).with_name("mask_reppoints_v2_swin_t_keys.txt").read_text().splitlines()
@@ -55,7 +55,7 @@ def test_released_weights_load(name, entries):
     assert ours == theirs
 
 
-def test_resnet_s_neck_and_head_have_the_same_names():
+def test_neck_and_head_of_resnet_have_the_same_names():
     names = {key for key in released(SWIN_T) if not key.startswith("backbone")}
     assert {k for k in build_on_meta(load(R50)).state_dict() if "backbone" not in k} == names
 
@@ -63,7 +63,7 @@ def test_resnet_s_neck_and_head_have_the_same_names():
 @pytest.mark.parametrize(
     ("name", "params_m", "macs_g"), [(R50, 42, 274), (SWIN_T, 45, 283), (MASKS, 47, 292)]
 )
-def test_sizes_are_the_published_ones(name, params_m, macs_g):
+def test_parameters_and_flops_equal_the_published_ones(name, params_m, macs_g):
     """The published numbers for masks count the head without its mask branch."""
     counts = count_config(load(name))
     assert counts.params / 1e6 == pytest.approx(params_m, rel=0.01)
@@ -88,7 +88,7 @@ def test_recipe(name):
 
 
 @pytest.mark.parametrize("name", LEAVES)
-def test_training_images_are_resized_and_never_cropped(name, tmp_path):
+def test_training_images_are_resized_but_not_cropped(name, tmp_path):
     cfg = load(name)
     path = tmp_path / "picture.png"
     cv2.imwrite(str(path), np.zeros((480, 640, 3), np.uint8))
@@ -128,8 +128,8 @@ def test_own_data_sets_the_number_of_classes(tmp_path):
         assert layer.out_channels == 2
 
 
-def test_types_are_found_by_name_alone():
-    """In a config that imports nothing but ``swin_dense``."""
+def test_types_are_registered():
+    """In a config that only imports ``swin_dense``."""
     from swin_dense.registry import MODELS
 
     for name in ("RepPointsV2Head", "ConditionalMaskHead", "BiFPN", "InclusiveGIoULoss"):

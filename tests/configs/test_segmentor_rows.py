@@ -1,4 +1,4 @@
-"""The rows with DeiT-S, and the segmentors of table 3 that are mmseg's: their recipes."""
+"""Recipes of the rows with DeiT-S, and of the segmentors of table 3 that mmseg has."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from mmengine.runner.checkpoint import get_external_models
 
 from swin_dense.analysis.counting import build_on_meta
 
-# Backbone and depth, kinds of the heads, and weights in OpenMMLab's table of models.
+# Backbone and depth, types of the heads, and names of weights in OpenMMLab's model table.
 MMSEG = {
     "danet_r101_ade20k": ("ResNetV1c", 101, ["DAHead"], "resnet101_v1c"),
     "deeplabv3plus_r101_ade20k": (
@@ -46,7 +46,7 @@ def listed(heads) -> list:
 
 
 @pytest.mark.parametrize("name", MMSEG)
-def test_model_is_mmseg_s_for_150_classes(name):
+def test_model_equals_mmseg_with_150_classes(name):
     backbone, depth, heads, weights = MMSEG[name]
     model = load(name).model
     assert (model.backbone.type, model.backbone.get("depth")) == (backbone, depth)
@@ -60,7 +60,7 @@ def test_model_is_mmseg_s_for_150_classes(name):
 
 
 @pytest.mark.parametrize("name", MMSEG)
-def test_recipe_is_mmseg_s(name):
+def test_recipe_equals_mmseg(name):
     cfg = load(name)
     setr = name.startswith("setr")
     optimizer = cfg.optim_wrapper.optimizer
@@ -73,7 +73,7 @@ def test_recipe_is_mmseg_s(name):
 
 
 @pytest.mark.parametrize("name", [*MMSEG, "upernet_deit_s_ade20k"])
-def test_data_and_hooks_are_those_of_the_swin_rows(name):
+def test_data_and_hooks_equal_those_of_swin_rows(name):
     cfg, swin = load(name), load("upernet_swin_t_ade20k")
     for key in ("train_dataloader", "test_dataloader", "tta_pipeline", "val_evaluator"):
         assert cfg[key] == swin[key]
@@ -81,7 +81,7 @@ def test_data_and_hooks_are_those_of_the_swin_rows(name):
         assert cfg[key] == swin[key]
 
 
-def test_hrnet_is_48_channels_wide():
+def test_hrnet_has_48_channels():
     model = load("ocrnet_hrnet_w48_ade20k").model
     widths = [list(model.backbone.extra[f"stage{i}"].num_channels) for i in (2, 3, 4)]
     assert widths == [[48, 96], [48, 96, 192], [48, 96, 192, 384]]
@@ -90,7 +90,7 @@ def test_hrnet_is_48_channels_wide():
     assert fcn.channels == sum(widths[-1])
 
 
-def test_setr_slides_a_window_and_trains_its_heads_faster():
+def test_setr_has_sliding_windows_and_a_higher_head_learning_rate():
     cfg = load("setr_t_large_ade20k")
     assert cfg.model.test_cfg == {"mode": "slide", "crop_size": (512, 512), "stride": (341, 341)}
     model = build_on_meta(cfg).requires_grad_(True)
@@ -123,7 +123,7 @@ def test_deit_rows_differ_from_swin_t_in_the_backbone_only(name):
 def test_embeddings_and_norms_have_no_weight_decay(name):
     cfg = load(name)
     model = build_on_meta(cfg).requires_grad_(True)
-    wrapper_cfg = {**cfg.optim_wrapper.to_dict(), "type": "OptimWrapper"}  # Amp wants a GPU
+    wrapper_cfg = {**cfg.optim_wrapper.to_dict(), "type": "OptimWrapper"}  # AMP needs a GPU
     groups = build_optim_wrapper(model, wrapper_cfg).optimizer.param_groups
     names = {id(parameter): key for key, parameter in model.backbone.named_parameters()}
     free = {names.get(id(g["params"][0])) for g in groups if g["weight_decay"] == 0} - {None}

@@ -1,4 +1,4 @@
-"""The leaves with a Swin backbone hold the official recipes."""
+"""The leaves with a Swin backbone follow the official recipes."""
 
 from __future__ import annotations
 
@@ -36,29 +36,29 @@ NO_DECAY = ("absolute_pos_embed", "relative_position_bias_table", "norm")
 
 
 def build_on_meta(cfg: Config) -> torch.nn.Module:
-    """Build the model without memory for its parameters."""
+    """Build the model on the meta device."""
     with torch.device("meta"), DefaultScope.overwrite_default_scope(cfg.default_scope):
         return MODELS.build(cfg.model)
 
 
 @pytest.fixture
-def picture(tmp_path: Path) -> Path:
-    """A 640 x 480 photograph of noise."""
-    path = tmp_path / "picture.png"
+def photo(tmp_path: Path) -> Path:
+    """A 640 x 480 image of noise."""
+    path = tmp_path / "photo.png"
     noise = np.random.default_rng(0).integers(0, 256, (480, 640, 3), dtype=np.uint8)
     cv2.imwrite(str(path), noise)
     return path
 
 
 @pytest.mark.parametrize(("name", "row"), LEAVES.items(), ids=LEAVES)
-def test_backbone_is_the_published_one(name, row):
+def test_backbone_arguments(name, row):
     backbone = load(name).model.backbone
     assert (backbone.arch, backbone.drop_path_rate) == row
     assert backbone.get("window_size", 7) == 7
 
 
 @pytest.mark.parametrize("name", LEAVES)
-def test_pretrained_weights_are_the_official_ones(name):
+def test_pretrained_weights_are_official(name):
     init = load(name).model.backbone.init_cfg
     pretraining = "_22k" if name in IN_22K else ""
     assert init.type == "Pretrained"
@@ -116,7 +116,7 @@ def test_ade20k_recipe(name):
     ]
 
 
-def test_cascade_heads_are_4conv1fc_with_giou_on_decoded_boxes():
+def test_cascade_heads_are_4conv1fc_with_giou_loss():
     heads = load("cascade_swin_t_coco").model.roi_head.bbox_head
     stds = [[0.1, 0.1, 0.2, 0.2], [0.05, 0.05, 0.1, 0.1], [0.033, 0.033, 0.067, 0.067]]
     assert [head.bbox_coder.target_stds for head in heads] == stds
@@ -140,7 +140,7 @@ def test_one_stage_head_leaves_no_output_norm_unused():
 def test_position_terms_and_norms_have_no_weight_decay(name):
     cfg = load(name)
     model = build_on_meta(cfg)
-    wrapper_cfg = {**cfg.optim_wrapper.to_dict(), "type": "OptimWrapper"}  # Amp wants a GPU
+    wrapper_cfg = {**cfg.optim_wrapper.to_dict(), "type": "OptimWrapper"}  # AMP needs a GPU
     optimizer = build_optim_wrapper(model, wrapper_cfg).optimizer
     names = {id(parameter): key for key, parameter in model.named_parameters()}
     free = {names[id(g["params"][0])] for g in optimizer.param_groups if g["weight_decay"] == 0}
@@ -153,7 +153,7 @@ def test_position_terms_and_norms_have_no_weight_decay(name):
 
 
 @pytest.mark.parametrize("name", LEAVES)
-def test_all_leaves_share_the_same_exceptions_from_weight_decay(name):
+def test_all_leaves_have_the_same_weight_decay_exceptions(name):
     custom_keys = load(name).optim_wrapper.paramwise_cfg.custom_keys
     assert custom_keys.to_dict() == {key: {"decay_mult": 0.0} for key in NO_DECAY}
 
@@ -176,7 +176,7 @@ def learning_rates(cfg: Config, iterations: int) -> list[float]:
     return factors
 
 
-def test_segmentation_warms_up_on_top_of_the_decay():
+def test_segmentation_warmup_multiplies_the_decay():
     factors = learning_rates(load("upernet_swin_t_ade20k"), 3001)
     for iteration in (0, 10, 750, 1400, 1600, 3000):
         warm_up = 1e-6 + (1 - 1e-6) * min(iteration / 1500, 1)
@@ -195,12 +195,12 @@ def run_pipeline(cfg: Config, pipeline: list, results: dict) -> dict:
         return Compose(pipeline)(results)
 
 
-def box_annotations(picture: Path) -> dict:
+def box_annotations(photo: Path) -> dict:
     box = [100.0, 120.0, 300.0, 400.0]
     polygon = [100.0, 120.0, 300.0, 120.0, 300.0, 400.0, 100.0, 400.0]
     instance = {"bbox": box, "bbox_label": 3, "ignore_flag": 0, "mask": [polygon]}
     return {
-        "img_path": str(picture),
+        "img_path": str(photo),
         "img_id": 1,
         "height": 480,
         "width": 640,
@@ -209,12 +209,12 @@ def box_annotations(picture: Path) -> dict:
 
 
 @pytest.mark.parametrize("name", ["cascade_swin_t_coco", "atss_swin_t_coco"])
-def test_detection_training_images_have_the_recipe_s_sizes(name, picture):
+def test_detection_training_image_sizes(name, photo):
     cfg = load(name)
     np.random.seed(0)
     ratios = []
     for _ in range(12):
-        packed = run_pipeline(cfg, cfg.train_dataloader.dataset.pipeline, box_annotations(picture))
+        packed = run_pipeline(cfg, cfg.train_dataloader.dataset.pipeline, box_annotations(photo))
         height, width = packed["inputs"].shape[1:]
         assert min(height, width) in range(480, 801, 32)
         assert max(height, width) <= 1333
@@ -228,9 +228,9 @@ def test_detection_training_images_have_the_recipe_s_sizes(name, picture):
     assert not all(only_resized), "no image was cropped"
 
 
-def test_detection_views_for_test_time_augmentation(picture):
+def test_detection_tta_views(photo):
     cfg = load("cascade_swin_t_coco")
-    views = run_pipeline(cfg, cfg.tta_pipeline, box_annotations(picture))
+    views = run_pipeline(cfg, cfg.tta_pipeline, box_annotations(photo))
     shapes = {tuple(view.shape[1:]) for view in views["inputs"]}
     assert shapes == {(640, 853), (800, 1067), (960, 1280)}
     assert sorted(s.flip for s in views["data_samples"]) == [False] * 3 + [True] * 3
@@ -239,13 +239,13 @@ def test_detection_views_for_test_time_augmentation(picture):
 
 
 @pytest.mark.parametrize("name", ["upernet_swin_t_ade20k", "upernet_swin_b_ade20k"])
-def test_segmentation_training_crops_and_test_views(name, picture, tmp_path):
+def test_segmentation_training_crops_and_test_views(name, photo, tmp_path):
     cfg = load(name)
     crop = cfg.model.data_preprocessor.size[0]
     seg_map = tmp_path / "map.png"
     cv2.imwrite(str(seg_map), np.random.default_rng(0).integers(0, 151, (480, 640), dtype=np.uint8))
     results = {
-        "img_path": str(picture),
+        "img_path": str(photo),
         "seg_map_path": str(seg_map),
         "reduce_zero_label": True,
         "seg_fields": [],

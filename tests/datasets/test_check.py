@@ -1,4 +1,4 @@
-"""Every mistake in a data set is found before training, and its message names the fix."""
+"""Errors in a data set are found before training, and messages name the fix."""
 
 from __future__ import annotations
 
@@ -115,17 +115,17 @@ BROKEN = {
     "no images key": (lambda c: c.pop("images"), "images is missing .*export it again"),
     "annotations no list": (lambda c: c.update(annotations={}), "annotations is not a list"),
     "no file_name": (change("images", file_name=None), r"file_name of images\[0\] is missing"),
-    "image of no size": (change("images", width=0), "image 0.png has the size 0 x 40 pixels"),
-    "image id twice": (duplicate("images"), "two images have id 0"),
+    "image without size": (change("images", width=0), "image 0.png has the size 0 x 40 pixels"),
+    "duplicate image id": (duplicate("images"), "two images have id 0"),
     "no bbox": (change("annotations", bbox=None), r"bbox of annotations\[0\] is missing"),
-    "bbox of three": (change("annotations", bbox=[1, 2, 3]), "bbox of annotation 0 is .*four"),
+    "bbox too short": (change("annotations", bbox=[1, 2, 3]), "bbox of annotation 0 is .*four"),
     "bbox of text": (change("annotations", bbox=["1", 2, 3, 4]), "bbox of annotation 0 is"),
     "bbox not finite": (change("annotations", bbox=[1, 2, 3, float("nan")]), "annotation 0 is"),
     "no area": (change("annotations", area=None), r"area of annotations\[0\] is missing"),
     "no iscrowd": (change("annotations", iscrowd=None), '2 annotations lack iscrowd.*"iscrowd": 0'),
-    "annotation id twice": (duplicate("annotations"), "two annotations have id 0"),
-    "category twice": (duplicate("categories"), "category 5 'fig' is duplicated"),
-    "class name twice": (change("categories", name="nut"), "category 6 'nut' is duplicated"),
+    "duplicate annotation id": (duplicate("annotations"), "two annotations have id 0"),
+    "duplicate category id": (duplicate("categories"), "category 5 'fig' is duplicated"),
+    "duplicate class name": (change("categories", name="nut"), "category 6 'nut' is duplicated"),
     "missing class": (lambda c: c["categories"].pop(), "lacks 1 .* classes: date; it has fig"),
     "other order": (reverse_categories, "another order .*starts with date, fig, not fig, date"),
     "no masks": (change("annotations", segmentation=None), "2 annotations have a box but no seg"),
@@ -135,13 +135,13 @@ BROKEN = {
     "boxes outside": (change("annotations", bbox=[100, 4, 9, 9]), "no annotations to train on"),
     "image ids of text": (change("annotations", image_id="0"), "no annotations to train on"),
     "small images": (change("images", width=31), "smaller than filter_cfg.min_size"),
-    "image not there": (change("images", file_name="x/9.png"), "2 of 2 images .*first is x/9.png"),
+    "missing image": (change("images", file_name="x/9.png"), "2 of 2 images .*first is x/9.png"),
     "no image listed": (lambda c: c.update(images=[], annotations=[]), "lists no images"),
 }
 
 
 @pytest.mark.parametrize(("edit", "message"), BROKEN.values(), ids=BROKEN)
-def test_broken_annotations_are_named_with_their_file(edit, message, root):
+def test_invalid_annotations_raise_with_their_file(edit, message, root):
     content = coco_content()
     edit(content)
     write_coco(root, content)
@@ -160,7 +160,7 @@ def test_annotations_that_will_be_skipped_are_counted(root):
         content["annotations"].append({**bad, "id": 10 + i, **changes})
     write_coco(root, content)
     warnings = check_data(detector(root))
-    assert len(warnings) == 4  # one file, however many data sets and evaluators read it
+    assert len(warnings) == 4  # one file, read by several data sets and evaluators
     for warning, (reason, key) in zip(
         warnings,
         [
@@ -176,7 +176,7 @@ def test_annotations_that_will_be_skipped_are_counted(root):
         assert f"ids {key}" in warning
 
 
-def test_cut_off_file(root):
+def test_truncated_file(root):
     path = root / "all.json"
     path.write_text(path.read_text()[:-40])
     with pytest.raises(UserError, match=r"all.json is truncated or not JSON \(line 1, column"):
@@ -216,7 +216,7 @@ def test_head_with_another_number_of_classes(place, root):
             "dataset": {"type": "ClassBalancedDataset", "oversample_thr": 0.1, "dataset": inner},
         },
     ],
-    ids=["repeat", "concat", "mix of balanced"],
+    ids=["repeat", "concat", "mix of class-balanced"],
 )
 def test_data_sets_inside_wrappers_are_checked(wrap, root):
     cfg = detector(root, wrap)
@@ -229,7 +229,7 @@ def test_data_sets_inside_wrappers_are_checked(wrap, root):
         check_data(cfg)
 
 
-def test_evaluator_of_other_images_than_the_data_set(root):
+def test_evaluator_and_data_set_of_different_images(root):
     content = coco_content()
     content["images"].pop()
     (root / "half.json").write_text(json.dumps(content))
@@ -240,7 +240,7 @@ def test_evaluator_of_other_images_than_the_data_set(root):
     assert check_data(cfg, splits=["train"]) == []
 
 
-def test_box_detector_needs_no_masks(root):
+def test_box_detector_does_not_need_masks(root):
     content = coco_content()
     change("annotations", segmentation=None)(content)
     write_coco(root, content)
@@ -250,7 +250,7 @@ def test_box_detector_needs_no_masks(root):
     assert check_data(cfg) == []
 
 
-def test_images_of_a_test_server_need_no_annotations(root):
+def test_images_for_a_test_server_need_no_annotations(root):
     content = coco_content()
     del content["annotations"]
     (root / "test.json").write_text(json.dumps(content))
@@ -300,7 +300,7 @@ def draw(value: int, shape: tuple[int, ...] = (20, 30)) -> Callable[[Path], None
 
 
 BROKEN_MAPS = {
-    "no map": (Path.unlink, "1 of 3 images .* no label map .*the first is 1.png"),
+    "missing label map": (Path.unlink, "1 of 3 images .* no label map .*the first is 1.png"),
     "value too high": (draw(3), "1.png contains the value 3, but 3 classes are numbered 0 to 2"),
     "other size": (draw(1, (10, 30)), "1.png is 30 x 10 pixels, but .*1.jpg is 30 x 20"),
     "colours": (draw(1, (20, 30, 3)), "1.png is an image of mode RGB, not a label map"),
@@ -309,26 +309,26 @@ BROKEN_MAPS = {
 
 
 @pytest.mark.parametrize(("damage", "message"), BROKEN_MAPS.values(), ids=BROKEN_MAPS)
-def test_broken_label_maps_are_named(damage, message, roads):
+def test_invalid_label_maps_raise(damage, message, roads):
     damage(roads / "seg" / "1.png")
     with pytest.raises(UserError, match=message):
         check_data(segmentor(roads))
 
 
-def test_zero_is_unlabelled_where_the_config_says_so(roads):
+def test_reduce_zero_label(roads):
     assert check_data(segmentor(roads, reduce_zero_label=True)) == []
     draw(4)(roads / "seg" / "2.png")
     with pytest.raises(UserError, match="3 classes are numbered 1 to 3"):
         check_data(segmentor(roads, reduce_zero_label=True))
 
 
-def test_maps_without_a_label_are_reported(roads):
+def test_label_maps_without_a_label_are_reported(roads):
     for i in range(3):
         draw(255)(roads / "seg" / f"{i}.png")
     assert "no pixel is labelled" in check_data(segmentor(roads))[0]
 
 
-def test_suffixes_and_split_files_are_those_of_the_data_set(roads):
+def test_suffixes_and_split_files_of_the_data_set_are_used(roads):
     with pytest.raises(UserError, match=r"no images \*\.jpeg"):
         check_data(segmentor(roads, img_suffix=".jpeg"))
     (roads / "seg" / "2.png").unlink()
@@ -336,7 +336,7 @@ def test_suffixes_and_split_files_are_those_of_the_data_set(roads):
     assert check_data(segmentor(roads, ann_file="some.txt")) == []
 
 
-def test_real_coco_passes_and_is_quick(shared, repo):
+def test_real_coco_passes(shared, repo):
     cfg = Config.fromfile(repo / "configs" / "cascade_swin_t_coco.py")
     root = shared / "data" / "coco_mini"
     for split in ("train", "val"):
@@ -345,7 +345,7 @@ def test_real_coco_passes_and_is_quick(shared, repo):
     assert check_data(cfg) == []
 
 
-def test_real_ade20k_passes_and_full_ade20k_does_not(shared, repo, tmp_path):
+def test_real_ade20k_passes_and_full_ade20k_raises(shared, repo, tmp_path):
     cfg = Config.fromfile(repo / "configs" / "upernet_swin_t_ade20k.py")
     source = shared / "data" / "ade_mini"
     for split in ("train", "val"):
@@ -377,7 +377,7 @@ MALFORMED = {
 
 
 @pytest.mark.parametrize(("name", "message"), MALFORMED.items(), ids=MALFORMED)
-def test_malformed_files_of_users(name, message, shared, root):
+def test_malformed_files_raise(name, message, shared, root):
     shutil.copy(shared / "data" / "malformed" / name, root / "all.json")
     with pytest.raises(UserError, match=message):
         check_data(detector(root))

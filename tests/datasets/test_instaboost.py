@@ -1,4 +1,4 @@
-"""InstaBoost moves pixels, masks, boxes and labels together, and nothing else."""
+"""InstaBoost moves pixels, masks, boxes and labels consistently."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from swin_dense.datasets.instaboost import InstaBoost, overlapping_groups
 from swin_dense.errors import UserError
 
 HEIGHT, WIDTH = 120, 160
-# Rows and columns of four squares: two far from the border, one at it, one that is ignored.
+# Rows and columns of four squares: two far from the border, one at the border, one ignored.
 SQUARES = [(30, 30), (30, 90), (90, 0), (80, 120)]
 SIDE = 24
 COLOURS = [(200, 40, 40), (40, 200, 40), (40, 40, 200), (200, 200, 40)]
@@ -25,7 +25,7 @@ BACKGROUND = 100
 
 
 def scene(squares: list[tuple[int, int]] = SQUARES) -> dict[str, Any]:
-    """Coloured squares on a plain background, as the steps before InstaBoost leave them."""
+    """Coloured squares on a plain background, in the format that InstaBoost receives."""
     image = np.full((HEIGHT, WIDTH, 3), BACKGROUND, np.uint8)
     masks = np.zeros((len(squares), HEIGHT, WIDTH), np.uint8)
     seg_map = np.zeros((HEIGHT, WIDTH), np.uint8)
@@ -61,7 +61,7 @@ def test_masks_boxes_labels_and_pixels_agree(seed):
     assert not np.array_equal(masks, before["gt_masks"].masks.astype(bool))
     np.testing.assert_allclose(after["gt_bboxes"].numpy(), boxes_of(after["gt_masks"]))
     for i in range(3):
-        # Within 0.8 to 1.2 of the side; half a pixel at each edge is decided by rounding.
+        # Within 0.8 to 1.2 of the side, plus rounding of half a pixel at each edge.
         assert (0.8 * SIDE - 1) ** 2 <= masks[i].sum() <= (1.2 * SIDE + 1) ** 2
         assert (after["gt_seg_map"][masks[i]] == i + 1).all()
         inside = masks[i] & ~edge(masks[i])
@@ -75,7 +75,7 @@ def edge(mask: np.ndarray) -> np.ndarray:
     return mask & ~np.logical_and.reduce(shifted)[1:-1, 1:-1]
 
 
-def test_uncovered_background_is_inpainted_and_unknown():
+def test_uncovered_background_is_inpainted():
     before = scene()
     after = boosted(before, scale=(0.8, 0.8), shift=0.0)
     for i in range(2):
@@ -87,7 +87,7 @@ def test_uncovered_background_is_inpainted_and_unknown():
         assert np.abs(after["img"][rim & ~mixed].astype(int) - BACKGROUND).max() <= 2
 
 
-def test_ignored_regions_stay():
+def test_ignored_regions_do_not_move():
     before, after = scene(), boosted(scene())
     crowd = before["gt_masks"].masks[3].astype(bool)
     np.testing.assert_array_equal(after["gt_masks"].masks[3], before["gt_masks"].masks[3])
@@ -102,13 +102,13 @@ def test_instance_at_the_border_stays_at_it(seed):
     after = boosted(scene(), seed)
     left, _top, _right, bottom = after["gt_bboxes"].numpy()[2]
     assert left == 0
-    assert bottom >= 90 + SIDE  # six pixels from the lower border: it may not leave that either
+    assert bottom >= 90 + SIDE  # six pixels from the lower border, at which it must stay too
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_overlapping_instances_move_together(seed):
     before = scene([(40, 40), (50, 55)])
-    before["gt_masks"].masks[0] &= 1 - before["gt_masks"].masks[1]  # the second hides the first
+    before["gt_masks"].masks[0] &= 1 - before["gt_masks"].masks[1]  # the second occludes the first
     after = boosted(before, seed, scale=(1.0, 1.0), angle=0.0)
     shifts = after["gt_bboxes"].numpy() - boxes_of(before["gt_masks"])
     np.testing.assert_array_equal(shifts[0], shifts[1])
@@ -117,7 +117,7 @@ def test_overlapping_instances_move_together(seed):
     assert first.sum() == before["gt_masks"].masks[0].sum()
 
 
-def test_groups_are_linked_through_others():
+def test_overlap_groups_are_transitive():
     boxes = np.array([[0, 0, 10, 10], [50, 50, 60, 60], [9, 9, 20, 20], [20, 0, 30, 10]], float)
     assert [g.tolist() for g in overlapping_groups(boxes)] == [[0, 2], [1], [3]]
     boxes[3, 0] = 19
@@ -131,7 +131,7 @@ def test_same_seed_same_image():
     assert not np.array_equal(first["img"], other["img"])
 
 
-def test_share_of_changed_images():
+def test_fraction_of_changed_images():
     results = scene()
     np.random.seed(0)
     transform = InstaBoost(prob=0.25)
@@ -139,7 +139,7 @@ def test_share_of_changed_images():
     assert 0.15 < np.mean(changed) < 0.35  # three standard deviations
 
 
-def test_images_with_nothing_to_move_pass():
+def test_images_without_movable_instances():
     empty = scene([])
     assert boosted(empty)["img"].shape == empty["img"].shape
     crowd_only = scene()
@@ -153,7 +153,7 @@ def test_images_with_nothing_to_move_pass():
 
 
 def test_fully_occluded_instance_is_removed():
-    """Two neighbours; the later one grows over the earlier one, a single pixel beside it."""
+    """Two neighbours: the later one grows over the earlier one, which is a single pixel."""
     results = scene([(50, 60), (50, 60)])
     masks = np.zeros((2, HEIGHT, WIDTH), np.uint8)
     masks[0, 60, 58] = 1
@@ -180,14 +180,14 @@ def test_polygons_become_bitmaps():
     assert after["gt_masks"].masks.any()
 
 
-def test_missing_masks_are_named():
+def test_missing_masks_raise():
     boxes_only = {key: value for key, value in scene().items() if key != "gt_masks"}
     with pytest.raises(UserError, match=r"LoadAnnotations\(with_mask=True\) before it"):
         boosted(boxes_only)
 
 
 def test_real_images_keep_their_annotations(shared: Path):
-    """Every other image of a sample of COCO, crowds and runs of polygons included."""
+    """Every other image of a COCO sample, including crowds and polygons of several parts."""
     from mmdet.datasets import CocoDataset
 
     with DefaultScope.overwrite_default_scope("mmdet"):

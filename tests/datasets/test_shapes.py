@@ -1,4 +1,4 @@
-"""The generated data set: images, files, and that it is never half written."""
+"""The generated data set: images, files, and atomic writing."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _files(root: Path) -> dict[str, bytes]:
 
 @given(seed=st.integers(0, 2**32), size=st.integers(32, 160))
 @settings(max_examples=25, deadline=None)
-def test_visible_masks_are_disjoint_and_nothing_is_mostly_hidden(seed: int, size: int):
+def test_visible_masks_are_disjoint_and_large_enough(seed: int, size: int):
     scene = draw_scene(np.random.default_rng(seed), size)
     assert scene.image.shape == (size, size, 3)
     assert scene.image.dtype == np.uint8
@@ -54,7 +54,7 @@ def test_visible_masks_are_disjoint_and_nothing_is_mostly_hidden(seed: int, size
 
 
 def test_the_last_shape_is_on_top():
-    """Only the last one drawn is sure to be whole: a circle's area must be that of its box."""
+    """Only the last shape is sure to be fully visible: a circle's area must match its box."""
     circles = []
     for seed in range(60):
         scene = draw_scene(np.random.default_rng(seed), 128)
@@ -74,7 +74,7 @@ def test_drawing_covers_the_mask_and_contrasts(monkeypatch: pytest.MonkeyPatch):
         before = canvas.copy()
         draw(rng, canvas, distance)
         assert (canvas[distance > 0.5] == before[distance > 0.5]).all()
-        inside = distance < -0.5  # all colour; the pixels of the edge are mixed
+        inside = distance < -0.5  # without the mixed colours of the edge
         contrasts.append(np.linalg.norm((canvas - before)[inside].mean(axis=0)))
 
     monkeypatch.setattr(shapes, "_draw_shape", watched)
@@ -91,7 +91,7 @@ def test_polygon_distance_agrees_with_matplotlib():
     points = np.stack(np.broadcast_arrays(cols, rows), axis=-1).reshape(-1, 2)
     inside = PolygonPath(corners).contains_points(points).reshape(20, 20)
     assert ((distance < 0) == inside).all()
-    # Densely sampled outline: its nearest point is at most half a step off.
+    # Densely sampled outline: its nearest point has an error of at most half a step.
     steps = np.linspace(0, 1, 2000)[:, None]
     outline = np.concatenate(
         [a + steps * (b - a) for a, b in zip(corners, np.roll(corners, -1, 0), strict=True)]
@@ -100,7 +100,7 @@ def test_polygon_distance_agrees_with_matplotlib():
     np.testing.assert_allclose(np.abs(distance), nearest, atol=0.01)
 
 
-def test_same_seed_same_bytes_other_seed_other_images(root: Path, tmp_path: Path):
+def test_seed_determines_the_files(root: Path, tmp_path: Path):
     write_shapes(tmp_path / "again", SPEC)
     write_shapes(tmp_path / "other", ShapesSpec(train=5, val=2, size=96, seed=4))
     write_shapes(tmp_path / "larger", ShapesSpec(train=6, val=3, size=96, seed=3))
@@ -118,7 +118,7 @@ def test_same_seed_same_bytes_other_seed_other_images(root: Path, tmp_path: Path
     ("coco_name", "ade_name", "number"),
     [("train2017", "training", 5), ("val2017", "validation", 2)],
 )
-def test_coco_and_label_maps_tell_the_same(root: Path, coco_name: str, ade_name: str, number: int):
+def test_coco_masks_and_label_maps_agree(root: Path, coco_name: str, ade_name: str, number: int):
     coco = COCO(str(root / "annotations" / f"instances_{coco_name}.json"))
     assert [c["name"] for c in coco.loadCats(coco.getCatIds())] == list(CLASSES)
     assert len(coco.getImgIds()) == number
@@ -139,7 +139,7 @@ def test_coco_and_label_maps_tell_the_same(root: Path, coco_name: str, ade_name:
         assert (rebuilt == label_map).all()
 
 
-def test_the_demo_configs_read_it(root: Path, repo: Path):
+def test_demo_configs_read_the_data_set(root: Path, repo: Path):
     config = Config.fromfile(repo / "configs" / "cascade_swin_nano_shapes.py")
     settings_ = {**config.train_dataloader.dataset, "data_root": str(root)}
     assert settings_.pop("type") == "CocoDataset"
@@ -164,13 +164,13 @@ def test_the_demo_configs_read_it(root: Path, repo: Path):
     assert set(labels) == {0, 1, 2, 3, 4}
 
 
-def test_nothing_is_done_twice(root: Path):
+def test_existing_data_set_is_not_written_again(root: Path):
     before = {path: path.stat().st_mtime_ns for path in root.rglob("*")}
     assert not write_shapes(root, SPEC)
     assert {path: path.stat().st_mtime_ns for path in root.rglob("*")} == before
 
 
-def test_an_interruption_leaves_nothing_behind(tmp_path: Path):
+def test_interruption_leaves_no_files(tmp_path: Path):
     target = tmp_path / "deep" / "shapes"
 
     def stop() -> None:
@@ -183,12 +183,12 @@ def test_an_interruption_leaves_nothing_behind(tmp_path: Path):
     assert [path.name for path in target.parent.iterdir()] == ["shapes"]
 
 
-def test_an_empty_folder_is_filled(tmp_path: Path):
+def test_empty_folder_is_filled(tmp_path: Path):
     assert write_shapes(tmp_path, ShapesSpec(train=1, val=1, size=32))
     assert json.loads((tmp_path / shapes.MANIFEST).read_text())["train"] == 1
 
 
-def test_foreign_folders_are_refused_and_kept(root: Path, tmp_path: Path):
+def test_other_folders_raise_and_are_kept(root: Path, tmp_path: Path):
     thesis = tmp_path / "thesis.txt"
     thesis.write_text("years of work")
     with pytest.raises(UserError, match="contains no shapes data set"):
@@ -207,12 +207,12 @@ def test_foreign_folders_are_refused_and_kept(root: Path, tmp_path: Path):
 @pytest.mark.parametrize(
     "wrong", [{"train": 0}, {"val": 0}, {"size": 31}, {"seed": -1}], ids=lambda w: next(iter(w))
 )
-def test_impossible_requests(wrong: dict[str, int]):
+def test_invalid_arguments_raise(wrong: dict[str, int]):
     with pytest.raises(UserError, match=f"--{next(iter(wrong))}"):
         ShapesSpec(**wrong)
 
 
-def test_the_tool(repo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_tool(repo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     main = runpy.run_path(str(repo / "tools" / "make_shapes.py"))["main"]
     arguments = [str(tmp_path / "s"), "--train", "2", "--val", "1", "--size", "48"]
     assert main(arguments) == 0

@@ -1,4 +1,4 @@
-"""Pictures of predictions, and reading images."""
+"""Drawing predictions, and finding and reading images."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from swin_dense.errors import UserError
 GREY = np.full((80, 120, 3), 128, np.uint8)
 
 
-def test_detections_are_drawn_where_they_are():
+def test_detections_are_drawn_at_their_positions():
     mask = np.zeros((1, 80, 120), bool)
     mask[0, 30:60, 40:70] = True
     boxes = np.array([[40.0, 30.0, 70.0, 60.0]])
@@ -38,7 +38,7 @@ def test_without_masks_only_the_frame_and_the_name_are_drawn():
     assert not changed[40:70, 20:100].any()
 
 
-def test_boxes_beyond_the_image_and_no_boxes_at_all():
+def test_boxes_outside_the_image_and_no_boxes():
     boxes = np.array([[-30.0, -9.0, 300.0, 200.0]])
     assert draw_detections(GREY, boxes, np.array([0]), None, ["cat"]).shape == GREY.shape
     nothing = draw_detections(GREY, np.zeros((0, 4)), np.zeros(0, int), np.zeros(0), [])
@@ -51,7 +51,7 @@ def test_tiny_images_can_be_drawn():
     assert drawn.shape == tiny.shape
 
 
-def test_classes_have_the_palettes_colour_and_ignored_pixels_none():
+def test_classes_are_drawn_in_palette_colours():
     label_map = np.full((80, 120), 255)
     label_map[:40] = 0
     palette = [[255, 0, 0], [0, 255, 0]]
@@ -77,7 +77,7 @@ def test_modes(tmp_path, mode):
         assert np.abs(found.astype(int) - 200).max() <= 3
 
 
-def test_the_pixels_are_those_of_the_training_pipeline(tmp_path):
+def test_pixels_equal_those_of_the_training_pipeline(tmp_path):
     pixels = cv2.resize(np.random.default_rng(0).integers(0, 255, (4, 5, 3), np.uint8), (50, 40))
     path = tmp_path / "a.jpg"
     cv2.imwrite(str(path), pixels)
@@ -85,7 +85,7 @@ def test_the_pixels_are_those_of_the_training_pipeline(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"text", b"\xff\xd8\xff\xe0 broken", b"GIF89a"])
-def test_what_is_no_image(tmp_path, content):
+def test_unreadable_images(tmp_path, content):
     path = tmp_path / "a.jpg"
     path.write_bytes(content)
     with pytest.raises(UnreadableImageError):
@@ -104,13 +104,13 @@ def test_finding_images(tmp_path):
         find_images(tmp_path / "gone")
 
 
-def test_names_are_unique():
+def test_unique_names():
     taken: set[str] = set()
     names = [unique_name("a.png", taken) for _ in range(3)]
     assert names == ["a.png", "a_2.png", "a_3.png"]
 
 
-def test_areas_are_largest_first():
+def test_class_areas_are_sorted():
     areas = class_areas(np.array([[0, 1, 1, 9]]), ["sky", "sea"])
     assert [(a["class"], a["pixels"], a["fraction"]) for a in areas] == [
         ("sea", 2, 0.5),
@@ -120,7 +120,7 @@ def test_areas_are_largest_first():
 
 
 @pytest.mark.parametrize(("size", "zoom"), [((96, 96), 4), ((40, 192), 2), ((200, 300), 1)])
-def test_small_images_are_enlarged_with_all_that_is_drawn(size, zoom):
+def test_small_images_are_enlarged_with_their_annotations(size, zoom):
     sample = DetDataSample(
         pred_instances=InstanceData(
             bboxes=torch.tensor([[4.0, 20.0, 14.0, 36.0]]),
@@ -132,6 +132,6 @@ def test_small_images_are_enlarged_with_all_that_is_drawn(size, zoom):
     black = np.zeros((*size, 3), np.uint8)
     drawn = draw_sample(black, sample, {"classes": ["x"]})
     assert drawn.shape == (zoom * size[0], zoom * size[1], 3)
-    # The left side of the box, at half its height, and nothing right of the box.
+    # The left side of the box is drawn at half its height, and nothing right of the box.
     assert drawn[28 * zoom, 4 * zoom].any()
     assert not drawn[28 * zoom, 16 * zoom :].any()

@@ -1,4 +1,4 @@
-"""Loading into whole models: any layout of the backbone, any wrapping, one report."""
+"""Loading into whole models: any layout of the backbone, any container, one report."""
 
 import pytest
 import torch
@@ -44,13 +44,13 @@ def same(a, b):
 
 
 @pytest.mark.parametrize("layout", TARGETS)
-def test_the_backbone_may_be_in_any_layout(layout, capsys):
+def test_backbone_in_any_layout(layout, capsys):
     source, model = random_model(), Model()
     load_weights(model, {"state_dict": in_layout(source, layout)}, "x.pth")
     assert same(source, model)
     out = capsys.readouterr().out
     name = "hf" if layout.startswith("hf") else layout
-    count = len(list(model.parameters())) + 2  # and the statistics of the batch norm
+    count = len(list(model.parameters())) + 2  # plus the statistics of batch norm
     assert out == f"Weights from x.pth ({name} layout): {count} loaded\n"
 
 
@@ -62,18 +62,18 @@ WRAPPED = {
         "state_dict_ema": s,
         "state_dict": {key: torch.zeros_like(value) for key, value in s.items()},
     },
-    "a training wrapper's": lambda s: {"state_dict": prefixed("detector.module.", s)},
+    "training wrapper": lambda s: {"state_dict": prefixed("detector.module.", s)},
 }
 
 
-@pytest.mark.parametrize("wrapping", WRAPPED)
-def test_the_model_is_found_in_any_wrapping(wrapping):
+@pytest.mark.parametrize("container", WRAPPED)
+def test_model_is_found_in_any_container(container):
     source, model = random_model(), Model()
-    load_weights(model, WRAPPED[wrapping](in_layout(source, "official")), "x.pth")
+    load_weights(model, WRAPPED[container](in_layout(source, "official")), "x.pth")
     assert same(source, model)
 
 
-def test_resizing_is_reported_under_the_model_s_names(capsys):
+def test_resized_parameters_are_reported_by_their_full_names(capsys):
     model = Model(window_size=5, in_channels=1)
     load_weights(model, in_layout(random_model(), "timm"), "x.pth")
     out = capsys.readouterr().out
@@ -81,7 +81,7 @@ def test_resizing_is_reported_under_the_model_s_names(capsys):
     assert "resized (5): backbone.patch_embed.projection.weight, backbone.stages.0" in out
 
 
-def test_a_backbone_alone_leaves_the_heads_untrained(capsys):
+def test_backbone_weights_leave_the_heads_untrained(capsys):
     source, model = random_model(), Model()
     state = convert(source.backbone.state_dict(), "torchvision").state
     with pytest.raises(UserError, match=r"x.pth is of another model: 6 of \d+ parameters missing"):
@@ -93,13 +93,13 @@ def test_a_backbone_alone_leaves_the_heads_untrained(capsys):
     assert "these start untrained" in out
 
 
-def test_heads_alone_are_refused():
+def test_weights_without_a_backbone_raise():
     state = prefixed("head.", random_model().head.state_dict())
     with pytest.raises(UserError, match=r"x.pth .* missing or of another size, first patch_embed"):
         load_weights(Model(), state, "x.pth", exact=False)
 
 
-def test_heads_of_other_classes_start_untrained(capsys):
+def test_heads_for_other_classes_start_untrained(capsys):
     source, model = random_model(), Model()
     state = in_layout(source, "official") | {"head.0.weight": torch.ones(5, 2)}
     load_weights(model, state, "x.pth", exact=False)
@@ -109,7 +109,7 @@ def test_heads_of_other_classes_start_untrained(capsys):
     assert torch.equal(model.head[0].bias, source.head[0].bias)
 
 
-def test_a_model_without_swin_loads(capsys):
+def test_model_without_swin_loads(capsys):
     source, model = nn.Linear(2, 2), nn.Linear(2, 2)
     load_weights(model, {"state_dict": source.state_dict()}, "x.pth")
     assert same(source, model)

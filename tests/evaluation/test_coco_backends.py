@@ -46,7 +46,7 @@ def polygon(box) -> list:
 def scene(
     seed: int = 0, images: int = 24, first_id: int = 1, crowd: float = 0.2
 ) -> SimpleNamespace:
-    """Ground truth as COCO content, and detections: some of them near the ground truth."""
+    """Ground truth in COCO format, and detections, some of them near the ground truth."""
     draw = np.random.default_rng(seed)
     truth, samples = [], []
     for image in range(images):
@@ -58,7 +58,7 @@ def scene(
                 {
                     "id": first_id + len(truth),
                     "image_id": image,
-                    # the third class has no ground truth, and ids are not in the classes' order
+                    # the third class has no ground truth; ids are not in class order
                     "category_id": (7, 3, 5)[label],
                     "bbox": box.tolist(),
                     "area": float(box[2] * box[3]),
@@ -91,7 +91,7 @@ def sample(image, boxes: np.ndarray, scores, labels) -> dict:
 
 
 def evaluated(metric_class, tmp_path, scene: SimpleNamespace, **kwargs) -> dict:
-    """The metrics that a metric class reports for the scene."""
+    """Metrics of a scene, as a metric class reports them."""
     path = tmp_path / "truth.json"
     path.write_text(json.dumps(scene.content))
     one = metric_class(ann_file=str(path), **kwargs)
@@ -101,7 +101,7 @@ def evaluated(metric_class, tmp_path, scene: SimpleNamespace, **kwargs) -> dict:
 
 
 def stats(tmp_path, scene: SimpleNamespace, kind: str, backend: str):
-    """The evaluation itself, before anything is rounded."""
+    """The statistics of a COCO evaluation, before rounding."""
     path = tmp_path / "truth.json"
     path.write_text(json.dumps(scene.content))
     metric = CocoMetric(str(path), backend=backend)
@@ -145,7 +145,7 @@ def test_annotation_of_id_0(kind, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["bbox", "segm"])
-def test_more_detections_than_count(kind, tmp_path):
+def test_more_detections_than_the_maximum(kind, tmp_path):
     crowded = scene()
     draw = np.random.default_rng(5)
     crowded.samples[3] = sample(3, random_boxes(draw, 130), draw.random(130), np.zeros(130))
@@ -163,8 +163,8 @@ def test_nothing_detected(kind, backend, tmp_path):
 
 
 @pytest.mark.parametrize("backend", ["faster", "pycocotools"])
-def test_metrics_and_classes_are_those_of_mmdet(backend, tmp_path):
-    """mmdet lists the categories as the file does, so here they are in the order of their ids."""
+def test_metrics_and_classes_equal_those_of_mmdet(backend, tmp_path):
+    """mmdet uses the order of the file, so the categories are in the order of their ids here."""
     ordered = scene(1)
     ordered.content["categories"].sort(key=lambda category: category["id"])
     stock = evaluated(StockMetric, tmp_path, ordered, metric=["bbox", "segm"], classwise=True)
@@ -176,7 +176,7 @@ def test_metrics_and_classes_are_those_of_mmdet(backend, tmp_path):
 
 
 def test_classes_keep_their_names_in_any_order_of_ids(tmp_path):
-    """Only cups are found; their id is the largest, and their place in the file the first."""
+    """Only cups are detected; their id is the largest, and they are first in the file."""
     cups = scene(2, crowd=0.0)
     for annotation in cups.content["annotations"]:
         annotation["category_id"] = 7
@@ -187,7 +187,7 @@ def test_classes_keep_their_names_in_any_order_of_ids(tmp_path):
     assert np.isnan([metrics["coco/dog_precision"], metrics["coco/hat_precision"]]).all()
 
 
-def test_scores_of_masks_count_for_masks_alone(tmp_path):
+def test_mask_scores_are_used_for_masks_only(tmp_path):
     plain, scored = scene(3), scene(3)
     for one in scored.samples:
         found = one["pred_instances"]
@@ -198,7 +198,7 @@ def test_scores_of_masks_count_for_masks_alone(tmp_path):
     assert before["coco/segm_mAP"] != after["coco/segm_mAP"]
 
 
-def test_results_are_written_where_asked(tmp_path):
+def test_results_are_written_to_outfile_prefix(tmp_path):
     metrics = evaluated(CocoMetric, tmp_path, scene(), outfile_prefix=str(tmp_path / "mine"))
     written = json.loads((tmp_path / "mine.bbox.json").read_text())
     assert metrics
@@ -208,7 +208,7 @@ def test_results_are_written_where_asked(tmp_path):
     assert json.loads((tmp_path / "only.segm.json").read_text())
 
 
-def test_ground_truth_of_the_samples():
+def test_ground_truth_from_data_samples():
     metric = CocoMetric(backend="faster")
     metric.dataset_meta = {"classes": CLASSES}
     one = sample(0, np.array([[10, 10, 50, 50]]), [0.9], [1])
@@ -217,7 +217,7 @@ def test_ground_truth_of_the_samples():
     assert metric.evaluate(1)["coco/bbox_mAP"] == 1
 
 
-def test_ids_that_are_text_go_to_pycocotools(tmp_path):
+def test_string_ids_use_pycocotools(tmp_path):
     named = scene()
     for entry in named.content["images"]:
         entry["id"] = f"photo {entry['id']:02}"
@@ -239,7 +239,7 @@ def test_without_faster_coco_eval(tmp_path, monkeypatch):
         evaluated(CocoMetric, tmp_path, scene(), backend="faster")
 
 
-def test_mistakes_are_named(tmp_path):
+def test_invalid_arguments_raise(tmp_path):
     with pytest.raises(UserError, match="auto, faster, pycocotools"):
         CocoMetric(backend="slow")
     boxes = scene()

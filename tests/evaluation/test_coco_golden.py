@@ -21,7 +21,7 @@ METRIC_NAMES = (
 
 
 def data_samples(truth: dict, results: list[dict]) -> list[dict]:
-    """Turn COCO results into what a detector hands to the metric, one sample for each image."""
+    """Convert COCO results to data samples as a detector returns them, one per image."""
     labels = {category["id"]: i for i, category in enumerate(truth["categories"])}
     samples = []
     for image in truth["images"]:
@@ -70,6 +70,6 @@ def test_published_metrics_are_reproduced(kind, backend, shared, repo):
         assert measured[f"coco/{kind}_{name}"] == pytest.approx(value, abs=5.01e-4), name
 
 
-def test_metrics_of_proposals_are_refused():
+def test_proposal_metrics_raise():
     with pytest.raises(ValueError, match="'bbox', 'segm'"):
         CocoMetric(metric="proposal")

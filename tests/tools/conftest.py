@@ -1,4 +1,4 @@
-"""The tools as functions, a tiny data set, and tiny models trained on it once per worker."""
+"""Fixtures: the tools as functions, a tiny data set, and tiny models trained on it once."""
 
 from __future__ import annotations
 
@@ -30,6 +30,26 @@ def tool() -> Callable[..., int]:
     names = ("train", "test", "predict", "compare_swap", "convert_checkpoint")
     modules = {name: load_tool(name) for name in names}
     return lambda name, *args: modules[name].main([str(a) for a in args])
+
+
+@pytest.fixture
+def failure(tool, capfd, tmp_path, monkeypatch) -> Callable[..., str]:
+    """Runs a tool in an empty folder; it must fail, and its one-line error message is returned."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*args) -> str:
+        try:
+            status = tool(*args)
+        except SystemExit as stop:  # argparse
+            status = stop.code
+        err = capfd.readouterr().err
+        assert status == 2
+        assert err.startswith("error: ")
+        assert err.count("\n") == 1, err
+        assert "Traceback" not in err
+        return err
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""``tools/benchmark.py``: records, tables, pictures, the document, and mistakes."""
+"""``tools/benchmark.py``: records, tables, plots, the document, and user errors."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from swin_dense.benchmarks.report import (
 
 @pytest.fixture
 def run(benchmark_tool, monkeypatch):
-    """Runs the tool on a very small "tiny" model; its exit status."""
+    """Runs the tool with very small sizes for "tiny"; returns its exit status."""
     monkeypatch.setitem(swin_args.ARCHS, "tiny", (8, (1, 1, 2, 1), (1, 2, 2, 4)))
     return lambda *args: benchmark_tool.main([str(arg) for arg in args])
 
@@ -83,7 +83,7 @@ def test_memory(run, tmp_path, capsys):
     assert "Counted on a CPU" in out
 
 
-def test_a_segmentor_has_its_own_defaults(benchmark_tool, repo):
+def test_defaults_of_a_segmentor(benchmark_tool, repo):
     parse = benchmark_tool.make_parser().parse_args
     found = {}
     for name in ("cascade_swin_t_coco", "upernet_swin_t_ade20k"):
@@ -97,7 +97,7 @@ def test_a_segmentor_has_its_own_defaults(benchmark_tool, repo):
     }
 
 
-def test_records_of_other_settings_have_other_names(run, tmp_path, monkeypatch):
+def test_record_names_depend_on_the_settings(run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     flags = ["--size", "64x64", "--rounds", 1, "--against", "", "--device", "cpu"]
     assert run("backbone", *flags) == 0
@@ -108,7 +108,7 @@ def test_records_of_other_settings_have_other_names(run, tmp_path, monkeypatch):
     ]
 
 
-def test_no_step_is_timed_when_backbones_disagree(run, repo, tmp_path, monkeypatch, capsys):
+def test_different_outputs_raise_before_timing(run, repo, tmp_path, monkeypatch, capsys):
     forward = swin.SwinTransformer.forward
     monkeypatch.setattr(
         swin.SwinTransformer, "forward", lambda self, x: [1.01 * y for y in forward(self, x)]
@@ -120,7 +120,7 @@ def test_no_step_is_timed_when_backbones_disagree(run, repo, tmp_path, monkeypat
     assert "the feature maps of both differ by 0.01: nothing was timed" in capsys.readouterr().err
 
 
-def test_boxes_need_heads_that_sample_them(run, repo, tmp_path, capsys):
+def test_boxes_need_heads_with_a_sampler(run, repo, tmp_path, capsys):
     config = repo / "configs" / "upernet_swin_nano_shapes.py"
     assert run("detector", config, "--boxes", 8, "--json", tmp_path / "a.json") == 2
     assert "--boxes: nothing in this model samples boxes" in capsys.readouterr().err
@@ -136,9 +136,9 @@ def test_detector(run, repo, tmp_path, kind, capsys):
     assert [one["name"] for one in record["contestants"]] in (["ours", "mmdet"], ["ours", "mmseg"])
     assert record["contestants"][1]["training"]["launches"] > 100
     assert record["contestants"][1]["difference"] < 1e-4
-    # what samples boxes, and nothing else, does so for fewer on a CPU
+    # on a CPU, only samplers of boxes are changed, to fewer boxes
     assert record["settings"]["boxes"] == (64 if kind.startswith("cascade") else None)
-    assert f"detector {kind}.py" in record["command"]  # without the folders of this machine
+    assert f"detector {kind}.py" in record["command"]  # without local folders
 
 
 def test_evaluation(run, tmp_path, capsys):
@@ -165,7 +165,7 @@ def test_pipeline(run, repo, shapes_root, tmp_path, capsys):
     assert "images/s on one core" in capsys.readouterr().out
 
 
-def test_report_is_the_same_every_time(run, tmp_path):
+def test_report_is_deterministic(run, tmp_path):
     folder = tmp_path / "benchmarks"
     common = ["--rounds", 1, "--against", "mmdet"]
     assert run("scaling", "--sizes", "32,64", *common, "--json", folder / "a.json") == 0
@@ -184,7 +184,7 @@ def test_report_is_the_same_every_time(run, tmp_path):
     assert "not measured" in text  # what needs a GPU
 
 
-def test_the_document_is_up_to_date(repo):
+def test_document_is_up_to_date(repo):
     paths = sorted((repo / "docs" / "benchmarks").glob("*.json"))
     pictures = [path.with_suffix(".png") for path in paths]
     plots = {i: f"benchmarks/{p.name}" for i, p in enumerate(pictures) if p.is_file()}
@@ -224,7 +224,7 @@ def targets(*records: dict) -> list[str]:
     ]
 
 
-def test_targets_take_the_latest_record_that_fits():
+def test_targets_use_the_latest_matching_record():
     lines = targets(record_of_a_gpu(2.5, "2030-01-02"), record_of_a_gpu(2.0, "2030-01-01"))
     case = "Hopper, bf16, 800x1344, tiny, batch 16"
     assert f"{case}, forward | 2.7x | 4x | 2.50x | a GPU" in lines
@@ -234,7 +234,7 @@ def test_targets_take_the_latest_record_that_fits():
     assert len([line for line in lines if "not measured" in line]) == len(lines) - 3
 
 
-def test_each_machine_has_its_row_of_a_target():
+def test_targets_have_a_row_per_machine():
     records = [
         record_of_a_gpu(2.5, "2030-01-01", "NVIDIA H200"),
         record_of_a_gpu(2.0, "2030-01-02", "NVIDIA H100"),
@@ -246,7 +246,7 @@ def test_each_machine_has_its_row_of_a_target():
     ]
 
 
-def test_cuda_graphs_and_compiled_ones_are_told_apart():
+def test_cuda_graphs_and_compilation_are_distinguished():
     graphs = record_of_a_gpu(4.5, "2030-01-02", batch=1, cuda_graphs=1)
     other = record_of_a_gpu(8.0, "2030-01-04", batch=1, attn_impl="reference")
     compiled = record_of_a_gpu(9.0, "2030-01-03", batch=1, compile=True)
@@ -260,7 +260,7 @@ def test_cuda_graphs_and_compiled_ones_are_told_apart():
     assert file_name(graphs) == "backbone_tiny_800x1344_batch_1_cuda_graphs_bf16_cuda"
 
 
-def test_targets_of_memory_and_of_the_exponent():
+def test_targets_for_memory_and_exponent():
     machine = {"device": "cpu", "name": "AMD EPYC", "threads": 2}
     common = {"command": "", "date": "2030-01-01", "machine": machine, "versions": "some"}
     kept = {"image_mb": 490.0, "once_mb": 50.0}
@@ -317,10 +317,10 @@ def test_tables_fit_80_columns(record):
     lines = text.getvalue().splitlines()
     assert max(map(len, lines)) <= 80
     words = {word for row in rows_of(record) for cell in row for word in cell.split()}
-    assert words <= set(text.getvalue().split())  # none is cut
+    assert words <= set(text.getvalue().split())  # none is truncated
 
 
-def test_commands_are_recorded_without_what_is_of_this_machine():
+def test_recorded_commands_have_no_local_paths():
     command = ["pipeline", "/home/someone/configs/a.py", "--data-root", "/data/coco"]
     command += ["--json", "/home/someone/a.json", "--remark=busy", "--rounds", "3"]
     found = circumstances(torch.device("cpu"), command, None)
@@ -346,7 +346,7 @@ def test_commands_are_recorded_without_what_is_of_this_machine():
         (["report", "none.json"], "none.json cannot be read"),
     ],
 )
-def test_mistakes_are_one_line(run, args, message, tmp_path, monkeypatch, capsys):
+def test_user_errors_are_one_line(run, args, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert run(*args) == 2
     err = capsys.readouterr().err
@@ -354,7 +354,7 @@ def test_mistakes_are_one_line(run, args, message, tmp_path, monkeypatch, capsys
     assert err.count("\n") == 1
 
 
-def test_a_config_without_swin(run, repo, tmp_path, monkeypatch, capsys):
+def test_config_without_swin_raises(run, repo, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert run("detector", repo / "configs" / "atss_r50_coco.py") == 2
     assert "model.backbone.type is 'ResNet'" in capsys.readouterr().err

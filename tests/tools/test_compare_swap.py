@@ -1,4 +1,4 @@
-"""``tools/compare_swap.py`` on single configs; the zoos themselves are in tests/zoo."""
+"""``tools/compare_swap.py`` on single configs; tests/zoo covers the model zoos."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ optim_wrapper = dict(optimizer=dict(type='AdamW', lr=0.1))
 
 @pytest.fixture
 def configs(tmp_path):
-    """Two configs with the same backbone and optimizer, and a third with another window."""
+    """Two configs with the same backbone and optimizer, and a third with another window size."""
     texts = [CONFIG, CONFIG, CONFIG.replace("embed_dims=8", "embed_dims=8, window_size=5")]
     paths = [tmp_path / f"config{i}.py" for i in range(len(texts))]
     for path, text in zip(paths, texts, strict=True):
@@ -24,7 +24,7 @@ def configs(tmp_path):
     return paths
 
 
-def test_the_same_backbones_share_a_row(tool, configs, tmp_path, capsys):
+def test_equal_backbones_share_a_row(tool, configs, tmp_path, capsys):
     document = tmp_path / "docs" / "zoo.md"
     assert tool("compare_swap", *configs, "--markdown", document) == 0
     rows = [line for line in document.read_text().splitlines() if line.startswith("| ")][2:]
@@ -34,13 +34,13 @@ def test_the_same_backbones_share_a_row(tool, configs, tmp_path, capsys):
     assert "and 1 more" in capsys.readouterr().out
 
 
-def test_a_difference_is_an_error_that_names_the_config(tool, configs, monkeypatch, capsys):
+def test_difference_is_an_error_with_the_config(tool, configs, monkeypatch, capsys):
     monkeypatch.setattr(parity, "feature_map_errors", lambda _: (0.0, 1e-3))
     assert tool("compare_swap", configs[0]) == 2
     assert f"the two backbones differ: {configs[0]}" in capsys.readouterr().err
 
 
-def test_a_config_without_swin_is_an_error(tool, tmp_path, capsys):
+def test_config_without_swin_is_an_error(tool, tmp_path, capsys):
     path = tmp_path / "resnet.py"
     path.write_text("model = dict(backbone=dict(type='ResNet'))")
     assert tool("compare_swap", path) == 2
@@ -48,6 +48,6 @@ def test_a_config_without_swin_is_an_error(tool, tmp_path, capsys):
     assert f"{path}: model.backbone.type is 'ResNet', expected 'SwinTransformer'" in err
 
 
-def test_no_such_config(tool, tmp_path, capsys):
+def test_missing_config_is_an_error(tool, tmp_path, capsys):
     assert tool("compare_swap", tmp_path / "none.py") == 2
     assert "no such config" in capsys.readouterr().err

@@ -1,10 +1,11 @@
-"""tools/convert_checkpoint.py, and testing a model with the files that it writes."""
+"""``tools/convert_checkpoint.py``, and its files in training and testing."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -20,27 +21,14 @@ SMALL = {"embed_dims": 8, "depths": (1, 1, 1, 1), "num_heads": (1, 1, 2, 2), "wi
 
 @pytest.fixture(scope="module")
 def run(tool):
-    """The tool as a function of its arguments."""
+    """Runs the tool with arguments."""
     return lambda *args: tool("convert_checkpoint", *args)
 
 
 @pytest.fixture
-def mistake(run, capfd, tmp_path, monkeypatch):
-    """Runs the tool, which must fail, and returns its one line."""
-    monkeypatch.chdir(tmp_path)
-
-    def check(*args) -> str:
-        try:
-            status = run(*args)
-        except SystemExit as stop:  # argparse
-            status = stop.code
-        err = capfd.readouterr().err
-        assert status == 2
-        assert err.startswith("error: ")
-        assert err.count("\n") == 1, err
-        return err
-
-    return check
+def mistake(failure):
+    """The tool's error message for some arguments."""
+    return partial(failure, "convert_checkpoint")
 
 
 def backbone_file(path: Path) -> dict:
@@ -51,7 +39,7 @@ def backbone_file(path: Path) -> dict:
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 @pytest.mark.parametrize("to", TARGETS)
-def test_there_and_back_through_files(run, tmp_path, capfd, to, suffix):
+def test_round_trip_through_files(run, tmp_path, capfd, to, suffix):
     state = backbone_file(tmp_path / "in.pth")
     between, back = tmp_path / f"between{suffix}", tmp_path / "back.pth"
     assert run(tmp_path / "in.pth", between, "--to", to) == 0
@@ -62,7 +50,7 @@ def test_there_and_back_through_files(run, tmp_path, capfd, to, suffix):
     assert all(torch.equal(again[key], value) for key, value in state.items())
 
 
-def test_from_a_shell(tmp_path):
+def test_command_line(tmp_path):
     backbone_file(tmp_path / "in.pth")
     command = [sys.executable, TOOL, tmp_path / "in.pth", tmp_path / "out.safetensors"]
     done = subprocess.run([*command, "--to", "timm"], capture_output=True, text=True, timeout=120)
@@ -78,7 +66,7 @@ def last_metrics(work_dir: Path) -> dict:
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-def test_a_whole_model_in_the_official_layout_has_the_same_metrics(
+def test_whole_model_in_the_official_layout_has_the_same_metrics(
     run, tool, trained, tmp_path, capfd, suffix
 ):
     official = tmp_path / f"official{suffix}"
@@ -110,7 +98,7 @@ def test_training_starts_from_a_classifier_in_any_layout(run, tool, trained, tmp
 
 def test_pretrained_weights_are_reported_on_the_terminal(tool, trained, tmp_path, capfd):
     if trained.kind == "segmentor":
-        pytest.skip("its config asks for no weights")
+        pytest.skip("its config has no pretrained weights")
     found = find_backbone(weights_of(torch.load(trained.checkpoint, weights_only=False)))
     torch.save(convert(found.state, "torchvision").state, tmp_path / "tv.pth")
     flags = ["--data-root", trained.data_root, "--work-dir", tmp_path / "w"]
@@ -121,7 +109,7 @@ def test_pretrained_weights_are_reported_on_the_terminal(tool, trained, tmp_path
     assert out.count("Weights from") == 1
 
 
-def test_weights_of_another_size_are_no_start_for_training(tool, trained, tmp_path, capfd):
+def test_weights_of_another_size_raise_in_training(tool, trained, tmp_path, capfd):
     torch.save(SwinTransformer(**SMALL | {"embed_dims": 16}).state_dict(), tmp_path / "other.pth")
     flags = ["--data-root", trained.data_root, "--work-dir", tmp_path / "w"]
     options = [f"load_from={tmp_path / 'other.pth'}", "model.backbone.init_cfg=None"]
@@ -131,7 +119,7 @@ def test_weights_of_another_size_are_no_start_for_training(tool, trained, tmp_pa
     assert "of another size, first patch_embed.projection.weight" in err
 
 
-def test_mistakes(mistake, tmp_path):
+def test_user_errors(mistake, tmp_path):
     assert "weights none.pth are missing" in mistake("none.pth", "out.pth", "--to", "timm")
     backbone_file(tmp_path / "in.pth")
     assert "invalid choice: 'flax'" in mistake("in.pth", "out.pth", "--to", "flax")
@@ -147,7 +135,7 @@ def test_mistakes(mistake, tmp_path):
     assert not Path("out.pth").exists()
 
 
-def test_nothing_is_replaced_unasked(mistake, run, tmp_path):
+def test_existing_files_are_not_overwritten(mistake, run, tmp_path):
     backbone_file(tmp_path / "in.pth")
     Path("out.pth").write_text("precious")
     assert "out.pth exists" in mistake("in.pth", "out.pth", "--to", "timm")

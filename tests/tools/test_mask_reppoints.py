@@ -42,7 +42,7 @@ def test_masks_are_trained_and_evaluated(work_dir, tool, shapes_root, tmp_path):
     assert {"coco/bbox_mAP", "coco/segm_mAP"} <= set(found[0])
 
 
-def test_time_augmentation_merges_the_boxes(work_dir, tool, shapes_root, tmp_path, capsys):
+def test_tta_merges_the_boxes(work_dir, tool, shapes_root, tmp_path, capsys):
     checkpoint = work_dir / Path((work_dir / "last_checkpoint").read_text()).name
     flags = ["--data-root", shapes_root, "--work-dir", tmp_path, "--tta"]
     assert tool("test", CONFIG, checkpoint, *flags) == 0
@@ -51,7 +51,7 @@ def test_time_augmentation_merges_the_boxes(work_dir, tool, shapes_root, tmp_pat
     assert {key.split("_")[0] for key in found["metrics"]} == {"coco/bbox"}
 
 
-def test_boxes_only_on_own_data(tool, shapes_root, tmp_path):
+def test_own_data_without_masks(tool, shapes_root, tmp_path):
     config = tmp_path / "own.py"
     root = shapes_root.as_posix()
     config.write_text(

@@ -1,4 +1,4 @@
-"""tools/predict.py on ordinary and on odd images."""
+"""``tools/predict.py`` on common, unusual and broken images."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-ODD_IMAGES = {  # what is written, and whether it can be read
+ODD_IMAGES = {  # file, and whether it can be read
     "plain.jpg": True,
     "plain.png": True,
     "grey.png": True,
@@ -39,13 +39,13 @@ def write_odd_images(folder) -> None:
     cv2.imwrite(str(folder / "deep.png"), deep)
     photo.convert("P").save(folder / "palette.gif")
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be shown turned by a quarter
+    exif[0x0112] = 6  # to be shown rotated by 90 degrees
     photo.save(folder / "turned.jpg", exif=exif)
     whole = (folder / "plain.jpg").read_bytes()
     (folder / "cut.jpg").write_bytes(whole[: len(whole) // 2])
     (folder / "text.jpg").write_text("this is no image")
     (folder / "empty.png").touch()
-    (folder / "notes.txt").write_text("not looked at")
+    (folder / "notes.txt").write_text("not an image")
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def predicted(trained, tool, tmp_path, capsys):
     return trained, out, document, capsys.readouterr().err
 
 
-def test_a_folder_with_bad_images_continues_and_lists_them(predicted):
+def test_unreadable_images_are_skipped_and_listed(predicted):
     _, _, document, err = predicted
     assert {e["file"] for e in document["images"]} == {k for k, ok in ODD_IMAGES.items() if ok}
     bad = {k for k, ok in ODD_IMAGES.items() if not ok}
@@ -66,18 +66,18 @@ def test_a_folder_with_bad_images_continues_and_lists_them(predicted):
     assert all(f"skipped {name}: " in err for name in bad)
 
 
-def test_every_image_has_a_picture_of_its_own_and_its_shape(predicted):
+def test_every_image_has_a_drawing_of_its_shape(predicted):
     _, out, document, _ = predicted
     pictures = [e["picture"] for e in document["images"]]
     assert len(set(pictures)) == len(pictures)
     for entry in document["images"]:
         size = (50, 60, 3) if entry["file"] != "turned.jpg" else (60, 50, 3)
         height, width, _ = cv2.imread(str(out / entry["picture"])).shape
-        assert (height, width) == (6 * size[0], 6 * size[1])  # enlarged, to be readable
+        assert (height, width) == (6 * size[0], 6 * size[1])  # enlarged for readability
         assert (entry["height"], entry["width"]) == size[:2]
 
 
-def test_predictions_have_classes_and_places(predicted):
+def test_predictions_have_classes_and_boxes(predicted):
     trained, out, document, _ = predicted
     classes = document["classes"]
     assert classes[-1] == "star"
@@ -102,7 +102,7 @@ def test_predictions_have_classes_and_places(predicted):
             assert coco_mask.decode(instance["mask"]).shape == (entry["height"], entry["width"])
 
 
-def test_one_image_by_its_name(trained, tool, tmp_path):
+def test_single_image(trained, tool, tmp_path):
     source = next((trained.data_root / "val2017").glob("*.jpg"))
     image = tmp_path / "odd name.JPG"
     shutil.copy(source, image)
@@ -111,9 +111,7 @@ def test_one_image_by_its_name(trained, tool, tmp_path):
     assert (out / image.name).is_file()
 
 
-def test_nothing_readable_is_an_error_and_keeps_earlier_predictions(
-    trained, tool, tmp_path, capsys
-):
+def test_no_readable_image_raises_and_keeps_earlier_predictions(trained, tool, tmp_path, capsys):
     out, images = tmp_path / "out", tmp_path / "images"
     out.mkdir()
     images.mkdir()
@@ -124,7 +122,7 @@ def test_nothing_readable_is_an_error_and_keeps_earlier_predictions(
     assert (out / "predictions.json").read_text() == "earlier"
 
 
-def test_pictures_never_replace_the_images(trained, tool, tmp_path, capsys):
+def test_drawings_do_not_overwrite_the_images(trained, tool, tmp_path, capsys):
     images = tmp_path / "images"
     write_odd_images(images)
     before = {p.name: p.read_bytes() for p in images.iterdir()}
@@ -133,8 +131,8 @@ def test_pictures_never_replace_the_images(trained, tool, tmp_path, capsys):
     assert {p.name: p.read_bytes() for p in images.iterdir()} == before
 
 
-def test_users_malformed_images(trained, tool, shared, tmp_path):
-    """Real broken and odd files: each is predicted on or listed as skipped."""
+def test_malformed_images(trained, tool, shared, tmp_path):
+    """Real broken and unusual files: each has a prediction or is listed as skipped."""
     for folder in ("pillow", "mmcv"):
         source = shared / "data" / "malformed" / folder
         out = tmp_path / folder

@@ -1,4 +1,4 @@
-"""The recipes of the paper, their models and images made small, on real COCO and ADE20K images."""
+"""The paper's recipes with small models and image sizes, on real COCO and ADE20K images."""
 
 from __future__ import annotations
 

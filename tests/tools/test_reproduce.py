@@ -30,7 +30,7 @@ KEYS = {
 
 @pytest.fixture
 def reproduce(reproduce_tool, tmp_path, monkeypatch):
-    """Runs the tool in an empty folder, where neither weights nor data are."""
+    """Runs the tool in an empty folder, without weights and data."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
     return lambda *args: reproduce_tool.main([str(a) for a in args])
@@ -54,7 +54,7 @@ def test_all_rows_as_json_and_markdown(reproduce, reproduce_tool, tmp_path, monk
     assert "atss_r50" in capsys.readouterr().out
 
 
-def test_a_row_without_weights_and_data(reproduce, tmp_path, capsys):
+def test_row_without_weights_and_data(reproduce, tmp_path, capsys):
     assert reproduce("--row", "atss_r50", "--device", "cpu") == 0
     out = capsys.readouterr().out
     assert "32.3" in out
@@ -78,7 +78,7 @@ def test_missing_weights_and_data_are_named(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("args", "said"),
+    ("args", "message"),
     [
         (["--row", "atss_r5"], "no row 'atss_r5'; did you mean atss_r50"),
         (["--tta"], "add --row"),
@@ -86,10 +86,10 @@ def test_missing_weights_and_data_are_named(tmp_path, monkeypatch):
         (["--device", "tpu"], "unknown device 'tpu'"),
     ],
 )
-def test_mistakes(reproduce, capsys, args, said):
+def test_user_errors(reproduce, capsys, args, message):
     assert reproduce(*args) == 2
     err = capsys.readouterr().err
-    assert said in err
+    assert message in err
     assert err.count("\n") == 1
 
 
@@ -123,7 +123,7 @@ def tiny_row(trained) -> Row:
     return Row("not_published", "", "", trained.config.stem, 1, 1, **scores)
 
 
-def test_a_row_with_weights_and_data_is_tested(
+def test_row_with_weights_and_data_is_tested(
     reproduce, reproduce_tool, trained, tiny_row, monkeypatch, capsys
 ):
     monkeypatch.setattr(reproduce_tool, "find_rows", lambda name, configs: [tiny_row])
@@ -141,7 +141,7 @@ def test_a_row_with_weights_and_data_is_tested(
     assert list(table.columns[2].cells) == [published.get(name, "-") for name in expected]
 
 
-def test_scores_are_compared_with_scores_measured_alike():
+def test_scores_are_compared_with_and_without_tta():
     single, several = (r for r in ROWS if r.config == "htc_pp_swin_l_coco")
     assert published_scores(single, tta=False) == {"box AP": 57.1, "mask AP": 49.5}
     assert published_scores(single, tta=True) == {}
@@ -151,14 +151,14 @@ def test_scores_are_compared_with_scores_measured_alike():
     assert published_scores(upernet, tta=True) == {"mIoU": 46.1}
 
 
-def test_metrics_become_percent(monkeypatch, trained, tiny_row):
+def test_metrics_are_in_percent(monkeypatch, trained, tiny_row):
     metrics = {"coco/bbox_mAP": 0.505, "mIoU": 44.5, "aAcc": 80.0}
     monkeypatch.setattr(evaluation, "evaluate", lambda *_, **__: metrics)
     scores = evaluate_row(tiny_row, trained.config.parent, trained.checkpoint)
     assert scores == {"box AP": pytest.approx(50.5), "mIoU": 44.5}
 
 
-@pytest.mark.filterwarnings("ignore")  # of mmseg's losses about options
+@pytest.mark.filterwarnings("ignore")  # mmseg's warnings about options of losses
 def test_speed_of_a_model(trained):
     fps = frames_per_second(
         trained.config, (64, 96), torch.device("cpu"), trained.checkpoint, seconds=0.01

@@ -1,4 +1,4 @@
-"""tools/train.py and tools/test.py, on tiny models of both kinds of config."""
+"""``tools/train.py`` and ``tools/test.py`` on a tiny detector and a tiny segmentor."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def losses(work_dir: Path) -> dict[int, float]:
     return steps
 
 
-def test_test_reads_the_checkpoint_back_to_the_same_metrics(trained, tool, tmp_path, capsys):
+def test_testing_gives_the_metrics_of_training(trained, tool, tmp_path, capsys):
     flags = ["--data-root", trained.data_root, "--work-dir", tmp_path]
     assert tool("test", trained.config, trained.checkpoint, *flags) == 0
     trained_to = last_metrics(trained.work_dir)
@@ -39,7 +39,7 @@ def test_test_reads_the_checkpoint_back_to_the_same_metrics(trained, tool, tmp_p
     assert name in capsys.readouterr().out
 
 
-def test_training_leaves_its_config_log_losses_and_checkpoint(trained):
+def test_training_writes_config_log_losses_and_checkpoint(trained):
     assert (trained.work_dir / trained.config.name).is_file()
     (log,) = trained.work_dir.glob("*/*.log")
     assert "System environment" in log.read_text()
@@ -48,7 +48,7 @@ def test_training_leaves_its_config_log_losses_and_checkpoint(trained):
     assert np.isfinite(list(steps.values())).all()
 
 
-def test_the_terminal_shows_progress_and_results_not_the_config(tool, shapes_root, tmp_path, capfd):
+def test_terminal_shows_progress_and_results_but_not_the_config(tool, shapes_root, tmp_path, capfd):
     config = Path(__file__).parent / "tiny_segmentor.py"
     flags = ["--data-root", shapes_root, "--work-dir", tmp_path, "--seed", 0]
     assert tool("train", config, *flags) == 0
@@ -62,8 +62,8 @@ def test_the_terminal_shows_progress_and_results_not_the_config(tool, shapes_roo
     assert len(lines) < 25
 
 
-def test_resume_continues_where_the_run_stopped(trained, tool, tmp_path):
-    """The steps are numbered on, each is taken once, and the weights go on changing."""
+def test_resume(trained, tool, tmp_path):
+    """Step numbers continue, no step is repeated, and the weights keep changing."""
     longer = ["train_cfg.max_epochs=2"] if trained.kind == "detector" else ["train_cfg.max_iters=8"]
     flags = ["--data-root", trained.data_root, "--seed", 0, "--cfg-options", *longer]
     resumed = tmp_path / "resumed"
@@ -79,13 +79,13 @@ def test_resume_continues_where_the_run_stopped(trained, tool, tmp_path):
     assert any(not torch.equal(v, newest["state_dict"][k]) for k, v in first.items())
 
 
-def test_a_run_repeats_with_its_seed(trained, tool, tmp_path):
+def test_seed_makes_runs_reproducible(trained, tool, tmp_path):
     flags = ["--data-root", trained.data_root, "--from-scratch", "--seed", 0]
     assert tool("train", trained.config, "--work-dir", tmp_path, *flags) == 0
     assert losses(tmp_path) == losses(trained.work_dir)
 
 
-def test_predictions_and_pictures_are_kept(trained, tool, tmp_path):
+def test_predictions_and_drawings_are_written(trained, tool, tmp_path):
     out, show = tmp_path / "kept" / "predictions.pkl", tmp_path / "pictures"
     flags = ["--data-root", trained.data_root, "--work-dir", tmp_path]
     flags += ["--out", out, "--show-dir", show, "--score-thr", 0.0]
@@ -96,10 +96,10 @@ def test_predictions_and_pictures_are_kept(trained, tool, tmp_path):
     assert all(("pred_instances" in k) or ("label_map" in k) for k in kept)
     pictures = sorted(show.iterdir())
     assert [p.stem for p in pictures] == [p.stem for p in images]
-    assert cv2.imread(str(pictures[0])).shape == (384, 768, 3)  # truth beside prediction, enlarged
+    assert cv2.imread(str(pictures[0])).shape == (384, 768, 3)  # with ground truth, enlarged
 
 
-def test_label_maps_go_to_a_folder(tool, trained, tmp_path):
+def test_label_maps_are_written_to_a_folder(tool, trained, tmp_path):
     flags = ["--data-root", trained.data_root, "--work-dir", tmp_path, "--out", tmp_path / "maps"]
     status = tool("test", trained.config, trained.checkpoint, *flags)
     if trained.kind == "detector":
@@ -110,7 +110,7 @@ def test_label_maps_go_to_a_folder(tool, trained, tmp_path):
         assert len(list((tmp_path / "maps").glob("*.png"))) == 4
 
 
-def test_time_augmentation(trained, tool, tmp_path):
+def test_tta(trained, tool, tmp_path):
     flags = ["--data-root", trained.data_root, "--work-dir", tmp_path, "--tta"]
     assert tool("test", trained.config, trained.checkpoint, *flags) == 0
     found = last_metrics(tmp_path)
@@ -120,7 +120,7 @@ def test_time_augmentation(trained, tool, tmp_path):
         assert "mIoU" in found
 
 
-def test_a_test_leaves_the_training_config_alone(trained, tool):
+def test_testing_does_not_change_the_training_config(trained, tool):
     before = (trained.work_dir / trained.config.name).read_text()
     flags = ["--data-root", trained.data_root, "--work-dir", trained.work_dir]
     flags += ["--cfg-options", "test_dataloader.batch_size=1"]

@@ -11,7 +11,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 REPO = HERE.parents[1]
 
-# Written by each process at the end of its run: what its parameters are.
+# Written by each process at the end of its run: sums and norms of its parameters.
 HOOK = """
 from pathlib import Path
 

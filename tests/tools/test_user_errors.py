@@ -14,31 +14,11 @@ HERE = Path(__file__).parent
 DETECTOR, SEGMENTOR = HERE / "tiny_detector.py", HERE / "tiny_segmentor.py"
 
 
-@pytest.fixture
-def failure(tool, capfd, tmp_path, monkeypatch):
-    """Runs a tool that must fail and returns its error message."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*args) -> str:
-        try:
-            status = tool(*args)
-        except SystemExit as stop:  # argparse
-            status = stop.code
-        err = capfd.readouterr().err
-        assert status == 2
-        assert err.startswith("error: ")
-        assert err.count("\n") == 1, err
-        assert "Traceback" not in err
-        return err
-
-    return run
-
-
 def train_flags(shapes_root, tmp_path) -> list:
     return ["--data-root", shapes_root, "--work-dir", tmp_path / "w", "--from-scratch"]
 
 
-def test_from_a_shell(tmp_path):
+def test_command_line(tmp_path):
     command = [sys.executable, HERE.parents[1] / "tools" / "train.py", tmp_path / "none.py"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 2
@@ -47,7 +27,7 @@ def test_from_a_shell(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["train", "test", "predict"])
-def test_no_such_config(failure, name):
+def test_missing_config(failure, name):
     more = {"train": [], "test": ["c.pth"], "predict": ["c.pth", "i.jpg", "--out", "o"]}[name]
     if name != "train":
         torch.save({}, "c.pth")
@@ -68,7 +48,7 @@ def test_invalid_config(failure):
     assert "parent.py" in line
 
 
-def test_a_config_without_training(failure):
+def test_config_without_training(failure):
     Path("empty.py").write_text("x = 1\n")
     assert "empty.py cannot be trained: it has no model" in failure("train", "empty.py")
 
@@ -90,7 +70,7 @@ def test_bad_options(failure, option, complaint):
     assert option.partition("=")[0] in line
 
 
-def test_options_may_set_what_the_config_leaves_at_its_default(shapes_root):
+def test_options_may_set_keys_that_the_config_omits(shapes_root):
     from swin_dense.engine.config.prepare import load_config
 
     options = {
@@ -103,7 +83,7 @@ def test_options_may_set_what_the_config_leaves_at_its_default(shapes_root):
     assert cfg.randomness.seed == 3
 
 
-def test_no_such_data_root(failure):
+def test_missing_data_root(failure):
     line = failure("train", DETECTOR, "--from-scratch", "--data-root", "/nowhere")
     assert "no such data root: /nowhere" in line
 
@@ -113,7 +93,7 @@ def test_missing_data(failure):
     assert "data/tiny" in line
 
 
-def test_annotation_file_missing_or_cut_off(failure, shapes_root, tmp_path):
+def test_missing_or_truncated_annotation_file(failure, shapes_root, tmp_path):
     root = tmp_path / "data"
     root.symlink_to(shapes_root)
     flags = train_flags(root, tmp_path)
@@ -158,7 +138,7 @@ def test_invalid_checkpoints(failure, shapes_root, tmp_path, name):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_checkpoint_with_one_wrong_weight_is_of_another_model(trained, failure, tmp_path):
+def test_checkpoint_with_one_weight_of_another_size(trained, failure, tmp_path):
     content = torch.load(trained.checkpoint, weights_only=True)
     name = next(k for k in content["state_dict"] if k.endswith("conv.weight"))
     content["state_dict"][name] = torch.zeros(3)
@@ -250,13 +230,13 @@ def test_invalid_constructor_arguments(failure, shapes_root, tmp_path, option, w
 
 
 def test_bugs_keep_their_traceback(tool, shapes_root, tmp_path):
-    """An error within a model is no user error; its traceback is needed."""
+    """An error inside a model is not a user error, and its traceback is shown."""
     flags = train_flags(shapes_root, tmp_path)
     with pytest.raises(RuntimeError, match="channels"):
         tool("train", DETECTOR, *flags, "--cfg-options", "model.neck.in_channels=[8,16,32,60]")
 
 
-def test_a_failing_run_keeps_the_work_dir(trained, failure):
+def test_failing_run_keeps_the_work_dir(trained, failure):
     before = sorted(p.name for p in trained.work_dir.iterdir())
     flags = ["--data-root", "/nowhere", "--work-dir", trained.work_dir, "--from-scratch"]
     failure("train", trained.config, *flags)

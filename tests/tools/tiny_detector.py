@@ -1,5 +1,5 @@
 # ruff: noqa: C408 (a config, in the style of OpenMMLab)
-"""Mask R-CNN so small that an epoch takes seconds; its shapes data lie in `data/tiny`."""
+"""Mask R-CNN so small that an epoch takes seconds; its data set of shapes is in `data/tiny`."""
 
 _base_ = ["mmdet::_base_/models/mask-rcnn_r50_fpn.py", "mmdet::_base_/default_runtime.py"]
 

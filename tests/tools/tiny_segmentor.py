@@ -1,5 +1,5 @@
 # ruff: noqa: C408 (a config, in the style of OpenMMLab)
-"""UperNet so small that its iterations take a fraction of a second; data in `data/tiny`."""
+"""UperNet so small that an iteration takes a fraction of a second; its data are in `data/tiny`."""
 
 _base_ = ["mmseg::_base_/models/upernet_swin.py", "mmseg::_base_/default_runtime.py"]
 

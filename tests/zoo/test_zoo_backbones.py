@@ -1,4 +1,4 @@
-"""Every config of the installed zoos with a Swin backbone takes ours in its place."""
+"""Our backbone replaces the Swin backbone in every config of the installed model zoos."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ FOLDERS = sorted(
         for path in parity.zoo_folder(package).rglob("*swin*.py")
     }
 )
-# Rounding of float32 through a few blocks, in units of a feature map's largest value.
+# float32 rounding in a few blocks, relative to a feature map's largest value.
 TOLERANCE = 1e-5
 
 
 def narrow(cfg: Config) -> Config:
-    """The same backbone with few channels and blocks, for comparing feature maps in little time."""
+    """The same backbone with few channels and blocks, for a fast comparison of feature maps."""
     cfg = copy.deepcopy(cfg)
     backbone = cfg.model.backbone
     backbone.embed_dims = 8 * backbone.num_heads[0]
@@ -53,14 +53,14 @@ def tiny() -> Config:
 
 
 def test_whole_backbone(tiny):
-    """At full size, as the zoo has it."""
+    """At full size, as in the zoo."""
     result = parity.compare(tiny)
     assert (result.names, result.groups) == ((), ())
     assert 0 <= max(result.evaluating, result.training) <= TOLERANCE
 
 
-def test_differences_are_seen(tiny, monkeypatch):
-    """Each comparison fails on a class that differs in what it compares."""
+def test_differences_are_detected(tiny, monkeypatch):
+    """Each comparison fails for a class that differs in what is compared."""
     plain, errors = parity.with_our_backbone(tiny), parity.feature_map_errors
     for key, value, compare in (
         ("window_size", 5, lambda: parity.different_names(tiny)),

@@ -1,10 +1,9 @@
-"""A model of every kind in the zoos with our backbone: same feature maps, losses and scores."""
+"""Every kind of model in the zoos with our backbone: same feature maps, losses and scores."""
 
 from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,8 +20,9 @@ from torch import Tensor, nn
 
 from swin_dense.analysis import parity
 from swin_dense.analysis.building import randomize_parameters, without_initialization
+from swin_dense.config_tree import mappings
 
-# V3Det's FCOS is missing: its config gives mmdet 3.3's FPN an argument that this does not have.
+# V3Det's FCOS is missing: its config passes an argument that mmdet 3.3's FPN does not have.
 DETECTORS = [
     "ddq/ddq-detr-4scale_swinl_8xb2-30e_coco.py",
     "dino/dino-5scale_swin-l_8xb2-12e_coco.py",
@@ -48,14 +48,14 @@ SEGMENTORS = [
     "swin/swin-tiny-patch4-window7-in1k-pre_upernet_8xb2-160k_ade20k-512x512.py",
     "swin/swin-tiny-patch4-window7_upernet_1xb8-20k_levir-256x256.py",
 ]
-HEIGHT, WIDTH = 64, 128  # whole cells of the coarsest pyramid level, which RTMDet wants
+HEIGHT, WIDTH = 64, 128  # multiples of the largest stride, as RTMDet requires
 WORDS = "[PAD] [UNK] [CLS] [SEP] [MASK] . ? , a person car"
 EVERY_CONFIG = [("mmdet", name) for name in DETECTORS] + [("mmseg", name) for name in SEGMENTORS]
 
 
 @pytest.fixture(scope="session")
 def language_model(tmp_path_factory) -> str:
-    """A folder with a very small BERT, in the place of the one that would be downloaded."""
+    """A folder with a very small BERT, instead of the one that would be downloaded."""
     from transformers import BertConfig, BertModel
 
     folder = tmp_path_factory.mktemp("bert")
@@ -81,10 +81,10 @@ def reduced(package: str, name: str, language_model: str) -> Config:
     cfg.model.pop("pretrained", None)
     cfg.model.data_preprocessor.pop("batch_augments", None)  # would pad to 1024 x 1024
     for head in mappings(cfg.model):
-        if head.get("num_classes") == 13204:  # of V3Det; they take most of the time and memory
+        if head.get("num_classes") == 13204:  # V3Det's classes take most of the time and memory
             head.num_classes = 20
     if "num_queries" in cfg.model:
-        cfg.model.num_queries = 30  # 900 are more than a small image has cells
+        cfg.model.num_queries = 30  # a small image has fewer cells than 900
         cfg.model.test_cfg.max_per_img = 10
     if "language_model" in cfg.model:
         cfg.model.language_model.name = language_model
@@ -95,17 +95,8 @@ def reduced(package: str, name: str, language_model: str) -> Config:
     return cfg
 
 
-def mappings(node: Any) -> Iterator[Any]:
-    """Every dictionary at or below a node."""
-    if isinstance(node, dict):
-        yield node
-    for value in node.values() if isinstance(node, dict) else node:
-        if isinstance(value, dict | list | tuple):
-            yield from mappings(value)
-
-
 def build(cfg: Config) -> nn.Module:
-    """The model, its weights the same for stock Swin and ours."""
+    """The model, with the same weights for stock Swin and ours."""
     with DefaultScope.overwrite_default_scope(cfg.default_scope), without_initialization():
         model = MODELS.build(copy.deepcopy(cfg.model))  # some models change their config
     randomize_parameters(model)
@@ -125,7 +116,7 @@ def detection_batch(cfg: Config) -> dict[str, Any]:
     )
     instances.instances_ids = torch.tensor([0, 1])
     if cfg.model.type == "RTMDet":
-        del instances.masks  # its assigner would read them, in a form of its own
+        del instances.masks  # its assigner would read them in another format
     sample = DetDataSample(
         metainfo={
             "img_shape": (HEIGHT, WIDTH),
@@ -207,7 +198,7 @@ def run(cfg: Config) -> Run:
 
 
 def collect(node: Any, name: str, found: dict[str, list[Tensor]]) -> None:
-    """Puts all tensors and arrays of a data sample under the names that lead to them."""
+    """Collect all tensors and arrays of a data sample by their dotted names."""
     if isinstance(node, Tensor | np.ndarray):
         found.setdefault(name, []).append(torch.as_tensor(node))
     elif hasattr(node, "items"):
@@ -224,7 +215,7 @@ def total(losses: Any) -> Tensor:
 
 
 @pytest.mark.parametrize(("package", "name"), EVERY_CONFIG)
-@pytest.mark.filterwarnings("ignore")  # what the zoo's models warn of is theirs
+@pytest.mark.filterwarnings("ignore")  # warnings of the zoo's models
 def test_same_losses_and_predictions(package, name, language_model):
     cfg = reduced(package, name, language_model)
     theirs, ours = run(cfg), run(parity.with_our_backbone(cfg))
@@ -235,7 +226,7 @@ def test_same_losses_and_predictions(package, name, language_model):
         if "acc" in key:  # counts: rounding decides between equal candidates
             continue
         a, b = (total(x if isinstance(x, list) else [x]) for x in (value, ours.losses[key]))
-        # Where an object goes to one of two equal candidates, other terms enter a loss.
+        # If an object is assigned to one of two equal candidates, the loss has other terms.
         torch.testing.assert_close(b, a, rtol=0.02, atol=1e-3, msg=key)
     assert ours.predictions.keys() == theirs.predictions.keys() != set()
     for key, tensors in theirs.predictions.items():

@@ -1,4 +1,4 @@
-"""Boxes and masks over several views of an image."""
+"""Test-time augmentation of boxes and masks."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def detector(request, tmp_path_factory) -> nn.Module:
 
 
 def view(image, scale=1.0, flip=False):
-    """A view of an image as a data loader gives it: ``(inputs, data sample)``."""
+    """A view of an image as a data loader returns it: ``(inputs, data sample)``."""
     height, width = int(HEIGHT * scale), int(WIDTH * scale)
     image = F.interpolate(image[None], (height, width), mode="bilinear")[0]
     meta = {
@@ -73,7 +73,7 @@ def image():
     return torch.rand(3, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(1)) * 255
 
 
-def test_one_view_is_the_plain_prediction(detector, image):
+def test_one_view_equals_the_plain_prediction(detector, image):
     inputs, sample = view(image)
     merged = merging(detector).test_step(batch((inputs, sample)))[0].pred_instances
     plain = detector.test_step({"inputs": [inputs], "data_samples": [sample]})[0].pred_instances
@@ -81,12 +81,12 @@ def test_one_view_is_the_plain_prediction(detector, image):
     torch.testing.assert_close(merged.bboxes, plain.bboxes)
     torch.testing.assert_close(merged.scores, plain.scores)
     assert merged.labels.tolist() == plain.labels.tolist()
-    # Probabilities pass as 255ths: only a pixel within one of them of the threshold may differ.
+    # Probabilities are rounded to 1/255: only pixels that close to the threshold may differ.
     assert (merged.masks != plain.masks).float().mean() < 0.02
 
 
-def test_flipped_view_of_the_flipped_image_is_the_same_view(detector, image):
-    """A view says how it was made: undoing it must lead back to the same boxes and masks."""
+def test_flipped_view_of_the_flipped_image_equals_the_original(detector, image):
+    """Undoing the flip in a view's metadata gives the same boxes and masks."""
     straight, mirrored = view(image), view(image.flip(-1), flip=True)
     assert torch.equal(straight[0], mirrored[0])
     model = merging(detector)
@@ -98,7 +98,7 @@ def test_flipped_view_of_the_flipped_image_is_the_same_view(detector, image):
 
 
 @pytest.mark.parametrize("direction", ["vertical", "diagonal"])
-def test_other_flips_are_undone(detector, image, direction):
+def test_other_flip_directions_are_undone(detector, image, direction):
     axes = {"vertical": (-2,), "diagonal": (-2, -1)}[direction]
     _, sample = view(image, flip=True)
     sample.set_metainfo({"flip_direction": direction})
@@ -110,7 +110,7 @@ def test_other_flips_are_undone(detector, image, direction):
 
 
 def test_masks_are_averaged_over_views(detector, image, monkeypatch):
-    """Each view's probabilities count the same, at the size of the image."""
+    """All views have the same weight, at the size of the image."""
     model = merging(detector)
     values = iter([0.9, 0.3, 0.2])
     monkeypatch.setattr(

@@ -33,14 +33,14 @@ def random_instances(num_params: int, images: list[int]) -> MaskInstances:
     )
 
 
-def test_parameters_are_those_of_the_released_weights():
+def test_parameter_count_equals_the_released_weights():
     """169 of CondInst's mask head and 20 of the two auxiliary outputs."""
     mask_head = DynamicMaskHead(8, 8, 3, (64, 128, 256, 512, 1024))
     assert mask_head.num_params == 169 + 20
     assert mask_head.sizes_of_interest.dtype == torch.int64
 
 
-def test_dynamic_mask_heads_are_grouped_convolutions():
+def test_dynamic_mask_heads_equal_grouped_convolutions():
     mask_head = DynamicMaskHead(8, 8, 3, (64, 128, 256, 512, 1024))
     instances = random_instances(mask_head.num_params, [1, 0, 1])
     shared = torch.randn(2, 8, 6, 7)
@@ -53,7 +53,7 @@ def test_dynamic_mask_heads_are_grouped_convolutions():
         coords = torch.stack([(x - columns) / size, (y - rows) / size])
         features = torch.cat([coords, shared[instances.images[i]]])[None]
         params = instances.params[i]
-        sizes = [80, 64, 8, 8, 8, 1, 10, 8, 1, 1]  # weights, biases, then of the outputs
+        sizes = [80, 64, 8, 8, 8, 1, 10, 8, 1, 1]  # weights and biases, then those of the outputs
         w0, w1, w2, b0, b1, b2, a0, a1, c0, c1 = params.split(sizes)
         hidden = F.conv2d(features, w0.view(8, 10, 1, 1), b0).relu()
         deeper = F.conv2d(hidden, w1.view(8, 8, 1, 1), b1).relu()
@@ -84,8 +84,8 @@ def test_dice_loss():
     torch.testing.assert_close(dice_loss(scores, target), torch.tensor(expected), atol=1e-4, rtol=0)
 
 
-def test_loss_compares_every_object_with_its_mask():
-    """Masks of the predictions themselves have a small loss, those of others a large one."""
+def test_loss_compares_each_object_with_its_mask():
+    """The loss is smaller for the predicted masks themselves than for their inverse."""
     module = head().train()
     instances = random_instances(module.num_params, [0, 1])
     shared = module.branch(pyramid())
@@ -101,7 +101,7 @@ def test_loss_compares_every_object_with_its_mask():
     assert right["loss_mask_2"] < wrong["loss_mask_2"]
 
 
-def test_every_parameter_learns_with_and_without_objects():
+def test_every_parameter_gets_a_gradient_with_and_without_objects():
     module = head().train()
     for images in ([0, 1, 1], []):
         instances = random_instances(module.num_params, images)
@@ -113,7 +113,7 @@ def test_every_parameter_learns_with_and_without_objects():
         assert instances.params.grad is not None
 
 
-def test_only_so_many_objects_are_trained_on():
+def test_maximum_number_of_training_objects():
     module = head(max_instances=2).train()
     instances = random_instances(module.num_params, [0] * 9)
     masks = torch.ones(1, 48, 64, dtype=torch.uint8)
@@ -122,7 +122,7 @@ def test_only_so_many_objects_are_trained_on():
     assert instances.params.grad.abs().sum(1).count_nonzero() == 2
 
 
-def test_masks_have_the_size_that_is_asked_for():
+def test_masks_have_the_requested_size():
     module = head().eval()
     features = [x[:1] for x in pyramid()]
     instances = random_instances(module.num_params, [0] * 20)
@@ -139,6 +139,6 @@ def test_feature_maps_whose_sizes_were_rounded_up_are_cropped():
     assert module.branch(features).shape == (1, 8, 7, 5)
 
 
-def test_one_weight_for_every_layer():
+def test_number_of_loss_weights_is_checked():
     with pytest.raises(ValueError, match="3 layers"):
         head(loss_weights=(1.0,))

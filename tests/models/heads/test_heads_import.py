@@ -1,4 +1,4 @@
-"""Looking up any model imports the heads: they must not drag mmdet in."""
+"""Looking up any model imports the heads, which must not import mmdet."""
 
 from __future__ import annotations
 

@@ -15,14 +15,14 @@ def some_boxes(count: int) -> torch.Tensor:
     return torch.cat([corners, corners + torch.rand(count, 2) * 3], 1)
 
 
-def test_giou_counts_the_last_pixel():
+def test_giou_includes_the_last_pixel():
     first, second = some_boxes(50), some_boxes(50)
     grown = torch.tensor([0.0, 0, 1, 1])
     expected = 2 * GIoULoss(reduction="sum")(first + grown, second + grown) / 7
     torch.testing.assert_close(InclusiveGIoULoss(loss_weight=2.0)(first, second, 7), expected)
 
 
-def test_no_pairs_no_loss():
+def test_loss_without_pairs_is_zero():
     pred = torch.zeros(0, 4, requires_grad=True)
     loss = InclusiveGIoULoss()(pred, torch.zeros(0, 4), 1)
     loss.backward()
@@ -30,7 +30,7 @@ def test_no_pairs_no_loss():
     assert pred.grad.shape == (0, 4)
 
 
-def test_loss_averages_both_parts_separately():
+def test_positive_and_negative_losses_are_averaged_separately():
     pred = torch.tensor([0.3, -1.2, 2.0, 0.0, -0.7])
     target = torch.tensor([1.0, 0, 1, 0, 0])
     weight = torch.tensor([0.1, 0, 0.3, 0, 0])
@@ -43,7 +43,7 @@ def test_loss_averages_both_parts_separately():
 
 
 def test_loss_and_gradient_stay_finite():
-    """Saturated 16 bit logits, and images without objects."""
+    """With saturated 16-bit logits, and in images without objects."""
     for target in (torch.zeros(4), torch.tensor([1.0, 0, 1, 0])):
         pred = torch.tensor([90.0, 90, -90, -90], dtype=torch.bfloat16, requires_grad=True)
         loss = SeparateFocalLoss()(pred, target, target * 1e-6)

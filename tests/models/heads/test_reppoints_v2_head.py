@@ -39,7 +39,7 @@ def build(masks: bool = False, **options) -> RepPointsV2Head:
         }
     )
     head.init_weights()
-    # A few strides around each point: boxes that random weights would not make.
+    # Boxes of a few strides around each point, which random weights would not give.
     head.reppoints_pts_init_out.bias.data[:4] = torch.tensor([-1.5, -1.5, 1.5, 1.5])
     return head
 
@@ -63,7 +63,7 @@ def sample(count: int = 3, size: tuple[int, int] = (HEIGHT, WIDTH), masks: bool 
 
 
 @pytest.mark.parametrize("masks", [False, True])
-def test_every_parameter_learns(masks):
+def test_every_parameter_gets_a_gradient(masks):
     head = build(masks)
     losses = head.loss(features(2), [sample(3), sample(1)])
     assert set(losses) == {
@@ -90,8 +90,8 @@ def test_images_without_objects_train_the_background(masks):
     assert [name for name, p in head.named_parameters() if p.grad is None] == []
 
 
-def test_crowds_are_not_objects():
-    """As in the recipe, they are background."""
+def test_crowds_are_background():
+    """As in the official recipe."""
     head, x = build(), features()
     crowded = sample(2)
     crowded.ignored_instances = InstanceData(bboxes=BOXES[2:], labels=LABELS[2:])
@@ -99,7 +99,7 @@ def test_crowds_are_not_objects():
     assert {k: v.item() for k, v in found.items()} == {k: v.item() for k, v in expected.items()}
 
 
-def test_what_lies_outside_of_an_image_is_not_learned():
+def test_padding_is_excluded_from_the_loss():
     head = build()
     small = sample(1, size=(64, 96))
     losses = head.loss(features(), [small])
@@ -129,12 +129,12 @@ def test_mixed_precision_trains_and_predicts(masks):
     assert len(found) == 5
 
 
-def test_masks_are_needed_where_masks_are_learned():
+def test_missing_masks_raise():
     with pytest.raises(UserError, match=r"model\.bbox_head\.mask_head=None"):
         build(masks=True).loss(features(), [sample(masks=False)])
 
 
-def made_up_outputs(head: RepPointsV2Head, level: int, row: int, column: int, box: torch.Tensor):
+def fake_outputs(head: RepPointsV2Head, level: int, row: int, column: int, box: torch.Tensor):
     """Outputs in which one point predicts class 1 in a box, and no point a corner."""
     outputs = head(features())
     outputs = RepPointsOutputs(*([torch.zeros_like(x) for x in part] for part in outputs if part))
@@ -154,9 +154,9 @@ def predict(head: RepPointsV2Head, outputs: RepPointsOutputs, **options) -> Inst
     return found
 
 
-def test_boxes_of_the_finest_level_stay_as_regressed():
+def test_boxes_of_the_finest_level_are_not_refined():
     head, box = build(), torch.tensor([10.5, 20.25, 30, 44])
-    found = predict(head, made_up_outputs(head, 0, 3, 2, box))
+    found = predict(head, fake_outputs(head, 0, 3, 2, box))
     torch.testing.assert_close(found.bboxes, box[None])
     assert found.labels.tolist() == [1]
     torch.testing.assert_close(found.scores, torch.tensor([2.0]).sigmoid())
@@ -164,10 +164,10 @@ def test_boxes_of_the_finest_level_stay_as_regressed():
 
 
 @pytest.mark.parametrize(("level", "finer"), [(1, 0), (2, 0), (3, 1)])
-def test_boxes_of_coarser_levels_move_to_finer_corners(level, finer):
+def test_boxes_of_coarser_levels_are_refined_by_finer_corners(level, finer):
     head = build()
     box = torch.tensor([33.0, 20, 110, 90])
-    outputs = made_up_outputs(head, level, 0, 1, box)
+    outputs = fake_outputs(head, level, 0, 1, box)
     stride = STRIDES[finer]
     outputs.corner_scores[finer][0, 0, 20 // stride, 33 // stride + 1] = 3.0
     outputs.corner_offsets[finer][0, :2, 20 // stride, 33 // stride + 1] = 0.25
@@ -185,9 +185,9 @@ def test_boxes_of_coarser_levels_move_to_finer_corners(level, finer):
     torch.testing.assert_close(found.bboxes, expected[None] * stride)
 
 
-def test_boxes_stay_in_the_image_and_go_back_to_the_original():
+def test_boxes_are_clipped_and_rescaled_to_the_original_image():
     head = build()
-    outputs = made_up_outputs(head, 0, 0, 0, torch.tensor([-9.0, 20, 300, 40]))
+    outputs = fake_outputs(head, 0, 0, 0, torch.tensor([-9.0, 20, 300, 40]))
     torch.testing.assert_close(predict(head, outputs).bboxes, torch.tensor([[0.0, 20, WIDTH, 40]]))
     torch.testing.assert_close(
         predict(head, outputs, rescale=True).bboxes, torch.tensor([[0.0, 10, WIDTH / 2, 20]])
@@ -196,11 +196,11 @@ def test_boxes_stay_in_the_image_and_go_back_to_the_original():
 
 def test_duplicates_of_a_class_are_suppressed():
     head, box = build(), torch.tensor([10.0, 20, 60, 70])
-    outputs = made_up_outputs(head, 0, 3, 2, box)
-    again = made_up_outputs(head, 0, 4, 3, box + 1)
+    outputs = fake_outputs(head, 0, 3, 2, box)
+    again = fake_outputs(head, 0, 4, 3, box + 1)
     outputs.points_refine[0][:] += again.points_refine[0]
     outputs.scores[0][0, 1, 4, 3] = 1.0  # the same class: a duplicate
-    outputs.scores[0][0, 0, 4, 3] = 0.5  # another class: an object of its own
+    outputs.scores[0][0, 0, 4, 3] = 0.5  # another class: another object
     found = predict(head, outputs)
     assert found.labels.tolist() == [1, 0]
     head.test_cfg = {"nms": {"type": "nms", "iou_threshold": 1.0}}
@@ -210,16 +210,16 @@ def test_duplicates_of_a_class_are_suppressed():
 
 
 @pytest.mark.parametrize("masks", [False, True])
-def test_boxes_without_an_inside_and_images_without_detections(masks):
+def test_empty_boxes_and_images_without_detections(masks):
     head = build(masks)
-    outputs = made_up_outputs(head, 0, 3, 2, torch.tensor([30.0, 20, 30, 44]))
+    outputs = fake_outputs(head, 0, 3, 2, torch.tensor([30.0, 20, 30, 44]))
     found = predict(head, outputs, rescale=True)
     assert found.bboxes.shape == (0, 4)
     if masks:
         assert found.masks.shape == (0, 48, 64)
 
 
-def test_masks_follow_their_detections():
+def test_masks_are_in_the_order_of_detections():
     head = build(masks=True, test_cfg={"score_thr": 0.0, "max_per_img": 7})
     batch = features(2)
     with torch.no_grad():
@@ -227,7 +227,7 @@ def test_masks_follow_their_detections():
         (second,) = head.predict([x[1:] for x in batch], [sample()], rescale=True)
     assert both[1].masks.shape == (7, 48, 64)
     assert both[1].masks.dtype == torch.bool
-    # A batch is computed in another order, which may move a score by a rounding.
+    # A batch is computed in another order, which may change the rounding of a score.
     torch.testing.assert_close(both[1].bboxes, second.bboxes, atol=1e-4, rtol=0)
     assert (both[1].masks != second.masks).float().mean() < 1e-3
 
@@ -237,7 +237,7 @@ def test_number_of_points_is_an_odd_square():
         build(num_points=16)
 
 
-def test_an_untrained_head_expects_few_objects():
+def test_untrained_head_gives_low_scores():
     head = build()
     with torch.no_grad():
         outputs = head(features())
@@ -245,7 +245,7 @@ def test_an_untrained_head_expects_few_objects():
         assert part[0].sigmoid().mean() == pytest.approx(0.01, abs=0.005)
 
 
-def test_one_image_is_learned_by_heart():
+def test_overfits_one_image():
     torch.manual_seed(0)
     head, x = build(masks=True), features()
     truth = [sample()]
@@ -260,11 +260,11 @@ def test_one_image_is_learned_by_heart():
     assert history[-1] < history[0] / 2
 
 
-def test_boxes_move_to_the_likeliest_corner_around():
+def test_boxes_are_refined_to_the_best_corner_nearby():
     scores = torch.zeros(2, 6, 8)
     offsets = torch.zeros(4, 6, 8)
     scores[0, 2, 3] = 5  # top left corner at column 3, row 2
-    scores[0, 5, 7] = 9  # likelier, but far away
+    scores[0, 5, 7] = 9  # higher, but far away
     scores[1, 4, 6] = 5
     offsets[:2, 2, 3] = torch.tensor([0.25, -0.5])
     offsets[2:, 4, 6] = torch.tensor([-0.25, 0.125])
@@ -275,7 +275,7 @@ def test_boxes_move_to_the_likeliest_corner_around():
     assert move_to_corners(boxes[:0], scores, offsets, stride=8).shape == (0, 4)
 
 
-def test_boxes_move_to_the_grid_even_without_predicted_corners():
+def test_boxes_are_refined_to_the_grid_without_predicted_corners():
     moved = move_to_corners(torch.tensor([[9.0, 3, 100, 100]]), torch.zeros(2, 4, 4),
                             torch.zeros(4, 4, 4), stride=8)  # fmt: skip
     assert moved[0, :2].tolist() == [8, 0]
@@ -283,7 +283,7 @@ def test_boxes_move_to_the_grid_even_without_predicted_corners():
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 5), (5, 1)])
-def test_boxes_move_on_the_smallest_feature_maps(size):
+def test_boxes_are_refined_on_the_smallest_feature_maps(size):
     boxes = torch.tensor([[0.0, 0, 8 * size[1], 8 * size[0]]])
     moved = move_to_corners(boxes, torch.randn(2, *size), torch.zeros(4, *size), stride=8)
     limit = torch.tensor([size[1] - 1, size[0] - 1] * 2) * 8

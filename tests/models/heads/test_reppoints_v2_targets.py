@@ -1,4 +1,4 @@
-"""Assignment against mmdet's assigners; corner and foreground targets by plain computations."""
+"""Assignment against mmdet's assigners; corner and foreground targets against plain loops."""
 
 from __future__ import annotations
 
@@ -33,23 +33,23 @@ def some_boxes(count: int, seed: int) -> torch.Tensor:
     return torch.cat([corners, corners + sizes], 1)
 
 
-def middles(boxes: torch.Tensor) -> torch.Tensor:
+def middle(boxes: torch.Tensor) -> torch.Tensor:
     return (boxes[:, :2] + boxes[:, 2:]) / 2
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_nearest_assignment_is_mmdet_s(seed):
+def test_nearest_assignment_equals_mmdet(seed):
     boxes, grid = some_boxes(12, seed), points()
     priors = torch.cat([grid.xy, grid.strides[:, None]], 1)
     truth = InstanceData(bboxes=boxes, labels=torch.zeros(12, dtype=torch.long))
     expected = PointAssigner(scale=4, pos_num=1).assign(InstanceData(priors=priors), truth)
-    found = assign_nearest(grid.xy, grid.strides, middles(boxes), boxes[:, 2:] - boxes[:, :2], 4)
+    found = assign_nearest(grid.xy, grid.strides, middle(boxes), boxes[:, 2:] - boxes[:, :2], 4)
     assert torch.equal(found, expected.gt_inds - 1)
     assert (found >= 0).sum() > 5
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_atss_is_mmdet_s(seed):
+def test_atss_equals_mmdet(seed):
     boxes, grid = some_boxes(6, seed), points()
     per_level = grid.levels.bincount().tolist()
     noise = torch.randn(len(grid.xy), 4, generator=torch.Generator().manual_seed(seed))
@@ -57,12 +57,12 @@ def test_atss_is_mmdet_s(seed):
     candidates = grid.xy.repeat(1, 2) + reach + 4 * noise
     truth = InstanceData(bboxes=boxes, labels=torch.zeros(6, dtype=torch.long))
     expected = ATSSAssigner(topk=9).assign(InstanceData(priors=candidates), per_level, truth)
-    found = assign_atss(candidates, per_level, boxes, middles(boxes), topk=9)
+    found = assign_atss(candidates, per_level, boxes, middle(boxes), topk=9)
     assert torch.equal(found, expected.gt_inds - 1)
     assert (found >= 0).sum() > 5
 
 
-def test_centres_decide_which_candidates_are_looked_at():
+def test_candidates_are_selected_by_their_centres():
     boxes, grid = torch.tensor([[0.0, 0, 128, 96]]), points()
     reach = 20 + 20 * torch.rand(len(grid.xy), 1)
     candidates = grid.xy.repeat(1, 2) + reach * torch.tensor([-1, -1, 1, 1])
@@ -72,10 +72,10 @@ def test_centres_decide_which_candidates_are_looked_at():
     assert grid.xy[left >= 0][:, 0].max() < 64 < grid.xy[right >= 0][:, 0].min()
 
 
-def test_swapped_corners_overlap_nothing():
+def test_boxes_with_swapped_corners_have_no_overlap():
     boxes, grid = some_boxes(2, 0), points()
     candidates = grid.xy.repeat(1, 2) + torch.tensor([9.0, 9, -9, -9])
-    found = assign_atss(candidates, grid.levels.bincount().tolist(), boxes, middles(boxes), topk=9)
+    found = assign_atss(candidates, grid.levels.bincount().tolist(), boxes, middle(boxes), topk=9)
     assert found.shape == (len(grid.xy),)
     assert found.min() >= -1
 
@@ -85,8 +85,8 @@ def test_without_objects_or_points_nothing_is_assigned(count):
     boxes, grid = some_boxes(count, 0), points()
     some = slice(None) if count == 0 else slice(0)
     xy, strides = grid.xy[some], grid.strides[some]
-    init = assign_nearest(xy, strides, middles(boxes), boxes[:, 2:] - boxes[:, :2], 4)
-    refine = assign_atss(xy.repeat(1, 2), [len(xy)], boxes, middles(boxes), topk=9)
+    init = assign_nearest(xy, strides, middle(boxes), boxes[:, 2:] - boxes[:, :2], 4)
+    refine = assign_atss(xy.repeat(1, 2), [len(xy)], boxes, middle(boxes), topk=9)
     for found in (init, refine):
         assert found.dtype == torch.long
         assert found.tolist() == [-1] * len(xy)
@@ -115,7 +115,7 @@ def grid(height: int, width: int, stride: int):
 
 
 def test_corner_targets_of_two_levels():
-    """Loops over points and boxes, as the definition says."""
+    """Against loops over points and boxes."""
     parts = [grid(12, 16, 8), grid(6, 8, 16)]
     points, strides = (torch.cat(part) for part in zip(*parts, strict=True))
     boxes = torch.tensor([[9.0, 11, 70, 61], [30, 5, 120, 90]])
@@ -146,7 +146,7 @@ def test_corner_targets_of_two_levels():
     assert ((heatmap > 0) & (heatmap < 1)).any()
 
 
-def test_no_boxes_no_corners():
+def test_corner_targets_without_boxes():
     points, strides = grid(3, 4, 8)
     heatmap, offsets = corner_targets(points, strides, torch.zeros(0, 4), 0.7)
     assert heatmap.shape == (12, 2)
@@ -154,7 +154,7 @@ def test_no_boxes_no_corners():
     assert not heatmap.any()
 
 
-def test_smaller_boxes_take_precedence_where_boxes_overlap():
+def test_smaller_boxes_take_precedence_in_overlaps():
     boxes = torch.tensor([[0.0, 0, 31, 31], [8, 8, 15.5, 40], [0, 0, 70, 60]])
     labels = torch.tensor([1, 1, 0])
     target, weight = foreground_targets(boxes, labels, 3, (6, 8), stride=8)
@@ -168,7 +168,7 @@ def test_smaller_boxes_take_precedence_where_boxes_overlap():
     torch.testing.assert_close(weight[1, 1:, 1], torch.tensor([small] * 5))
 
 
-def test_no_boxes_no_foreground():
+def test_foreground_targets_without_boxes():
     target, weight = foreground_targets(
         torch.zeros(0, 4), torch.zeros(0, dtype=torch.long), 2, (3, 4), stride=8
     )

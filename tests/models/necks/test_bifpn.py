@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from swin_dense.models.necks import BiFPN
 
-CHANNELS = 32  # the least that 32 groups normalise
+CHANNELS = 32  # the minimum for 32 groups
 
 
 def pyramid(channels=(32, 16, 8), size=(9, 14)):
@@ -23,17 +23,17 @@ def pyramid(channels=(32, 16, 8), size=(9, 14)):
 
 
 def mix(module, *feature_maps):
-    """Normalised non-negative weights, swish."""
+    """Weighted sum with normalised non-negative weights, then swish."""
     weights = module.weights.reshape(-1).clamp(min=0)
     total = sum(w * x for w, x in zip(weights, feature_maps, strict=True)) / (weights.sum() + 1e-4)
     return total * torch.sigmoid(total)
 
 
-def test_one_pass_down_and_up():
+def test_one_repeat_equals_a_plain_computation():
     neck = BiFPN([16, 16], CHANNELS, num_outs=3, num_repeat=1)
     layer = neck.bi_fpn[0]
     for combine in [*layer.lateral_combine, *layer.out_combine]:
-        combine.weights.data.uniform_(-0.5, 1)  # a negative weight counts as none
+        combine.weights.data.uniform_(-0.5, 1)  # negative weights count as 0
     fine, middle = pyramid((16, 16))
     coarse = F.max_pool2d(middle, 3, 2, 1)
     f, m, c = (conv(x) for conv, x in zip(layer.lateral_convs, (fine, middle, coarse), strict=True))
@@ -51,7 +51,7 @@ def test_one_pass_down_and_up():
 
 
 @pytest.mark.parametrize("size", [(9, 14), (16, 8), (1, 1)])
-def test_levels_halve_whatever_the_size(size):
+def test_levels_halve_for_any_size(size):
     maps = pyramid(size=size)
     outs = BiFPN([32, 16, 8], CHANNELS, num_outs=5, num_repeat=2)(maps)
     assert [out.shape[2:] for out in outs[:3]] == [x.shape[2:] for x in maps]
@@ -60,7 +60,7 @@ def test_levels_halve_whatever_the_size(size):
     assert outs[4].shape[2:] == (-(-height // 4), -(-width // 4))
 
 
-def test_inputs_of_the_output_width_need_no_lateral_convolution():
+def test_no_lateral_convolution_for_inputs_of_the_output_width():
     neck = BiFPN([CHANNELS, 16], CHANNELS, num_outs=2, num_repeat=2)
     laterals = {name.split(".conv.")[0] for name in neck.state_dict() if "lateral_convs" in name}
     assert {name.split(".bn.")[0].split(".gn.")[0] for name in laterals} == {
@@ -68,7 +68,7 @@ def test_inputs_of_the_output_width_need_no_lateral_convolution():
     }
 
 
-def test_every_parameter_learns():
+def test_every_parameter_gets_a_gradient():
     neck = MODELS.build(
         {"type": "swin_dense.BiFPN", "in_channels": [32, 16, 8], "out_channels": CHANNELS}
     )
@@ -77,6 +77,6 @@ def test_every_parameter_learns():
     assert [name for name, p in neck.named_parameters() if p.grad is None] == []
 
 
-def test_fewer_outputs_than_inputs_are_refused():
+def test_fewer_outputs_than_inputs_raise():
     with pytest.raises(ValueError, match="3 inputs and num_outs=2"):
         BiFPN([32, 16, 8], CHANNELS, num_outs=2)

@@ -1,7 +1,7 @@
-"""What the fused kernels of a block are tried on, in Triton's interpreter and on a GPU alike.
+"""Cases for the block's kernels, both in Triton's interpreter and on a GPU.
 
-Every function is held to plain PyTorch, whose gradients are autograd's. Importing this does not
-import Triton, which need not be there.
+Every function is compared with plain PyTorch and its autograd. Importing this module does not
+import Triton.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from swin_dense.ops.block import Linear, Norm
 
 EPS = 1e-5
 NORMS = ("layer_norm", "add", "layer_norm_backward")
-# Factors of stochastic depth: an image without the branch, and the others made up for it.
+# Factors of stochastic depth: one image without the branch, the others scaled accordingly.
 KEPT = (1.25, 0.0, 1.25, 1.25)
 
 
 class Case(NamedTuple):
-    """Sizes of a call, and its precisions: of the residual stream and of products."""
+    """Sizes of a call, and the precisions of the residual stream and of matrix products."""
 
     images: int
     tokens: int
@@ -33,7 +33,7 @@ class Case(NamedTuple):
     hidden: int = 64
 
     def __str__(self) -> str:
-        """An identifier of the test."""
+        """The test's identifier."""
         kinds = "-".join(str(d).removeprefix("torch.") for d in (self.stream, self.dtype))
         scale = "-scale" if self.scale else ""
         return f"{self.images}x{self.tokens}x{self.channels}-{self.hidden}{scale}-{kinds}"
@@ -43,7 +43,7 @@ Tensors = dict[str, Tensor | None]
 
 
 def make_inputs(case: Case, device: str = "cpu") -> Tensors:
-    """All tensors that any function takes; parameters are fp32, as under autocast."""
+    """Tensors for all functions; parameters are in fp32, as under autocast."""
     g = torch.Generator().manual_seed(3)
     rows, c, hidden = case.images * case.tokens, case.channels, case.hidden
 
@@ -51,7 +51,7 @@ def make_inputs(case: Case, device: str = "cpu") -> Tensors:
         return (torch.randn(*shape, generator=g) * factor).to(device, dtype)
 
     return {
-        # Not centred, as a residual stream is not.
+        # Not centred, like a residual stream.
         "x": (1 + normal(rows, c)).to(case.stream),
         "y": normal(rows, c, dtype=case.dtype),
         "scale": torch.tensor(KEPT[: case.images], device=device) if case.scale else None,
@@ -67,7 +67,7 @@ def make_inputs(case: Case, device: str = "cpu") -> Tensors:
 
 
 def kept(scale: Tensor | None, branch: Tensor) -> Tensor:
-    """A branch under stochastic depth."""
+    """A branch with stochastic depth."""
     if scale is None:
         return branch
     factor = scale.repeat_interleave(len(branch) // len(scale)).to(branch.dtype)
@@ -75,7 +75,7 @@ def kept(scale: Tensor | None, branch: Tensor) -> Tensor:
 
 
 def normed(x: Tensor, t: Tensors, dtype: torch.dtype) -> Tensor:
-    """LayerNorm, in no less than fp32 as under autocast."""
+    """LayerNorm in at least fp32, as under autocast."""
     wide = torch.promote_types(x.dtype, torch.float32)
     weight, bias = t["norm_weight"].to(wide), t["norm_bias"].to(wide)
     return F.layer_norm(x.to(wide), x.shape[1:], weight, bias, EPS).to(dtype)
@@ -87,13 +87,13 @@ def norm_of(t: Tensors) -> Norm:
 
 
 def gradients(out: Tensor, d: Tensor, inputs: Tensors) -> Tensors:
-    """Of a sum weighed by ``d``, with respect to named tensors."""
+    """Gradients of a sum weighted by ``d``, with respect to named tensors."""
     given = dict(zip(inputs, torch.autograd.grad(out, list(inputs.values()), d), strict=True))
     return {f"d_{name}": grad for name, grad in given.items()}
 
 
 def leaves(t: Tensors, *names: str) -> Tensors:
-    """The tensors, with gradients wanted of some."""
+    """The tensors, some of which require gradients."""
     return {k: v.detach().requires_grad_() if k in names else v for k, v in t.items()}
 
 
@@ -142,7 +142,7 @@ def our_norm_backward(t: Tensors, dtype: torch.dtype) -> Tensors:
 
 
 def plain_mlp(t: Tensors, dtype: torch.dtype) -> Tensors:
-    """As autocast does: weights and biases in the precision of products."""
+    """As under autocast: weights and biases in the precision of products."""
     hidden = F.gelu(F.linear(normed(t["x"], t, dtype), t["w1"].to(dtype), t["b1"].to(dtype)))
     branch = F.linear(hidden, t["w2"].to(dtype), t["b2"].to(dtype))
     return {"y": t["x"] + kept(t["scale"], branch).to(t["x"].dtype)}
@@ -178,7 +178,7 @@ def our_mlp_backward(t: Tensors, dtype: torch.dtype) -> Tensors:
 
 
 def plain_linear(t: Tensors, dtype: torch.dtype) -> Tensors:
-    """Attention's first layer and its last, as autocast does."""
+    """Attention's first and last linear layers, as autocast computes them."""
     last = F.linear(t["y"], t["w1"][: t["y"].shape[1]], None)
     residual = t["x"][:, : last.shape[1]] + kept(t["scale"], last).to(t["x"].dtype)
     return {
@@ -198,7 +198,7 @@ def our_linear(t: Tensors, dtype: torch.dtype) -> Tensors:
     }
 
 
-# A function's name, plain and ours: of tensors and of the precision of products.
+# Name of a function: plain and ours, which take tensors and the precision of products.
 Function = Callable[[Tensors, torch.dtype], Tensors]
 FUNCTIONS: dict[str, tuple[Function, Function]] = {
     "layer_norm": (plain_norm, our_norm),
@@ -222,8 +222,8 @@ def assert_as_exact_as_plain_pytorch(name: str, case: Case, device: str = "cpu")
         assert found.shape == expected.shape, key
         error = (found.double() - expected).abs().max()
         allowed = 2 * (rounded[key].double() - expected).abs().max()
-        # Where plain PyTorch happens to be exact, one rounding must be allowed: of the result, or
-        # of what enters a product.
+        # Where plain PyTorch is exact by chance, one rounding is allowed: of the result, or of the
+        # inputs of a product.
         precision = found.dtype if name in NORMS else case.dtype
         rounding = torch.finfo(precision).eps * expected.abs().max()
         assert error <= allowed + rounding, f"{key}: {error:.2g}, allowed {allowed:.2g}"

@@ -1,4 +1,4 @@
-"""The fused kernels of a block where none can run, and in processes of their own."""
+"""The block's Triton kernels without a GPU: limits, compilation, and in Triton's interpreter."""
 
 import re
 from pathlib import Path
@@ -24,20 +24,20 @@ def test_block_kernels_in_the_interpreter(interpreted):
 
 
 @TRITON
-def test_functions_by_kernels_in_the_interpreter(interpreted):
-    """See triton_functions_interpreted.py for what is tested."""
-    interpreted(HERE / "triton_functions_interpreted.py")
+def test_block_api_in_the_interpreter(interpreted):
+    """See triton_block_api_interpreted.py for what is tested."""
+    interpreted(HERE / "triton_block_api_interpreted.py")
 
 
 @TRITON
 def test_block_kernels_compile_for_hopper(python):
-    """Without a GPU: Triton's whole compiler, down to the assembler that it brings along."""
+    """Without a GPU: the whole of Triton's compiler, including the assembler that it ships."""
     lines = python(str(HERE / "triton_block_compiled.py"), TRITON_INTERPRET="0").splitlines()
     assert len(lines) == 7
     assert all(line.endswith(" ok") for line in lines), lines
 
 
-def test_limits_are_known_without_triton(python):
+def test_unsupported_reason_without_triton(python):
     python(
         "-c",
         """
@@ -50,7 +50,7 @@ assert unsupported_reason(torch.zeros(1, 96), torch.float16).startswith("needs t
     )
 
 
-def test_importing_limits_does_not_import_triton(python):
+def test_importing_support_does_not_import_triton(python):
     imported = "'triton' in sys.modules"
     python(
         "-c",
@@ -61,7 +61,7 @@ def test_importing_limits_does_not_import_triton(python):
 
 @TRITON
 @NO_CUDA
-def test_cpu_tensors_are_refused_by_name():
+def test_cpu_tensors_raise():
     from swin_dense.ops.block.triton import launch as triton_block
 
     with pytest.raises(ValueError, match="add in Triton needs a CUDA device, got a tensor on cpu"):
@@ -69,7 +69,7 @@ def test_cpu_tensors_are_refused_by_name():
 
 
 class OnCuda:
-    """As much of a tensor on a GPU as the limits look at."""
+    """The attributes of a CUDA tensor that the checks read."""
 
     is_cuda = True
     device = torch.device("cuda", 0)
@@ -97,7 +97,9 @@ class OnCuda:
         (96, torch.float16, 384, 7, 227, "compute capability 8.0"),
     ],
 )
-def test_what_a_product_needs(monkeypatch, channels, dtype, hidden, capability, shared, reason):
+def test_unsupported_reason_for_matrix_products(
+    monkeypatch, channels, dtype, hidden, capability, shared, reason
+):
     properties = SimpleNamespace(major=capability, shared_memory_per_block_optin=shared * 1024)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: properties)
     found = support.unsupported_product_reason(OnCuda(channels), dtype, hidden)
@@ -105,7 +107,7 @@ def test_what_a_product_needs(monkeypatch, channels, dtype, hidden, capability, 
 
 
 @TRITON
-def test_what_a_norm_needs(monkeypatch):
+def test_unsupported_reason_for_norms(monkeypatch):
     properties = SimpleNamespace(major=9)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: properties)
     assert support.unsupported_reason(OnCuda(4096), torch.bfloat16) is None

@@ -1,4 +1,4 @@
-"""The fused kernels of a block as compiled, on a GPU: precision, determinism, compilation."""
+"""The block's Triton kernels on a GPU: precision, determinism, compilation, CUDA graphs."""
 
 import pytest
 import torch
@@ -16,14 +16,14 @@ def _fits() -> bool:
 pytestmark = pytest.mark.skipif(not _fits(), reason="no GPU that the kernels are for")
 
 FP32, FP16, BF16 = torch.float32, torch.float16, torch.bfloat16
-# Of the residual stream and of products; fp32 and less is autocast.
+# Of the residual stream and of matrix products; fp32 with a lower one is autocast.
 PRECISIONS = [(FP32, FP32), (FP32, FP16), (FP32, BF16), (FP16, FP16), (BF16, BF16)]
 
 
 @pytest.mark.parametrize(("stream", "dtype"), PRECISIONS, ids=str)
 @pytest.mark.parametrize("channels", [96, 128, 192, 256])
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_as_exact_as_plain_pytorch(name, channels, stream, dtype):
+def test_as_accurate_as_plain_pytorch(name, channels, stream, dtype):
     case = Case(2, 1049, channels, True, stream, dtype, 4 * channels)
     assert_as_exact_as_plain_pytorch(name, case, "cuda")
     assert_as_exact_as_plain_pytorch(name, case._replace(scale=False), "cuda")
@@ -31,14 +31,14 @@ def test_as_exact_as_plain_pytorch(name, channels, stream, dtype):
 
 @pytest.mark.parametrize("dtype", [FP32, FP16, BF16], ids=str)
 @pytest.mark.parametrize("channels", [1, 100, 384, 512, 768, 1024, 1536, 3072, 4096])
-def test_every_width_of_a_norm(channels, dtype):
+def test_every_norm_width(channels, dtype):
     for name in ("layer_norm", "add", "layer_norm_backward"):
         case = Case(3, 211, channels, True, FP32, dtype)
         assert_as_exact_as_plain_pytorch(name, case, "cuda")
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_same_bits_every_time(name):
+def test_deterministic(name):
     case = Case(2, 5003, 96, True, FP32, BF16, 384)
     inputs = make_inputs(case, "cuda")
     _, ours = FUNCTIONS[name]
@@ -46,7 +46,7 @@ def test_same_bits_every_time(name):
     assert all(torch.equal(other[key], first[key]) for other in others for key in first)
 
 
-def test_tf32_is_used_only_where_it_is_allowed():
+def test_tf32_only_where_allowed():
     case = Case(1, 1000, 96, False, FP32, FP32, 384)
     inputs = make_inputs(case, "cuda")
     _, ours = FUNCTIONS["mlp"]
@@ -108,7 +108,7 @@ def test_cuda_graph_replays():
         for name, (_, ours) in FUNCTIONS.items():
             results[name] = ours(inputs, BF16)
 
-    run()  # compiles, which a capture must not
+    run()  # compiles, which is not possible during capture
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         run()
@@ -122,6 +122,6 @@ def test_cuda_graph_replays():
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="one GPU")
-def test_a_gpu_that_is_not_the_current_one():
+def test_gpu_that_is_not_the_current_device():
     for name in FUNCTIONS:
         assert_as_exact_as_plain_pytorch(name, Case(2, 50, 96, True, FP32, BF16), "cuda:1")

@@ -1,8 +1,8 @@
-"""Compiles the fused kernels of a block for Hopper without a GPU, a line for each.
+"""Compiles the block's kernels for Hopper without a GPU, and prints a line for each.
 
-Run by ``test_triton_block.py`` in a process of its own; by hand with
-``PYTHONPATH=tests``. With ``--registers`` (and words that are
-in kernels' names) it prints what ptxas says of registers and local memory, at all widths.
+Run by ``test_triton_block.py`` in a separate process; by hand with ``PYTHONPATH=tests``. With
+``--registers`` (and parts of kernel names) it prints the registers and local memory that ptxas
+reports, at all widths.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from swin_dense.ops.block.triton import product_kernels
 from swin_dense.ops.block.triton.launch import linear_schedule, mlp_schedule, norm_schedule
 from swin_dense.ops.block.triton.support import PRODUCT_WIDTHS
 
-# Tensors in the precision of products; the others are fp32, as the residual stream under autocast.
+# Tensors in the precision of products; the others are fp32, like the residual stream in autocast.
 IN_PRECISION = ("y", "mn", "d_xn", "d_branch", "w", "w1", "w2", "g", "dh", "d2")
 WIDTHS = (96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096)
 
@@ -35,7 +35,7 @@ def compiled(kernel, dtype: torch.dtype, schedule: dict, **constants: object) ->
 
 
 def kernels(channels: int, dtype: torch.dtype, precision: str) -> list[tuple]:
-    """Kernels that so many channels need, with their constants and schedules."""
+    """Kernels for a number of channels, with their constants and schedules."""
     constants = {"C": channels}
     todo = [
         (triton_norm_kernels.add_layer_norm, constants, norm_schedule("forward", channels)),
@@ -56,7 +56,7 @@ def kernels(channels: int, dtype: torch.dtype, precision: str) -> list[tuple]:
 
 
 def report(wanted: list[str]) -> None:
-    """Lines of the kernels whose names hold one of some words, for all widths and precisions."""
+    """Print the kernels whose names contain one of the words, for all widths and precisions."""
     kinds = [(torch.bfloat16, "ieee"), (torch.float32, "tf32"), (torch.float32, "ieee")]
     for dtype, precision in kinds:
         for channels in WIDTHS:
@@ -79,7 +79,7 @@ def main() -> None:
     for kernel, constants, schedule in todo:
         compiled(kernel, torch.bfloat16, schedule, **constants)
         print(f"{kernel.__name__} ok", flush=True)
-    # Neither branch, residual nor factors of images: other code paths.
+    # Without branch, residual and drop path factors: other code paths.
     (forward, constants, schedule), (backward, _, backward_schedule), *_ = todo
     constants = {**constants, "scale": None}
     compiled(forward, torch.float16, schedule, **constants, y=None, m=None)

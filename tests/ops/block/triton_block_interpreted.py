@@ -1,9 +1,9 @@
-"""The fused kernels of a block in Triton's interpreter, on the CPU.
+"""The block's Triton kernels in Triton's interpreter, on the CPU.
 
-Run by ``test_triton_block.py`` in a process of its own: Triton decides when it is imported
-whether it compiles or interprets. By hand: ``TRITON_INTERPRET=1 pytest`` and this file.
+Run by ``test_triton_block.py`` in a separate process: Triton decides at import whether it
+compiles or interprets. By hand: ``TRITON_INTERPRET=1 pytest`` and this file.
 
-Not in bf16, whose products the interpreter gets wrong.
+Not in bf16, whose matrix products are wrong in the interpreter.
 """
 
 import pytest
@@ -37,7 +37,7 @@ PRODUCTS = ("mlp", "mlp_backward", "linear")
     ],
     ids=str,
 )
-def test_norms_are_as_exact_as_plain_pytorch(name, case):
+def test_norms_are_as_accurate_as_plain_pytorch(name, case):
     assert_as_exact_as_plain_pytorch(name, case)
 
 
@@ -52,18 +52,18 @@ def test_norms_are_as_exact_as_plain_pytorch(name, case):
     ],
     ids=str,
 )
-def test_products_are_as_exact_as_plain_pytorch(name, case):
+def test_products_are_as_accurate_as_plain_pytorch(name, case):
     assert_as_exact_as_plain_pytorch(name, case)
 
 
 @pytest.mark.parametrize("channels", [32, 128, 160, 256])
-def test_every_width_of_a_product(channels):
+def test_every_product_width(channels):
     for name in PRODUCTS:
         assert_as_exact_as_plain_pytorch(name, Case(2, 3, channels, True, FP32, FP16, 32))
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_same_bits_every_time(name):
+def test_deterministic(name):
     case = Case(2, 35, 96, True, FP32, FP16)
     _, ours = FUNCTIONS[name]
     first, second = (ours(make_inputs(case), case.dtype) for _ in range(2))
@@ -71,7 +71,7 @@ def test_same_bits_every_time(name):
 
 
 @pytest.mark.parametrize("programs", [1, 3])
-def test_rows_may_be_dealt_out_to_any_number_of_programs(monkeypatch, programs):
+def test_any_number_of_programs(monkeypatch, programs):
     monkeypatch.setattr(triton_block, "_WARPS_PER_SM", 4 * programs)
     case = Case(2, 35, 96, True, FP32, FP32)
     assert_as_exact_as_plain_pytorch("layer_norm_backward", case)
@@ -87,7 +87,7 @@ def test_strided_and_empty_inputs(name):
     for key, found in ours(strided, case.dtype).items():
         assert torch.equal(found, expected[key]), key
     for key, found in ours(make_inputs(case._replace(tokens=0)), case.dtype).items():
-        # Sums over no rows are 0; what else there is has no rows.
+        # Sums over no rows are 0; the other outputs have no rows.
         assert len(found) == 0 or not found.any(), key
 
 
@@ -103,7 +103,7 @@ def test_branch_gradients_are_not_copied():
     assert found.d2 is t["d"]
 
 
-def test_unfit_arguments_are_named():
+def test_unsupported_arguments_raise():
     t = make_inputs(Case(1, 2, 96, False, FP32, FP32))
     norm, fc1, fc2 = norm_of(t), Linear(t["w1"], t["b1"]), Linear(t["w2"], t["b2"])
     with pytest.raises(ValueError, match=r"layer_norm in Triton needs .* got float64"):

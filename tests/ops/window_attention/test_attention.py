@@ -1,11 +1,12 @@
-"""The reference against a token-by-token definition in float64; the others against it."""
+"""The reference against a token-by-token definition in float64; other backends against it."""
 
 import pytest
 import torch
+from attention_cases import attention, make_inputs, run
 
 from swin_dense.ops.window_attention import sdpa, shifted_window_attention
 
-# (B, H, W, heads, head_dim, M, shift): whole windows, padding, maps smaller than a window.
+# (B, H, W, heads, head_dim, M, shift): whole windows, padding, less than a window.
 CASES = [
     (2, 4, 8, 2, 4, 4, 0),
     (1, 5, 7, 3, 4, 4, 2),
@@ -16,28 +17,15 @@ CASES = [
 NAMES = ("qkv", "qkv_bias", "position_bias")
 
 
-def make_inputs(case, dtype=torch.float64):
-    b, h, w, heads, d, m, _ = case
-    shapes = {
-        "qkv": (b, h, w, 3 * heads * d),
-        "qkv_bias": (3 * heads * d,),
-        "position_bias": (heads, m * m, m * m),
-    }
-    g = torch.Generator().manual_seed(3)
-    return {
-        name: torch.randn(shape, generator=g, dtype=dtype).requires_grad_()
-        for name, shape in shapes.items()
-    }
-
-
-def naive(qkv, qkv_bias, position_bias, *, num_heads, window_size, shift_size, scale):
+def naive(qkv, qkv_bias, position_bias, spec):
     """Every query over the tokens of its window and region, one by one (figure 4)."""
+    num_heads, window_size, shift_size, scale = spec
     b, h, w, c3 = qkv.shape
     m, d = window_size, c3 // 3 // num_heads
     padded_h, padded_w = -(-h // m) * m, -(-w // m) * m
 
     def token(image, y, x):
-        """q, k, v of a place on the shifted, padded map, and whether it wrapped around."""
+        """q, k, v at a position of the shifted, padded feature map, its region and its origin."""
         source_y, source_x = (y + shift_size) % padded_h, (x + shift_size) % padded_w
         inside = source_y < h and source_x < w
         value = qkv[image, source_y, source_x] if inside else qkv_bias
@@ -65,61 +53,44 @@ def naive(qkv, qkv_bias, position_bias, *, num_heads, window_size, shift_size, s
     return out.flatten(-2)
 
 
-def run(function, inputs, case, **kwargs):
-    """Output, and gradients of a loss that weighs every output differently."""
-    *_, heads, _d, m, shift = case
-    out = function(
-        *inputs.values(), num_heads=heads, window_size=m, shift_size=shift, scale=0.4, **kwargs
-    )
-    # Small integers: exact in every precision.
-    weight = torch.randint(-2, 3, out.shape, generator=torch.Generator().manual_seed(5)).to(out)
-    grads = torch.autograd.grad((out * weight).sum(), inputs.values(), allow_unused=True)
-    grads = [
-        torch.zeros_like(x) if g is None else g for g, x in zip(grads, inputs.values(), strict=True)
-    ]
-    return [out, *grads]
-
-
 @pytest.mark.parametrize("case", CASES)
 def test_reference_equals_the_definition(case):
     inputs = make_inputs(case)
     expected = run(naive, inputs, case)
-    ours = run(shifted_window_attention, inputs, case, impl="reference")
+    ours = run(attention, inputs, case, impl="reference")
     for name, a, b in zip(("out", *NAMES), ours, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-12, msg=lambda m, n=name: f"{n}: {m}")
 
 
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("impl", ["sdpa", "cpu", "auto"])
-def test_implementations_equal_the_reference(case, impl):
+def test_backends_equal_the_reference(case, impl):
     inputs = make_inputs(case)
-    expected = run(shifted_window_attention, inputs, case, impl="reference")
-    ours = run(shifted_window_attention, inputs, case, impl=impl)
+    expected = run(attention, inputs, case, impl="reference")
+    ours = run(attention, inputs, case, impl=impl)
     for name, a, b in zip(("out", *NAMES), ours, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-12, msg=lambda m, n=name: f"{n}: {m}")
 
 
 @pytest.mark.parametrize("shift", [0, 1])
-def test_sdpa_splits_what_exceeds_the_launch_grid(monkeypatch, shift):
+def test_sdpa_splits_calls_beyond_the_launch_grid(monkeypatch, shift):
     case = (3, 5, 7, 2, 4, 3, shift)
     inputs = make_inputs(case)
-    expected = run(shifted_window_attention, inputs, case, impl="sdpa")
+    expected = run(attention, inputs, case, impl="sdpa")
     monkeypatch.setattr(sdpa, "_LARGEST_GRID", 4)
-    for a, b in zip(
-        run(shifted_window_attention, inputs, case, impl="sdpa"), expected, strict=True
-    ):
+    for a, b in zip(run(attention, inputs, case, impl="sdpa"), expected, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("impl", ["reference", "sdpa"])
-def test_low_precision_keeps_the_dtype_and_the_value(impl, dtype):
+def test_low_precision(impl, dtype):
     case = (1, 5, 7, 2, 16, 4, 2)
     exact = make_inputs(case)
-    inputs = {name: x.detach().to(dtype).requires_grad_() for name, x in exact.items()}
-    rounded = {name: x.detach().double().requires_grad_() for name, x in inputs.items()}
-    out, *grads = run(shifted_window_attention, inputs, case, impl=impl)
-    expected = run(shifted_window_attention, rounded, case, impl="reference")
+    inputs = [x.detach().to(dtype).requires_grad_() for x in exact]
+    rounded = [x.detach().double().requires_grad_() for x in inputs]
+    out, *grads = run(attention, inputs, case, impl=impl)
+    expected = run(attention, rounded, case, impl="reference")
     assert out.dtype == dtype
     # A sum over 16 tokens of rounded weights and values: a few units in the last place of ~4.
     tolerance = 16 * torch.finfo(dtype).eps
@@ -131,22 +102,22 @@ def test_low_precision_keeps_the_dtype_and_the_value(impl, dtype):
 def test_dropout_is_unbiased(impl):
     case = (64, 2, 2, 1, 4, 2, 0)
     inputs = make_inputs(case)
-    plain = run(shifted_window_attention, inputs, case, impl=impl)[0]
-    dropped = run(shifted_window_attention, inputs, case, impl=impl, dropout_p=0.5)[0]
+    plain = run(attention, inputs, case, impl=impl)[0]
+    dropped = run(attention, inputs, case, impl=impl, dropout_p=0.5)[0]
     assert not torch.equal(plain, dropped)
     assert (plain - dropped).mean().abs() < 0.1
 
 
-def test_bad_input_is_named():
+def test_invalid_input_raises():
     inputs = make_inputs((1, 4, 4, 2, 4, 4, 0))
     good = {"num_heads": 2, "window_size": 4, "scale": 1.0}
     with pytest.raises(ValueError, match=r"one of auto, reference, .*, triton, got 'flash'"):
-        shifted_window_attention(*inputs.values(), **good, impl="flash")
+        shifted_window_attention(*inputs, **good, impl="flash")
     with pytest.raises(ValueError, match=r"qkv must be \(B, H, W, 3 \* C\)"):
-        shifted_window_attention(*inputs.values(), **(good | {"num_heads": 5}))
+        shifted_window_attention(*inputs, **(good | {"num_heads": 5}))
     with pytest.raises(ValueError, match=r"position_bias must be \(2, 9, 9\)"):
-        shifted_window_attention(*inputs.values(), **(good | {"window_size": 3}))
+        shifted_window_attention(*inputs, **(good | {"window_size": 3}))
     with pytest.raises(ValueError, match="shift_size must be in"):
-        shifted_window_attention(*inputs.values(), **good, shift_size=4)
+        shifted_window_attention(*inputs, **good, shift_size=4)
     with pytest.raises(ValueError, match=r"qkv_bias must be \(24,\)"):
-        shifted_window_attention(inputs["qkv"], inputs["qkv_bias"][:3], None, **good)
+        shifted_window_attention(inputs[0], inputs[1][:3], None, **good)

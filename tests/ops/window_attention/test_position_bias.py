@@ -24,7 +24,7 @@ def test_equals_indexing_in_value_and_gradient(m):
 
 
 @pytest.mark.parametrize("m", [1, 3, 7])
-def test_pairs_are_those_of_the_index(m):
+def test_pairs_equal_the_relative_position_index(m):
     pairs = pairs_by_offset(m * m, torch.device("cpu"))
     flat = relative_position_index(m).flatten()
     for row, places in enumerate(pairs):
@@ -32,7 +32,7 @@ def test_pairs_are_those_of_the_index(m):
         assert found.sort().values.tolist() == (flat == row).nonzero()[:, 0].tolist()
 
 
-def test_can_be_differentiated_twice():
+def test_second_derivatives():
     table = torch.randn(9, 2, dtype=torch.float64, requires_grad=True)
     index = relative_position_index(2)
     assert torch.autograd.gradgradcheck(lambda t: position_bias(t.sin(), index), (table,))

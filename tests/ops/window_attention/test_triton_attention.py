@@ -1,4 +1,4 @@
-"""The fused operator where no kernel can run, and its kernels in processes of their own."""
+"""The Triton backend without a GPU: limits, compilation, and in Triton's interpreter."""
 
 import logging
 from pathlib import Path
@@ -20,14 +20,14 @@ TRITON = pytest.mark.skipif(
 @TRITON
 @pytest.mark.parametrize("part", ["fp32", "not fp32"])
 def test_kernels_in_the_interpreter(part, interpreted):
-    """See triton_interpreted.py for what is tested."""
-    interpreted(HERE / "triton_interpreted.py", "-k", part)
+    """See triton_attention_interpreted.py for what is tested."""
+    interpreted(HERE / "triton_attention_interpreted.py", "-k", part)
 
 
 @TRITON
 def test_kernels_compile_for_hopper(python):
-    """Without a GPU: Triton's whole compiler, down to the assembler that it brings along."""
-    lines = python(str(HERE / "triton_compiled.py"), TRITON_INTERPRET="0").splitlines()
+    """Without a GPU: the whole of Triton's compiler, including the assembler that it ships."""
+    lines = python(str(HERE / "triton_attention_compiled.py"), TRITON_INTERPRET="0").splitlines()
     assert len(lines) == 6
     assert all(line.endswith(" ok") for line in lines), lines
 
@@ -67,7 +67,7 @@ def test_importing_the_package_does_not_import_triton(python):
 
 @TRITON
 @NO_CUDA
-def test_cpu_tensors_are_refused_by_name():
+def test_cpu_tensors_raise():
     with pytest.raises(ValueError, match="'triton' needs a CUDA device, got a tensor on cpu"):
         shifted_window_attention(
             torch.zeros(1, 7, 7, 96), None, None,
@@ -76,7 +76,7 @@ def test_cpu_tensors_are_refused_by_name():
 
 
 class OnCuda:
-    """As much of a tensor on a GPU as a choice looks at."""
+    """The attributes of a CUDA tensor that the choice of a backend reads."""
 
     is_cuda = True
     device = torch.device("cuda", 0)
@@ -99,7 +99,7 @@ class OnCuda:
         (OnCuda(channels=48), 7, 0.0, (9, 0), "sdpa"),
     ],
 )
-def test_auto_falls_back_where_the_kernels_do_not_fit(
+def test_auto_falls_back_where_triton_is_unsupported(
     monkeypatch, qkv, window, dropout, capability, expected
 ):
     monkeypatch.setattr(api, "_ON_CUDA", ("triton", "sdpa"))
@@ -109,7 +109,7 @@ def test_auto_falls_back_where_the_kernels_do_not_fit(
     assert api.choose(qkv, 2, window, dropout) == expected
 
 
-def test_auto_chooses_what_was_measured():
+def test_auto_uses_sdpa_on_cuda():
     assert api.choose(OnCuda(), 2, 7, 0.0) == "sdpa"
 
 
@@ -123,7 +123,7 @@ def test_choice_is_logged_once(caplog):
     assert [record.getMessage() for record in caplog.records] == [expected]
 
 
-def test_operator_is_declared_without_a_gpu():
+def test_operator_has_meta_implementations():
     """Schema and fake implementations of forward and backward, on tensors without data."""
     with torch.device("meta"):
         qkv, bias = torch.empty(2, 9, 5, 192, dtype=torch.bfloat16), torch.empty(192)

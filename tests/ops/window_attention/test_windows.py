@@ -17,7 +17,7 @@ def test_merge_undoes_partition(b, rows, columns, m):
     cut = windows.partition(x, m)
     assert cut.shape == (b, rows * columns, m * m, 3)
     assert torch.equal(windows.merge(cut, rows * m, columns * m), x)
-    # A window is a contiguous square of the map.
+    # A window is a contiguous square of the feature map.
     assert torch.equal(cut[0, -1], x[0, -m:, -m:].reshape(m * m, 3))
 
 
@@ -31,7 +31,7 @@ def test_padded_size_is_the_next_multiple(h, w, m):
 
 @settings(max_examples=30, deadline=None)
 @given(h=st.integers(1, 20), w=st.integers(1, 20), m=window_sizes, data=st.data())
-def test_window_tokens_are_the_map_padded_rolled_and_cut(h, w, m, data):
+def test_window_tokens_equal_pad_roll_and_partition(h, w, m, data):
     shift = data.draw(st.integers(0, m - 1))
     padded_h, padded_w = windows.padded_size(h, w, m)
     tokens = torch.full((padded_h, padded_w), -1)
@@ -53,8 +53,8 @@ def test_relative_position_index_follows_the_offset(m):
 
 @settings(max_examples=30, deadline=None)
 @given(rows=st.integers(1, 3), columns=st.integers(1, 3), m=st.integers(2, 7), data=st.data())
-def test_tokens_share_a_region_when_the_shift_left_them_together(rows, columns, m, data):
-    """Two tokens of a shifted window are of one region if neither wrapped around, or both did."""
+def test_shift_regions(rows, columns, m, data):
+    """Two tokens of a shifted window share a region if neither or both wrapped around."""
     shift = data.draw(st.integers(1, m - 1))
     h, w = rows * m, columns * m
     regions = windows.shift_regions(h, w, m, shift)
@@ -66,7 +66,7 @@ def test_tokens_share_a_region_when_the_shift_left_them_together(rows, columns, 
     assert torch.equal(regions[:, :, None] == regions[:, None, :], together)
 
 
-def test_mask_is_minus_100_and_serves_training_after_inference():
+def test_mask_is_minus_100_and_valid_in_training_after_inference():
     spec = windows.WindowSpec(1, 7, 3, 1.0)
     with torch.inference_mode():
         windows._cached_mask.cache_clear()

@@ -1,8 +1,8 @@
-"""The fused kernels as compiled, on a GPU: precision, determinism, compilation, capture."""
+"""The Triton kernels on a GPU: precision, determinism, compilation, CUDA graphs."""
 
 import pytest
 import torch
-from triton_cases import CASES, Case, assert_as_exact_as_plain_pytorch, make_inputs, run
+from triton_attention_cases import CASES, Case, assert_as_exact_as_plain_pytorch, make_inputs, run
 
 from swin_dense.backbones import SwinTransformer
 from swin_dense.ops import triton_support
@@ -17,21 +17,21 @@ def _fits() -> bool:
 
 pytestmark = pytest.mark.skipif(not _fits(), reason="no GPU that the kernels are for")
 
-# As large as stage 1 of a small image, so that programs own many windows.
+# As large as stage 1 of a small image, so that each program computes many windows.
 LARGE = [Case(2, 101, 83, 3, 7, 3), Case(1, 101, 83, 3, 12, 6)]
 PRECISIONS = [torch.float32, torch.float16, torch.bfloat16]
 
 
 @pytest.mark.parametrize("dtype", PRECISIONS, ids=str)
 @pytest.mark.parametrize("case", [*CASES, *LARGE], ids=str)
-def test_as_exact_as_plain_pytorch(case, dtype):
+def test_as_accurate_as_plain_pytorch(case, dtype):
     assert_as_exact_as_plain_pytorch(case, dtype, dtype, "cuda")
 
 
 @pytest.mark.parametrize("dtype", PRECISIONS[1:], ids=str)
 @pytest.mark.parametrize("case", LARGE, ids=str)
-def test_as_exact_as_plain_pytorch_under_autocast(case, dtype):
-    """qkv comes in the precision of autocast, parameters stay in fp32."""
+def test_as_accurate_as_plain_pytorch_under_autocast(case, dtype):
+    """qkv is in the precision of autocast, parameters are in fp32."""
     assert_as_exact_as_plain_pytorch(case, dtype, torch.float32, "cuda")
 
 
@@ -42,7 +42,7 @@ def test_every_window_size(window):
         assert_as_exact_as_plain_pytorch(case, dtype, torch.float32, "cuda")
 
 
-def test_tf32_is_used_only_where_it_is_allowed():
+def test_tf32_only_where_allowed():
     inputs = make_inputs(LARGE[0], torch.float32, torch.float32, "cuda")
     exact = run("triton", LARGE[0], inputs)
     matmul = torch.backends.cuda.matmul
@@ -58,7 +58,7 @@ def test_tf32_is_used_only_where_it_is_allowed():
 
 
 @pytest.mark.parametrize("case", LARGE, ids=str)
-def test_same_bits_every_time(case):
+def test_deterministic(case):
     inputs = make_inputs(case, torch.bfloat16, torch.float32, "cuda")
     first, *others = (run("triton", case, inputs) for _ in range(4))
     assert all(torch.equal(other[name], first[name]) for other in others for name in first)
@@ -78,7 +78,7 @@ def test_64_bit_offsets(monkeypatch):
             torch.testing.assert_close(ours[name], expected[name], rtol=1e-2, atol=1e-2)
 
 
-def test_a_kernel_is_compiled_once_for_all_sizes():
+def test_one_compilation_for_all_sizes():
     from swin_dense.ops.window_attention.triton import kernels as triton_kernels
 
     def kernels() -> int:
@@ -96,7 +96,7 @@ def test_a_kernel_is_compiled_once_for_all_sizes():
     assert kernels() == before
 
 
-def test_torch_compile_takes_all_sizes_without_a_recompile():
+def test_torch_compile_does_not_recompile_for_other_sizes():
     def attend(*inputs):
         return shifted_window_attention(
             *inputs, num_heads=2, window_size=7, shift_size=3, scale=0.2, impl="triton"
@@ -123,7 +123,7 @@ def test_cuda_graph_replays():
             *inputs, num_heads=3, window_size=7, shift_size=3, scale=0.2, impl="triton"
         )
 
-    attend()  # compiles, which a capture must not
+    attend()  # compiles, which is not possible during capture
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         out = attend()
@@ -133,7 +133,7 @@ def test_cuda_graph_replays():
 
 
 def test_backbone_under_autocast():
-    """Maps and gradients of a whole backbone: as near to fp32 as plain PyTorch under autocast."""
+    """Feature maps and gradients of a backbone: as close to fp32 as plain PyTorch in autocast."""
     x = torch.randn(1, 3, 200, 168, device="cuda")
 
     def results(impl: str, autocast: bool) -> list[torch.Tensor]:
@@ -154,5 +154,5 @@ def test_backbone_under_autocast():
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="one GPU")
-def test_a_gpu_that_is_not_the_current_one():
+def test_gpu_that_is_not_the_current_device():
     assert_as_exact_as_plain_pytorch(LARGE[0], torch.float16, torch.float16, "cuda:1")

@@ -1,4 +1,4 @@
-"""Blocks by the fused functions: the same as their modules, and only where they may stand in."""
+"""Blocks computed by ``ops.block``: equal to their modules, which run in all other cases."""
 
 import copy
 
@@ -29,7 +29,7 @@ def make(**kwargs):
 
 
 def step(model, image):
-    """Maps and gradients of a training step."""
+    """Feature maps and gradients of a training step."""
     torch.manual_seed(1)  # stochastic depth
     maps = model(image)
     inputs = [image, *model.parameters()]
@@ -38,7 +38,7 @@ def step(model, image):
 
 @pytest.fixture
 def count(monkeypatch):
-    """Number of blocks that the fused functions compute."""
+    """Number of blocks that ``ops.block`` computes."""
     calls = []
     inner = swin.proj_mlp
     monkeypatch.setattr(swin, "proj_mlp", lambda *args: calls.append(1) or inner(*args))
@@ -47,8 +47,8 @@ def count(monkeypatch):
 
 @pytest.mark.parametrize("with_cp", [False, True])
 @pytest.mark.parametrize("qkv_bias", [True, False])
-def test_equals_the_modules(qkv_bias, with_cp, count):
-    """In training with stochastic depth, by the same random numbers."""
+def test_fused_block_equals_its_modules(qkv_bias, with_cp, count):
+    """In training with stochastic depth and the same random numbers."""
     ours = make(qkv_bias=qkv_bias, drop_path_rate=0.5, with_cp=with_cp).double()
     plain = make(qkv_bias=qkv_bias, drop_path_rate=0.5, attn_impl="reference").double()
     g = torch.Generator().manual_seed(0)
@@ -57,11 +57,11 @@ def test_equals_the_modules(qkv_bias, with_cp, count):
     assert count() == (8 if with_cp else 4)
     for a, b in zip(found, step(plain, image), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
-    assert count() == (8 if with_cp else 4)  # 'reference' is the modules themselves
+    assert count() == (8 if with_cp else 4)  # 'reference' runs the modules
 
 
 class Adapter(nn.Linear):
-    """What parameter-efficient tuning puts in a linear layer's place."""
+    """Replaces a linear layer, as parameter-efficient fine-tuning does."""
 
     def forward(self, x):
         return super().forward(x) + 1
@@ -101,7 +101,7 @@ REPLACED = [replace_mlp, replace_activation, replace_norm]
 
 
 @pytest.mark.parametrize("change", CHANGES + REPLACED)
-def test_changed_blocks_are_what_their_modules_say(change, count):
+def test_modified_blocks_run_their_modules(change, count):
     model, image = make().eval(), torch.ones(1, 3, 20, 20)
     plain = make(attn_impl="reference").eval()
     for one in (model, plain):
@@ -113,7 +113,7 @@ def test_changed_blocks_are_what_their_modules_say(change, count):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
 
 
-def test_replicas_of_data_parallel_use_their_modules(count):
+def test_data_parallel_replicas_run_their_modules(count):
     block = copy.copy(make().eval().stages[0].blocks[0])
     block._modules = {**block._modules, "norm1": block.norm1._replicate_for_data_parallel()}
     block._modules["norm1"].weight, block._modules["norm1"].bias = torch.ones(16), torch.zeros(16)
@@ -121,7 +121,7 @@ def test_replicas_of_data_parallel_use_their_modules(count):
     assert count() == 0
 
 
-def test_global_hooks_see_every_module(count):
+def test_global_hooks_are_called_for_every_module(count):
     seen = []
     handle = nn.modules.module.register_module_forward_hook(lambda m, *_: seen.append(type(m)))
     try:
@@ -132,7 +132,7 @@ def test_global_hooks_see_every_module(count):
     assert seen.count(DropPath) == 8
 
 
-def test_dropout_is_for_the_modules_while_training(count):
+def test_dropout_in_training_runs_the_modules(count):
     model = make(drop_rate=0.5)
     model.train()(torch.ones(1, 3, 20, 20))
     assert count() == 0
@@ -140,7 +140,7 @@ def test_dropout_is_for_the_modules_while_training(count):
     assert count() == 4
 
 
-def test_traced_and_fake_tensors_see_plain_operators(count):
+def test_transforms_and_meta_tensors_run_the_modules(count):
     model, image = make().eval(), torch.ones(1, 3, 20, 20)
     copy.deepcopy(model).to("meta")(image.to("meta"))
     torch.func.jvp(lambda x: model(x)[0], (image,), (image,))

@@ -1,4 +1,4 @@
-"""What reaches the terminal, what the log, and how progress and metrics look."""
+"""Output to the terminal and the log file, progress, and metric tables."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def logger(tmp_path):
     return MMLogger(name=name, log_file=str(tmp_path / "run.log"))
 
 
-def test_libraries_print_into_the_log(logger, tmp_path, capsys):
+def test_output_of_libraries_goes_to_the_log(logger, tmp_path, capsys):
     with terminal.quiet_terminal():
         print("before there is a log")
         terminal.redirect_log(logger)
@@ -43,7 +43,7 @@ def test_libraries_print_into_the_log(logger, tmp_path, capsys):
         assert log.count(line) == 1
 
 
-def test_warnings_reach_the_user_unless_nothing_can_be_done(logger, tmp_path, capsys):
+def test_warnings_are_shown_unless_irrelevant_to_users(logger, tmp_path, capsys):
     with terminal.quiet_terminal():
         terminal.redirect_log(logger)
         warnings.simplefilter("always")
@@ -58,14 +58,14 @@ def test_warnings_reach_the_user_unless_nothing_can_be_done(logger, tmp_path, ca
         assert line in log
 
 
-def test_outside_nothing_is_redirected(capsys):
+def test_no_redirection_outside_the_context(capsys):
     with terminal.quiet_terminal(), terminal.quiet_terminal():
         print("hidden")
     print("shown")
     assert capsys.readouterr().out == "shown\n"
 
 
-def test_coco_metrics_have_a_column_for_boxes_and_one_for_masks():
+def test_coco_metrics_have_columns_for_boxes_and_masks():
     metrics = {"coco/bbox_mAP": 0.5, "coco/bbox_mAP_50": 0.75, "coco/segm_mAP": 0.25}
     lines = [line for line in text_of(metrics_table(metrics)).splitlines() if "│" in line]
     assert [cell.strip() for cell in lines[0].split("│")[1:-1]] == ["mAP", "0.500", "0.250"]
@@ -79,7 +79,7 @@ def test_other_metrics_have_a_row_each():
     assert "33.000" in text
 
 
-def test_only_plain_values_are_kept(tmp_path):
+def test_only_plain_values_are_written(tmp_path):
     import numpy as np
 
     found = plain_values({"a": np.float32(0.5), "b": [1, 2], "c": 3})
@@ -89,7 +89,7 @@ def test_only_plain_values_are_kept(tmp_path):
     assert [p.name for p in (tmp_path / "deep").iterdir()] == ["m.json"]
 
 
-def test_the_time_left_counts_iterations_and_evaluations_apart(monkeypatch, capsys):
+def test_time_left_includes_iterations_and_evaluations(monkeypatch, capsys):
     now = SimpleNamespace(value=1000.0)
     monkeypatch.setattr("time.monotonic", lambda: now.value)
     runner = SimpleNamespace(
@@ -134,18 +134,18 @@ def test_the_time_left_counts_iterations_and_evaluations_apart(monkeypatch, caps
         ),
     ],
 )
-def test_known_errors_of_libraries_are_user_errors(error, words):
+def test_known_library_errors_become_user_errors(error, words):
     found = as_user_error(error)
     assert isinstance(found, UserError)
     assert words in str(found)
 
 
 @pytest.mark.parametrize("error", [RuntimeError("shapes"), KeyError("x"), OSError(5, "I/O", "f")])
-def test_other_errors_are_bugs(error):
+def test_other_errors_are_not_user_errors(error):
     assert as_user_error(error) is None
 
 
-def test_errors_in_a_worker_are_reported_by_their_last_line():
+def test_worker_errors_are_reported_by_their_last_line():
     text = (
         "Caught FileNotFoundError in DataLoader worker process 0.\n"
         "Original Traceback (most recent call last):\n  File 'x.py', line 1\n"
@@ -156,7 +156,7 @@ def test_errors_in_a_worker_are_reported_by_their_last_line():
     assert "Traceback" not in line
 
 
-def test_the_terminal_shows_warnings_and_messages_for_the_user(logger, monkeypatch, capsys):
+def test_terminal_shows_warnings_and_user_messages(logger, monkeypatch, capsys):
     with terminal.quiet_terminal():
         terminal.redirect_log(logger)
         for rank, prefix in (("0", "first"), ("1", "second")):

@@ -1,4 +1,4 @@
-"""Fitting a run to the machine: device, precision, workers, batch size, processes."""
+"""Adapting a run to the hardware: device, precision, workers, batch size, processes."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ def test_mixed_precision_stays_on_a_gpu(messages):
     assert not messages
 
 
-def test_amp_asked_for_on_a_cpu():
+def test_amp_on_a_cpu_raises():
     with pytest.raises(UserError, match="needs a GPU"):
         set_precision(Config({"optim_wrapper": {}}), CPU, amp=True)
 
 
-def test_loaders_without_workers_keep_nothing_alive():
+def test_loaders_without_workers_are_not_persistent():
     loader = {"num_workers": 0, "persistent_workers": True, "prefetch_factor": 2}
     cfg = Config({"train_dataloader": loader, "val_dataloader": {**loader, "num_workers": 2}})
     adapt_workers(cfg)
@@ -59,7 +59,7 @@ def test_loaders_without_workers_keep_nothing_alive():
     assert cfg.val_dataloader.persistent_workers
 
 
-def test_the_user_is_told_of_another_batch_size(messages):
+def test_user_is_notified_of_another_batch_size(messages):
     cfg = Config({"auto_scale_lr": {"base_batch_size": 16}, "train_dataloader": {"batch_size": 2}})
     advise_learning_rate(cfg)
     assert "16" in messages[0]
@@ -71,12 +71,12 @@ def test_the_user_is_told_of_another_batch_size(messages):
 
 
 @pytest.mark.parametrize("name", ["gpu", "cuda:", "cuda:x", "", "CPU"])
-def test_unknown_devices(name):
+def test_unknown_devices_raise(name):
     with pytest.raises(UserError, match="unknown device"):
         choose_device(name)
 
 
-def test_devices_that_are_there():
+def test_available_devices():
     assert choose_device("cpu").type == "cpu"
     expected = "cuda" if torch.cuda.is_available() else "cpu"
     assert choose_device("auto").type == expected
@@ -92,7 +92,7 @@ def test_errors_of_the_first_process_are_raised():
         on_first_process(fail)
 
 
-def test_only_the_first_process_talks(monkeypatch, capsys):
+def test_only_the_first_process_prints(monkeypatch, capsys):
     monkeypatch.setenv("RANK", "1")
     terminal.notify_user("hidden")
     monkeypatch.setenv("RANK", "0")

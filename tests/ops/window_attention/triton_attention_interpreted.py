@@ -1,22 +1,22 @@
-"""The fused kernels in Triton's interpreter, on the CPU.
+"""The attention kernels in Triton's interpreter, on the CPU.
 
-Run by ``test_triton_attention.py`` in a process of its own: Triton decides when it is imported
-whether it compiles or interprets. By hand: ``TRITON_INTERPRET=1 pytest`` and this file.
+Run by ``test_triton_attention.py`` in a separate process: Triton decides at import whether it
+compiles or interprets. By hand: ``TRITON_INTERPRET=1 pytest`` and this file.
 
-Not in bf16, whose products the interpreter gets wrong.
+Not in bf16, whose matrix products are wrong in the interpreter.
 """
 
 import pytest
 import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from triton_cases import CASES, Case, assert_as_exact_as_plain_pytorch, make_inputs, run
+from triton_attention_cases import CASES, Case, assert_as_exact_as_plain_pytorch, make_inputs, run
 
 from swin_dense.backbones import SwinTransformer
 from swin_dense.ops.window_attention import shifted_window_attention
 from swin_dense.ops.window_attention.triton import op as triton_attention
 
-MIXED = Case(1, 6, 8, 2, 5, 2)  # shifted, padded, several windows a program
+MIXED = Case(1, 6, 8, 2, 5, 2)  # shifted, padded, several windows per program
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -29,19 +29,19 @@ def test_fp32_equals_float64(case):
     "case", [MIXED, Case(1, 12, 11, 1, 12, 6), Case(1, 3, 7, 2, 5, 2)], ids=str
 )
 def test_fp16_equals_float64(case, bias_dtype):
-    """Under autocast qkv comes in fp16 and parameters stay in fp32."""
+    """Under autocast qkv is in fp16, and parameters are in fp32."""
     assert_as_exact_as_plain_pytorch(case, torch.float16, bias_dtype)
 
 
 @pytest.mark.parametrize("programs", [1, 3, 100])
-def test_windows_may_be_dealt_out_to_any_number_of_programs(monkeypatch, programs):
+def test_any_number_of_programs(monkeypatch, programs):
     from swin_dense.ops.window_attention.triton import launch as triton_launch
 
     monkeypatch.setattr(triton_launch, "_PROGRAMS_PER_SM", programs)
     assert_as_exact_as_plain_pytorch(MIXED, torch.float32, torch.float32)
 
 
-def test_offsets_of_64_bits_give_the_same(monkeypatch):
+def test_64_bit_offsets_give_the_same(monkeypatch):
     from swin_dense.ops.window_attention.triton import launch as triton_launch
 
     for case in (MIXED, Case(1, 9, 8, 1, 9, 4)):
@@ -54,7 +54,7 @@ def test_offsets_of_64_bits_give_the_same(monkeypatch):
 
 
 @pytest.mark.parametrize("wanted", [(0,), (1,), (2,), (0, 1), (1, 2)])
-def test_only_wanted_gradients_are_computed(wanted):
+def test_only_required_gradients_are_computed(wanted):
     inputs = make_inputs(MIXED, torch.float32, torch.float32)
     expected = list(run("reference", MIXED, inputs).values())[1:]
     inputs = [x.detach().requires_grad_(i in wanted) for i, x in enumerate(inputs)]
@@ -84,8 +84,8 @@ def test_strided_and_empty_inputs():
     assert not position_bias.grad.any()
 
 
-def test_declarations_to_pytorch_hold():
-    """Schema, fake implementation, autograd registration, traced with symbolic sizes."""
+def test_opcheck():
+    """Schema, fake implementation, autograd registration, tracing with symbolic sizes."""
     inputs = make_inputs(Case(1, 6, 4, 1, 5, 2), torch.float32, torch.float32)
     result = torch.library.opcheck(
         triton_attention.shifted_window_attention, (*inputs, 1, 5, 2, 0.2)
@@ -93,7 +93,7 @@ def test_declarations_to_pytorch_hold():
     assert set(result.values()) == {"SUCCESS"}
 
 
-def test_operator_and_direct_call_are_the_same():
+def test_operator_equals_direct_call():
     inputs = make_inputs(MIXED, torch.float32, torch.float32)
     direct = run("triton", MIXED, inputs)
     with Seen() as seen:
@@ -105,7 +105,7 @@ def test_operator_and_direct_call_are_the_same():
 
 
 class Seen(TorchDispatchMode):
-    """Operators that were called."""
+    """Records the operators that are called."""
 
     def __init__(self):
         super().__init__()
@@ -138,7 +138,7 @@ def test_compiles_to_one_operator_for_all_sizes():
     assert len([c for c in calls if "sym" not in str(c) and "aten" in str(c)]) == 0
 
 
-def test_compiled_gradients_are_the_operators():
+def test_compiled_gradients_equal_eager_ones():
     case = Case(1, 6, 4, 1, 5, 2)
     inputs = make_inputs(case, torch.float32, torch.float32)
     compiled = torch.compile(shifted_window_attention, backend="aot_eager", fullgraph=True)
@@ -148,7 +148,7 @@ def test_compiled_gradients_are_the_operators():
         assert torch.equal(ours[name], expected[name]), name
 
 
-def test_export_sees_one_operator():
+def test_export_contains_one_operator():
     class Attend(nn.Module):
         def forward(self, *inputs):
             return shifted_window_attention(
@@ -163,7 +163,7 @@ def test_export_sees_one_operator():
 
 
 def test_backbone_and_its_gradients():
-    """Through a whole backbone: qkv weight and bias, bias table, and the image."""
+    """Gradients of qkv weight and bias, bias table, and image."""
     results = {}
     x, weight = torch.randn(1, 3, 44, 36), torch.randn(64)
     for impl in ("reference", "triton"):
@@ -177,7 +177,7 @@ def test_backbone_and_its_gradients():
             if name.endswith(("bias_table", "qkv.bias")):
                 nn.init.normal_(parameter)
         image = x.clone().requires_grad_()
-        # Not of the maps' squares: the last LayerNorm makes their sum constant.
+        # Not squares of the feature maps: the last LayerNorm makes their sum constant.
         sum((m * weight[: m.shape[1], None, None]).sum() for m in model(image)).backward()
         results[impl] = {name: p.grad for name, p in model.named_parameters()}
         results[impl]["image"] = image.grad
@@ -189,7 +189,7 @@ def test_backbone_and_its_gradients():
         )
 
 
-def test_only_inputs_are_kept_for_backward():
+def test_saves_only_its_inputs_for_backward():
     inputs = make_inputs(MIXED, torch.float32, torch.float32)
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(kept.append, lambda x: x):
@@ -199,13 +199,13 @@ def test_only_inputs_are_kept_for_backward():
     assert [x.data_ptr() for x in kept] == [x.data_ptr() for x in inputs]
 
 
-def test_same_bits_every_time():
+def test_deterministic():
     inputs = make_inputs(MIXED, torch.float32, torch.float32)
     first, second = (run("triton", MIXED, inputs) for _ in range(2))
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_unfit_arguments_are_named():
+def test_unsupported_arguments_raise():
     qkv, bias, position_bias = make_inputs(MIXED, torch.float32, torch.float32)
     call = {"num_heads": 2, "window_size": 5, "scale": 1.0, "impl": "triton"}
     bad = {

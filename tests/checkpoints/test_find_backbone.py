@@ -1,4 +1,4 @@
-"""The backbone is found in any wrapping, and averaged weights are preferred."""
+"""The backbone's weights are found in any container and below any prefix; EMA is preferred."""
 
 import pytest
 import torch
@@ -28,7 +28,7 @@ def other(state):
 
 
 OTHERS = {"neck.w": torch.ones(1), "decode_head.conv_seg.weight": torch.ones(2)}
-WRAPPED = {
+CONTAINERS = {
     "bare": lambda s: s,
     "model": lambda s: {"model": s, "epoch": 3, "optimizer": {"state": {}}},
     "state_dict": lambda s: {"state_dict": s, "meta": {}},
@@ -43,10 +43,10 @@ WRAPPED = {
     },
     "Lightning": lambda s: {"state_dict": prefixed("model.", s), "hparams": {}},
     "Mask2Former": lambda s: prefixed("model.pixel_level_module.encoder.", s) | OTHERS,
-    "a path of its own": lambda s: {"state_dict": prefixed("net.vision.trunk.", s) | OTHERS},
+    "unknown prefix": lambda s: {"state_dict": prefixed("net.vision.trunk.", s) | OTHERS},
     "timm EMA": lambda s: {"state_dict": other(s), "state_dict_ema": s},
     "model_ema": lambda s: {"model": other(s), "model_ema": s},
-    "mmengine EMA": lambda s: {  # its state_dict has the averages already
+    "mmengine EMA": lambda s: {  # its state_dict already has the averages
         "state_dict": prefixed("backbone.", s),
         "ema_state_dict": prefixed("module.backbone.", other(s)) | {"steps": torch.tensor(3)},
     },
@@ -56,10 +56,10 @@ WRAPPED = {
 
 
 @pytest.mark.parametrize("layout", TARGETS)
-@pytest.mark.parametrize("wrapping", WRAPPED)
-def test_the_backbone_is_found_in_any_wrapping(wrapping, layout):
+@pytest.mark.parametrize("container", CONTAINERS)
+def test_backbone_is_found_in_any_container(container, layout):
     source = random_model().state_dict()
-    found = find_backbone(weights_of(WRAPPED[wrapping](convert(source, layout).state)))
+    found = find_backbone(weights_of(CONTAINERS[container](convert(source, layout).state)))
     assert found.layout is TARGETS[layout]
     state = found.layout.to_openmmlab(found.state)
     parameters = {k for k in source if not k.endswith("index")}
@@ -67,10 +67,10 @@ def test_the_backbone_is_found_in_any_wrapping(wrapping, layout):
     assert all(torch.equal(state[key], source[key]) for key in parameters)
 
 
-@pytest.mark.parametrize("wrapping", ["bare", "model", "data parallel detector", "timm EMA"])
-def test_init_cfg_takes_it(tmp_path, wrapping):
+@pytest.mark.parametrize("container", ["bare", "model", "data parallel detector", "timm EMA"])
+def test_init_cfg_accepts_any_container(tmp_path, container):
     source = random_model()
-    torch.save(WRAPPED[wrapping](convert(source.state_dict(), "hf").state), tmp_path / "w.pth")
+    torch.save(CONTAINERS[container](convert(source.state_dict(), "hf").state), tmp_path / "w.pth")
     init_cfg = {"type": "Pretrained", "checkpoint": str(tmp_path / "w.pth")}
     model = SwinTransformer(**SMALL, init_cfg=init_cfg)
     model.init_weights()
@@ -78,7 +78,7 @@ def test_init_cfg_takes_it(tmp_path, wrapping):
         assert torch.equal(parameter, model.get_parameter(name))
 
 
-def test_safetensors_are_weights_too(tmp_path):
+def test_safetensors_files(tmp_path):
     from safetensors.torch import save_file
 
     source = random_model()
@@ -94,7 +94,7 @@ def test_safetensors_are_weights_too(tmp_path):
         assert torch.equal(parameter, by_mmengine.get_parameter(name))
 
 
-def test_what_is_no_swin_loses_the_usual_prefixes():
+def test_usual_prefixes_are_stripped_from_other_models():
     state = {"module.backbone.conv1.weight": torch.ones(1), "module.neck.w": torch.ones(1)}
     weights = weights_of({"state_dict": state, "epoch": 3})
     assert list(strip_prefixes(weights)) == ["conv1.weight"]

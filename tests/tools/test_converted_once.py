@@ -1,4 +1,4 @@
-"""Weights are converted once on every way in, and never when a run is resumed."""
+"""Weights are converted exactly once, however they are loaded, and never when resuming."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SMALL = {"embed_dims": 8, "depths": (1, 1, 1, 1), "num_heads": (1, 1, 2, 2), "wi
 
 @pytest.fixture
 def conversions(monkeypatch):
-    """The calls of the functions that convert a state dict to OpenMMLab's layout and resize it."""
+    """Calls of the functions that convert a state dict to OpenMMLab's layout and resize it."""
     calls = []
 
     def count(owner, name):
@@ -80,7 +80,7 @@ WAYS = {
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_module_converts_once(way, tmp_path, conversions):
+def test_module_converts_once(way, tmp_path, conversions):
     state = convert({"state_dict": Model().state_dict()}, "official").state
     conversions.clear()
     WAYS[way](tmp_path / "w.pth", state)
@@ -98,7 +98,7 @@ def test_deit_converts_once(tmp_path, conversions):
     assert conversions == ["to_native"]
 
 
-def test_the_conversion_tool_converts_once(conversions):
+def test_conversion_tool_converts_once(conversions):
     convert(SwinTransformer(**SMALL).state_dict(), "hf")
     assert conversions == ["to_openmmlab"]
 
@@ -110,7 +110,7 @@ custom_hooks = [dict(type="EMAHook")]  # loads each checkpoint into a second mod
 """
 
 
-def test_the_tools_convert_once_and_resuming_never(tool, trained, tmp_path, conversions, capfd):
+def test_tools_convert_once_and_not_when_resuming(tool, trained, tmp_path, conversions, capfd):
     config = tmp_path / "averaged.py"
     config.write_text(CONFIG.format(base=str(trained.config)))
     flags = [config, "--data-root", trained.data_root, "--work-dir", tmp_path / "run"]

@@ -35,7 +35,7 @@ def attention(value: Tensor, locations: Tensor, weights: Tensor) -> Tensor:
 
 
 def attention_inputs() -> list[Tensor]:
-    locations = 1.2 * uniform(63, 2, 3, 2, 2, 4, 2) - 0.1  # some are outside
+    locations = 1.2 * uniform(63, 2, 3, 2, 2, 4, 2) - 0.1  # some lie outside
     return [uniform(61, 2, 26, 2, 3) - 0.5, locations, uniform(62, 2, 3, 2, 2, 4)]
 
 
@@ -50,7 +50,7 @@ def conv_inputs() -> list[Tensor]:
 
 
 def call(name: str) -> tuple[Callable[..., Tensor], list[Tensor]]:
-    """A differentiable operator of its tensors, and these."""
+    """A differentiable operator, and its input tensors."""
     features, rois = uniform(81, 2, 3, 8, 10) - 0.5, regions(82, 5, 2)
     logits, target = 6 * uniform(83, 7, 4) - 3, torch.tensor([0, 1, 2, 3, 4, 0, 2])
     geometry: tuple[Any, ...] = (1, 1, 1, 2, 2)
@@ -106,7 +106,7 @@ def run(
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_gradients_are_the_derivatives(name: str) -> None:
+def test_gradcheck(name: str) -> None:
     function, inputs = call(name)
     leaves = [tensor.double().requires_grad_() for tensor in inputs]
     # float64 goes through float64 kernels, so gradcheck's own tolerances hold.
@@ -116,7 +116,7 @@ def test_gradients_are_the_derivatives(name: str) -> None:
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("name", NAMES)
-def test_half_precision_is_float32_rounded(name: str, dtype: torch.dtype, device: str) -> None:
+def test_half_precision_equals_rounded_float32(name: str, dtype: torch.dtype, device: str) -> None:
     function, inputs = call(name)
     halves = [tensor.to(device, dtype) for tensor in inputs]
     if name.startswith("roi"):  # the regions are rounded too
@@ -144,7 +144,7 @@ def test_cuda_equals_cpu(name: str, device: str) -> None:
     expected = run(function, inputs)
     actual = run(function, [tensor.to(device) for tensor in inputs])
     for a, e in zip(actual, expected, strict=True):
-        # Sums of a few hundred float32 terms in another order.
+        # Sums of a few hundred float32 terms, in another order.
         torch.testing.assert_close(a.cpu(), e, rtol=1e-4, atol=1e-5)
 
 
@@ -218,7 +218,7 @@ def plain_roi_pool(features: Tensor, rois: Tensor, size: tuple[int, int], scale:
 def test_roi_pool() -> None:
     features = uniform(3, 2, 3, 16, 20) - 0.5
     rois = regions(4, 8, 2)
-    rois[3, 3:] = rois[3, 1:3] - 5  # inside out
+    rois[3, 3:] = rois[3, 1:3] - 5  # negative size
     rois[4, 1:] += 200  # outside the feature map
     output = roi_pool(features, rois, (3, 4), 0.25)
     assert output.equal(plain_roi_pool(features, rois, (3, 4), 0.25))
@@ -227,7 +227,7 @@ def test_roi_pool() -> None:
 
 @pytest.mark.parametrize("mode", ["avg", "max"])
 @pytest.mark.parametrize("sampling_ratio", [0, 2])
-def test_roi_align_of_a_plane_is_its_value_at_the_centres(mode: str, sampling_ratio: int) -> None:
+def test_roi_align_is_exact_for_linear_functions(mode: str, sampling_ratio: int) -> None:
     rows, columns = torch.meshgrid(torch.arange(16.0), torch.arange(20.0), indexing="ij")
     plane = (2 * rows - 3 * columns)[None, None]
     rois = torch.tensor([[0, 8.0, 12, 40, 48], [0, 20, 4, 60, 44]])
@@ -245,7 +245,7 @@ def test_roi_align_of_a_plane_is_its_value_at_the_centres(mode: str, sampling_ra
     assert roi_align(plane, rois[:0], 7, 0.25, 0, mode).shape == (0, 1, 7, 7)
 
 
-def test_deform_conv_without_offsets_is_a_convolution() -> None:
+def test_deform_conv_without_offsets_equals_convolution() -> None:
     image, offset, mask, weight = conv_inputs()
     expected = F.conv2d(image, weight, padding=1, groups=2)
     output = deform_conv2d(image, torch.zeros_like(offset), weight, 1, 1, 1, 2, 2)
@@ -256,7 +256,7 @@ def test_deform_conv_without_offsets_is_a_convolution() -> None:
     torch.testing.assert_close(output, 0.5 * expected)
 
 
-def test_deform_conv_offsets_are_rows_before_columns() -> None:
+def test_deform_conv_offsets_are_row_first() -> None:
     image, offset, _, weight = conv_inputs()
     offset = torch.zeros_like(offset)
     offset[:, 0::2] = 1  # one row down
@@ -274,7 +274,7 @@ def test_deform_conv_weight_gradient_alone() -> None:
     torch.testing.assert_close(alone[1], together[3])
 
 
-def test_deform_conv_backward_twice() -> None:
+def test_deform_conv_second_backward() -> None:
     function, inputs = call("deform_conv2d")
     leaves = [tensor.requires_grad_() for tensor in inputs]
     output = function(*leaves)
@@ -302,7 +302,7 @@ def test_multi_scale_deformable_attention() -> None:
     torch.testing.assert_close(output, expected.flatten(2), rtol=1e-4, atol=1e-5)
 
 
-def test_autocast_leaves_the_operators_in_float32() -> None:
+def test_operators_run_in_float32_under_autocast() -> None:
     for name in ("deform_conv2d", "ms_deform_attn", "roi_align"):
         function, inputs = call(name)
         expected = run(function, inputs)

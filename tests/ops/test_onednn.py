@@ -1,4 +1,4 @@
-"""Products by oneDNN equal PyTorch's, and are taken only where they may be."""
+"""Matrix products by oneDNN equal PyTorch's, and are used only where allowed."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ ONEDNN = pytest.mark.skipif(
 
 @pytest.fixture
 def setting(monkeypatch):
-    """Sets the environment variable, and forgets what was chosen before."""
+    """Sets the environment variable and clears the cached choice."""
 
     monkeypatch.setattr(dispatch, "_SMALLEST", 0)
 
@@ -28,7 +28,7 @@ def setting(monkeypatch):
 
 
 def calls(monkeypatch):
-    """Counts calls of oneDNN's operator from now on."""
+    """Records the calls of oneDNN's operator from now on."""
     found = []
     inner = dispatch.onednn_linear
     for module in (dispatch, pytorch):
@@ -61,8 +61,8 @@ def test_onednn_equals_pytorch(setting, bias, monkeypatch):
 
 
 @ONEDNN
-@pytest.mark.filterwarnings("ignore:TF32 acceleration")  # PyTorch's, of its own switch
-def test_setting_and_switches_decide(setting, monkeypatch):
+@pytest.mark.filterwarnings("ignore:TF32 acceleration")  # PyTorch's, about its own flag
+def test_environment_variable_and_pytorch_flags(setting, monkeypatch):
     x, weight = torch.ones(2, 4), torch.ones(3, 4)
     found = calls(monkeypatch)
     setting("0")
@@ -81,7 +81,7 @@ def test_setting_and_switches_decide(setting, monkeypatch):
 
 
 @ONEDNN
-def test_the_faster_one_is_chosen_once(setting, monkeypatch):
+def test_faster_backend_is_chosen_once(setting, monkeypatch):
     times = {"onednn": 1.0, "mkl": 2.0}
     runs = []
     monkeypatch.setattr(
@@ -105,7 +105,7 @@ def test_both_backends_are_timed(backward):
     assert 0 < mkl < 1
 
 
-def test_operations_are_counted_as_ever(setting):
+def test_flops_are_counted(setting):
     setting("1")
     norm = Norm(torch.ones(24), torch.zeros(24), 1e-5)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:

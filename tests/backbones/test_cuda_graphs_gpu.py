@@ -1,4 +1,4 @@
-"""Forward passes from CUDA graphs as recorded and replayed on a GPU, against eager ones."""
+"""CUDA graphs recorded and replayed on a GPU, against eager forward passes."""
 
 import copy
 import threading
@@ -18,7 +18,7 @@ SIZES = [(64, 96), (224, 224), (130, 61)]
 
 
 def models(**kwargs):
-    """A model with graphs, and one without of the same weights."""
+    """A model with CUDA graphs, and one without, with the same weights."""
     ours = SwinTransformer(**SMALL, cuda_graphs=2, **kwargs).cuda().eval()
     ours.init_weights()
     plain = SwinTransformer(**SMALL, **kwargs).cuda().eval()
@@ -34,7 +34,7 @@ def assert_same(ours, expected):
     assert len(ours) == len(expected)
     for a, b in zip(ours, expected, strict=True):
         assert a.dtype == b.dtype
-        # The same kernels, unless a library chooses another for another stream.
+        # The same kernels, unless a library chooses different ones on another stream.
         scale = b.float().abs().max()
         tolerance = 1e-5 if b.dtype == torch.float32 else 2e-2
         assert (a.float() - b.float()).abs().max() <= tolerance * scale
@@ -46,7 +46,7 @@ def assert_same(ours, expected):
 def test_replay_equals_eager(impl, dtype, mode):
     ours, plain = models(attn_impl=impl)
     with mode(), torch.autocast("cuda", dtype, enabled=dtype is not None):
-        for size in SIZES * 2:  # the third puts out the first
+        for size in SIZES * 2:  # the third evicts the first
             for _ in range(2):
                 x = image(size)
                 assert_same(ours(x), plain(x))
@@ -54,7 +54,7 @@ def test_replay_equals_eager(impl, dtype, mode):
     assert len(ours.cuda_graphs) == 2
 
 
-def test_a_graph_of_inference_mode_serves_without_and_the_reverse():
+def test_no_grad_and_inference_mode_share_graphs():
     ours, plain = models()
     for first, second in ((torch.no_grad, torch.inference_mode),) * 2:
         ours.cuda_graphs.clear()
@@ -71,7 +71,7 @@ def test_a_graph_of_inference_mode_serves_without_and_the_reverse():
 
 
 @torch.no_grad()
-def test_maps_outlive_the_next_call():
+def test_feature_maps_survive_the_next_call():
     ours, plain = models()
     inputs = [image(SIZES[0]) for _ in range(3)]
     maps = [ours(x) for x in inputs]
@@ -80,7 +80,7 @@ def test_maps_outlive_the_next_call():
 
 
 @torch.no_grad()
-def test_graphs_of_one_pool_may_be_replayed_in_any_order():
+def test_graphs_replay_in_any_order():
     ours, plain = models()
     inputs = [image(size) for size in SIZES[:2]]
     for i in (0, 1, 1, 0, 0, 1, 0):
@@ -88,7 +88,7 @@ def test_graphs_of_one_pool_may_be_replayed_in_any_order():
 
 
 @torch.no_grad()
-def test_weights_written_in_place_are_seen():
+def test_replay_uses_weights_changed_in_place():
     ours, plain = models()
     x = image(SIZES[0])
     ours(x)
@@ -107,7 +107,7 @@ def test_weights_written_in_place_are_seen():
 
 
 @torch.no_grad()
-def test_weights_that_move_or_are_replaced_are_seen():
+def test_moved_or_replaced_weights_are_used():
     ours, plain = models()
     x = image(SIZES[0])
     ours(x)
@@ -135,7 +135,7 @@ def test_copies_have_their_own_graphs():
 
 
 @torch.no_grad()
-def test_masks_thrown_out_of_the_cache_are_not_missed():
+def test_replay_after_the_mask_cache_is_cleared():
     ours, plain = models(attn_impl="reference")
     x = image((230, 230))
     ours(x)
@@ -145,7 +145,7 @@ def test_masks_thrown_out_of_the_cache_are_not_missed():
     del junk
 
 
-def test_training_between_two_inferences():
+def test_training_between_inferences():
     ours, plain = models()
     optimizer = torch.optim.SGD(ours.parameters(), 1e-2)
     x = image(SIZES[0])
@@ -161,7 +161,7 @@ def test_training_between_two_inferences():
 
 
 @torch.no_grad()
-def test_streams_and_threads_take_turns():
+def test_stream_and_thread_safety():
     ours, plain = models()
     inputs = [image(SIZES[i % 3]) for i in range(6)]
     expected = [plain(x) for x in inputs]
@@ -184,7 +184,7 @@ def test_streams_and_threads_take_turns():
 
 
 @torch.no_grad()
-def test_want_of_memory_falls_back(monkeypatch):
+def test_out_of_memory_falls_back_to_eager(monkeypatch):
     ours, plain = models()
     x = image(SIZES[0])
     recorded = torch.cuda.graph
@@ -199,7 +199,7 @@ def test_want_of_memory_falls_back(monkeypatch):
             return super().__exit__(*args)
 
     def raise_out_of_memory(_):
-        raise torch.OutOfMemoryError("pretended")
+        raise torch.OutOfMemoryError("simulated")
 
     monkeypatch.setattr(torch.cuda, "graph", Full)
     assert_same(ours(x), plain(x))
@@ -210,8 +210,8 @@ def test_want_of_memory_falls_back(monkeypatch):
     assert [graph is None for graph in ours.cuda_graphs._graphs.values()] == [False, True]
 
 
-def test_what_cannot_be_recorded_is_an_error_that_names_the_mend():
-    """In a process of its own: PyTorch 2.11 keeps a failed recording's memory reserved."""
+def test_forward_that_cannot_be_recorded_raises():
+    """In a separate process: PyTorch 2.11 keeps the memory of a failed recording reserved."""
     from multiprocessing import get_context
 
     with get_context("spawn").Pool(1) as pool:

@@ -1,11 +1,11 @@
-"""The fused functions by our kernels, in Triton's interpreter on the CPU: whole, with autograd.
+"""norm_linear and proj_mlp by Triton kernels, with autograd, in Triton's interpreter on the CPU.
 
-Run by ``test_triton_block.py`` in a process of its own, see ``triton_block_interpreted.py``.
+Run by ``test_triton_block.py`` in a separate process, see ``triton_block_interpreted.py``.
 """
 
 import pytest
 import torch
-from fused_cases import Half, draw, gradients
+from plain_layers import Half, draw, gradients
 
 from swin_dense.backbones.swin import SwinTransformer
 from swin_dense.ops.block import Linear, Norm, api, norm_linear
@@ -25,14 +25,14 @@ NAMES = (
 
 
 def assert_close(ours, exact):
-    """Up to fp32's rounding of the largest number."""
+    """Up to fp32 rounding of the largest value."""
     bound = 1e-5 * max(1, exact.abs().max().item())
     torch.testing.assert_close(ours.to(exact.dtype), exact, rtol=0, atol=bound)
 
 
 @pytest.fixture
 def kernels(monkeypatch):
-    """Names of the kernels' functions that are called."""
+    """Names of the kernel launchers that are called."""
     called = []
 
     def watch(name):
@@ -69,7 +69,7 @@ def test_proj_mlp_equals_plain_layers(channels, keep, stochastic, kernels, monke
 @pytest.mark.parametrize(
     ("channels", "first"), [(24, ["layer_norm"]), (32, ["norm_linear"])], ids=["two", "one kernel"]
 )
-def test_norm_and_linear_layer_equal_plain_ones(channels, first, kernels):
+def test_norm_linear_equals_plain_layers(channels, first, kernels):
     norm, linear = torch.nn.LayerNorm(channels), torch.nn.Linear(channels, 64)
     x = draw(2, 3, 5, channels, dtype=torch.float32)
     parameters = [*norm.parameters(), *linear.parameters()]
@@ -81,8 +81,8 @@ def test_norm_and_linear_layer_equal_plain_ones(channels, first, kernels):
     assert kernels == [*first, "layer_norm", "layer_norm_backward"]
 
 
-def test_backbone_uses_a_kernel_wherever_there_is_one(kernels):
-    """Blocks, that of global attention and patch merging, in training with stochastic depth."""
+def test_backbone_uses_all_available_kernels(kernels):
+    """Blocks, a global attention block and patch merging, in training with stochastic depth."""
     sizes = {"embed_dims": 32, "depths": (2, 1), "num_heads": (1, 2), "strides": (4, 2)}
     options = {"window_size": 5, "out_indices": (0, 1), "global_attention": True}
     models = []

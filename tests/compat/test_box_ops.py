@@ -74,7 +74,7 @@ def test_soft_nms_without_the_table_of_overlaps(monkeypatch: pytest.MonkeyPatch)
     assert torch.allclose(with_table[0], without[0])
 
 
-def test_soft_nms_keeps_the_best_box_whatever_its_score() -> None:
+def test_soft_nms_keeps_the_best_box_below_the_threshold() -> None:
     boxes, scores = boxes_and_scores(5, 6)
     dets, kept = soft_nms(boxes, scores * 1e-4, min_score=0.5)
     assert kept.tolist() == [int(scores.argmax())]
@@ -84,7 +84,7 @@ def test_soft_nms_keeps_the_best_box_whatever_its_score() -> None:
 def test_soft_nms_of_degenerate_boxes_arrays_and_nothing() -> None:
     boxes = np.array([[4, 3, 5, 3], [4, 3, 5, 4], *[[3, 1, 3, 1]] * 4], dtype=np.float32)
     scores = np.array([0.9, 0.9, 0.5, 0.5, 0.4, 0.0], dtype=np.float32)
-    dets, kept = soft_nms(boxes, scores, 0.6, sigma=0.5)  # mmcv's own example: five are left
+    dets, kept = soft_nms(boxes, scores, 0.6, sigma=0.5)  # mmcv's example: five remain
     assert isinstance(dets, np.ndarray)
     assert kept.tolist() == [0, 1, 2, 3, 4]
     dets, kept = soft_nms(torch.zeros(0, 4), torch.zeros(0))
@@ -94,7 +94,7 @@ def test_soft_nms_of_degenerate_boxes_arrays_and_nothing() -> None:
         soft_nms(boxes, scores, method="square")
 
 
-def test_operator_under_mmcv_own_calling_convention() -> None:
+def test_mmcv_calling_convention() -> None:
     from swin_dense.compat.ops import OPERATORS
 
     boxes, scores = boxes_and_scores(6, 40)
@@ -126,7 +126,7 @@ def test_nms(device: str, offset: int) -> None:
 @pytest.mark.parametrize("method", ["nms", "soft_nms"])
 def test_other_precisions(device: str, dtype: torch.dtype, method: str) -> None:
     boxes, scores = (tensor.to(dtype) for tensor in boxes_and_scores(8, 50))
-    # Rounded scores have equals, whose order is free.
+    # Rounded scores have ties, whose order is arbitrary.
     scores = (torch.arange(50).flip(0) / 64).to(dtype)
     function = {"nms": nms, "soft_nms": soft_nms}[method]
     dets, kept = function(boxes.to(device), scores.to(device), 0.3)
@@ -147,7 +147,7 @@ def test_classes_do_not_suppress_each_other() -> None:
     assert dets[:, 4].tolist() == pytest.approx([0.9, 0.8])
 
 
-def test_nms_of_nothing_and_match_at_the_threshold() -> None:
+def test_nms_of_no_boxes_and_match_at_the_threshold() -> None:
     dets, kept = nms(torch.zeros(0, 4), torch.zeros(0), 0.5)
     assert dets.shape == (0, 5)
     assert kept.dtype is torch.long

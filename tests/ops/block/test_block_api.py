@@ -1,10 +1,10 @@
-"""The fused functions against the plain layers, in value and in every gradient."""
+"""norm_linear and proj_mlp against plain layers, in value and in every gradient."""
 
 import copy
 
 import pytest
 import torch
-from fused_cases import Half, draw, gradients
+from plain_layers import Half, draw, gradients
 from torch import nn
 
 from swin_dense.ops.block import Linear, Norm, api, norm_linear, pytorch
@@ -37,7 +37,7 @@ def test_proj_mlp_equals_the_plain_layers(chunked, scales, bias, kept, monkeypat
 
 
 def mirrored(x):
-    """A gather that copies: each row's numbers, and the same backwards after them."""
+    """A gather that copies: each row, followed by the same row reversed."""
     return torch.cat([x, x.flip(-1)], dim=-1)
 
 
@@ -62,10 +62,10 @@ def test_norm_linear_equals_the_plain_layers(chunked, bias, gather_fn):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_error_is_that_of_plain_layers_in_the_same_precision(chunked, dtype):
-    """Against float64, no more than twice as large, or a rounding of the largest number.
+def test_error_is_at_most_twice_that_of_plain_layers(chunked, dtype):
+    """Both against float64, in the same precision; a rounding of the largest value is allowed.
 
-    Sums over rows are added up in another order, so in fp32 some of them lose a few more bits.
+    Sums over rows are in another order, so in fp32 some of them lose a few more bits.
     """
     rounding = {torch.float32: 16 * torch.finfo(torch.float32).eps, torch.bfloat16: 2**-8}[dtype]
     half = Half(C, (torch.tensor((0, 1.25)), torch.tensor((1.25, 1.25)))).float()
@@ -81,7 +81,7 @@ def test_error_is_that_of_plain_layers_in_the_same_precision(chunked, dtype):
         assert (a - c).abs().max() <= 2 * (b - c).abs().max() + rounding * c.abs().max()
 
 
-def test_gradients_can_be_differentiated_again():
+def test_second_derivatives():
     half = Half(C).double()
     inputs = [draw(1, 2, 2, C, seed=i) for i in (1, 2)]
     assert torch.autograd.gradgradcheck(half.fused, inputs)

@@ -1,8 +1,8 @@
-"""Compiles the fused kernels for Hopper on a machine without a GPU, a line for each.
+"""Compiles the attention kernels for Hopper without a GPU, and prints a line for each.
 
-Run by ``test_triton_attention.py`` in a process of its own; by hand with
-``PYTHONPATH=tests``. With ``--registers`` it also prints
-what ptxas says of registers and local memory; more than one warp's worth of the latter is slow.
+Run by ``test_triton_attention.py`` in a separate process; by hand with ``PYTHONPATH=tests``. With
+``--registers`` it also prints the registers and local memory that ptxas reports; more than one
+warp's worth of the latter is slow.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def compiled(name: str, dtype: torch.dtype, **constants: object) -> CompiledKern
 
 
 def kernels(window_size: int) -> dict[str, dict[str, int]]:
-    """Kernels that windows of this size need, with their tiles."""
+    """Kernels for a window size, with their tiles."""
     tile = tiles(window_size)
     row = {"KEYS_1": tile.keys[0], "KEYS_2": tile.keys[1]}
     needed = {"forward": {"BLOCK": tile.forward, **row}}

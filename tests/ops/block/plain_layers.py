@@ -1,4 +1,4 @@
-"""What the fused functions are held to: the plain layers."""
+"""The plain layers that norm_linear and proj_mlp are compared with."""
 
 import torch
 from torch import nn
@@ -8,13 +8,13 @@ from swin_dense.ops.block import Linear, Norm, proj_mlp
 
 
 def draw(*shape, dtype=torch.float64, seed=0):
-    """Normal numbers that want a gradient, the same for the same shape and seed."""
+    """Normal random numbers that require a gradient, the same for the same shape and seed."""
     g = torch.Generator().manual_seed(seed + sum(shape))
     return torch.randn(shape, generator=g, dtype=torch.float64).to(dtype).requires_grad_()
 
 
 class Half(nn.Module):
-    """What follows the attention of a block."""
+    """A block's layers after attention: projection and MLP."""
 
     def __init__(self, channels, scales=(None, None), bias=True):
         super().__init__()
@@ -27,13 +27,13 @@ class Half(nn.Module):
             p.data.copy_(draw(*p.shape, seed=i).detach())
 
     def plain(self, x, attended):
-        """By layers."""
+        """Computed by PyTorch's layers."""
         scales = (1 if s is None else s.view(-1, 1, 1, 1) for s in self.scales)
         x = x + next(scales) * self.projection(attended)
         return x + next(scales) * self.fc2(F.gelu(self.fc1(self.norm(x))))
 
     def fused(self, x, attended, triton=False):
-        """By the function."""
+        """Computed by proj_mlp."""
         projection, fc1, fc2 = (
             Linear(layer.weight, layer.bias) for layer in (self.projection, self.fc1, self.fc2)
         )
@@ -42,7 +42,7 @@ class Half(nn.Module):
 
 
 def gradients(function, inputs, parameters):
-    """Output, and gradients of a loss that weighs every output differently."""
+    """Output, and gradients of a loss that weights every output differently."""
     out = function(*inputs)
     weight = torch.linspace(-1, 1, out.numel()).view(out.shape).to(out)
     return [out, *torch.autograd.grad((out * weight).sum(), [*inputs, *parameters])]

@@ -1,4 +1,4 @@
-"""What the fused kernels are tried on, in Triton's interpreter and on a GPU alike."""
+"""Cases for the attention kernels, both in Triton's interpreter and on a GPU."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def make_inputs(
 def run(
     impl: str, case: Case, inputs: list[torch.Tensor | None], function=shifted_window_attention
 ) -> dict[str, torch.Tensor]:
-    """Output, and gradients of a loss that weighs every output differently."""
+    """Output, and gradients of a loss that weights every output differently."""
     out = function(
         *inputs,
         num_heads=case.heads,
@@ -104,6 +104,6 @@ def assert_as_exact_as_plain_pytorch(
         assert ours[name].shape == expected.shape, name
         error = (ours[name].double() - expected).abs().max()
         allowed = 2 * (plain[name].double() - expected).abs().max()
-        # Where plain PyTorch happens to be exact, one rounding of the result must be allowed.
+        # Where plain PyTorch is exact by chance, one rounding of the result is allowed.
         rounding = torch.finfo(plain[name].dtype).eps * expected.abs().max()
         assert error <= allowed + rounding, f"{name}: {error:.2g}, allowed {allowed:.2g}"

@@ -1,4 +1,4 @@
-"""The order in which options change a config."""
+"""Precedence of options when a config is prepared."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from swin_dense.engine.config import prepare
 from swin_dense.engine.config.prepare import RunOptions, load_config, prepare_test, prepare_training
 from swin_dense.errors import UserError
 
-TOOLS = Path(__file__).parents[1] / "tools"
+TOOLS = Path(__file__).parents[2] / "tools"
 DETECTOR, SEGMENTOR = TOOLS / "tiny_detector.py", TOOLS / "tiny_segmentor.py"
 OWN_DATA = {"ann_file": "a.json", "img_dir": "i"}
 
@@ -36,12 +36,12 @@ def test_flags_override_options_of_the_config(tmp_path):
     assert cfg.model.backbone.init_cfg is None
 
 
-def test_the_configs_work_dir_is_used_without_a_flag():
+def test_work_dir_of_the_config_is_the_default():
     assert load_config(DETECTOR).work_dir == "work_dirs/tiny_detector"
     assert load_config(DETECTOR, {"work_dir": "w"}).work_dir == "w"
 
 
-def test_the_checkpoint_to_resume_is_searched_for_in_the_work_dir_of_the_run(tmp_path):
+def test_checkpoint_to_resume_is_searched_in_the_work_dir(tmp_path):
     run = run_options(tmp_path, cfg_options={"work_dir": "elsewhere"})
     checkpoint = tmp_path / "work" / "epoch_3.pth"
     checkpoint.parent.mkdir()
@@ -52,7 +52,7 @@ def test_the_checkpoint_to_resume_is_searched_for_in_the_work_dir_of_the_run(tmp
     assert cfg.model.backbone.init_cfg is None, "it replaces pretrained weights"
 
 
-def test_a_training_on_a_cpu(tmp_path):
+def test_training_on_a_cpu(tmp_path):
     loader = {"train_dataloader.prefetch_factor": 2, "train_dataloader.persistent_workers": True}
     amp = {"optim_wrapper.type": "AmpOptimWrapper", "randomness.deterministic": True}
     run = run_options(tmp_path, cfg_options={**loader, **amp})
@@ -79,7 +79,7 @@ def test_terminal_hooks_are_added_unless_the_config_has_them(tmp_path):
     assert cfg.custom_hooks == [*options["custom_hooks"], {"type": "swin_dense.MetricsHook"}]
 
 
-def test_a_test_loads_only_the_checkpoint_and_no_part_of_the_training(tmp_path):
+def test_testing_loads_the_checkpoint_only(tmp_path):
     checkpoint = tmp_path / "c.pth"
     checkpoint.touch()
     run = run_options(tmp_path, cfg_options={"resume": True, "load_from": "other.pth"})
@@ -99,3 +99,17 @@ def test_tta_wraps_the_model_without_pretrained_weights(tmp_path):
     assert cfg.test_dataloader.dataset.pipeline[-1].type == "TestTimeAug"
     with pytest.raises(UserError, match="no such checkpoint"):
         prepare_test(DETECTOR, tmp_path / "none.pth", run_options(tmp_path))
+
+
+def test_own_data_with_data_root(tmp_path):
+    """With known classes (from a checkpoint), the annotation file need not exist."""
+    config = tmp_path / "own.py"
+    config.write_text(
+        f"_base_ = {str(TOOLS / 'tiny_detector.py')!r}\n"
+        "own_data = dict(root='nowhere', train=dict(ann_file='t.json', img_dir='i'),"
+        " val=dict(ann_file='v.json', img_dir='i'))\n"
+    )
+    cfg = load_config(config, data_root=tmp_path, classes=("nut", "fig"))
+    assert cfg.model.roi_head.bbox_head.num_classes == 2
+    assert cfg.train_dataloader.dataset.data_root == str(tmp_path)
+    assert cfg.val_evaluator.ann_file == str(tmp_path / "v.json")

@@ -1,4 +1,4 @@
-"""A config of five lines trains on a user's own data."""
+"""``own_data``: a config of five lines trains on a user's data set."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from swin_dense.datasets.check import check_data
 from swin_dense.engine.config.own_data import apply_own_data, drop_masks
 from swin_dense.errors import UserError
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
-NUTS = ("walnut", "fig", "date")  # not in the order of the alphabet, nor of their ids
+CONFIGS = Path(__file__).resolve().parents[3] / "configs"
+NUTS = ("walnut", "fig", "date")  # neither in alphabetical order nor in that of their ids
 
 
 @pytest.fixture
 def nuts(tmp_path: Path) -> Path:
-    """Two images, three classes, masks; half of the annotations are in each of two files."""
+    """Two images, three classes and masks; the annotations are split into two files."""
     root = tmp_path / "nuts"
     (root / "pictures").mkdir(parents=True)
     ids = {name: 30 - 10 * i for i, name in enumerate(NUTS)}
@@ -109,7 +109,7 @@ def test_boxes_only(base, nuts, tmp_path):
     assert cfg.val_evaluator.metric == cfg.test_evaluator.metric == ["bbox"]
 
 
-def test_masks_can_be_dropped_from_any_config():
+def test_masks_can_be_removed_from_any_config():
     cfg = drop_masks(Config.fromfile(CONFIGS / "cascade_swin_t_coco.py"))
     text = str(cfg.to_dict())
     assert "'with_mask': True" not in text
@@ -117,7 +117,7 @@ def test_masks_can_be_dropped_from_any_config():
     assert "segm" not in str(cfg.val_evaluator) + str(cfg.test_evaluator)
 
 
-def test_result_is_complete_in_itself(nuts, tmp_path):
+def test_config_can_be_dumped_and_reloaded(nuts, tmp_path):
     cfg = apply_own_data(nuts_config(tmp_path, "mask_rcnn_swin_t_1x_coco.py"))
     cfg.dump(tmp_path / "dumped.py")
     again = Config.fromfile(tmp_path / "dumped.py")
@@ -149,7 +149,7 @@ def test_test_set_may_differ_from_the_validation_set(nuts, tmp_path):
         ),
     ],
 )
-def test_mistakes_in_own_data_are_named(own, message, tmp_path):
+def test_invalid_own_data_raises(own, message, tmp_path):
     with pytest.raises(UserError, match=message):
         apply_own_data(own_config(tmp_path, "mask_rcnn_swin_t_1x_coco.py", own))
 

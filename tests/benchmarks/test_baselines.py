@@ -1,4 +1,4 @@
-"""Other libraries with our weights, and what happens when they do not agree."""
+"""Other libraries with our weights, and errors when their outputs differ."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def tiny(side: int, window: int = 4) -> Spec:
 
 
 @pytest.mark.parametrize("name", BASELINES)
-def test_baselines_agree_in_evaluation_and_in_gradients(name):
+def test_baselines_agree_in_outputs_and_gradients(name):
     pytest.importorskip(MODULES[name])
     spec = tiny(256)  # the last feature map has 8 x 8 tokens: 2 x 2 windows
     assert spec.whole_windows
@@ -44,17 +44,17 @@ def test_baselines_agree_in_evaluation_and_in_gradients(name):
     ("size", "window", "whole"),
     [
         ((448, 448), 7, True),
-        ((224, 224), 7, False),  # a feature map of one window: some drop its shift
+        ((224, 224), 7, False),  # a feature map of one window: some libraries do not shift it
         ((480, 640), 7, False),
         ((256, 512), 4, True),
         ((250, 512), 4, False),
     ],
 )
-def test_sizes_at_which_all_libraries_agree(size, window, whole):
+def test_input_sizes_at_which_all_libraries_agree(size, window, whole):
     assert Spec(8, (1,) * 4, (1,) * 4, window, size).whole_windows == whole
 
 
-def test_other_definitions_are_noted_and_compared_where_they_agree():
+def test_different_definitions_are_noted():
     pytest.importorskip("timm")
     found = check_agreement(tiny(200), ["mmdet", "timm"], RUN)
     assert found["mmdet"]["checked_at"] == [200, 200]
@@ -65,7 +65,7 @@ def test_other_definitions_are_noted_and_compared_where_they_agree():
 
 
 class Wrong(nn.Module):
-    """Ours with one feature map that is slightly off."""
+    """Our backbone with an error in one feature map."""
 
     def __init__(self, body: nn.Module, factor: float) -> None:
         super().__init__()
@@ -78,7 +78,7 @@ class Wrong(nn.Module):
 
 @pytest.mark.parametrize("side", [256, 200])
 @pytest.mark.parametrize("factor", [1.01, float("nan")])
-def test_nothing_is_timed_when_outputs_disagree(side, factor, monkeypatch):
+def test_different_outputs_raise_before_timing(side, factor, monkeypatch):
     def build(spec, names, device):
         models = {OURS: baselines.build_ours(spec).eval()}
         return models | {name: Wrong(models[OURS], factor) for name in names}
@@ -89,7 +89,7 @@ def test_nothing_is_timed_when_outputs_disagree(side, factor, monkeypatch):
         measure_backbone(tiny(side), {"timm": "1"}, RUN)
 
 
-def test_a_wrong_gradient_is_seen():
+def test_wrong_gradient_raises():
     class NoGradient(nn.Module):
         def __init__(self, body):
             super().__init__()
@@ -122,7 +122,7 @@ def test_record_of_the_backbone():
     )
 
 
-def test_only_ours_is_asked_for_cuda_graphs(monkeypatch):
+def test_only_our_backbone_uses_cuda_graphs(monkeypatch):
     asked = []
 
     class Ours(baselines.SwinTransformer):
@@ -133,7 +133,7 @@ def test_only_ours_is_asked_for_cuda_graphs(monkeypatch):
     monkeypatch.setattr(baselines, "SwinTransformer", Ours)
     record = measure_backbone(replace(tiny(64), cuda_graphs=1), {"mmdet": "3.3.0"}, RUN)
     assert record["settings"]["cuda_graphs"] == 1
-    assert set(asked) == {0, 1}  # the roofline's is counted without
+    assert set(asked) == {0, 1}  # the roofline is counted without them
     assert [one["name"] for one in record["contestants"]] == ["ours", "mmdet"]
 
 
@@ -144,9 +144,9 @@ def test_all_models_are_compiled(monkeypatch):
     assert [name.split(".")[0] for name in compiled] == ["swin_dense", "mmdet"]
 
 
-def test_results_of_an_earlier_image_are_found_out():
+def test_outputs_of_an_earlier_image_are_detected():
     class Stale(nn.Module):
-        """Without gradients, returns the feature maps of the first image for ever."""
+        """Without gradients, always returns the feature maps of the first image."""
 
         def __init__(self, body):
             super().__init__()
@@ -164,8 +164,8 @@ def test_results_of_an_earlier_image_are_found_out():
 
 
 @pytest.mark.parametrize("with_cp", [False, True])
-def test_memory_of_a_further_image_is_what_it_adds(with_cp):
-    # One image more adds its share, whatever is kept once.
+def test_memory_per_image_is_the_increase(with_cp):
+    # The increase excludes what is kept once for all images.
     spec = tiny(96)
     found = {}
     for batch in (1, 3):
@@ -177,7 +177,7 @@ def test_memory_of_a_further_image_is_what_it_adds(with_cp):
         assert found[1][name]["once_mb"] == found[3][name]["once_mb"]
 
 
-def test_recomputation_keeps_less():
+def test_checkpointing_keeps_less():
     record = measure_memory({"tiny": tiny(64)}, "3.3.0", replace(RUN, batch=2))
     plain, recomputed = record["models"]
     for name in ("ours", "mmdet"):
@@ -193,13 +193,13 @@ def test_record_of_scaling():
     assert isinstance(ours["forward"]["exponent"], float)
 
 
-def test_images_too_small_for_timm_are_named():
+def test_images_too_small_for_timm_raise():
     pytest.importorskip("timm")
     with pytest.raises(UserError, match=r"timm needs images of more than \d+ pixels for windows"):
         check_agreement(tiny(32), ["timm"], RUN)
 
 
-def test_unknown_names():
+def test_unknown_names_raise():
     with pytest.raises(UserError, match="unknown --arch 'huge': choose one of tiny"):
         Spec.of_arch("huge", 7, (64, 64))
     with pytest.raises(UserError, match="unknown baseline 'jax' in --against: choose from mmdet"):

@@ -1,4 +1,4 @@
-"""mmengine's checkpoints are read, and code in them is not run."""
+"""mmengine's checkpoints can be read, and code in them is not executed."""
 
 import os
 import pickle
@@ -61,11 +61,11 @@ def test_runner_resumes_from_its_own_checkpoint(tmp_path: Path) -> None:
     second.train()
     assert second.epoch == 2
     assert second.message_hub.get_info("best") == 0.25
-    # Both epochs' losses: the history was carried over.
+    # Losses of both epochs: the history was restored.
     assert len(second.message_hub.get_scalar("train/loss").data[0]) == 4
 
 
-def test_numpy_values_of_old_and_new_checkpoints(tmp_path: Path) -> None:
+def test_numpy_values_in_old_and_new_checkpoints(tmp_path: Path) -> None:
     meta = {
         "best_bbox_mAP": np.float64(0.4),
         "half": np.float16(1.5),
@@ -88,7 +88,7 @@ def test_numpy_values_of_old_and_new_checkpoints(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("package", ["numpy.core", "numpy._core"])
-def test_either_numpy_package_name_is_known(tmp_path: Path, package: str) -> None:
+def test_both_numpy_package_names(tmp_path: Path, package: str) -> None:
     path = tmp_path / "scalar.pth"
     torch.save({"map": np.float64(0.5)}, path, _use_new_zipfile_serialization=False)
     data = path.read_bytes()
@@ -98,7 +98,7 @@ def test_either_numpy_package_name_is_known(tmp_path: Path, package: str) -> Non
 
 
 class Payload:
-    """Unpickled by Python itself, it creates the file ``path``."""
+    """Calls a function when it is unpickled by Python's own unpickler."""
 
     def __init__(self, function: Any, *arguments: Any) -> None:
         self.call = (function, arguments)
@@ -118,7 +118,7 @@ def payload(kind: str, mark: Path) -> Payload:
 
 @pytest.mark.parametrize("kind", ["os.system", "eval", "getattr", "getattr of another"])
 @pytest.mark.parametrize("legacy", [False, True])
-def test_malicious_pickle_is_refused(tmp_path: Path, kind: str, legacy: bool) -> None:
+def test_malicious_pickle_raises(tmp_path: Path, kind: str, legacy: bool) -> None:
     mark, path = tmp_path / "mark", tmp_path / "evil.pth"
     content = {"state_dict": {}, "meta": payload(kind, mark)}
     torch.save(content, path, _use_new_zipfile_serialization=not legacy)
@@ -131,7 +131,7 @@ def test_malicious_pickle_is_refused(tmp_path: Path, kind: str, legacy: bool) ->
     assert not mark.exists()
 
 
-def test_downloads_are_checked_too(tmp_path: Path, web_folder: tuple[Path, str]) -> None:
+def test_malicious_download_raises(tmp_path: Path, web_folder: tuple[Path, str]) -> None:
     folder, url = web_folder
     mark = tmp_path / "mark"
     torch.save({"state_dict": {}, "meta": payload("eval", mark)}, folder / "evil.pth")
@@ -143,13 +143,13 @@ def test_downloads_are_checked_too(tmp_path: Path, web_folder: tuple[Path, str])
     assert good == {"meta": {"map": 0.5}}
 
 
-def test_the_payload_would_have_run(tmp_path: Path) -> None:
+def test_payload_runs_without_protection(tmp_path: Path) -> None:
     mark = tmp_path / "mark"
     pickle.loads(pickle.dumps(payload("os.system", mark)))
     assert mark.exists()
 
 
-def test_history_keeps_its_statistics_after_reading(tmp_path: Path) -> None:
+def test_history_buffer_works_after_loading(tmp_path: Path) -> None:
     hub = MessageHub.get_instance("statistics")
     for value in (1.0, 2.0, 6.0):
         hub.update_scalar("train/loss", value)

@@ -1,4 +1,4 @@
-"""Turns, medians and exponents; costs that can be counted by hand."""
+"""Timing, medians and exponents; costs against counts by hand."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from swin_dense.benchmarks.measurement import (
 CPU = torch.device("cpu")
 
 
-def test_steps_take_turns():
+def test_steps_are_interleaved():
     order: list[str] = []
     steps = {name: lambda name=name: order.append(name) for name in "ABC"}
     times = interleave(steps, 4, CPU, warm_up=False)
@@ -30,7 +30,7 @@ def test_steps_take_turns():
     assert [len(timing.seconds) for timing in times.values()] == [4, 4, 4]
 
 
-def test_short_steps_are_repeated_within_a_turn():
+def test_short_steps_are_repeated_within_a_round():
     order: list[str] = []
     interleave({"A": lambda: order.append("A")}, 2, CPU, least_seconds=0.001)
     assert len(order) > 20
@@ -56,7 +56,7 @@ def test_exponent_by_least_squares():
         exponent([7, 7], [1, 2])
 
 
-def test_memory_kept_for_backward_is_counted_once_and_without_weights():
+def test_kept_memory_is_counted_once_and_without_weights():
     layer = nn.Linear(10, 20, bias=False)
     x = torch.randn(30, 10)
 
@@ -67,7 +67,7 @@ def test_memory_kept_for_backward_is_counted_once_and_without_weights():
     assert kept_for_backward(layer, step) == 4 * (30 * 10 + 30 * 20)
 
 
-def test_costs_of_a_step_are_those_of_its_parts():
+def test_training_costs():
     layer = nn.Linear(10, 20)
     x = torch.randn(3000, 10)
 
@@ -80,26 +80,26 @@ def test_costs_of_a_step_are_those_of_its_parts():
     assert found["memory_mb"] == pytest.approx(kept_for_backward(layer, step) / 1e6, abs=0.05)
 
 
-def test_operators_that_only_look_differently_do_not_count():
+def test_views_are_no_launches():
     x = torch.randn(4, 6)
     assert launches(lambda: (x.t().reshape(-1) + 1).sum(), CPU) == 3  # copy, add, sum
     assert launches(lambda: x.view(6, 4).t(), CPU) == 0
 
 
-def test_roofline_is_the_longer_of_products_and_copies():
+def test_roofline_is_the_slower_of_compute_and_memory():
     rates = Rates(copy=100.0, matmul=900.0).at_best(Rates(copy=90.0, matmul=1000.0))
     assert Work(macs=500, bytes=50).least_seconds(rates) == 1.0
     assert Work(macs=500, bytes=300).least_seconds(rates) == 3.0
 
 
-def test_work_of_a_backbone_counted_by_hand():
+def test_work_of_a_backbone():
     with torch.device("meta"):
         model = build_ours(Spec(8, (1, 1, 1, 1), (1, 1, 1, 1), 7, (224, 224), 0.0, "reference"))
     work = backbone_work(model, (224, 224), batch=3, dtype=torch.bfloat16)
     elements = sum(56 * 56 // 4**i * 8 * 2**i for i in range(4))
     assert work["forward"].bytes == 2 * elements * 2 * 3
     assert work["training"].macs == 3 * work["forward"].macs
-    # linear layers of a block, patch embedding and merging, scores and weighted values
+    # By hand: linear layers and attention of blocks, patch embedding, patch merging.
     tokens = [56 * 56, 28 * 28, 14 * 14, 7 * 7]
     channels = [8, 16, 32, 64]
     macs = sum(t * c * c * 12 + 2 * t * 49 * c for t, c in zip(tokens, channels, strict=True))
