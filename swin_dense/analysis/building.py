@@ -1,16 +1,22 @@
-"""Building models without allocating memory, or without initialising parameters."""
+"""Building models without allocating memory or initialising parameters, and input for them."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
 import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
+from mmengine.structures import PixelData
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+
+from swin_dense.config_tree import is_segmentation
+
+_OBJECTS = 8  # of an image of a random batch
 
 
 class _Replace(TorchFunctionMode):
@@ -53,3 +59,20 @@ def randomize_parameters(module: nn.Module) -> None:
                 parameter.copy_(0.5 + 0.2 * noise)
             else:
                 parameter.copy_(noise / parameter[0].numel() ** 0.5)
+
+
+def random_batch(cfg: Config, size: tuple[int, int], images: int) -> dict[str, Any]:
+    """Noise of ``size`` (height, width) with random targets, as a data loader would collate it."""
+    if not is_segmentation(cfg):
+        from mmdet.testing import demo_mm_inputs
+
+        objects = [_OBJECTS] * images
+        return demo_mm_inputs(images, (3, *size), objects, 2, with_mask=True, with_semantic=True)
+    from mmseg.structures import SegDataSample
+
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randint(256, (images, 3, *size), dtype=torch.uint8, generator=generator)
+    labels = torch.randint(2, (images, 1, *size), generator=generator)
+    meta = {"img_shape": size, "ori_shape": size, "pad_shape": size}
+    samples = [SegDataSample(metainfo=meta, gt_sem_seg=PixelData(data=one)) for one in labels]
+    return {"inputs": list(inputs), "data_samples": samples}

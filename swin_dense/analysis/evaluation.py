@@ -7,15 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, DefaultScope
 from rich.table import Table
 from torch import nn
 
+from swin_dense.analysis.building import random_batch
 from swin_dense.analysis.paper import WEIGHTS, Row
 from swin_dense.checkpoints import cached_path, load_checkpoint, local_file
-from swin_dense.config_tree import is_segmentation
 from swin_dense.datasets.check import check_data
 from swin_dense.engine.config.prepare import load_config
 from swin_dense.engine.terminal.tables import terminal_table
@@ -124,18 +123,7 @@ def frames_per_second(
         if checkpoint is not None:
             load_weights(model, load_checkpoint(local_file(str(checkpoint))), str(checkpoint))
         model.to(device).eval()
-        names = {"model": model, "batch": lambda: _batch(cfg, image_size)}
-        step = Timer("model.test_step(batch())", globals=names)
+        names = {"model": model, "batch": random_batch(cfg, image_size, images=1)}
+        step = Timer("model.test_step(batch)", globals=names)
         with torch.inference_mode():
             return 1 / step.blocked_autorange(min_run_time=seconds).median
-
-
-def _batch(cfg: Config, image_size: tuple[int, int]) -> dict[str, Any]:
-    """One image as the test pipeline would pack it; predictions are written into it."""
-    if is_segmentation(cfg):
-        from mmseg.structures import SegDataSample as Sample
-    else:
-        from mmdet.structures import DetDataSample as Sample
-    metainfo = {"img_shape": image_size, "ori_shape": image_size, "scale_factor": (1.0, 1.0)}
-    image = torch.randint(256, (3, *image_size), dtype=torch.uint8)
-    return {"inputs": [image], "data_samples": [Sample(metainfo=metainfo)]}

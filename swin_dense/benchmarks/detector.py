@@ -15,6 +15,7 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
 
+from swin_dense.analysis.building import random_batch
 from swin_dense.analysis.parity import OURS as OUR_TYPE
 from swin_dense.analysis.parity import STOCK, backbone_type, build_optimizer, with_our_backbone
 from swin_dense.backbones.swin_args import ARCHS
@@ -26,7 +27,6 @@ from swin_dense.errors import UserError
 
 # Of losses with the same weights and random numbers: rounding can exchange a box that is sampled.
 _TOLERANCE = 1e-2
-_BOXES = 8
 
 
 def both_configs(cfg: Config) -> dict[str, Config]:
@@ -100,7 +100,7 @@ def measure_detector(
     models = {name: _build(one, run.device) for name, one in configs.items()}
     ours, stock = models.values()
     stock.load_state_dict(ours.state_dict())
-    batch = make_batch(cfg, size, run.batch)
+    batch = random_batch(cfg, size, run.batch)
     error = float(f"{_check_agreement(ours, stock, batch, run):.2g}")
     steps = {n: _step(m, configs[n], batch, run) for n, m in models.items()}
     # These steps warm up for the timed ones.
@@ -171,45 +171,3 @@ def _losses(model: Any, batch: dict[str, Any]) -> dict[str, float]:
         losses = model(**_preprocessed(model, batch), mode="loss")
     parsed = model.parse_losses(losses)[1]
     return {k: float(v) for k, v in parsed.items() if "loss" in k and k != "loss"}  # all but sums
-
-
-def make_batch(cfg: Config, size: tuple[int, int], images: int) -> dict[str, Any]:
-    """Noise and random targets, as the training pipeline would pack them."""
-    rng = np.random.default_rng(0)
-    inputs = [torch.from_numpy(rng.integers(0, 256, (3, *size), np.uint8)) for _ in range(images)]
-    make = _segmentation_sample if is_segmentation(cfg) else _detection_sample
-    return {"inputs": inputs, "data_samples": [make(size, rng) for _ in range(images)]}
-
-
-def _metainfo(size: tuple[int, int]) -> dict[str, Any]:
-    return {"img_shape": size, "ori_shape": size, "pad_shape": size, "scale_factor": (1.0, 1.0)}
-
-
-def _segmentation_sample(size: tuple[int, int], rng: np.random.Generator) -> Any:
-    from mmengine.structures import PixelData
-    from mmseg.structures import SegDataSample
-
-    labels = PixelData(data=torch.from_numpy(rng.integers(0, 2, (1, *size))))
-    return SegDataSample(metainfo=_metainfo(size), gt_sem_seg=labels)
-
-
-def _detection_sample(size: tuple[int, int], rng: np.random.Generator) -> Any:
-    from mmdet.structures import DetDataSample
-    from mmdet.structures.mask import BitmapMasks
-    from mmengine.structures import InstanceData, PixelData
-
-    height, width = size
-    corner = rng.uniform(0, 0.6, (_BOXES, 2)) * (width, height)
-    boxes = np.hstack([corner, corner + rng.uniform(0.1, 0.4, (_BOXES, 2)) * (width, height)])
-    masks = np.zeros((_BOXES, height, width), np.uint8)
-    for mask, (x1, y1, x2, y2) in zip(masks, boxes.astype(int), strict=True):
-        mask[y1:y2, x1:x2] = 1
-    sample = DetDataSample(metainfo=_metainfo(size) | {"img_id": 0, "batch_input_shape": size})
-    sample.gt_instances = InstanceData(
-        bboxes=torch.from_numpy(boxes).float(),
-        labels=torch.zeros(_BOXES, dtype=torch.long),
-        masks=BitmapMasks(masks, height, width),
-    )
-    sample.ignored_instances = InstanceData(bboxes=torch.zeros(0, 4), labels=torch.zeros(0).long())
-    sample.gt_sem_seg = PixelData(sem_seg=torch.from_numpy(masks[:1]).long())
-    return sample

@@ -16,6 +16,7 @@ class here, while 0 in ADE20K means unlabelled and is ignored (``reduce_zero_lab
 import json
 import tempfile
 from collections.abc import Callable
+from colorsys import hsv_to_rgb
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -188,11 +189,7 @@ def _draw_shape(rng: np.random.Generator, canvas: Floats, distance: Floats) -> N
 
 def _vivid(rng: np.random.Generator) -> Floats:
     """A random colour (3,) of high saturation."""
-    hue, saturation, value = rng.uniform((0, 0.65, 160), (1, 1, 255))
-    # Each channel falls from 1 to 0 with its distance on the circle of hues.
-    distance = np.abs((hue - np.array([0, 1, 2]) / 3 + 0.5) % 1 - 0.5)
-    pure = np.clip(2 - 6 * distance, 0, 1)
-    return value * (1 - saturation * (1 - pure))
+    return np.array(hsv_to_rgb(*rng.uniform((0, 0.65, 160), (1, 1, 255))))
 
 
 def write_shapes(

@@ -15,6 +15,7 @@ import re
 import sys
 import warnings
 from collections.abc import Iterator
+from logging.handlers import MemoryHandler
 
 from rich.console import Console
 from rich.text import Text
@@ -51,23 +52,18 @@ class LibraryOutput(io.TextIOBase):
     """A stdout for libraries: its lines go to the log file of the run, once there is one."""
 
     def __init__(self) -> None:
-        self._handlers: list[logging.Handler] = []
-        self._waiting: list[str] = []
+        self._log = MemoryHandler(capacity=sys.maxsize)  # waits for a target
         self._partial = ""
 
-    def attach(self, handlers: list[logging.Handler]) -> None:
-        """Sends all lines to these handlers, those that came before too."""
-        self._handlers = handlers
-        while self._handlers and self._waiting:
-            self.line(self._waiting.pop(0))
+    def attach(self, log_file: logging.Handler) -> None:
+        """Sends all lines to this handler, those that came before too."""
+        self._log.setTarget(log_file)
+        self._log.flush()
 
     def line(self, text: str) -> None:
         """Logs one line, now or when there is a log file."""
-        record = logging.LogRecord("mmengine", logging.INFO, "", 0, text, None, None)
-        for handler in self._handlers:
-            handler.handle(record)
-        if not self._handlers:
-            self._waiting.append(text)
+        self._log.handle(logging.LogRecord("mmengine", logging.INFO, "", 0, text, None, None))
+        self._log.flush()
 
     def write(self, text: str) -> int:  # noqa: D102 (io.TextIOBase)
         *lines, self._partial = (self._partial + text).split("\n")
@@ -121,8 +117,9 @@ def redirect_log(logger: logging.Logger) -> None:
         quiet.filters = handler.filters  # mmengine's, against repeated warnings
         logger.removeHandler(handler)
         logger.addHandler(quiet)
-    if _library_output is not None:
-        _library_output.attach([h for h in logger.handlers if isinstance(h, logging.FileHandler)])
+    files = [h for h in logger.handlers if isinstance(h, logging.FileHandler)]
+    if _library_output is not None and files:
+        _library_output.attach(files[0])
 
 
 @contextlib.contextmanager

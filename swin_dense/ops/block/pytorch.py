@@ -90,10 +90,7 @@ def proj_mlp_backward(
         grads.add_linear("fc1", d_hidden, normed, weight_gradient)
         d_normed = input_gradient(d_hidden, fc1.weight)
         d_middle = _normalise_backward(d_normed, middle, mean, rstd, norm, grads)
-        if d_middle.dtype == grad.dtype:
-            d_middle = d_middle.add_(grad[rows])
-        else:
-            d_middle = d_middle + grad[rows]
+        d_middle = _add(grad[rows], d_middle, None, rows)
         d_branch = _times(d_middle, by_row_1, rows).to(dtype)
         grads.add_linear("proj", d_branch, attended[rows], weight_gradient)
         return d_middle.to(x.dtype), input_gradient(d_branch, proj.weight)

@@ -127,10 +127,7 @@ def _weights(
 
 
 def forward(
-    qkv: Tensor,
-    qkv_bias: Tensor | None,
-    position_bias: Tensor | None,
-    spec: WindowSpec,
+    qkv: Tensor, qkv_bias: Tensor | None, position_bias: Tensor | None, spec: WindowSpec
 ) -> Tensor:
     """Attention without autograd; arguments are those of :func:`~.api.shifted_window_attention`.
 

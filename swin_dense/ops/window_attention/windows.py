@@ -107,11 +107,9 @@ def relative_position_index(window_size: int) -> Tensor:
     rows, ordered by (row offset, column offset) (paper section 3.2, "relative position bias").
     """
     steps = torch.arange(window_size)
-    rows, columns = torch.meshgrid(steps, steps, indexing="ij")
-    rows, columns = rows.flatten(), columns.flatten()
-    row_offset = rows[:, None] - rows[None, :] + window_size - 1
-    column_offset = columns[:, None] - columns[None, :] + window_size - 1
-    return row_offset * (2 * window_size - 1) + column_offset
+    tokens = torch.cartesian_prod(steps, steps)
+    offsets = tokens[:, None] - tokens + window_size - 1
+    return offsets[..., 0] * (2 * window_size - 1) + offsets[..., 1]
 
 
 def shift_regions(height: int, width: int, window_size: int, shift_size: int) -> Tensor:
@@ -164,13 +162,9 @@ def shift_mask(
 
 
 def _make_mask(
-    height: int,
-    width: int,
-    window_size: int,
-    shift_size: int,
-    device: torch.device,
-    dtype: torch.dtype,
-) -> Tensor:
+    height: int, width: int, window_size: int, shift_size: int,
+    device: torch.device, dtype: torch.dtype,
+) -> Tensor:  # fmt: skip
     # A mask made under inference mode could not serve a training step later.
     with torch.inference_mode(False), torch.no_grad():
         regions = shift_regions(height, width, window_size, shift_size).to(device)
