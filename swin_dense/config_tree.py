@@ -1,7 +1,5 @@
 """Where things are in a config: data sets, pipelines, evaluators and heads with classes."""
 
-from __future__ import annotations
-
 import inspect
 import os
 from collections.abc import Iterator

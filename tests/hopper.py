@@ -1,7 +1,5 @@
 """Triton's compiler for Hopper on a machine without a GPU, for the tests of our kernels."""
 
-from __future__ import annotations
-
 import re
 import subprocess
 import tempfile

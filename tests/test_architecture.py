@@ -1,7 +1,5 @@
 """The structure of the package, as CONTRIBUTING.md describes it: read from its source."""
 
-from __future__ import annotations
-
 import ast
 import graphlib
 import re

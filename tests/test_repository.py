@@ -1,7 +1,5 @@
 """The files around the package: licence, citation, pre-commit, and versions that agree."""
 
-from __future__ import annotations
-
 import shlex
 from pathlib import Path
 from typing import Any

@@ -9,8 +9,6 @@ tools/benchmark.py pipeline CONFIG    images a second of the input pipeline on o
 tools/benchmark.py report             docs/benchmarks.md from the records in docs/benchmarks/
 """
 
-from __future__ import annotations
-
 import argparse
 import re
 import shlex

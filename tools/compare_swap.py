@@ -4,8 +4,6 @@ tools/compare_swap.py               every Swin config of the installed mmdet and
 tools/compare_swap.py CONFIG ...    your own
 """
 
-from __future__ import annotations
-
 import shlex
 import sys
 from argparse import Namespace

@@ -1,7 +1,5 @@
 """Converts Swin weights between the layouts of OpenMMLab, the authors, timm, HF, torchvision."""
 
-from __future__ import annotations
-
 import os
 import sys
 from argparse import Namespace

@@ -6,8 +6,6 @@
 Does nothing if that data set is already there, and never changes a folder with other contents.
 """
 
-from __future__ import annotations
-
 import sys
 from argparse import Namespace
 from collections.abc import Sequence

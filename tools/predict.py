@@ -1,7 +1,5 @@
 """Predicts on an image or a folder: pictures of the predictions, and predictions.json."""
 
-from __future__ import annotations
-
 import sys
 from argparse import Namespace
 from collections.abc import Sequence

@@ -6,8 +6,6 @@ tools/reproduce.py --row cascade_swin_t   one row, also timed on a GPU, and test
 tools/reproduce.py --ablation             also tables 4 and 5
 """
 
-from __future__ import annotations
-
 import datetime
 import os
 import shlex

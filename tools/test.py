@@ -1,7 +1,5 @@
 """Tests a checkpoint of a detector or a segmentor on the config's test data."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
 

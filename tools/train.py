@@ -1,7 +1,5 @@
 """Trains a detector or a segmentor from a config of mmdet's or mmseg's kind."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
 

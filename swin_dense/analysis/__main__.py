@@ -1,7 +1,5 @@
 """``python -m swin_dense.analysis CONFIG ...``: what the parts of a config's model cost."""
 
-from __future__ import annotations
-
 import sys
 
 import swin_dense  # noqa: F401 (prepares OpenMMLab before it is imported)

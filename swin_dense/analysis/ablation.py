@@ -6,8 +6,6 @@ of (h + 1, w + 1); the cyclic shift joins these parts to whole windows and masks
 belong together (section 3.2, "efficient batch computation"). The results are the same.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path

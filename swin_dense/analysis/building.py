@@ -1,7 +1,5 @@
 """Building models without allocating memory or initialising parameters, and input for them."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable, Mapping
 from functools import partial

@@ -10,8 +10,6 @@ suppression of duplicates, on which level each is pooled. The paper's counts (an
 published detectors) take 1000 regions for every box head and 100 for every mask head.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import prod

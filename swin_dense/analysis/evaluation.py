@@ -1,7 +1,5 @@
 """Testing a row's model: scores on the row's data beside the published ones, and speed."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any

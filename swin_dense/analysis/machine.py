@@ -1,7 +1,5 @@
 """What a measurement was made with."""
 
-from __future__ import annotations
-
 import platform
 from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version

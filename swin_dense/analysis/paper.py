@@ -4,8 +4,6 @@ Sources: tables 2 and 3 of the paper (arXiv 2103.14030), and the result tables o
 detection and segmentation code for what is in neither. Nothing here is measured by this package.
 """
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field

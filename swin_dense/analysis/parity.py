@@ -5,8 +5,6 @@ finds the configs of the installed mmdet and mmsegmentation where that is possib
 what both classes make of them.
 """
 
-from __future__ import annotations
-
 import copy
 import json
 from collections.abc import Iterator, Sequence

@@ -1,7 +1,5 @@
 """Published and counted numbers side by side: on the terminal, as JSON, as a document."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field

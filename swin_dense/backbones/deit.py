@@ -12,8 +12,6 @@ Chosen, because counting cannot tell: all feature maps come from the last block,
 norm; BatchNorm and GELU between the two deconvolutions of stride 4; max pooling for stride 32.
 """
 
-from __future__ import annotations
-
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from math import isqrt

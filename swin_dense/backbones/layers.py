@@ -1,7 +1,5 @@
 """Layers that Swin backbones share, and when our functions may compute a block in their place."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 

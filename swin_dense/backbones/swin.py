@@ -4,8 +4,6 @@ Feature maps are ``(B, H, W, C)`` inside, of any size, and returned as ``(B, C, 
 of parameters are OpenMMLab's, so state dicts pass between this class and theirs unchanged.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The backbone against those of other libraries: a step, memory kept, time against pixels."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace

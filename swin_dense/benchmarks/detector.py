@@ -1,7 +1,5 @@
 """A whole training step of a config, with our backbone and with OpenMMLab's."""
 
-from __future__ import annotations
-
 import copy
 import inspect
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """COCO evaluation: ours against mmdet's, on random ground truth and detections."""
 
-from __future__ import annotations
-
 import json
 import tempfile
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Images a second of a config's training pipeline on one core, and the time of each transform."""
 
-from __future__ import annotations
-
 import time
 from collections import defaultdict
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Records of measurements: where and with what they were made, and their JSON files."""
 
-from __future__ import annotations
-
 import datetime
 import json
 import os

@@ -1,7 +1,5 @@
 """Records as tables on the terminal, as plots, and as ``docs/benchmarks.md``."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from itertools import groupby

@@ -1,7 +1,5 @@
 """The backbone's targets against mmdet's, and the records that say whether they are met."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any

@@ -1,7 +1,5 @@
 """Weights from any known layout to a chosen one."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Checkpoint files: download, reading without running code from them, wrappers of weights."""
 
-from __future__ import annotations
-
 import re
 from collections import OrderedDict
 from collections.abc import Mapping

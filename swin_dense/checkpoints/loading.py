@@ -1,7 +1,5 @@
 """Loading of weights into backbones and whole models: convert, resize, check, report."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager

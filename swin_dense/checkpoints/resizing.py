@@ -1,7 +1,5 @@
 """Resizing weights to another window, image size or number of image channels."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from math import isqrt
 

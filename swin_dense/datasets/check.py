@@ -1,7 +1,5 @@
 """Checks of a config's data sets before a run, so that a mistake costs seconds and not an epoch."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any

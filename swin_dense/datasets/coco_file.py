@@ -1,7 +1,5 @@
 """Reading and checking COCO annotation files."""
 
-from __future__ import annotations
-
 import json
 import math
 import os

@@ -4,8 +4,6 @@ The authors' package fails with NumPy 1.24 and later on masks of two parts. This
 random variant; the appearance-guided one, which mmdet's configs do not use, is not implemented.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import cv2

@@ -1,7 +1,5 @@
 """Checks of a data set of images and label maps (semantic segmentation)."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterable
 from pathlib import Path

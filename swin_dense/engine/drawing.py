@@ -4,8 +4,6 @@ The visualizers of mmdet and mmseg take one to two seconds per image, cover obje
 colour and draw on the first process only; hence these functions on OpenCV.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Reading images of any kind, and finding the images of a folder."""
 
-from __future__ import annotations
-
 import io
 import warnings
 from pathlib import Path

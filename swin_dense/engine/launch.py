@@ -1,7 +1,5 @@
 """Where a run computes: its device, and the processes of a distributed run."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Paths of checkpoints and results, checked before the work that depends on them."""
 
-from __future__ import annotations
-
 import json
 import os
 import tempfile

@@ -1,7 +1,5 @@
 """Predicting on a user's images: a picture for each, and everything in one JSON file."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path

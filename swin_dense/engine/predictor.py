@@ -1,7 +1,5 @@
 """A trained model that predicts on images in memory."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path

@@ -1,7 +1,5 @@
 """mmengine's runner with a quiet terminal, strict loading of checkpoints, and support for CPUs."""
 
-from __future__ import annotations
-
 import logging
 import os
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Testing a checkpoint: metrics, predictions and pictures."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Training a detector or a segmentor from a config."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from collections.abc import Mapping

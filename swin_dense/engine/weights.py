@@ -1,7 +1,5 @@
 """Loading a checkpoint into a whole model, with a report on the terminal."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any, cast
 

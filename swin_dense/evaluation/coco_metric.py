@@ -3,8 +3,6 @@
 pycocotools is COCO's own evaluation, in Python; faster-coco-eval is the same in C++.
 """
 
-from __future__ import annotations
-
 import io
 import tempfile
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """Where Triton can run, and what every launch of a kernel needs; does not import Triton itself."""
 
-from __future__ import annotations
-
 import os
 from functools import lru_cache
 from importlib.util import find_spec

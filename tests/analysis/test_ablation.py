@@ -1,7 +1,5 @@
 """Table 4: the options of each variant. Table 5: both kinds of shift give the same outputs."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Multiply-accumulates: of single layers by hand, and of whole models as published."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

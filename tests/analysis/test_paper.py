@@ -1,7 +1,5 @@
 """The published numbers equal those in the shared copy of the tables."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Comparison of published rows with counts: a mismatch is reported and explained."""
 
-from __future__ import annotations
-
 import dataclasses
 import io
 import json

@@ -1,7 +1,5 @@
 """Other libraries with our weights, and errors when their outputs differ."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import pytest

@@ -1,7 +1,5 @@
 """Timing, medians and exponents; costs against counts by hand."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from torch import nn

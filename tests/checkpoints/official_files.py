@@ -6,8 +6,6 @@ SwinTransformer/Swin-Transformer-Semantic-Segmentation. Listed module by module,
 which constructors create parameters, and independent of this package's conversion.
 """
 
-from __future__ import annotations
-
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass

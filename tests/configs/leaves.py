@@ -1,7 +1,5 @@
 """The leaves of ``configs/``."""
 
-from __future__ import annotations
-
 import copy
 import functools
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The detectors of table 2: what is special about their recipes."""
 
-from __future__ import annotations
-
 import copy
 import functools
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Every leaf of ``configs/``: it parses, dumps, reloads, builds, trains a step and predicts."""
 
-from __future__ import annotations
-
 import copy
 import re
 from typing import Any

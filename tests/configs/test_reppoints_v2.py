@@ -1,7 +1,5 @@
 """The RepPoints V2 leaves: sizes, recipe, and loading of the released weights."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import cv2

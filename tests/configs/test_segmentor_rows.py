@@ -1,7 +1,5 @@
 """Recipes of the rows with DeiT-S, and of the segmentors of table 3 that mmseg has."""
 
-from __future__ import annotations
-
 import pytest
 from leaves import load
 from mmengine.optim import build_optim_wrapper

@@ -1,7 +1,5 @@
 """The leaves with a Swin backbone follow the official recipes."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import cv2

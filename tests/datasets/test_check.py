@@ -1,7 +1,5 @@
 """Errors in a data set are found before training, and messages name the fix."""
 
-from __future__ import annotations
-
 import copy
 import json
 import shutil

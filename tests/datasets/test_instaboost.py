@@ -1,7 +1,5 @@
 """InstaBoost moves pixels, masks, boxes and labels consistently."""
 
-from __future__ import annotations
-
 import copy
 from pathlib import Path
 from typing import Any

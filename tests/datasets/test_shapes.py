@@ -1,7 +1,5 @@
 """The generated data set: images, files, and atomic writing."""
 
-from __future__ import annotations
-
 import json
 import runpy
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Drawing predictions, and finding and reading images."""
 
-from __future__ import annotations
-
 import cv2
 import numpy as np
 import pytest

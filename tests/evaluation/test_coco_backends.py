@@ -1,7 +1,5 @@
 """faster-coco-eval and pycocotools give the same metrics."""
 
-from __future__ import annotations
-
 import importlib.util
 import json
 from types import SimpleNamespace

@@ -1,7 +1,5 @@
 """COCO's own evaluation example, through the evaluator of the COCO configs."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Fixtures: the tools as functions, a tiny data set, and tiny models trained on it once."""
 
-from __future__ import annotations
-
 import importlib.util
 from collections.abc import Callable
 from pathlib import Path

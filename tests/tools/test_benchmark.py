@@ -1,7 +1,5 @@
 """``tools/benchmark.py``: records, tables, plots, the document, and user errors."""
 
-from __future__ import annotations
-
 import io
 import json
 

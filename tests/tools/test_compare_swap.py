@@ -1,7 +1,5 @@
 """``tools/compare_swap.py`` on single configs; tests/zoo covers the model zoos."""
 
-from __future__ import annotations
-
 import pytest
 
 from swin_dense.analysis import parity

@@ -1,7 +1,5 @@
 """``tools/convert_checkpoint.py``, and its files in training and testing."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """Weights are converted exactly once, however they are loaded, and never when resuming."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from mmengine.model import BaseModule

@@ -1,7 +1,5 @@
 """tools/train.py and tools/test.py on a one-stage detector whose head has the mask branch."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

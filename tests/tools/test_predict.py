@@ -1,7 +1,5 @@
 """``tools/predict.py`` on common, unusual and broken images."""
 
-from __future__ import annotations
-
 import json
 import shutil
 

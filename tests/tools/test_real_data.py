@@ -1,7 +1,5 @@
 """The paper's recipes with small models and image sizes, on real COCO and ADE20K images."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """``tools/reproduce.py`` as a user calls it, on few rows."""
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path

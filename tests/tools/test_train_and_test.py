@@ -1,7 +1,5 @@
 """``tools/train.py`` and ``tools/test.py`` on a tiny detector and a tiny segmentor."""
 
-from __future__ import annotations
-
 import json
 import pickle
 import shutil

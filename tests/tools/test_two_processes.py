@@ -1,7 +1,5 @@
 """Training on two CPU processes, started by torchrun."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """A user error is one line on stderr and exit status 2, without a traceback."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """Our backbone replaces the Swin backbone in every config of the installed model zoos."""
 
-from __future__ import annotations
-
 import copy
 from functools import partial
 

@@ -1,7 +1,5 @@
 """Every kind of model in the zoos with our backbone: same feature maps, losses and scores."""
 
-from __future__ import annotations
-
 import copy
 import json
 from dataclasses import dataclass

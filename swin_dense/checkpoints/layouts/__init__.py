@@ -1,7 +1,5 @@
 """Layouts of Swin weights, each in a file here, and finding a backbone in a state dict."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass

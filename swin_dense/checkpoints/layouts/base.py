@@ -5,8 +5,6 @@ block, ``{2i+1}`` a number computed from the stage, ``*`` the rest of the name. 
 that matches renames; a name that matches none is unchanged, so no weight is lost.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

@@ -4,8 +4,6 @@
 since 5.9, whose ``from_pretrained`` still reads the former.
 """
 
-from __future__ import annotations
-
 import re
 from importlib.metadata import PackageNotFoundError, version
 from math import isqrt

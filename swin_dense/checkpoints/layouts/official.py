@@ -1,7 +1,5 @@
 """The authors' code: classification, detection, segmentation, SimMIM, MoBY; timm until 0.8."""
 
-from __future__ import annotations
-
 from math import isqrt
 
 from swin_dense.checkpoints.layouts.base import ABSOLUTE, Layout, State

@@ -3,8 +3,6 @@
 With ``features_only=True`` stages are ``layers_0`` instead of ``layers.0``.
 """
 
-from __future__ import annotations
-
 import re
 
 from swin_dense.checkpoints.layouts.base import Layout, State

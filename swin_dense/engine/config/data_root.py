@@ -1,7 +1,5 @@
 """Pointing every path of a config to another data folder."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Adapting a config to the hardware: precision, worker processes, batch size."""
 
-from __future__ import annotations
-
 import torch
 from mmengine.config import Config
 from mmengine.dist import get_world_size

@@ -1,7 +1,5 @@
 """Reading a config file, and changing it by dotted keys."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Mapping
 from inspect import signature

@@ -1,7 +1,5 @@
 """A user's own data, described by a few lines of a config."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """All that the command line and the hardware change in a config, and in which order."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Pretrained weights of a config: finding, downloading and dropping them."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

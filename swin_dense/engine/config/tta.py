@@ -1,7 +1,5 @@
 """Test-time augmentation: predicting several views of each image and merging the results."""
 
-from __future__ import annotations
-
 from copy import deepcopy
 
 from mmengine.config import Config, ConfigDict

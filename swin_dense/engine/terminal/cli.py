@@ -1,7 +1,5 @@
 """What the command line tools share: common flags, and one-line messages for user errors."""
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import os

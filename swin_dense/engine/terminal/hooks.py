@@ -1,7 +1,5 @@
 """What a run shows on the terminal: a progress bar with the time left, and tables of metrics."""
 
-from __future__ import annotations
-
 import itertools
 import time
 from collections.abc import Mapping

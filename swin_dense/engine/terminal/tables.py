@@ -1,7 +1,5 @@
 """Tables on the terminal and in Markdown documents."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Any, Literal
 

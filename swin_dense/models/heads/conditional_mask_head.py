@@ -4,8 +4,6 @@ Auxiliary outputs, parameter names and the order of predicted parameters are tho
 RepPointsV2 code base, so that its released weights load.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """Losses of RepPoints V2 that mmdet lacks."""
 
-from __future__ import annotations
-
 import torch
 from mmengine.model import BaseModule
 from torch import Tensor

@@ -4,8 +4,6 @@ Boxes are regressed by representative points, twice; corners are verified on hea
 the regression and, at test time, decide where a box ends.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 

@@ -4,8 +4,6 @@ Objects are assigned to points around centers that may be those of masks: mmdet'
 and ``ATSSAssigner`` do the same around the centers of boxes only.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import NamedTuple
 

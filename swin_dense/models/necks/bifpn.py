@@ -4,8 +4,6 @@ Parameter names, and the choices that the paper leaves open, are those of the Re
 so that its released weights load.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import partial
 

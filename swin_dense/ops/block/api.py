@@ -1,7 +1,5 @@
 """A block's layers around its attention, as functions of tensors with a backward of their own."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any

@@ -1,7 +1,5 @@
 """Layers as their tensors, and the gradients of their parameters."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 

@@ -4,8 +4,6 @@ Functions of rows ``(T, C)``, without autograd. Matrix products of fp32 go to on
 :func:`~.dispatch.use_onednn` says that it is faster.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

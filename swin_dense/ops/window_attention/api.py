@@ -19,8 +19,6 @@ torch.export traces, all but ``triton`` are replaced by :mod:`~.compiled`, whose
 inputs of any size. Backends never import each other: they meet here.
 """
 
-from __future__ import annotations
-
 import logging
 from functools import lru_cache
 from typing import Any

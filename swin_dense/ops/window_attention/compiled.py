@@ -5,8 +5,6 @@ padded, no mask comes from a cache, and no operator depends on whether there is 
 window. Each of these would specialise the graph to the sizes that it was traced with.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, NamedTuple
 

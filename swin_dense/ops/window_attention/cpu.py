@@ -11,8 +11,6 @@ It differs from :mod:`~.reference` in three ways:
   change any sum.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple

@@ -3,8 +3,6 @@
 Every other backend is tested against this one, in forward and in every gradient.
 """
 
-from __future__ import annotations
-
 from torch import Tensor
 from torch.nn import functional as F
 

@@ -1,7 +1,5 @@
 """Shifted-window attention on PyTorch's scaled_dot_product_attention."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F

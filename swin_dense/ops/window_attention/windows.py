@@ -4,8 +4,6 @@ A feature map ``(B, H, W, C)`` is cut into windows of M x M tokens. Sizes that M
 padded at the bottom and the right first.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar

@@ -1,7 +1,5 @@
 """Relocating a config's data with ``--data-root``."""
 
-from __future__ import annotations
-
 import pytest
 from mmengine.config import Config
 

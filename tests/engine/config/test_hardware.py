@@ -1,7 +1,5 @@
 """Adapting a run to the hardware: device, precision, workers, batch size, processes."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from mmengine.config import Config

@@ -1,7 +1,5 @@
 """``own_data``: a config of five lines trains on a user's data set."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

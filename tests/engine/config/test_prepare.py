@@ -1,7 +1,5 @@
 """Precedence of options when a config is prepared."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

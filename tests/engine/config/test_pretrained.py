@@ -1,7 +1,5 @@
 """A config's pretrained weights: listing, removing and downloading them."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """Output to the terminal and the log file, progress, and metric tables."""
 
-from __future__ import annotations
-
 import io
 import json
 import warnings

@@ -1,7 +1,5 @@
 """Test-time augmentation of boxes and masks."""
 
-from __future__ import annotations
-
 import copy
 
 import pytest

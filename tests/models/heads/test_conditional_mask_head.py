@@ -1,7 +1,5 @@
 """The mask head against grouped convolutions and plain formulas."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from torch.nn import functional as F

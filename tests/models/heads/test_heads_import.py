@@ -1,7 +1,5 @@
 """Looking up any model imports the heads, which must not import mmdet."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 

@@ -1,7 +1,5 @@
 """Losses against mmdet's and plain computations."""
 
-from __future__ import annotations
-
 import math
 
 import torch

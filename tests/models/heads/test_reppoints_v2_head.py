@@ -1,7 +1,5 @@
 """The RepPoints V2 head: losses, predictions and edge cases."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

@@ -1,7 +1,5 @@
 """Assignment against mmdet's assigners; corner and foreground targets against plain loops."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

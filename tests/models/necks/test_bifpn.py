@@ -1,7 +1,5 @@
 """The bidirectional feature pyramid against a plain computation of one pass."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from mmengine.registry import MODELS

@@ -4,8 +4,6 @@ Every function is compared with plain PyTorch and its autograd. Importing this m
 import Triton.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import NamedTuple
 

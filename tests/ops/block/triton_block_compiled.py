@@ -5,8 +5,6 @@ Run by ``test_triton_block.py`` in a separate process; by hand with ``PYTHONPATH
 reports, at all widths.
 """
 
-from __future__ import annotations
-
 import sys
 
 import hopper

@@ -1,7 +1,5 @@
 """Cases for the attention kernels, both in Triton's interpreter and on a GPU."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch

@@ -5,8 +5,6 @@ Run by ``test_triton_attention.py`` in a separate process; by hand with ``PYTHON
 warp's worth of the latter is slow.
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

@@ -4,8 +4,6 @@ Up to 256 channels the whole MLP is one kernel. Arguments and results are those 
 :mod:`~.block.pytorch`.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F

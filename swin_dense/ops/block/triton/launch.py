@@ -9,8 +9,6 @@ biases. All results are the same bits at every call on one machine.
 Every function raises ValueError where it cannot run, see :mod:`~.triton.support`.
 """
 
-from __future__ import annotations
-
 from typing import Any, NamedTuple
 
 import torch

@@ -8,8 +8,6 @@ Nothing is added atomically: what a program sums over its rows (gradients of Lay
 and bias) it writes to a place of its own, to be summed up afterwards.
 """
 
-from __future__ import annotations
-
 import triton
 import triton.language as tl
 

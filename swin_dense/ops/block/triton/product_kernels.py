@@ -9,8 +9,6 @@ better 64 + 32 than 128. A power of 2 is halved, as tiles are worked on one afte
 half a row needs half the registers. A ``block`` is what ``block_rows`` returns.
 """
 
-from __future__ import annotations
-
 import triton
 import triton.language as tl
 

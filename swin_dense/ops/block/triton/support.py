@@ -1,7 +1,5 @@
 """What the fused kernels of a block can run on. Importing this does not import Triton."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

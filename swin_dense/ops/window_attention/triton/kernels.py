@@ -14,8 +14,6 @@ Nothing is added atomically: what a program sums over its windows (gradients of 
 bias, and of padded tokens) it writes to a place of its own, to be summed up afterwards.
 """
 
-from __future__ import annotations
-
 import triton
 import triton.language as tl
 

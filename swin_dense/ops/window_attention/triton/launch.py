@@ -1,7 +1,5 @@
 """Launches the Triton kernels: shapes of their grids, tiles and buffers, sums of their parts."""
 
-from __future__ import annotations
-
 from functools import lru_cache
 from typing import Any, NamedTuple
 

@@ -8,8 +8,6 @@ For backward it keeps qkv and the position bias, which the linear layer and the 
 anyway: no scores, no weights, no copies of q, k and v.
 """
 
-from __future__ import annotations
-
 from types import ModuleType
 from typing import Any
 
