@@ -18,6 +18,7 @@ import triton
 import triton.language as tl
 
 HEAD_DIM = tl.constexpr(32)
+_LOG2_E = tl.constexpr(1.4426950408889634)
 
 # Integers that depend on the size of the input: a kernel is not compiled again for their values.
 _SIZES = ("n_windows", "rows", "columns", "height", "width", "heads")
@@ -79,7 +80,19 @@ def _store(pointer, column, stride, row, on_map, tile):
 
 
 @triton.jit
-def _bias(position_bias, head, n_q, n_k, M: tl.constexpr):
+def _exponent(x, dtype: tl.constexpr):
+    """x in the unit of what :func:`_exp` takes: in 16 bit, log2 e times x."""
+    return x if dtype == tl.float32 else x * _LOG2_E
+
+
+@triton.jit
+def _exp(x, dtype: tl.constexpr):
+    """e^x of scores in that unit: 2^x is one instruction instead of five, but less exact."""
+    return tl.exp(x) if dtype == tl.float32 else tl.exp2(x)
+
+
+@triton.jit
+def _bias(position_bias, head, n_q, n_k, M: tl.constexpr, dtype: tl.constexpr):
     """What is added to scores of queries against keys, in fp32: -inf for keys off the window."""
     N: tl.constexpr = M * M
     is_key = n_k[None, :] < N
@@ -88,7 +101,7 @@ def _bias(position_bias, head, n_q, n_k, M: tl.constexpr):
     else:
         at = (head * N + n_q[:, None]) * N + n_k[None, :]
         bias = tl.load(position_bias + at, mask=(n_q[:, None] < N) & is_key, other=0.0)
-        bias = tl.where(is_key, bias.to(tl.float32), float("-inf"))
+        bias = tl.where(is_key, _exponent(bias.to(tl.float32), dtype), float("-inf"))
     return bias
 
 
@@ -96,10 +109,12 @@ def _bias(position_bias, head, n_q, n_k, M: tl.constexpr):
 def _scores(
     q, k, bias, region_q, region_k, scale, SHIFT: tl.constexpr, PRECISION: tl.constexpr
 ):  # fmt: skip
-    """Scores of queries against keys in fp32: scaled products, bias and mask (equation 4)."""
-    scores = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale + bias
+    """Exponents of queries against keys in fp32: scaled products, bias, mask (equation 4)."""
+    scores = tl.dot(q, tl.trans(k), input_precision=PRECISION)
+    scores = scores * _exponent(scale, q.dtype) + bias
     if SHIFT > 0:
-        scores = tl.where(region_q[:, None] == region_k[None, :], scores, scores - 100.0)
+        masked = scores - _exponent(100.0, q.dtype)
+        scores = tl.where(region_q[:, None] == region_k[None, :], scores, masked)
     return scores
 
 
@@ -132,12 +147,13 @@ def forward(
     size = (rows, columns, height, width)
     c = heads * HEAD_DIM
     column = head * HEAD_DIM
+    dtype: tl.constexpr = qkv.dtype.element_ty
     n_q = block * BLOCK + tl.arange(0, BLOCK)
     n_1 = tl.arange(0, KEYS_1)
-    bias_1 = _bias(position_bias, head, n_q, n_1, M)
+    bias_1 = _bias(position_bias, head, n_q, n_1, M, dtype)
     if KEYS_2 > 0:
         n_2 = KEYS_1 + tl.arange(0, KEYS_2)
-        bias_2 = _bias(position_bias, head, n_q, n_2, M)
+        bias_2 = _bias(position_bias, head, n_q, n_2, M, dtype)
     for window in range(first, n_windows, step):
         row_q, on_q, region_q = _place(window, n_q, size, M, SHIFT, WIDE)
         q = _load(qkv, qkv_bias, column, 3 * c, row_q, on_q, PADDED)
@@ -151,13 +167,13 @@ def forward(
             v_2 = _load(qkv, qkv_bias, 2 * c + column, 3 * c, row_2, on_2, PADDED)
             s_2 = _scores(q, k_2, bias_2, region_q, region_2, scale, SHIFT, PRECISION)
             top = tl.maximum(tl.max(s_1, 1), tl.max(s_2, 1))
-            p_2 = tl.exp(s_2 - top[:, None])
-            p_1 = tl.exp(s_1 - top[:, None])
+            p_2 = _exp(s_2 - top[:, None], dtype)
+            p_1 = _exp(s_1 - top[:, None], dtype)
             total = tl.sum(p_1, 1) + tl.sum(p_2, 1)
             o = tl.dot(p_1.to(v_1.dtype), v_1, input_precision=PRECISION)
             o = tl.dot(p_2.to(v_2.dtype), v_2, o, input_precision=PRECISION)
         else:
-            p_1 = tl.exp(s_1 - tl.max(s_1, 1)[:, None])
+            p_1 = _exp(s_1 - tl.max(s_1, 1)[:, None], dtype)
             total = tl.sum(p_1, 1)
             o = tl.dot(p_1.to(v_1.dtype), v_1, input_precision=PRECISION)
         _store(out, column, c, row_q, on_q, o / total[:, None])
@@ -175,8 +191,9 @@ def backward(
     size = (rows, columns, height, width)
     c = heads * HEAD_DIM
     column = head * HEAD_DIM
+    dtype: tl.constexpr = qkv.dtype.element_ty
     n = tl.arange(0, BLOCK)
-    bias = _bias(position_bias, head, n, n, M)
+    bias = _bias(position_bias, head, n, n, M, dtype)
     pairs = tl.zeros((BLOCK, BLOCK), tl.float32)
     padded_k = tl.zeros((HEAD_DIM,), tl.float32)
     padded_v = tl.zeros((HEAD_DIM,), tl.float32)
@@ -188,7 +205,7 @@ def backward(
         # 0 off the map: such queries send no gradient to anything.
         do = _load(d_out, None, column, c, row, on_map, False)
         s = _scores(q, k, bias, region, region, scale, SHIFT, PRECISION)
-        p = tl.exp(s - tl.max(s, 1)[:, None])
+        p = _exp(s - tl.max(s, 1)[:, None], dtype)
         p = p / tl.sum(p, 1)[:, None]
         dp = tl.dot(do, tl.trans(v), input_precision=PRECISION)
         ds = p * (dp - tl.sum(p * dp, 1)[:, None])
@@ -224,13 +241,14 @@ def backward_queries(
     size = (rows, columns, height, width)
     c = heads * HEAD_DIM
     column = head * HEAD_DIM
+    dtype: tl.constexpr = qkv.dtype.element_ty
     n_q = block * BLOCK + tl.arange(0, BLOCK)
     n_1 = tl.arange(0, KEYS_1)
-    bias_1 = _bias(position_bias, head, n_q, n_1, M)
+    bias_1 = _bias(position_bias, head, n_q, n_1, M, dtype)
     pairs_1 = tl.zeros((BLOCK, KEYS_1), tl.float32)
     if KEYS_2 > 0:
         n_2 = KEYS_1 + tl.arange(0, KEYS_2)
-        bias_2 = _bias(position_bias, head, n_q, n_2, M)
+        bias_2 = _bias(position_bias, head, n_q, n_2, M, dtype)
         pairs_2 = tl.zeros((BLOCK, KEYS_2), tl.float32)
     for window in range(first, n_windows, step):
         row_q, on_q, region_q = _place(window, n_q, size, M, SHIFT, WIDE)
@@ -247,8 +265,8 @@ def backward_queries(
             v_2 = _load(qkv, qkv_bias, 2 * c + column, 3 * c, row_2, on_2, PADDED)
             p_2 = _scores(q, k_2, bias_2, region_q, region_2, scale, SHIFT, PRECISION)
             top = tl.maximum(top, tl.max(p_2, 1))
-            p_2 = tl.exp(p_2 - top[:, None])
-        p_1 = tl.exp(p_1 - top[:, None])
+            p_2 = _exp(p_2 - top[:, None], dtype)
+        p_1 = _exp(p_1 - top[:, None], dtype)
         total = tl.sum(p_1, 1)
         dp_1 = tl.dot(do, tl.trans(v_1), input_precision=PRECISION)
         mean = tl.sum(p_1 * dp_1, 1)
@@ -311,6 +329,7 @@ def backward_keys(
     size = (rows, columns, height, width)
     c = heads * HEAD_DIM
     column = head * HEAD_DIM
+    dtype: tl.constexpr = qkv.dtype.element_ty
     n_k = block * BLOCK + tl.arange(0, BLOCK)
     padded_k = tl.zeros((HEAD_DIM,), tl.float32)
     padded_v = tl.zeros((HEAD_DIM,), tl.float32)
@@ -331,9 +350,9 @@ def backward_keys(
             top = tl.load(at, mask=n_q < M * M, other=float("inf"))
             total = tl.load(at + M * M, mask=n_q < M * M, other=1.0)
             mean = tl.load(at + 2 * M * M, mask=n_q < M * M, other=0.0)
-            bias = _bias(position_bias, head, n_q, n_k, M)
+            bias = _bias(position_bias, head, n_q, n_k, M, dtype)
             s = _scores(q, k, bias, region_q, region_k, scale, SHIFT, PRECISION)
-            p = tl.exp(s - top[:, None]) / total[:, None]
+            p = _exp(s - top[:, None], dtype) / total[:, None]
             dp = tl.dot(do, tl.trans(v), input_precision=PRECISION)
             ds = (p * (dp - mean[:, None])).to(q.dtype)
             dk = tl.dot(tl.trans(ds), q, dk, input_precision=PRECISION)
