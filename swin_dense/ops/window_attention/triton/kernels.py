@@ -60,14 +60,14 @@ def _place(window, n, size, M: tl.constexpr, SHIFT: tl.constexpr, WIDE: tl.const
 
 @triton.jit
 def _load(qkv, qkv_bias, column, stride, row, on_map, PADDED: tl.constexpr):
-    """Columns ``column + 0..31`` of some rows of qkv; the bias where it is padding."""
+    """Columns ``column + 0..31`` of some rows of qkv; the bias, in its precision, for padding."""
     d = tl.arange(0, HEAD_DIM)
     at = row[:, None] * stride + column + d[None, :]
-    tile = tl.load(qkv + at, mask=on_map[:, None], other=0.0)
-    if PADDED:  # noqa: SIM102 - pointers that are None are known to Triton by `is` alone
-        if qkv_bias is not None:
-            fill = tl.load(qkv_bias + column + d).to(tile.dtype)
-            tile = tl.where(on_map[:, None], tile, fill[None, :])
+    # By its address: to select among loaded values, a tile would have to pass through registers.
+    if PADDED and qkv_bias is not None:
+        tile = tl.load(tl.where(on_map[:, None], qkv + at, qkv_bias + column + d[None, :]))
+    else:
+        tile = tl.load(qkv + at, mask=on_map[:, None], other=0.0)
     return tile
 
 

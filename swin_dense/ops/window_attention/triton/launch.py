@@ -90,6 +90,10 @@ class _Problem:
         groups = triton.cdiv(programs, self.heads * blocks)
         return blocks, max(1, min(self.windows, groups))
 
+    def padding_token(self, qkv_bias: Tensor | None) -> Tensor | None:
+        """q, k and v of padding in the precision of qkv; None where there is none, or it is 0."""
+        return qkv_bias.to(self.dtype) if self.padded and qkv_bias is not None else None
+
     def floats(self, *shape: int) -> Tensor:
         """An fp32 buffer."""
         return torch.empty(shape, dtype=torch.float32, device=self.device)
@@ -118,8 +122,8 @@ def forward(
     blocks, groups = problem.grid(tile.forward)
     with device_guard(qkv.device):
         kernels.forward[(spec.num_heads * blocks * groups,)](
-            qkv, qkv_bias, position_bias, out, *problem.sizes, **problem.constants,
-            **schedule("forward", qkv.dtype),
+            qkv, problem.padding_token(qkv_bias), position_bias, out, *problem.sizes,
+            **problem.constants, **schedule("forward", qkv.dtype),
             BLOCK=tile.forward, KEYS_1=tile.keys[0], KEYS_2=tile.keys[1],
         )  # fmt: skip
     return out
@@ -138,7 +142,7 @@ def backward(
     d_out, qkv, qkv_bias, position_bias = _contiguous(d_out, qkv, qkv_bias, position_bias)
     problem = _Problem(qkv, spec)
     d_qkv = torch.empty_like(qkv)
-    inputs = (qkv, qkv_bias, position_bias, d_out, d_qkv)
+    inputs = (qkv, problem.padding_token(qkv_bias), position_bias, d_out, d_qkv)
     want_padding = want_qkv_bias and problem.padded
     with device_guard(qkv.device):
         launch = _backward_small if problem.tokens <= 64 else _backward_large
