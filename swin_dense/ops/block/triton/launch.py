@@ -148,7 +148,8 @@ def layer_norm_backward(
 def mlp(m: Tensor, scale: Tensor | None, norm: Norm, fc1: Linear, fc2: Linear) -> Tensor:
     """``m + scale * fc2(gelu(fc1(norm(m))))`` in the precision of ``m``, ``(T, C)``.
 
-    Weights are in the precision of the products; both layers have a bias. GELU is the exact one.
+    Weights are in the precision of the products; both layers have a bias. GELU is the exact one in
+    fp32, and within 4.4e-5 of it in 16 bits.
     """
     hidden, dtype = fc1.weight.shape[0], fc1.weight.dtype
     _check("mlp", unsupported_product_reason(m, dtype, hidden))
