@@ -1,7 +1,5 @@
 """GELU and its derivative in Triton, exact in fp32 and without ``erf`` in 16 bits."""
 
-from __future__ import annotations
-
 import triton
 import triton.language as tl
 

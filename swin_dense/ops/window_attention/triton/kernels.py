@@ -126,6 +126,18 @@ def _load(qkv, qkv_bias, column, stride, row, on_map, EDGE: tl.constexpr):
 
 
 @triton.jit
+def _load_keys(
+    qkv, qkv_bias, c, column, window, n, size,
+    M: tl.constexpr, SHIFT: tl.constexpr, WIDE: tl.constexpr, EDGE: tl.constexpr,
+):  # fmt: skip
+    """Keys, values and regions of tokens n of a window."""
+    row, on_map, region = _place(window, n, size, M, SHIFT, WIDE, EDGE)
+    k = _load(qkv, qkv_bias, c + column, 3 * c, row, on_map, EDGE)
+    v = _load(qkv, qkv_bias, 2 * c + column, 3 * c, row, on_map, EDGE)
+    return k, v, region
+
+
+@triton.jit
 def _store(pointer, column, stride, row, on_map, tile):
     """Write a tile to columns ``column + 0..31`` of the rows that are not padding."""
     d = tl.arange(0, HEAD_DIM)
@@ -199,8 +211,7 @@ def forward(
     BLOCKS: tl.constexpr = (M * M + BLOCK - 1) // BLOCK
     head, block, first, step = _program(heads, BLOCKS)
     size = (rows, columns, height, width)
-    c = heads * HEAD_DIM
-    column = head * HEAD_DIM
+    c, column = heads * HEAD_DIM, head * HEAD_DIM
     dtype: tl.constexpr = qkv.dtype.element_ty
     n_q = block * BLOCK + tl.arange(0, BLOCK)
     n_1 = tl.arange(0, KEYS_1)
@@ -214,14 +225,12 @@ def forward(
             window = _window(index, size, M, SHIFT, EDGE)
             row_q, on_q, region_q = _place(window, n_q, size, M, SHIFT, WIDE, EDGE)
             q = _load(qkv, qkv_bias, column, 3 * c, row_q, on_q, EDGE)
-            row_1, on_1, region_1 = _place(window, n_1, size, M, SHIFT, WIDE, EDGE)
-            k_1 = _load(qkv, qkv_bias, c + column, 3 * c, row_1, on_1, EDGE)
-            v_1 = _load(qkv, qkv_bias, 2 * c + column, 3 * c, row_1, on_1, EDGE)
+            k_1, v_1, region_1 = _load_keys(
+                qkv, qkv_bias, c, column, window, n_1, size, M, SHIFT, WIDE, EDGE)  # fmt: skip
             s_1 = _scores(q, k_1, bias_1, region_q, region_1, scale, SHIFT * EDGE, PRECISION)
             if KEYS_2 > 0:
-                row_2, on_2, region_2 = _place(window, n_2, size, M, SHIFT, WIDE, EDGE)
-                k_2 = _load(qkv, qkv_bias, c + column, 3 * c, row_2, on_2, EDGE)
-                v_2 = _load(qkv, qkv_bias, 2 * c + column, 3 * c, row_2, on_2, EDGE)
+                k_2, v_2, region_2 = _load_keys(
+                    qkv, qkv_bias, c, column, window, n_2, size, M, SHIFT, WIDE, EDGE)  # fmt: skip
                 s_2 = _scores(q, k_2, bias_2, region_q, region_2, scale, SHIFT * EDGE, PRECISION)
                 top = tl.maximum(tl.max(s_1, 1), tl.max(s_2, 1))
                 p_2 = _exp(s_2 - top[:, None], dtype)
@@ -246,8 +255,7 @@ def backward(
     """All gradients of windows that fit into one tile, M * M <= BLOCK."""
     head, _, first, step = _program(heads, 1)
     size = (rows, columns, height, width)
-    c = heads * HEAD_DIM
-    column = head * HEAD_DIM
+    c, column = heads * HEAD_DIM, head * HEAD_DIM
     dtype: tl.constexpr = qkv.dtype.element_ty
     n = tl.arange(0, BLOCK)
     bias = _bias(position_bias, head, n, n, M, dtype)
@@ -299,8 +307,7 @@ def backward_queries(
     BLOCKS: tl.constexpr = (M * M + BLOCK - 1) // BLOCK
     head, block, first, step = _program(heads, BLOCKS)
     size = (rows, columns, height, width)
-    c = heads * HEAD_DIM
-    column = head * HEAD_DIM
+    c, column = heads * HEAD_DIM, head * HEAD_DIM
     dtype: tl.constexpr = qkv.dtype.element_ty
     n_q = block * BLOCK + tl.arange(0, BLOCK)
     n_1 = tl.arange(0, KEYS_1)
@@ -317,25 +324,22 @@ def backward_queries(
             row_q, on_q, region_q = _place(window, n_q, size, M, SHIFT, WIDE, EDGE)
             q = _load(qkv, qkv_bias, column, 3 * c, row_q, on_q, EDGE)
             do = _load(d_out, None, column, c, row_q, on_q, False)
-            row_1, on_1, region_1 = _place(window, n_1, size, M, SHIFT, WIDE, EDGE)
-            k_1 = _load(qkv, qkv_bias, c + column, 3 * c, row_1, on_1, EDGE)
-            v_1 = _load(qkv, qkv_bias, 2 * c + column, 3 * c, row_1, on_1, EDGE)
+            k_1, v_1, region_1 = _load_keys(
+                qkv, qkv_bias, c, column, window, n_1, size, M, SHIFT, WIDE, EDGE)  # fmt: skip
             p_1 = _scores(q, k_1, bias_1, region_q, region_1, scale, SHIFT * EDGE, PRECISION)
             top = tl.max(p_1, 1)
             if KEYS_2 > 0:
-                row_2, on_2, region_2 = _place(window, n_2, size, M, SHIFT, WIDE, EDGE)
-                k_2 = _load(qkv, qkv_bias, c + column, 3 * c, row_2, on_2, EDGE)
-                v_2 = _load(qkv, qkv_bias, 2 * c + column, 3 * c, row_2, on_2, EDGE)
+                k_2, v_2, region_2 = _load_keys(
+                    qkv, qkv_bias, c, column, window, n_2, size, M, SHIFT, WIDE, EDGE)  # fmt: skip
                 p_2 = _scores(q, k_2, bias_2, region_q, region_2, scale, SHIFT * EDGE, PRECISION)
                 top = tl.maximum(top, tl.max(p_2, 1))
                 p_2 = _exp(p_2 - top[:, None], dtype)
             p_1 = _exp(p_1 - top[:, None], dtype)
-            total = tl.sum(p_1, 1)
             dp_1 = tl.dot(do, tl.trans(v_1), input_precision=PRECISION)
-            mean = tl.sum(p_1 * dp_1, 1)
+            total, mean = tl.sum(p_1, 1), tl.sum(p_1 * dp_1, 1)
             if KEYS_2 > 0:
-                total += tl.sum(p_2, 1)
                 dp_2 = tl.dot(do, tl.trans(v_2), input_precision=PRECISION)
+                total += tl.sum(p_2, 1)
                 mean += tl.sum(p_2 * dp_2, 1)
             mean = mean / total
             ds_1 = p_1 / total[:, None] * (dp_1 - mean[:, None])
@@ -392,8 +396,7 @@ def backward_keys(
     BLOCKS: tl.constexpr = (M * M + BLOCK - 1) // BLOCK
     head, block, first, step = _program(heads, BLOCKS)
     size = (rows, columns, height, width)
-    c = heads * HEAD_DIM
-    column = head * HEAD_DIM
+    c, column = heads * HEAD_DIM, head * HEAD_DIM
     dtype: tl.constexpr = qkv.dtype.element_ty
     n_k = block * BLOCK + tl.arange(0, BLOCK)
     padded_k = tl.zeros((HEAD_DIM,), tl.float32)
