@@ -5,6 +5,7 @@ import torch
 from block_cases import EPS, FUNCTIONS, Case, assert_as_exact_as_plain_pytorch, make_inputs
 
 from swin_dense.ops import triton_support
+from swin_dense.ops.block import Norm
 
 
 def _fits() -> bool:
@@ -94,9 +95,9 @@ def test_offsets_beyond_32_bits():
         pytest.skip("needs 16 GiB of free memory")
     x = torch.zeros(rows, channels, device="cuda", dtype=BF16)
     x[-100:] = torch.randn(100, channels, device="cuda", dtype=BF16)
-    weight, bias = torch.ones(channels, device="cuda"), torch.zeros(channels, device="cuda")
-    xn = triton_block.layer_norm(x, weight, bias, EPS, BF16)
-    assert torch.equal(xn[-100:], triton_block.layer_norm(x[-100:], weight, bias, EPS, BF16))
+    norm = Norm(torch.ones(channels, device="cuda"), torch.zeros(channels, device="cuda"), EPS)
+    xn = triton_block.layer_norm(x, norm, BF16)
+    assert torch.equal(xn[-100:], triton_block.layer_norm(x[-100:], norm, BF16))
     assert not xn[:-100].any()
 
 

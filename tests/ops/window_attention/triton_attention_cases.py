@@ -29,6 +29,8 @@ CASES = [
     Case(2, 9, 5, 1, 7, 0),  # padded
     Case(2, 9, 8, 2, 7, 3),  # padded, shifted
     Case(1, 1, 1, 1, 7, 3),  # smaller than a window
+    Case(2, 15, 23, 1, 7, 3),  # inner windows, and two last columns with padding
+    Case(1, 31, 29, 1, 12, 6),
     Case(1, 9, 8, 1, 7, 3, qkv_bias=False),
     Case(1, 9, 8, 1, 7, 3, position_bias=False),
     Case(1, 9, 8, 1, 7, 3, scale=0.0),  # "rel. pos. w/o app." of table 4

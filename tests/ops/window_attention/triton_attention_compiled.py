@@ -16,7 +16,7 @@ from swin_dense.ops.window_attention.triton import kernels as triton_kernels
 from swin_dense.ops.window_attention.triton.launch import schedule, tiles
 
 # Tensors in the precision of qkv; the others are fp32, as parameters and sums are.
-IN_PRECISION = ("qkv", "out", "d_out", "d_qkv")
+IN_PRECISION = ("qkv", "qkv_bias", "out", "d_out", "d_qkv")
 
 
 def compiled(name: str, dtype: torch.dtype, **constants: object) -> CompiledKernel:

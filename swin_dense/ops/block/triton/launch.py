@@ -20,8 +20,9 @@ from swin_dense.ops.block.triton import norm_kernels, product_kernels
 from swin_dense.ops.block.triton.support import unsupported_product_reason, unsupported_reason
 from swin_dense.ops.triton_support import device_guard, fp32_precision, multiprocessors
 
-# Warps of backward programs on a multiprocessor: what its registers hold at 64 a thread.
-_WARPS_PER_SM = 32
+# Warps of backward programs on a multiprocessor: what its registers hold at 96 a thread. More
+# programs would wait for the first to end, which all have the same number of rows.
+_WARPS_PER_SM = 20
 
 
 def norm_schedule(direction: str, channels: int) -> dict[str, int]:
@@ -148,7 +149,8 @@ def layer_norm_backward(
 def mlp(m: Tensor, scale: Tensor | None, norm: Norm, fc1: Linear, fc2: Linear) -> Tensor:
     """``m + scale * fc2(gelu(fc1(norm(m))))`` in the precision of ``m``, ``(T, C)``.
 
-    Weights are in the precision of the products; both layers have a bias. GELU is the exact one.
+    Weights are in the precision of the products; both layers have a bias. GELU is the exact one in
+    fp32, and within 4.4e-5 of it in 16 bits.
     """
     hidden, dtype = fc1.weight.shape[0], fc1.weight.dtype
     _check("mlp", unsupported_product_reason(m, dtype, hidden))

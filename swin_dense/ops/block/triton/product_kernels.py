@@ -12,6 +12,7 @@ half a row needs half the registers. A ``block`` is what ``block_rows`` returns.
 import triton
 import triton.language as tl
 
+from swin_dense.ops.block.triton.gelu_kernels import gelu_derivative, normal_cdf
 from swin_dense.ops.block.triton.norm_kernels import SIZES, block_rows, scaled
 
 
@@ -109,12 +110,6 @@ def _load_w2(w2, first, column, HIDDEN: tl.constexpr, CHUNK: tl.constexpr, WIDTH
     return tl.load(w2 + channel * HIDDEN + first + tl.arange(0, CHUNK)[None, :])
 
 
-@triton.jit
-def _normal_cdf(h):
-    """Probability that a standard normal variable is less than h: GELU is h times this."""
-    return 0.5 * (1.0 + tl.erf(h * 0.7071067811865476))
-
-
 @triton.jit(do_not_specialize=SIZES)
 def mlp(
     m, scale, norm_weight, norm_bias, w1, b1, w2, b2, out, n_rows, rows_per_image, eps,
@@ -138,7 +133,7 @@ def mlp(
         h = tl.dot(n_1, tl.trans(w1_1), input_precision=PRECISION)
         h = tl.dot(n_2, tl.trans(w1_2), h, input_precision=PRECISION)
         h += vector(b1, first, CHUNK)
-        g = (h * _normal_cdf(h)).to(dtype)
+        g = (h * normal_cdf(h, dtype)).to(dtype)
         w2_1 = _load_w2(w2, first, 0, HIDDEN, CHUNK, C_1)
         w2_2 = _load_w2(w2, first, C_1, HIDDEN, CHUNK, C_2)
         sum_1 = tl.dot(g, tl.trans(w2_1), sum_1, input_precision=PRECISION)
@@ -236,10 +231,9 @@ def mlp_backward(
         h = tl.dot(n_2, tl.trans(w1_2), h, input_precision=PRECISION)
         d = tl.dot(d_2, w2_2, d, input_precision=PRECISION)
         h += vector(b1, first, CHUNK)
-        cdf = _normal_cdf(h)
+        cdf = normal_cdf(h, dtype)
         store(g, block, first, h * cdf, HIDDEN, CHUNK)
-        # The derivative of GELU; the factor is 1 / sqrt(2 pi).
-        d = (d * (cdf + h * tl.exp(-0.5 * h * h) * 0.3989422804014327)).to(dtype)
+        d = (d * gelu_derivative(h, cdf)).to(dtype)
         store(dh, block, first, d, HIDDEN, CHUNK)
         dn_1 = tl.dot(d, w1_1, dn_1, input_precision=PRECISION)
         dn_2 = tl.dot(d, w1_2, dn_2, input_precision=PRECISION)

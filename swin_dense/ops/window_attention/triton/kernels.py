@@ -10,6 +10,9 @@ are run-time arguments. The scores of a query never leave the chip. Backward com
   then one by blocks of keys (gradients of k and v). A row of keys is two tiles, since a tile's
   sides are powers of 2 and 144 tokens are better 128 + 16 than 256.
 
+Only windows at the edge of the feature map have padding or a mask. Every kernel has two loops: one
+over the inner windows, without either, then one over those at the edge.
+
 Nothing is added atomically: what a program sums over its windows (gradients of the position
 bias, and of padded tokens) it writes to a place of its own, to be summed up afterwards.
 """
@@ -18,6 +21,7 @@ import triton
 import triton.language as tl
 
 HEAD_DIM = tl.constexpr(32)
+_LOG2_E = tl.constexpr(1.4426950408889634)
 
 # Integers that depend on the size of the input: a kernel is not compiled again for their values.
 _SIZES = ("n_windows", "rows", "columns", "height", "width", "heads")
@@ -36,38 +40,101 @@ def _program(heads, BLOCKS: tl.constexpr):
 
 
 @triton.jit
-def _place(window, n, size, M: tl.constexpr, SHIFT: tl.constexpr, WIDE: tl.constexpr):
+def _inner(size, M: tl.constexpr, SHIFT: tl.constexpr):
+    """Rows and columns of windows that have no padding and nothing that the shift wraps around."""
+    _, _, height, width = size
+    return tl.maximum(height - SHIFT, 0) // M, tl.maximum(width - SHIFT, 0) // M
+
+
+@triton.jit
+def _share(first, step, n_windows, size, M: tl.constexpr, SHIFT: tl.constexpr, EDGE: tl.constexpr):
+    """First and end of this program's indices among inner windows, or among those at the edge.
+
+    Those at the edge come after the inner ones, so that programs have as many windows as before.
+    """
+    rows, columns, _, _ = size
+    inner_rows, inner_columns = _inner(size, M, SHIFT)
+    n_inner = n_windows // (rows * columns) * inner_rows * inner_columns
+    end = n_inner
+    if EDGE:
+        first += tl.cdiv(tl.maximum(n_inner - first, 0), step) * step - n_inner
+        end = n_windows - n_inner
+    return first, end
+
+
+@triton.jit
+def _window(index, size, M: tl.constexpr, SHIFT: tl.constexpr, EDGE: tl.constexpr):
+    """Image, row and column of a window: those at the edge are the last rows, then columns."""
+    rows, columns, _, _ = size
+    inner_rows, inner_columns = _inner(size, M, SHIFT)
+    # Divisors are at least 1: loads may run ahead of a loop that has no windows.
+    if EDGE:
+        n = tl.maximum(rows * columns - inner_rows * inner_columns, 1)
+        below = (rows - inner_rows) * columns
+        is_below = index % n < below
+        at = index % n - tl.where(is_below, 0, below)
+        width = tl.maximum(tl.where(is_below, columns, columns - inner_columns), 1)
+        row = at // width + tl.where(is_below, inner_rows, 0)
+        column = at % width + tl.where(is_below, 0, inner_columns)
+    else:
+        width = tl.maximum(inner_columns, 1)
+        n = tl.maximum(inner_rows, 1) * width
+        row = index % n // width
+        column = index % n % width
+    return index // n, row, column
+
+
+@triton.jit
+def _place(
+    window, n, size, M: tl.constexpr, SHIFT: tl.constexpr, WIDE: tl.constexpr, EDGE: tl.constexpr
+):
     """Tokens n of a window: row of each in the feature map, whether it is on it, its region.
 
     A token is off the feature map if it is padding, or beyond the window's M * M.
     """
     rows, columns, height, width = size
-    image = window // (rows * columns)
-    cell = window % (rows * columns)
-    y = cell // columns * M + n // M
-    x = cell % columns * M + n % M
+    image, window_row, window_column = window
+    y = window_row * M + n // M
+    x = window_column * M + n % M
+    on_map = n < M * M
     # What the cyclic shift moves to the opposite end is a region of its own (figure 4).
     wraps_y = y >= rows * M - SHIFT
     wraps_x = x >= columns * M - SHIFT
-    y = y + SHIFT - tl.where(wraps_y, rows * M, 0)
-    x = x + SHIFT - tl.where(wraps_x, columns * M, 0)
+    y += SHIFT
+    x += SHIFT
+    if EDGE:
+        y -= tl.where(wraps_y, rows * M, 0)
+        x -= tl.where(wraps_x, columns * M, 0)
+        on_map &= (y < height) & (x < width)
     if WIDE:
         image = image.to(tl.int64)
     region = wraps_y.to(tl.int32) * 2 + wraps_x.to(tl.int32)
-    return (image * height + y) * width + x, (n < M * M) & (y < height) & (x < width), region
+    return (image * height + y) * width + x, on_map, region
 
 
 @triton.jit
-def _load(qkv, qkv_bias, column, stride, row, on_map, PADDED: tl.constexpr):
-    """Columns ``column + 0..31`` of some rows of qkv; the bias where it is padding."""
+def _load(qkv, qkv_bias, column, stride, row, on_map, EDGE: tl.constexpr):
+    """Columns ``column + 0..31`` of some rows of qkv; the bias, in its precision, for padding."""
     d = tl.arange(0, HEAD_DIM)
     at = row[:, None] * stride + column + d[None, :]
-    tile = tl.load(qkv + at, mask=on_map[:, None], other=0.0)
-    if PADDED:  # noqa: SIM102 - pointers that are None are known to Triton by `is` alone
-        if qkv_bias is not None:
-            fill = tl.load(qkv_bias + column + d).to(tile.dtype)
-            tile = tl.where(on_map[:, None], tile, fill[None, :])
+    # By its address: to select among loaded values, a tile would have to pass through registers.
+    if EDGE and qkv_bias is not None:
+        tile = tl.load(tl.where(on_map[:, None], qkv + at, qkv_bias + column + d[None, :]))
+    else:
+        tile = tl.load(qkv + at, mask=on_map[:, None], other=0.0)
     return tile
+
+
+@triton.jit
+def _load_keys(
+    qkv, qkv_bias, c, column, window, n, size,
+    M: tl.constexpr, SHIFT: tl.constexpr, WIDE: tl.constexpr, EDGE: tl.constexpr,
+):  # fmt: skip
+    """Keys, values and regions of tokens n of a window."""
+    row, on_map, region = _place(window, n, size, M, SHIFT, WIDE, EDGE)
+    k = _load(qkv, qkv_bias, c + column, 3 * c, row, on_map, EDGE)
+    v = _load(qkv, qkv_bias, 2 * c + column, 3 * c, row, on_map, EDGE)
+    return k, v, region
 
 
 @triton.jit
@@ -79,7 +146,19 @@ def _store(pointer, column, stride, row, on_map, tile):
 
 
 @triton.jit
-def _bias(position_bias, head, n_q, n_k, M: tl.constexpr):
+def _exponent(x, dtype: tl.constexpr):
+    """x in the unit of what :func:`_exp` takes: in 16 bit, log2 e times x."""
+    return x if dtype == tl.float32 else x * _LOG2_E
+
+
+@triton.jit
+def _exp(x, dtype: tl.constexpr):
+    """e^x of scores in that unit: 2^x is one instruction instead of five, but less exact."""
+    return tl.exp(x) if dtype == tl.float32 else tl.exp2(x)
+
+
+@triton.jit
+def _bias(position_bias, head, n_q, n_k, M: tl.constexpr, dtype: tl.constexpr):
     """What is added to scores of queries against keys, in fp32: -inf for keys off the window."""
     N: tl.constexpr = M * M
     is_key = n_k[None, :] < N
@@ -88,7 +167,7 @@ def _bias(position_bias, head, n_q, n_k, M: tl.constexpr):
     else:
         at = (head * N + n_q[:, None]) * N + n_k[None, :]
         bias = tl.load(position_bias + at, mask=(n_q[:, None] < N) & is_key, other=0.0)
-        bias = tl.where(is_key, bias.to(tl.float32), float("-inf"))
+        bias = tl.where(is_key, _exponent(bias.to(tl.float32), dtype), float("-inf"))
     return bias
 
 
@@ -96,10 +175,12 @@ def _bias(position_bias, head, n_q, n_k, M: tl.constexpr):
 def _scores(
     q, k, bias, region_q, region_k, scale, SHIFT: tl.constexpr, PRECISION: tl.constexpr
 ):  # fmt: skip
-    """Scores of queries against keys in fp32: scaled products, bias and mask (equation 4)."""
-    scores = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale + bias
+    """Exponents of queries against keys in fp32: scaled products, bias, mask (equation 4)."""
+    scores = tl.dot(q, tl.trans(k), input_precision=PRECISION)
+    scores = scores * _exponent(scale, q.dtype) + bias
     if SHIFT > 0:
-        scores = tl.where(region_q[:, None] == region_k[None, :], scores, scores - 100.0)
+        masked = scores - _exponent(100.0, q.dtype)
+        scores = tl.where(region_q[:, None] == region_k[None, :], scores, masked)
     return scores
 
 
@@ -130,37 +211,38 @@ def forward(
     BLOCKS: tl.constexpr = (M * M + BLOCK - 1) // BLOCK
     head, block, first, step = _program(heads, BLOCKS)
     size = (rows, columns, height, width)
-    c = heads * HEAD_DIM
-    column = head * HEAD_DIM
+    c, column = heads * HEAD_DIM, head * HEAD_DIM
+    dtype: tl.constexpr = qkv.dtype.element_ty
     n_q = block * BLOCK + tl.arange(0, BLOCK)
     n_1 = tl.arange(0, KEYS_1)
-    bias_1 = _bias(position_bias, head, n_q, n_1, M)
+    bias_1 = _bias(position_bias, head, n_q, n_1, M, dtype)
     if KEYS_2 > 0:
         n_2 = KEYS_1 + tl.arange(0, KEYS_2)
-        bias_2 = _bias(position_bias, head, n_q, n_2, M)
-    for window in range(first, n_windows, step):
-        row_q, on_q, region_q = _place(window, n_q, size, M, SHIFT, WIDE)
-        q = _load(qkv, qkv_bias, column, 3 * c, row_q, on_q, PADDED)
-        row_1, on_1, region_1 = _place(window, n_1, size, M, SHIFT, WIDE)
-        k_1 = _load(qkv, qkv_bias, c + column, 3 * c, row_1, on_1, PADDED)
-        v_1 = _load(qkv, qkv_bias, 2 * c + column, 3 * c, row_1, on_1, PADDED)
-        s_1 = _scores(q, k_1, bias_1, region_q, region_1, scale, SHIFT, PRECISION)
-        if KEYS_2 > 0:
-            row_2, on_2, region_2 = _place(window, n_2, size, M, SHIFT, WIDE)
-            k_2 = _load(qkv, qkv_bias, c + column, 3 * c, row_2, on_2, PADDED)
-            v_2 = _load(qkv, qkv_bias, 2 * c + column, 3 * c, row_2, on_2, PADDED)
-            s_2 = _scores(q, k_2, bias_2, region_q, region_2, scale, SHIFT, PRECISION)
-            top = tl.maximum(tl.max(s_1, 1), tl.max(s_2, 1))
-            p_2 = tl.exp(s_2 - top[:, None])
-            p_1 = tl.exp(s_1 - top[:, None])
-            total = tl.sum(p_1, 1) + tl.sum(p_2, 1)
-            o = tl.dot(p_1.to(v_1.dtype), v_1, input_precision=PRECISION)
-            o = tl.dot(p_2.to(v_2.dtype), v_2, o, input_precision=PRECISION)
-        else:
-            p_1 = tl.exp(s_1 - tl.max(s_1, 1)[:, None])
-            total = tl.sum(p_1, 1)
-            o = tl.dot(p_1.to(v_1.dtype), v_1, input_precision=PRECISION)
-        _store(out, column, c, row_q, on_q, o / total[:, None])
+        bias_2 = _bias(position_bias, head, n_q, n_2, M, dtype)
+    for EDGE in tl.static_range(1 + (PADDED or SHIFT > 0)):
+        begin, end = _share(first, step, n_windows, size, M, SHIFT, EDGE)
+        for index in range(begin, end, step):
+            window = _window(index, size, M, SHIFT, EDGE)
+            row_q, on_q, region_q = _place(window, n_q, size, M, SHIFT, WIDE, EDGE)
+            q = _load(qkv, qkv_bias, column, 3 * c, row_q, on_q, EDGE)
+            k_1, v_1, region_1 = _load_keys(
+                qkv, qkv_bias, c, column, window, n_1, size, M, SHIFT, WIDE, EDGE)  # fmt: skip
+            s_1 = _scores(q, k_1, bias_1, region_q, region_1, scale, SHIFT * EDGE, PRECISION)
+            if KEYS_2 > 0:
+                k_2, v_2, region_2 = _load_keys(
+                    qkv, qkv_bias, c, column, window, n_2, size, M, SHIFT, WIDE, EDGE)  # fmt: skip
+                s_2 = _scores(q, k_2, bias_2, region_q, region_2, scale, SHIFT * EDGE, PRECISION)
+                top = tl.maximum(tl.max(s_1, 1), tl.max(s_2, 1))
+                p_2 = _exp(s_2 - top[:, None], dtype)
+                p_1 = _exp(s_1 - top[:, None], dtype)
+                total = tl.sum(p_1, 1) + tl.sum(p_2, 1)
+                o = tl.dot(p_1.to(v_1.dtype), v_1, input_precision=PRECISION)
+                o = tl.dot(p_2.to(v_2.dtype), v_2, o, input_precision=PRECISION)
+            else:
+                p_1 = _exp(s_1 - tl.max(s_1, 1)[:, None], dtype)
+                total = tl.sum(p_1, 1)
+                o = tl.dot(p_1.to(v_1.dtype), v_1, input_precision=PRECISION)
+            _store(out, column, c, row_q, on_q, o / total[:, None])
 
 
 @triton.jit(do_not_specialize=_SIZES)
@@ -173,38 +255,41 @@ def backward(
     """All gradients of windows that fit into one tile, M * M <= BLOCK."""
     head, _, first, step = _program(heads, 1)
     size = (rows, columns, height, width)
-    c = heads * HEAD_DIM
-    column = head * HEAD_DIM
+    c, column = heads * HEAD_DIM, head * HEAD_DIM
+    dtype: tl.constexpr = qkv.dtype.element_ty
     n = tl.arange(0, BLOCK)
-    bias = _bias(position_bias, head, n, n, M)
+    bias = _bias(position_bias, head, n, n, M, dtype)
     pairs = tl.zeros((BLOCK, BLOCK), tl.float32)
     padded_k = tl.zeros((HEAD_DIM,), tl.float32)
     padded_v = tl.zeros((HEAD_DIM,), tl.float32)
-    for window in range(first, n_windows, step):
-        row, on_map, region = _place(window, n, size, M, SHIFT, WIDE)
-        q = _load(qkv, qkv_bias, column, 3 * c, row, on_map, PADDED)
-        k = _load(qkv, qkv_bias, c + column, 3 * c, row, on_map, PADDED)
-        v = _load(qkv, qkv_bias, 2 * c + column, 3 * c, row, on_map, PADDED)
-        # 0 off the map: such queries send no gradient to anything.
-        do = _load(d_out, None, column, c, row, on_map, False)
-        s = _scores(q, k, bias, region, region, scale, SHIFT, PRECISION)
-        p = tl.exp(s - tl.max(s, 1)[:, None])
-        p = p / tl.sum(p, 1)[:, None]
-        dp = tl.dot(do, tl.trans(v), input_precision=PRECISION)
-        ds = p * (dp - tl.sum(p * dp, 1)[:, None])
-        if d_position_bias is not None:
-            pairs += ds
-        ds = ds.to(q.dtype)
-        dq = tl.dot(ds, k, input_precision=PRECISION) * scale
-        dk = tl.dot(tl.trans(ds), q, input_precision=PRECISION) * scale
-        dv = tl.dot(tl.trans(p.to(q.dtype)), do, input_precision=PRECISION)
-        _store(d_qkv, column, 3 * c, row, on_map, dq)
-        _store(d_qkv, c + column, 3 * c, row, on_map, dk)
-        _store(d_qkv, 2 * c + column, 3 * c, row, on_map, dv)
-        if d_padding is not None:
-            padded = ((n < M * M) & (on_map == 0))[:, None]
-            padded_k += tl.sum(tl.where(padded, dk, 0.0), 0)
-            padded_v += tl.sum(tl.where(padded, dv, 0.0), 0)
+    for EDGE in tl.static_range(1 + (PADDED or SHIFT > 0)):
+        begin, end = _share(first, step, n_windows, size, M, SHIFT, EDGE)
+        for index in range(begin, end, step):
+            window = _window(index, size, M, SHIFT, EDGE)
+            row, on_map, region = _place(window, n, size, M, SHIFT, WIDE, EDGE)
+            q = _load(qkv, qkv_bias, column, 3 * c, row, on_map, EDGE)
+            k = _load(qkv, qkv_bias, c + column, 3 * c, row, on_map, EDGE)
+            v = _load(qkv, qkv_bias, 2 * c + column, 3 * c, row, on_map, EDGE)
+            # 0 off the map: such queries send no gradient to anything.
+            do = _load(d_out, None, column, c, row, on_map, False)
+            s = _scores(q, k, bias, region, region, scale, SHIFT * EDGE, PRECISION)
+            p = _exp(s - tl.max(s, 1)[:, None], dtype)
+            p = p / tl.sum(p, 1)[:, None]
+            dp = tl.dot(do, tl.trans(v), input_precision=PRECISION)
+            ds = p * (dp - tl.sum(p * dp, 1)[:, None])
+            if d_position_bias is not None:
+                pairs += ds
+            ds = ds.to(q.dtype)
+            dq = tl.dot(ds, k, input_precision=PRECISION) * scale
+            dk = tl.dot(tl.trans(ds), q, input_precision=PRECISION) * scale
+            dv = tl.dot(tl.trans(p.to(q.dtype)), do, input_precision=PRECISION)
+            _store(d_qkv, column, 3 * c, row, on_map, dq)
+            _store(d_qkv, c + column, 3 * c, row, on_map, dk)
+            _store(d_qkv, 2 * c + column, 3 * c, row, on_map, dv)
+            if EDGE and d_padding is not None:
+                padded = ((n < M * M) & (on_map == 0))[:, None]
+                padded_k += tl.sum(tl.where(padded, dk, 0.0), 0)
+                padded_v += tl.sum(tl.where(padded, dv, 0.0), 0)
     if d_position_bias is not None:
         _store_pairs(d_position_bias, first, head, heads, n, n, pairs, M)
     if d_padding is not None:
@@ -222,52 +307,52 @@ def backward_queries(
     BLOCKS: tl.constexpr = (M * M + BLOCK - 1) // BLOCK
     head, block, first, step = _program(heads, BLOCKS)
     size = (rows, columns, height, width)
-    c = heads * HEAD_DIM
-    column = head * HEAD_DIM
+    c, column = heads * HEAD_DIM, head * HEAD_DIM
+    dtype: tl.constexpr = qkv.dtype.element_ty
     n_q = block * BLOCK + tl.arange(0, BLOCK)
     n_1 = tl.arange(0, KEYS_1)
-    bias_1 = _bias(position_bias, head, n_q, n_1, M)
+    bias_1 = _bias(position_bias, head, n_q, n_1, M, dtype)
     pairs_1 = tl.zeros((BLOCK, KEYS_1), tl.float32)
     if KEYS_2 > 0:
         n_2 = KEYS_1 + tl.arange(0, KEYS_2)
-        bias_2 = _bias(position_bias, head, n_q, n_2, M)
+        bias_2 = _bias(position_bias, head, n_q, n_2, M, dtype)
         pairs_2 = tl.zeros((BLOCK, KEYS_2), tl.float32)
-    for window in range(first, n_windows, step):
-        row_q, on_q, region_q = _place(window, n_q, size, M, SHIFT, WIDE)
-        q = _load(qkv, qkv_bias, column, 3 * c, row_q, on_q, PADDED)
-        do = _load(d_out, None, column, c, row_q, on_q, False)
-        row_1, on_1, region_1 = _place(window, n_1, size, M, SHIFT, WIDE)
-        k_1 = _load(qkv, qkv_bias, c + column, 3 * c, row_1, on_1, PADDED)
-        v_1 = _load(qkv, qkv_bias, 2 * c + column, 3 * c, row_1, on_1, PADDED)
-        p_1 = _scores(q, k_1, bias_1, region_q, region_1, scale, SHIFT, PRECISION)
-        top = tl.max(p_1, 1)
-        if KEYS_2 > 0:
-            row_2, on_2, region_2 = _place(window, n_2, size, M, SHIFT, WIDE)
-            k_2 = _load(qkv, qkv_bias, c + column, 3 * c, row_2, on_2, PADDED)
-            v_2 = _load(qkv, qkv_bias, 2 * c + column, 3 * c, row_2, on_2, PADDED)
-            p_2 = _scores(q, k_2, bias_2, region_q, region_2, scale, SHIFT, PRECISION)
-            top = tl.maximum(top, tl.max(p_2, 1))
-            p_2 = tl.exp(p_2 - top[:, None])
-        p_1 = tl.exp(p_1 - top[:, None])
-        total = tl.sum(p_1, 1)
-        dp_1 = tl.dot(do, tl.trans(v_1), input_precision=PRECISION)
-        mean = tl.sum(p_1 * dp_1, 1)
-        if KEYS_2 > 0:
-            total += tl.sum(p_2, 1)
-            dp_2 = tl.dot(do, tl.trans(v_2), input_precision=PRECISION)
-            mean += tl.sum(p_2 * dp_2, 1)
-        mean = mean / total
-        ds_1 = p_1 / total[:, None] * (dp_1 - mean[:, None])
-        dq = tl.dot(ds_1.to(k_1.dtype), k_1, input_precision=PRECISION)
-        if d_position_bias is not None:
-            pairs_1 += ds_1
-        if KEYS_2 > 0:
-            ds_2 = p_2 / total[:, None] * (dp_2 - mean[:, None])
-            dq = tl.dot(ds_2.to(k_2.dtype), k_2, dq, input_precision=PRECISION)
+    for EDGE in tl.static_range(1 + (PADDED or SHIFT > 0)):
+        begin, end = _share(first, step, n_windows, size, M, SHIFT, EDGE)
+        for index in range(begin, end, step):
+            window = _window(index, size, M, SHIFT, EDGE)
+            row_q, on_q, region_q = _place(window, n_q, size, M, SHIFT, WIDE, EDGE)
+            q = _load(qkv, qkv_bias, column, 3 * c, row_q, on_q, EDGE)
+            do = _load(d_out, None, column, c, row_q, on_q, False)
+            k_1, v_1, region_1 = _load_keys(
+                qkv, qkv_bias, c, column, window, n_1, size, M, SHIFT, WIDE, EDGE)  # fmt: skip
+            p_1 = _scores(q, k_1, bias_1, region_q, region_1, scale, SHIFT * EDGE, PRECISION)
+            top = tl.max(p_1, 1)
+            if KEYS_2 > 0:
+                k_2, v_2, region_2 = _load_keys(
+                    qkv, qkv_bias, c, column, window, n_2, size, M, SHIFT, WIDE, EDGE)  # fmt: skip
+                p_2 = _scores(q, k_2, bias_2, region_q, region_2, scale, SHIFT * EDGE, PRECISION)
+                top = tl.maximum(top, tl.max(p_2, 1))
+                p_2 = _exp(p_2 - top[:, None], dtype)
+            p_1 = _exp(p_1 - top[:, None], dtype)
+            dp_1 = tl.dot(do, tl.trans(v_1), input_precision=PRECISION)
+            total, mean = tl.sum(p_1, 1), tl.sum(p_1 * dp_1, 1)
+            if KEYS_2 > 0:
+                dp_2 = tl.dot(do, tl.trans(v_2), input_precision=PRECISION)
+                total += tl.sum(p_2, 1)
+                mean += tl.sum(p_2 * dp_2, 1)
+            mean = mean / total
+            ds_1 = p_1 / total[:, None] * (dp_1 - mean[:, None])
+            dq = tl.dot(ds_1.to(k_1.dtype), k_1, input_precision=PRECISION)
             if d_position_bias is not None:
-                pairs_2 += ds_2
-        _store(d_qkv, column, 3 * c, row_q, on_q, dq * scale)
-        _store_statistics(statistics, window, head, heads, n_q, top, total, mean, M, WIDE)
+                pairs_1 += ds_1
+            if KEYS_2 > 0:
+                ds_2 = p_2 / total[:, None] * (dp_2 - mean[:, None])
+                dq = tl.dot(ds_2.to(k_2.dtype), k_2, dq, input_precision=PRECISION)
+                if d_position_bias is not None:
+                    pairs_2 += ds_2
+            _store(d_qkv, column, 3 * c, row_q, on_q, dq * scale)
+            _store_statistics(statistics, window, size, head, heads, n_q, top, total, mean, M, WIDE)
     if d_position_bias is not None:
         _store_pairs(d_position_bias, first, head, heads, n_q, n_1, pairs_1, M)
         if KEYS_2 > 0:
@@ -275,24 +360,26 @@ def backward_queries(
 
 
 @triton.jit
-def _statistics(pointer, window, head, heads, M: tl.constexpr, WIDE: tl.constexpr):
+def _statistics(pointer, window, size, head, heads, M: tl.constexpr, WIDE: tl.constexpr):
     """Where the statistics of a window's head begin: ``(nW, heads, 3, N)`` fp32.
 
     Of every query the largest score, the softmax's denominator, and the mean of the weights'
     gradients. The first two are stored apart, as rounding the logarithm of their product would
     show in fp32 gradients.
     """
+    rows, columns, _, _ = size
+    image, row, column = window
     if WIDE:
-        heads = heads.to(tl.int64)
-    return pointer + (window * heads + head) * (3 * M * M)
+        image = image.to(tl.int64)
+    return pointer + (((image * rows + row) * columns + column) * heads + head) * (3 * M * M)
 
 
 @triton.jit
 def _store_statistics(
-    pointer, window, head, heads, n_q, top, total, mean, M: tl.constexpr, WIDE: tl.constexpr
+    pointer, window, size, head, heads, n_q, top, total, mean, M: tl.constexpr, WIDE: tl.constexpr
 ):
     N: tl.constexpr = M * M
-    at = _statistics(pointer, window, head, heads, M, WIDE) + n_q
+    at = _statistics(pointer, window, size, head, heads, M, WIDE) + n_q
     tl.store(at, top, mask=n_q < N)
     tl.store(at + N, total, mask=n_q < N)
     tl.store(at + 2 * N, mean, mask=n_q < N)
@@ -309,41 +396,44 @@ def backward_keys(
     BLOCKS: tl.constexpr = (M * M + BLOCK - 1) // BLOCK
     head, block, first, step = _program(heads, BLOCKS)
     size = (rows, columns, height, width)
-    c = heads * HEAD_DIM
-    column = head * HEAD_DIM
+    c, column = heads * HEAD_DIM, head * HEAD_DIM
+    dtype: tl.constexpr = qkv.dtype.element_ty
     n_k = block * BLOCK + tl.arange(0, BLOCK)
     padded_k = tl.zeros((HEAD_DIM,), tl.float32)
     padded_v = tl.zeros((HEAD_DIM,), tl.float32)
-    for window in range(first, n_windows, step):
-        row_k, on_k, region_k = _place(window, n_k, size, M, SHIFT, WIDE)
-        k = _load(qkv, qkv_bias, c + column, 3 * c, row_k, on_k, PADDED)
-        v = _load(qkv, qkv_bias, 2 * c + column, 3 * c, row_k, on_k, PADDED)
-        window_statistics = _statistics(statistics, window, head, heads, M, WIDE)
-        dk = tl.zeros((BLOCK, HEAD_DIM), tl.float32)
-        dv = tl.zeros((BLOCK, HEAD_DIM), tl.float32)
-        for query in range(0, M * M, QUERIES):
-            n_q = query + tl.arange(0, QUERIES)
-            row_q, on_q, region_q = _place(window, n_q, size, M, SHIFT, WIDE)
-            q = _load(qkv, qkv_bias, column, 3 * c, row_q, on_q, PADDED)
-            do = _load(d_out, None, column, c, row_q, on_q, False)
-            at = window_statistics + n_q
-            # Beyond the window, exp(score - inf) makes a weight of 0.
-            top = tl.load(at, mask=n_q < M * M, other=float("inf"))
-            total = tl.load(at + M * M, mask=n_q < M * M, other=1.0)
-            mean = tl.load(at + 2 * M * M, mask=n_q < M * M, other=0.0)
-            bias = _bias(position_bias, head, n_q, n_k, M)
-            s = _scores(q, k, bias, region_q, region_k, scale, SHIFT, PRECISION)
-            p = tl.exp(s - top[:, None]) / total[:, None]
-            dp = tl.dot(do, tl.trans(v), input_precision=PRECISION)
-            ds = (p * (dp - mean[:, None])).to(q.dtype)
-            dk = tl.dot(tl.trans(ds), q, dk, input_precision=PRECISION)
-            dv = tl.dot(tl.trans(p.to(q.dtype)), do, dv, input_precision=PRECISION)
-        dk = dk * scale
-        _store(d_qkv, c + column, 3 * c, row_k, on_k, dk)
-        _store(d_qkv, 2 * c + column, 3 * c, row_k, on_k, dv)
-        if d_padding is not None:
-            padded = ((n_k < M * M) & (on_k == 0))[:, None]
-            padded_k += tl.sum(tl.where(padded, dk, 0.0), 0)
-            padded_v += tl.sum(tl.where(padded, dv, 0.0), 0)
+    for EDGE in tl.static_range(1 + (PADDED or SHIFT > 0)):
+        begin, end = _share(first, step, n_windows, size, M, SHIFT, EDGE)
+        for index in range(begin, end, step):
+            window = _window(index, size, M, SHIFT, EDGE)
+            row_k, on_k, region_k = _place(window, n_k, size, M, SHIFT, WIDE, EDGE)
+            k = _load(qkv, qkv_bias, c + column, 3 * c, row_k, on_k, EDGE)
+            v = _load(qkv, qkv_bias, 2 * c + column, 3 * c, row_k, on_k, EDGE)
+            window_statistics = _statistics(statistics, window, size, head, heads, M, WIDE)
+            dk = tl.zeros((BLOCK, HEAD_DIM), tl.float32)
+            dv = tl.zeros((BLOCK, HEAD_DIM), tl.float32)
+            for query in range(0, M * M, QUERIES):
+                n_q = query + tl.arange(0, QUERIES)
+                row_q, on_q, region_q = _place(window, n_q, size, M, SHIFT, WIDE, EDGE)
+                q = _load(qkv, qkv_bias, column, 3 * c, row_q, on_q, EDGE)
+                do = _load(d_out, None, column, c, row_q, on_q, False)
+                at = window_statistics + n_q
+                # Beyond the window, exp(score - inf) makes a weight of 0.
+                top = tl.load(at, mask=n_q < M * M, other=float("inf"))
+                total = tl.load(at + M * M, mask=n_q < M * M, other=1.0)
+                mean = tl.load(at + 2 * M * M, mask=n_q < M * M, other=0.0)
+                bias = _bias(position_bias, head, n_q, n_k, M, dtype)
+                s = _scores(q, k, bias, region_q, region_k, scale, SHIFT * EDGE, PRECISION)
+                p = _exp(s - top[:, None], dtype) / total[:, None]
+                dp = tl.dot(do, tl.trans(v), input_precision=PRECISION)
+                ds = (p * (dp - mean[:, None])).to(q.dtype)
+                dk = tl.dot(tl.trans(ds), q, dk, input_precision=PRECISION)
+                dv = tl.dot(tl.trans(p.to(q.dtype)), do, dv, input_precision=PRECISION)
+            dk = dk * scale
+            _store(d_qkv, c + column, 3 * c, row_k, on_k, dk)
+            _store(d_qkv, 2 * c + column, 3 * c, row_k, on_k, dv)
+            if EDGE and d_padding is not None:
+                padded = ((n_k < M * M) & (on_k == 0))[:, None]
+                padded_k += tl.sum(tl.where(padded, dk, 0.0), 0)
+                padded_v += tl.sum(tl.where(padded, dv, 0.0), 0)
     if d_padding is not None:
         _store_padding(d_padding, first * BLOCKS + block, head, heads, padded_k, padded_v)

@@ -46,15 +46,18 @@ def tiles(window_size: int) -> Tiles:
     return Tiles(64 if n <= 144 else 16, (first, second), 16, 64, 32)
 
 
-def schedule(direction: str, dtype: torch.dtype) -> dict[str, int]:
-    """Warps of a program, and windows that it has in flight.
+def schedule(kernel: str, dtype: torch.dtype) -> dict[str, int]:
+    """Warps of a program, windows that it has in flight, and where needed its most registers.
 
     Without tensor cores, as fp32 in full precision is, a tile needs twice the threads. Backward
     has no registers left for the next window's loads.
     """
     if dtype == torch.float32:
         return {"num_warps": 8, "num_stages": 1}
-    return {"num_warps": 4, "num_stages": 2 if direction == "forward" else 1}
+    options = {"num_warps": 4, "num_stages": 2 if kernel == "forward" else 1}
+    if kernel == "backward_keys" and torch.version.hip is None:
+        options["maxnreg"] = 168  # what lets a multiprocessor hold three programs
+    return options
 
 
 class _Problem:
@@ -90,6 +93,10 @@ class _Problem:
         groups = triton.cdiv(programs, self.heads * blocks)
         return blocks, max(1, min(self.windows, groups))
 
+    def padding_token(self, qkv_bias: Tensor | None) -> Tensor | None:
+        """q, k and v of padding in the precision of qkv; None where there is none, or it is 0."""
+        return qkv_bias.to(self.dtype) if self.padded and qkv_bias is not None else None
+
     def floats(self, *shape: int) -> Tensor:
         """An fp32 buffer."""
         return torch.empty(shape, dtype=torch.float32, device=self.device)
@@ -118,8 +125,8 @@ def forward(
     blocks, groups = problem.grid(tile.forward)
     with device_guard(qkv.device):
         kernels.forward[(spec.num_heads * blocks * groups,)](
-            qkv, qkv_bias, position_bias, out, *problem.sizes, **problem.constants,
-            **schedule("forward", qkv.dtype),
+            qkv, problem.padding_token(qkv_bias), position_bias, out, *problem.sizes,
+            **problem.constants, **schedule("forward", qkv.dtype),
             BLOCK=tile.forward, KEYS_1=tile.keys[0], KEYS_2=tile.keys[1],
         )  # fmt: skip
     return out
@@ -138,7 +145,7 @@ def backward(
     d_out, qkv, qkv_bias, position_bias = _contiguous(d_out, qkv, qkv_bias, position_bias)
     problem = _Problem(qkv, spec)
     d_qkv = torch.empty_like(qkv)
-    inputs = (qkv, qkv_bias, position_bias, d_out, d_qkv)
+    inputs = (qkv, problem.padding_token(qkv_bias), position_bias, d_out, d_qkv)
     want_padding = want_qkv_bias and problem.padded
     with device_guard(qkv.device):
         launch = _backward_small if problem.tokens <= 64 else _backward_large
@@ -180,17 +187,18 @@ def _backward_large(
     """A kernel for the queries and one for the keys; returns as :func:`_backward_small`."""
     tile = tiles(problem.window_size)
     statistics = problem.floats(problem.windows, problem.heads, 3, problem.tokens)
-    shared = {**problem.constants, **schedule("backward", problem.dtype)}
     blocks, groups = problem.grid(tile.backward_queries)
     pairs = problem.pairs(groups) if want_pairs else None
     kernels.backward_queries[(problem.heads * blocks * groups,)](
-        *inputs, pairs, statistics, *problem.sizes, **shared,
+        *inputs, pairs, statistics, *problem.sizes,
+        **problem.constants, **schedule("backward_queries", problem.dtype),
         BLOCK=tile.backward_queries, KEYS_1=tile.keys[0], KEYS_2=tile.keys[1],
     )  # fmt: skip
     blocks, groups = problem.grid(tile.backward_keys)
     padding = problem.padding(groups * blocks) if want_padding else None
     kernels.backward_keys[(problem.heads * blocks * groups,)](
-        *inputs, padding, statistics, *problem.sizes, **shared,
+        *inputs, padding, statistics, *problem.sizes,
+        **problem.constants, **schedule("backward_keys", problem.dtype),
         BLOCK=tile.backward_keys, QUERIES=tile.query_step,
     )  # fmt: skip
     return pairs, padding
