@@ -79,6 +79,7 @@ def test_a_new_root_below_the_old_one(tmp_path, monkeypatch):
     set_data_root(cfg, "data/coco/mini")
     assert cfg.test_evaluator[0].ann_file == "data/coco/mini/annotations/val.json"
     assert cfg.val_evaluator[0].ann_file == "data/coco/mini/annotations/val.json"
+    assert cfg.val_evaluator[1].seg_prefix == "data/coco/mini"
 
 
 def test_absolute_paths_elsewhere_are_unchanged(tmp_path):
