@@ -5,10 +5,11 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
-from mmengine.structures import PixelData
+from mmengine.structures import InstanceData, PixelData
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -61,16 +62,35 @@ def randomize_parameters(module: nn.Module) -> None:
 
 def random_batch(cfg: Config, size: tuple[int, int], images: int) -> dict[str, Any]:
     """Noise of ``size`` (height, width) with random targets, as a data loader would collate it."""
-    if not is_segmentation(cfg):
-        from mmdet.testing import demo_mm_inputs
+    rng = np.random.default_rng(0)
+    inputs = [torch.from_numpy(rng.integers(0, 256, (3, *size), np.uint8)) for _ in range(images)]
+    make = _segmentation_sample if is_segmentation(cfg) else _detection_sample
+    meta = {"img_shape": size, "ori_shape": size, "pad_shape": size, "scale_factor": (1.0, 1.0)}
+    return {"inputs": inputs, "data_samples": [make(size, meta, rng) for _ in range(images)]}
 
-        objects = [_OBJECTS] * images
-        return demo_mm_inputs(images, (3, *size), objects, 2, with_mask=True, with_semantic=True)
+
+def _segmentation_sample(size: tuple[int, int], meta: dict, rng: np.random.Generator) -> Any:
     from mmseg.structures import SegDataSample
 
-    generator = torch.Generator().manual_seed(0)
-    inputs = torch.randint(256, (images, 3, *size), dtype=torch.uint8, generator=generator)
-    labels = torch.randint(2, (images, 1, *size), generator=generator)
-    meta = {"img_shape": size, "ori_shape": size, "pad_shape": size}
-    samples = [SegDataSample(metainfo=meta, gt_sem_seg=PixelData(data=one)) for one in labels]
-    return {"inputs": list(inputs), "data_samples": samples}
+    labels = PixelData(data=torch.from_numpy(rng.integers(0, 2, (1, *size))))
+    return SegDataSample(metainfo=meta, gt_sem_seg=labels)
+
+
+def _detection_sample(size: tuple[int, int], meta: dict, rng: np.random.Generator) -> Any:
+    # Not mmdet's demo_mm_inputs: among its boxes are some so small that rounding decides matches.
+    from mmdet.structures import DetDataSample
+    from mmdet.structures.mask import BitmapMasks
+
+    corner = rng.uniform(0, 0.6, (_OBJECTS, 2)) * size[::-1]
+    boxes = np.hstack([corner, corner + rng.uniform(0.1, 0.4, (_OBJECTS, 2)) * size[::-1]])
+    masks = np.zeros((_OBJECTS, *size), np.uint8)
+    for mask, (x1, y1, x2, y2) in zip(masks, boxes.astype(int), strict=True):
+        mask[y1:y2, x1:x2] = 1
+    sample = DetDataSample(metainfo=meta | {"img_id": 0, "batch_input_shape": size})
+    sample.gt_instances = InstanceData(
+        bboxes=torch.from_numpy(boxes).float(),
+        labels=torch.zeros(_OBJECTS, dtype=torch.long),
+        masks=BitmapMasks(masks, *size),
+    )
+    sample.gt_sem_seg = PixelData(sem_seg=torch.from_numpy(masks[:1]).long())
+    return sample

@@ -33,9 +33,9 @@ def measure_backbone(spec: Spec, versions: Mapping[str, str], run: Run) -> dict[
     """Check that ours and the baselines of ``versions`` agree, then time them alternately.
 
     Returns:
-        ``settings``, ``rates``, and ``contestants`` (the records' key for ours and the baselines):
-        for each its ``difference`` from ours, a ``note`` where that is one of definition, and
-        time, launches, memory.
+        ``settings``, ``rates``, and ``models``, ours and the baselines: for each its
+        ``difference`` from ours, a ``note`` where that is one of definition, and time, launches,
+        memory.
 
     Raises:
         UserError: outputs disagree; nothing is timed then.
@@ -69,7 +69,7 @@ def measure_backbone(spec: Spec, versions: Mapping[str, str], run: Run) -> dict[
         "settings": _settings(spec, run),
         "rates": rates.as_json(),
         "roofline_ms": {phase: round(1e3 * seconds, 4) for phase, seconds in least.items()},
-        "contestants": list(records.values()),
+        "models": list(records.values()),
     }
 
 
@@ -110,7 +110,7 @@ def measure_scaling(
             }
     return {
         "settings": _settings(spec, run) | {"size": None, "sides": list(sides)},
-        "contestants": list(records.values()),
+        "models": list(records.values()),
     }
 
 
@@ -142,7 +142,7 @@ def measure_memory(specs: Mapping[str, Spec], version: str, run: Run) -> dict[st
         del shared[own]
     return {
         "settings": shared | {"arch": ",".join(specs)},
-        "peer": {"name": _BASELINE, "version": version},  # the records' key for the baseline
+        "baseline": {"name": _BASELINE, "version": version},
         "models": rows,
     }
 

@@ -80,7 +80,7 @@ def measure_detector(
         boxes: of each image, on which the heads of later stages train; by default the config's.
 
     Returns:
-        ``settings`` and ``contestants``, as of the backbone.
+        ``settings`` and ``models``, as of the backbone.
 
     Raises:
         UserError: the backbone is not Swin, nothing samples boxes, or feature maps or losses
@@ -110,7 +110,7 @@ def measure_detector(
         records.append({"name": name, "difference": error, "training": training})
     settings: dict[str, Any] = {"size": list(size), "batch": run.batch, "dtype": run.dtype}
     settings |= {"rounds": run.rounds, "boxes": boxes}
-    return {"settings": settings, "contestants": records}
+    return {"settings": settings, "models": records}
 
 
 def _build(cfg: Config, device: torch.device) -> nn.Module:

@@ -53,7 +53,7 @@ def measure_evaluation(
             for record in records:
                 record[kind] = times[record["name"]].as_json(times[OURS])
     settings = {"images": images, "detections": detections, "rounds": rounds}
-    return {"settings": settings, "contestants": records}
+    return {"settings": settings, "models": records}
 
 
 def evaluate(metric: type, truth: Path, samples: list[dict], kind: str) -> dict[str, float]:

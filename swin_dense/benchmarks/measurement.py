@@ -71,7 +71,7 @@ class Timing:
         record: dict[str, Any] = {
             "median_ms": round(1e3 * self.median, 4),
             "quartiles_ms": [round(1e3 * value, 4) for value in self.quartiles],
-            "turns": len(self.seconds),
+            "rounds": len(self.seconds),
         }
         return record | ({"times_ours": round(self.median / ours.median, 3)} if ours else {})
 

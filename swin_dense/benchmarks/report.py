@@ -134,7 +134,7 @@ def notes_of(record: Record) -> list[str]:
             f"{rates['matmul_gflop_s']} GFLOP/s, so forward takes {least['forward']:.1f} ms or "
             f"more, forward and backward {least['training']:.1f} ms."
         )
-    for one in record.get("contestants", ()):
+    for one in record.get("models", ()):
         if "note" in one:
             height, width = one["checked_at"]
             notes.append(f"{one['name']} {one['note']}; compared with ours at {height}x{width}.")
@@ -148,7 +148,7 @@ def notes_of(record: Record) -> list[str]:
 def _backbone(record: Record) -> Rows:
     rows = [["", "ms", "quartiles", "times ours", "roofline", "launches", "MB", "differs"]]
     for phase in PHASES:
-        for one in record["contestants"]:
+        for one in record["models"]:
             name, *times, launches, memory, difference = _step(one, phase)
             share = f"{one[phase]['roofline_share']:.1%}"
             rows.append([f"{phase}, {name}", *times, share, launches, memory, difference])
@@ -157,7 +157,7 @@ def _backbone(record: Record) -> Rows:
 
 def _detector(record: Record) -> Rows:
     headings = ["", "training ms", "quartiles", "times ours", "launches", "MB", "differs"]
-    return [headings, *(_step(one, "training") for one in record["contestants"])]
+    return [headings, *(_step(one, "training") for one in record["models"])]
 
 
 def _step(one: Record, phase: str) -> list[str]:
@@ -169,8 +169,8 @@ def _step(one: Record, phase: str) -> list[str]:
 
 
 def _memory(record: Record) -> Rows:
-    baseline = record["peer"]["name"]
-    rows = [["", "ours", _name(record["peer"]), "part", "ours, once", f"{baseline}, once"]]
+    baseline = record["baseline"]["name"]
+    rows = [["", "ours", _name(record["baseline"]), "part", "ours, once", f"{baseline}, once"]]
     for one in record["models"]:
         ours, theirs = one[OURS], one[baseline]
         cells = [one["arch"] + (", with_cp" if one["with_cp"] else "")]
@@ -181,7 +181,7 @@ def _memory(record: Record) -> Rows:
 
 
 def _scaling(record: Record) -> Rows:
-    models = record["contestants"]
+    models = record["models"]
     rows = [["", *map(_name, models)]]
     for phase in (phase for phase in PHASES if phase in models[0]):
         for i, side in enumerate(record["settings"]["sides"]):
@@ -194,9 +194,9 @@ def _scaling(record: Record) -> Rows:
 
 
 def _evaluation(record: Record) -> Rows:
-    kinds = [kind for kind in ("bbox", "segm") if kind in record["contestants"][0]]
+    kinds = [kind for kind in ("bbox", "segm") if kind in record["models"][0]]
     rows = [["", *(f"{kind} {what}" for kind in kinds for what in ("s", "times ours"))]]
-    for one in record["contestants"]:
+    for one in record["models"]:
         rows.append([_name(one)])
         for kind in kinds:
             rows[-1] += [f"{one[kind]['median_ms'] / 1e3:.2f}", f"{one[kind]['times_ours']:.2f}"]
@@ -260,7 +260,7 @@ def save_plot(record: Record, path: Path) -> bool:
 
 
 def _bars(record: Record, axes: Any) -> None:
-    models = record["contestants"]
+    models = record["models"]
     for i, phase in enumerate(PHASES):
         places = [place + 0.4 * i for place in range(len(models))]
         ratios = [one[phase]["times_ours"] for one in models]
@@ -277,7 +277,7 @@ def _bars(record: Record, axes: Any) -> None:
 def _lines(record: Record, axes: Any) -> None:
     sides = record["settings"]["sides"]
     pixels = [side * side / 1e6 for side in sides]
-    for one in record["contestants"]:
+    for one in record["models"]:
         for phase, style in zip(PHASES, ("-", "--"), strict=True):
             if phase in one:
                 times = [size["median_ms"] for size in one[phase]["sizes"]]

@@ -68,7 +68,7 @@ def _value(record: Mapping[str, Any], metric: str) -> float | None:
     if record["kind"] == "memory":
         rows = (one for one in record["models"] if one["arch"] == metric and not one["with_cp"])
         return next((one[OURS]["image_mb"] for one in rows), None)
-    models = {one["name"]: one for one in record["contestants"]}
+    models = {one["name"]: one for one in record["models"]}
     if record["kind"] == "scaling":
         return models[OURS].get("forward", {}).get(metric)
     baseline = models.get("mmdet") or models.get("mmseg")

@@ -103,7 +103,7 @@ def test_wrong_gradient_raises():
 
 def test_record_of_the_backbone():
     record = measure_backbone(tiny(64), {"mmdet": "3.3.0"}, RUN)
-    ours, mmdet = record["contestants"]
+    ours, mmdet = record["models"]
     assert (ours["name"], mmdet["name"], mmdet["version"]) == ("ours", "mmdet", "3.3.0")
     assert record["settings"]["size"] == [64, 64]
     assert set(record["rates"]) == {"copy_gb_s", "matmul_gflop_s"}
@@ -132,7 +132,7 @@ def test_only_our_backbone_uses_cuda_graphs(monkeypatch):
     record = measure_backbone(replace(tiny(64), cuda_graphs=1), {"mmdet": "3.3.0"}, RUN)
     assert record["settings"]["cuda_graphs"] == 1
     assert set(asked) == {0, 1}  # the roofline is counted without them
-    assert [one["name"] for one in record["contestants"]] == ["ours", "mmdet"]
+    assert [one["name"] for one in record["models"]] == ["ours", "mmdet"]
 
 
 def test_all_models_are_compiled(monkeypatch):
@@ -185,7 +185,7 @@ def test_checkpointing_keeps_less():
 
 def test_record_of_scaling():
     record = measure_scaling(tiny(32), {}, RUN, [32, 64, 96], ["forward", "training"])
-    (ours,) = record["contestants"]
+    (ours,) = record["models"]
     assert record["settings"]["sides"] == [32, 64, 96]
     assert len(ours["training"]["sizes"]) == 3
     assert isinstance(ours["forward"]["exponent"], float)

@@ -36,7 +36,7 @@ def test_short_steps_are_repeated_within_a_round():
 
 def test_median_and_quartiles():
     record = Timing((5.0, 1.0, 2.0, 4.0, 3.0)).as_json()
-    assert record == {"median_ms": 3000, "quartiles_ms": [2000, 4000], "turns": 5}
+    assert record == {"median_ms": 3000, "quartiles_ms": [2000, 4000], "rounds": 5}
     assert Timing((2.0,)).quartiles == (2.0, 2.0)
 
 

@@ -18,6 +18,7 @@ from swin_dense.benchmarks.report import (
     terminal_table,
     title_of,
 )
+from swin_dense.errors import UserError
 
 
 @pytest.fixture
@@ -35,7 +36,7 @@ def test_backbone(run, tmp_path, capsys):
     assert record["kind"] == "backbone"
     assert record["settings"]["arch"] == "tiny"
     assert record["settings"]["size"] == [64, 96]
-    assert [one["name"] for one in record["contestants"]] == ["ours", "mmdet"]
+    assert [one["name"] for one in record["models"]] == ["ours", "mmdet"]
     assert record["command"].startswith("tools/benchmark.py backbone --size 64x96 --rounds 2")
     assert str(tmp_path) not in path.read_text()
     assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
@@ -52,7 +53,7 @@ def test_missing_baselines_are_named_and_skipped(run, tmp_path, monkeypatch, cap
     assert run("backbone", *flags) == 0
     record = json.loads(path.read_text())
     assert record["skipped"] == ["timm"]
-    assert [one["name"] for one in record["contestants"]] == ["ours", "mmdet"]
+    assert [one["name"] for one in record["models"]] == ["ours", "mmdet"]
     assert "timm is not installed: skipped" in capsys.readouterr().out
 
 
@@ -131,9 +132,9 @@ def test_detector(run, repo, tmp_path, kind, capsys):
     assert run("detector", config, "--size", "64x96", "--rounds", 1, "--json", path) == 0
     record = json.loads(path.read_text())
     assert record["config"] == kind
-    assert [one["name"] for one in record["contestants"]] in (["ours", "mmdet"], ["ours", "mmseg"])
-    assert record["contestants"][1]["training"]["launches"] > 100
-    assert record["contestants"][1]["difference"] < 1e-4
+    assert [one["name"] for one in record["models"]] in (["ours", "mmdet"], ["ours", "mmseg"])
+    assert record["models"][1]["training"]["launches"] > 100
+    assert record["models"][1]["difference"] < 1e-4
     # on a CPU, only samplers of boxes are changed, to fewer boxes
     assert record["settings"]["boxes"] == (64 if kind.startswith("cascade") else None)
     assert f"detector {kind}.py" in record["command"]  # without local folders
@@ -142,7 +143,7 @@ def test_detector(run, repo, tmp_path, kind, capsys):
 def test_evaluation(run, tmp_path, capsys):
     path = tmp_path / "evaluation.json"
     assert run("evaluation", "--images", 6, "--detections", 8, "--json", path) == 0
-    ours, mmdet = json.loads(path.read_text())["contestants"]
+    ours, mmdet = json.loads(path.read_text())["models"]
     assert (ours["name"], mmdet["name"]) == ("ours", "mmdet")
     assert mmdet["segm"]["times_ours"] > 0
     assert not path.with_suffix(".png").exists()
@@ -210,7 +211,7 @@ def record_of_a_gpu(speedup: float, date: str, machine: str = "a GPU", **setting
         "machine": {"device": "cuda", "name": machine},
         "versions": "some",
         "settings": usual | settings,
-        "contestants": [ours, mmdet],
+        "models": [ours, mmdet],
     }
 
 
@@ -266,7 +267,7 @@ def test_targets_for_memory_and_exponent():
     memory = common | {
         "kind": "memory",
         "settings": {"arch": "tiny", "size": [800, 1344], "batch": 2, "dtype": "bf16"},
-        "peer": {"name": "mmdet", "version": "3.3.0"},
+        "baseline": {"name": "mmdet", "version": "3.3.0"},
         "models": [row | {"with_cp": True, "ours": kept | {"image_mb": 60.0}}, row],
     }
     lines = targets(memory)
@@ -278,7 +279,7 @@ def test_targets_for_memory_and_exponent():
         sizes = [{"median_ms": 1.0, "quartiles_ms": [1.0, 1.0]}] * len(sides)
         ours = {"name": "ours", "forward": {"exponent": 1.042, "sizes": sizes}}
         settings = {"arch": "tiny", "size": None, "sides": sides, "batch": 1, "dtype": "fp32"}
-        record = common | {"kind": "scaling", "settings": settings, "contestants": [ours]}
+        record = common | {"kind": "scaling", "settings": settings, "models": [ours]}
         text = benchmarks_document([record], "tools/benchmark.py report", {})
         found += [line for line in text.splitlines() if line.startswith("| exponent of time")]
     case = (
@@ -301,9 +302,9 @@ def wide_records() -> list[dict]:
     }
     kept = {"image_mb": 12345.0, "once_mb": 12345.0}
     models = [{"arch": "large", "with_cp": True, "ours": kept, "mmdet": kept}]
-    memory = {"kind": "memory", "peer": {"name": "mmdet", "version": "3.3.0"}, "models": models}
+    memory = {"kind": "memory", "baseline": {"name": "mmdet", "version": "3.3.0"}, "models": models}
     return [
-        *(common | {"kind": kind, "contestants": ones} for kind, ones in compared.items()),
+        *(common | {"kind": kind, "models": ones} for kind, ones in compared.items()),
         common | memory,
     ]
 
@@ -316,6 +317,17 @@ def test_tables_fit_80_columns(record):
     assert max(map(len, lines)) <= 80
     words = {word for row in rows_of(record) for cell in row for word in cell.split()}
     assert words <= set(text.getvalue().split())  # none is truncated
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [({"kind": "swim"}, "is no record"), ({"kind": "backbone"}, "of an earlier version")],
+)
+def test_files_that_are_no_records(tmp_path, record, message):
+    path = tmp_path / "record.json"
+    path.write_text(json.dumps(record))
+    with pytest.raises(UserError, match=message):
+        read(path)
 
 
 def test_recorded_commands_have_no_local_paths():

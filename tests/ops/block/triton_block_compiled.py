@@ -65,8 +65,8 @@ def report(wanted: list[str]) -> None:
                 if "PRECISION" not in constants and precision == "tf32":
                     continue
                 done = compiled(kernel, dtype, schedule, **constants)
-                figures = f"{hopper.registers(done)}, {done.metadata.shared} shared"
-                print(f"{name} C={channels} {dtype} {precision} {figures}", flush=True)
+                counts = f"{hopper.registers(done)}, {done.metadata.shared} shared"
+                print(f"{name} C={channels} {dtype} {precision} {counts}", flush=True)
 
 
 def main() -> None:

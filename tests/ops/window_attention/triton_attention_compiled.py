@@ -48,10 +48,10 @@ def main() -> None:
     for window_size, dtype in todo:
         for name, tile in kernels(window_size).items():
             kernel = compiled(name, dtype, M=window_size, **tile)
-            figures = (
+            counts = (
                 f" {hopper.registers(kernel)}, {kernel.metadata.shared} shared" if report else ""
             )
-            print(f"{Path(__file__).stem} {name} M={window_size} {dtype}{figures} ok", flush=True)
+            print(f"{Path(__file__).stem} {name} M={window_size} {dtype}{counts} ok", flush=True)
     if not report:
         # 64-bit offsets, and neither bias: other code paths.
         tile = kernels(7)["backward"]
