@@ -14,7 +14,7 @@ from torch import Tensor
 from swin_dense.ops.block import Linear, Norm
 
 EPS = 1e-5
-NORMS = ("layer_norm", "add", "layer_norm_backward")
+NORMS = ("layer_norm", "add", "layer_norm_backward", "gelu")
 # Factors of stochastic depth: one image without the branch, the others scaled accordingly.
 KEPT = (1.25, 0.0, 1.25, 1.25)
 
@@ -175,6 +175,32 @@ def our_mlp_backward(t: Tensors, dtype: torch.dtype) -> Tensors:
     }
 
 
+def plain_gelu(t: Tensors, dtype: torch.dtype) -> Tensors:
+    t = leaves({**t, "h": t["y"]}, "h")
+    active = F.gelu(t["h"])
+    (d_h,) = torch.autograd.grad(active, t["h"], t["d_low"])
+    wide = torch.promote_types(dtype, torch.float32)
+    d_branch = kept(t["scale"], t["d"])
+    return {
+        "active": active,
+        "again": active,
+        "d_h": d_h,
+        "d_b1": d_h.sum(0, dtype=wide),
+        "d_branch": d_branch.to(dtype),
+        "d_b2": d_branch.sum(0, dtype=wide),
+    }
+
+
+def our_gelu(t: Tensors, dtype: torch.dtype) -> Tensors:
+    from swin_dense.ops.block.triton import launch as triton_block
+
+    d_h, again, d_b1 = triton_block.gelu_backward(t["d_low"].clone(), t["y"])
+    d_branch, d_b2 = triton_block.branch_gradient(t["d"], t["scale"], dtype)
+    active = triton_block.gelu(t["y"])
+    names = ("active", "again", "d_h", "d_b1", "d_branch", "d_b2")
+    return dict(zip(names, (active, again, d_h, d_b1, d_branch, d_b2), strict=True))
+
+
 def plain_linear(t: Tensors, dtype: torch.dtype) -> Tensors:
     """Attention's first and last linear layers, as autocast computes them."""
     last = F.linear(t["y"], t["w1"][: t["y"].shape[1]], None)
@@ -202,6 +228,7 @@ FUNCTIONS: dict[str, tuple[Function, Function]] = {
     "layer_norm": (plain_norm, our_norm),
     "add": (plain_add, our_add),
     "layer_norm_backward": (plain_norm_backward, our_norm_backward),
+    "gelu": (plain_gelu, our_gelu),
     "mlp": (plain_mlp, our_mlp),
     "mlp_backward": (plain_mlp_backward, our_mlp_backward),
     "linear": (plain_linear, our_linear),

@@ -11,13 +11,14 @@ import hopper
 import torch
 from triton.compiler import CompiledKernel
 
+from swin_dense.ops.block.triton import gelu_kernels, product_kernels
+from swin_dense.ops.block.triton import launch as triton_block
 from swin_dense.ops.block.triton import norm_kernels as triton_norm_kernels
-from swin_dense.ops.block.triton import product_kernels
 from swin_dense.ops.block.triton.launch import linear_schedule, mlp_schedule, norm_schedule
 from swin_dense.ops.block.triton.support import PRODUCT_WIDTHS
 
 # Tensors in the precision of products; the others are fp32, like the residual stream in autocast.
-IN_PRECISION = ("y", "mn", "d_xn", "d_branch", "w", "w1", "w2", "g", "dh", "d2")
+IN_PRECISION = ("y", "mn", "d_xn", "d_branch", "w", "w1", "w2", "g", "dh", "d2", "h")
 WIDTHS = (96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096)
 
 
@@ -29,6 +30,8 @@ def compiled(kernel, dtype: torch.dtype, schedule: dict, **constants: object) ->
     if kernel is product_kernels.linear:
         # With a norm it reads the residual stream, without one it writes it.
         names += ("a",) if "norm_weight" in constants else ("out",)
+    if kernel is gelu_kernels.branch_backward:
+        names += ("out",) if "h" in constants else ("d", "out")
     return hopper.compiled(kernel, dtype, names, constants, options, number="eps")
 
 
@@ -38,6 +41,13 @@ def kernels(channels: int, dtype: torch.dtype, precision: str) -> list[tuple]:
     todo = [
         (triton_norm_kernels.add_layer_norm, constants, norm_schedule("forward", channels)),
         (triton_norm_kernels.layer_norm_backward, constants, norm_schedule("backward", channels)),
+    ]
+    backward = gelu_kernels.branch_backward
+    alone = {"C": channels, "h": None, "g": None}
+    todo += [
+        (gelu_kernels.gelu, {}, triton_block._GELU),
+        (backward, {"C": 4 * channels, "scale": None}, triton_block._BRANCH_BACKWARD),
+        (backward, alone, triton_block._BRANCH_BACKWARD),
     ]
     if channels in PRODUCT_WIDTHS:
         constants = {"PRECISION": precision}

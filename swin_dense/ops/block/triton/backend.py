@@ -42,7 +42,7 @@ def proj_mlp(
     branch = F.linear(attended, *proj)
     middle, normed = launch.add_layer_norm(x, branch, scale_1, norm, attended.dtype)
     hidden = F.linear(normed, *fc1)
-    out = launch.add(middle, F.linear(F.gelu(hidden), *fc2), scale_2)
+    out = launch.add(middle, F.linear(launch.gelu(hidden), *fc2), scale_2)
     return (out, hidden) if keep else (out,)
 
 
@@ -70,11 +70,10 @@ def proj_mlp_backward(
         branch = F.linear(attended, *proj)
         middle, normed = launch.add_layer_norm(x, branch, scale_1, norm, dtype)
         entering = F.linear(normed, *fc1) if hidden is None else hidden
-        d_out = _scaled(grad, scale_2, dtype)
-        grads.add_linear("fc2", d_out, F.gelu(entering))
-        d_hidden = d_out @ fc2.weight
-        torch.ops.aten.gelu_backward.grad_input(d_hidden, entering, grad_input=d_hidden)
-        grads.add_linear("fc1", d_hidden, normed)
+        d_out, d_b2 = launch.branch_gradient(grad, scale_2, dtype)
+        d_hidden, active, d_b1 = launch.gelu_backward(d_out @ fc2.weight, entering)
+        grads.add_linear("fc2", d_out, active, d_bias=d_b2)
+        grads.add_linear("fc1", d_hidden, normed, d_bias=d_b1)
         d_middle, *d_norm, d_branch = launch.layer_norm_backward(
             d_hidden @ fc1.weight, middle, norm, grad, scale_1, dtype
         )

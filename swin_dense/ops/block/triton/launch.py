@@ -16,13 +16,16 @@ import triton
 from torch import Tensor
 
 from swin_dense.ops.block.layers import Linear, Norm
-from swin_dense.ops.block.triton import norm_kernels, product_kernels
+from swin_dense.ops.block.triton import gelu_kernels, norm_kernels, product_kernels
 from swin_dense.ops.block.triton.support import unsupported_product_reason, unsupported_reason
 from swin_dense.ops.triton_support import device_guard, fp32_precision, multiprocessors
 
 # Warps of backward programs on a multiprocessor: what its registers hold at 96 a thread. More
 # programs would wait for the first to end, which all have the same number of rows.
 _WARPS_PER_SM = 20
+# Of the kernels without a norm: 16 numbers a thread.
+_GELU = {"BLOCK": 2048, "num_warps": 4}
+_BRANCH_BACKWARD = {"ROWS": 16, "COLUMNS": 128, "num_warps": 4}
 
 
 def norm_schedule(direction: str, channels: int) -> dict[str, int]:
@@ -136,14 +139,54 @@ def layer_norm_backward(
     if dtype is not None and (scale is not None or dtype != x.dtype):
         d_branch = torch.empty_like(dx, dtype=dtype)
     schedule = norm_schedule("backward", x.shape[1])
-    most = _WARPS_PER_SM // schedule["num_warps"] * multiprocessors(x.device)
-    programs = min(_blocks(x, schedule), most)
+    programs = _resident(x, schedule)
     sums = _floats(x, 2, programs)
     inputs = _contiguous(d_xn, x, norm.weight, d_residual, scale)
     inputs += [dx, d_branch, *sums, *_sizes(x, scale), float(norm.eps)]
     _launch(norm_kernels.layer_norm_backward, programs, x, inputs, C=x.shape[1], **schedule)
     d_weight, d_bias = sums.sum(1)
     return dx, d_weight, d_bias, dx if dtype is not None and d_branch is None else d_branch
+
+
+def gelu(h: Tensor) -> Tensor:
+    """GELU of ``(T, hidden)``: the exact one in fp32, and within 4.4e-5 of it in 16 bits."""
+    h = h.contiguous()
+    g = torch.empty_like(h)
+    programs = max(1, triton.cdiv(h.numel(), _GELU["BLOCK"]))
+    _launch(gelu_kernels.gelu, programs, h, (h, g, h.numel()), **_GELU)
+    return g
+
+
+def gelu_backward(d_g: Tensor, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradient of what enters :func:`gelu`, which may be written over ``d_g``, and its result.
+
+    Returns:
+        ``d_h`` and ``g = gelu(h)``, ``(T, hidden)``, and ``d_h.sum(0)`` in fp32.
+    """
+    d_g, h = _contiguous(d_g, h)
+    g = torch.empty_like(h)
+    return d_g, g, _branch_backward(d_g, h, None, g, d_g)
+
+
+def branch_gradient(d: Tensor, scale: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """``scale * d`` in ``dtype``, ``(T, C)``, d itself if equal; and its sum over rows in fp32."""
+    d = d.contiguous()
+    out = None if scale is None and d.dtype == dtype else torch.empty_like(d, dtype=dtype)
+    d_bias = _branch_backward(d, None, scale, None, out)
+    return d if out is None else out, d_bias
+
+
+def _branch_backward(
+    d: Tensor, h: Tensor | None, scale: Tensor | None, g: Tensor | None, out: Tensor | None
+) -> Tensor:
+    channels, schedule = d.shape[1], _BRANCH_BACKWARD
+    columns = triton.cdiv(channels, schedule["COLUMNS"])
+    programs = _resident(d, schedule, columns)
+    d_bias = _floats(d, programs)
+    inputs = (d, h, *_contiguous(scale), g, out, d_bias, *_sizes(d, scale))
+    options = {"C": channels, **schedule}
+    _launch(gelu_kernels.branch_backward, programs, d, inputs, columns, **options)
+    return d_bias.sum(0)
 
 
 def mlp(m: Tensor, scale: Tensor | None, norm: Norm, fc1: Linear, fc2: Linear) -> Tensor:
@@ -228,14 +271,22 @@ def _linear(
     _launch(product_kernels.linear, _blocks(a, schedule), a, inputs, **_product(schedule))
 
 
-def _launch(kernel: Any, programs: int, x: Tensor, inputs: Any, **options: Any) -> None:
+def _launch(
+    kernel: Any, programs: int, x: Tensor, inputs: Any, columns: int = 1, **options: Any
+) -> None:
     with device_guard(x.device):
-        kernel[(programs,)](*inputs, **options)
+        kernel[(programs, columns)](*inputs, **options)
 
 
 def _blocks(x: Tensor, schedule: dict[str, int]) -> int:
     """Blocks of rows: programs of a kernel in which each owns one."""
     return max(1, triton.cdiv(x.shape[0], schedule["ROWS"]))
+
+
+def _resident(x: Tensor, schedule: dict[str, int], columns: int = 1) -> int:
+    """Programs of a kernel in which each strides over blocks of rows: what a GPU holds at once."""
+    most = _WARPS_PER_SM // schedule["num_warps"] * multiprocessors(x.device)
+    return min(_blocks(x, schedule), max(1, most // columns))
 
 
 def _product(schedule: dict[str, int]) -> dict[str, Any]:
