@@ -6,6 +6,8 @@ compiles or interprets. By hand: ``TRITON_INTERPRET=1 pytest`` and this file.
 Not in bf16, whose matrix products are wrong in the interpreter.
 """
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
@@ -37,8 +39,29 @@ def test_fp16_equals_float64(case, bias_dtype):
 def test_any_number_of_programs(monkeypatch, programs):
     from swin_dense.ops.window_attention.triton import launch as triton_launch
 
-    monkeypatch.setattr(triton_launch, "_PROGRAMS_PER_SM", programs)
+    monkeypatch.setattr(triton_launch, "concurrent_programs", lambda *_: programs)
     assert_as_exact_as_plain_pytorch(MIXED, torch.float32, torch.float32)
+
+
+def test_number_of_programs_is_what_a_gpu_holds():
+    from swin_dense.ops.window_attention.triton.launch import groups_of_windows, resident_programs
+
+    hopper = SimpleNamespace(
+        warp_size=32, regs_per_multiprocessor=2**16, max_threads_per_multi_processor=2048,
+        shared_memory_per_multiprocessor=228 * 1024,
+    )  # fmt: skip
+    assert resident_programs(hopper, warps=4, registers=95, shared=28672) == 5
+    assert resident_programs(hopper, warps=4, registers=168, shared=28672) == 3
+    assert resident_programs(hopper, warps=8, registers=255, shared=16384) == 1
+    assert resident_programs(hopper, warps=4, registers=32, shared=100 * 1024) == 2
+    # 3 programs a group: 132 groups are one wave of 396 programs, 133 would be two.
+    assert groups_of_windows(100000, programs=3, concurrent=396) == 132
+    # No more groups than windows, and no group that only shortens its own loop.
+    assert groups_of_windows(24, programs=24, concurrent=396) == 12
+    assert groups_of_windows(2, programs=3, concurrent=396) == 2
+    assert groups_of_windows(0, programs=3, concurrent=396) == 1
+    # More programs a group than run at once: several waves that are nearly full.
+    assert groups_of_windows(560, programs=144, concurrent=264) * 144 / 264 > 2.5
 
 
 def test_64_bit_offsets_give_the_same(monkeypatch):
