@@ -93,6 +93,22 @@ def test_only_required_gradients_are_computed(wanted):
             assert x.grad is None
 
 
+def test_second_derivatives():
+    """Of a penalty on the gradient of qkv: plain PyTorch gives the fused operator's."""
+    results = {}
+    for impl in ("reference", "triton"):
+        inputs = make_inputs(MIXED, torch.float32, torch.float32)
+        out = shifted_window_attention(
+            *inputs, num_heads=2, window_size=5, shift_size=2, scale=MIXED.scale, impl=impl
+        )
+        (first,) = torch.autograd.grad((out**2).sum(), inputs[0], create_graph=True)
+        results[impl] = torch.autograd.grad((first**2).sum(), inputs)
+    for ours, expected in zip(results["triton"], results["reference"], strict=True):
+        assert expected.abs().max() > 0
+        tolerance = float(1e-5 * expected.abs().max())
+        torch.testing.assert_close(ours, expected, rtol=0, atol=tolerance)
+
+
 def test_strided_and_empty_inputs():
     qkv, qkv_bias, position_bias = make_inputs(MIXED, torch.float32, torch.float32)
     call = {"num_heads": 2, "window_size": 5, "shift_size": 2, "scale": 0.2}
