@@ -21,7 +21,8 @@ IN_PRECISION = ("qkv", "qkv_bias", "out", "d_out", "d_qkv")
 
 def compiled(name: str, dtype: torch.dtype, **constants: object) -> CompiledKernel:
     """A kernel for qkv of ``dtype``, shifted and padded."""
-    constants = {"SHIFT": 3, "PADDED": True, "WIDE": False, "PRECISION": "ieee", **constants}
+    usual = {"SHIFT": 3, "PADDED": True, "WIDE": False, "D": 32, "PRECISION": "ieee"}
+    constants = {**usual, **constants}
     kernel, options = getattr(triton_kernels, name), schedule(name, dtype)
     return hopper.compiled(kernel, dtype, IN_PRECISION, constants, options, number="scale")
 

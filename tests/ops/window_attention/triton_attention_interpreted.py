@@ -28,7 +28,9 @@ def test_fp32_equals_float64(case):
 
 @pytest.mark.parametrize("bias_dtype", [torch.float16, torch.float32])
 @pytest.mark.parametrize(
-    "case", [MIXED, Case(1, 12, 11, 1, 12, 6), Case(1, 3, 7, 2, 5, 2)], ids=str
+    "case",
+    [MIXED, Case(1, 12, 11, 1, 12, 6), Case(1, 3, 7, 2, 5, 2), Case(1, 9, 8, 1, 7, 3, head_dim=64)],
+    ids=str,
 )
 def test_fp16_equals_float64(case, bias_dtype):
     """Under autocast qkv is in fp16, and parameters are in fp32."""
@@ -248,7 +250,7 @@ def test_unsupported_arguments_raise():
     qkv, bias, position_bias = make_inputs(MIXED, torch.float32, torch.float32)
     call = {"num_heads": 2, "window_size": 5, "scale": 1.0, "impl": "triton"}
     bad = {
-        "heads of 32 channels, got 64": ((qkv, bias, None), {"num_heads": 1}),
+        "heads of 16, 32, 64 channels, got 8": ((qkv, bias, None), {"num_heads": 8}),
         r"window size in 5\.\.16, got 4": ((qkv, bias, None), {"window_size": 4}),
         "got float64": ((qkv.double(), bias, position_bias), {}),
         "without dropout, got a rate of 0.1": ((qkv, bias, position_bias), {"dropout_p": 0.1}),

@@ -130,6 +130,7 @@ class _Problem:
         rows, columns = padded_h // window_size, padded_w // window_size
         self.padded = (padded_h, padded_w) != (h, w)
         self.heads = num_heads
+        self.head_dim = qkv.shape[3] // (3 * num_heads)
         self.window_size = window_size
         self.tokens = window_size**2
         self.windows = b * rows * columns
@@ -143,6 +144,7 @@ class _Problem:
             "SHIFT": shift_size,
             "PADDED": self.padded,
             "WIDE": max(qkv.numel(), statistics) > _LARGEST_INT32,
+            "D": self.head_dim,
             "PRECISION": fp32_precision(),
         }
 
@@ -171,7 +173,7 @@ class _Problem:
 
     def padding(self, programs: int) -> Tensor:
         """Where programs write their sums for k and v of padding, to be summed over dim 0."""
-        return self.floats(programs, 2, self.heads, 32)
+        return self.floats(programs, 2, self.heads, self.head_dim)
 
 
 class _Plan(NamedTuple):
@@ -229,7 +231,7 @@ def backward(
     d_qkv_bias = None
     if qkv_bias is not None and want_qkv_bias:
         # A padded query has no output, so only k and v of padded tokens send a gradient.
-        d_qkv_bias = qkv.new_zeros(3, spec.num_heads, 32, dtype=torch.float32)
+        d_qkv_bias = qkv.new_zeros(3, spec.num_heads, problem.head_dim, dtype=torch.float32)
         if padding is not None:
             d_qkv_bias[1:] = padding.sum(0)
         d_qkv_bias = d_qkv_bias.flatten().to(qkv_bias.dtype)

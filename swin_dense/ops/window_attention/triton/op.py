@@ -18,7 +18,7 @@ from torch.library import custom_op
 from swin_dense.ops import triton_support
 from swin_dense.ops.window_attention.windows import WindowSpec
 
-HEAD_DIM = 32
+HEAD_DIMS = (16, 32, 64)
 WINDOW_SIZES = range(5, 17)
 
 
@@ -29,8 +29,8 @@ def unsupported_reason(
     if reason := triton_support.unavailable_reason():
         return reason
     head_dim = qkv.shape[-1] // 3 // num_heads
-    if head_dim != HEAD_DIM:
-        return f"needs heads of {HEAD_DIM} channels, got {head_dim}"
+    if head_dim not in HEAD_DIMS:
+        return f"needs heads of {', '.join(map(str, HEAD_DIMS))} channels, got {head_dim}"
     if window_size not in WINDOW_SIZES:
         return f"needs a window size in {WINDOW_SIZES[0]}..{WINDOW_SIZES[-1]}, got {window_size}"
     if reason := triton_support.unsupported_dtype_reason(qkv.dtype):
