@@ -22,6 +22,7 @@ def compiled(
     constants: Mapping[str, object],
     options: Mapping[str, int],
     number: str,
+    target: GPUTarget = TARGET,
 ) -> CompiledKernel:
     """A kernel whose tensors are aligned as PyTorch's are.
 
@@ -41,7 +42,7 @@ def compiled(
             signature[parameter.name] = ELEMENT[precision]
             attributes[(i,)] = [["tt.divisibility", 16]]
     source = ASTSource(kernel, signature, dict(constants), attributes)
-    return compile(source, target=TARGET, options=dict(options))
+    return compile(source, target=target, options=dict(options))
 
 
 def registers(kernel: CompiledKernel) -> str:

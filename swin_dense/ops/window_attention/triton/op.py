@@ -20,6 +20,10 @@ from swin_dense.ops.window_attention.windows import WindowSpec
 
 HEAD_DIMS = (16, 32, 64)
 WINDOW_SIZES = range(5, 17)
+# GPUs of capability 8.0 or later give a program at least 99 KiB of shared memory (8.6, 8.9, 12.0),
+# enough for all but windows of 13 to 16 with heads of 64 channels in fp32 without TF32. With TF32
+# they are refused too, as torch.compile does not see through the setting.
+_LARGE_HEAD_DIM, _LARGE_WINDOW_SIZE, _LARGE_SHARED_MEMORY = 64, 13, 136 * 1024
 
 
 def unsupported_reason(
@@ -37,7 +41,20 @@ def unsupported_reason(
         return reason
     if dropout_p > 0:
         return f"needs attention without dropout, got a rate of {dropout_p}"
-    return triton_support.unsupported_device_reason(qkv.device)
+    if reason := triton_support.unsupported_device_reason(qkv.device):
+        return reason
+    large = head_dim == _LARGE_HEAD_DIM and window_size >= _LARGE_WINDOW_SIZE
+    if large and qkv.dtype == torch.float32 and qkv.is_cuda:
+        # Not known on ROCm.
+        gpu = torch.cuda.get_device_properties(qkv.device)
+        limit = getattr(gpu, "shared_memory_per_block_optin", _LARGE_SHARED_MEMORY)
+        if limit < _LARGE_SHARED_MEMORY:
+            return (
+                f"needs {_LARGE_SHARED_MEMORY} bytes of shared memory for windows of {window_size} "
+                f"and heads of {head_dim} channels in float32, and this GPU has {limit}: "
+                "smaller windows, fewer channels a head, float16 or bfloat16 fit"
+            )
+    return None
 
 
 def kernels() -> ModuleType:
