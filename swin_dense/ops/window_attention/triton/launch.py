@@ -9,7 +9,12 @@ import torch
 import triton
 from torch import Tensor
 
-from swin_dense.ops.triton_support import device_guard, fp32_precision, multiprocessors
+from swin_dense.ops.triton_support import (
+    device_guard,
+    fp32_precision,
+    gpu_properties,
+    multiprocessors,
+)
 from swin_dense.ops.window_attention.triton import kernels
 from swin_dense.ops.window_attention.windows import WindowSpec, padded_size
 
@@ -83,7 +88,7 @@ def resident_programs(gpu: Any, warps: int, registers: int, shared: int) -> int:
 
 @lru_cache
 def concurrent_programs(
-    kernel: str, dtypes: tuple, sizes: int, constants: tuple, device: torch.device
+    kernel: str, dtypes: tuple, sizes: int, constants: tuple, device: torch.device, processors: int
 ) -> int:
     """Programs of a kernel that a device runs at once; compiles the kernel.
 
@@ -93,15 +98,15 @@ def concurrent_programs(
         sizes: how many integers follow, before the scale.
         constants: its constants and its schedule, as items of a dict.
         device: where it is to run, the current device.
+        processors: its multiprocessors; GPUs that kernels are only compiled for differ in them.
     """
     function = getattr(kernels, kernel)
     if not isinstance(function, triton.JITFunction):
         return _INTERPRETED_PROGRAMS
     compiled = function.warmup(*dtypes, *[1] * sizes, 1.0, grid=(1,), **dict(constants))
     compiled._init_handles()  # registers are known once it is loaded
-    gpu = torch.cuda.get_device_properties(device)
     usage = (compiled.metadata.num_warps, compiled.n_regs, compiled.metadata.shared)
-    return multiprocessors(device) * resident_programs(gpu, *usage)
+    return processors * resident_programs(gpu_properties(device), *usage)
 
 
 def groups_of_windows(windows: int, programs: int, concurrent: int) -> int:
@@ -152,8 +157,9 @@ class _Problem:
         """How to launch a kernel; for tensors that depend on it, their dtype may be given."""
         dtypes = tuple(x.dtype if isinstance(x, Tensor) else x for x in tensors)
         options = {**self.constants, **schedule(kernel, self.dtype), **tile}
+        where = self.device, multiprocessors(self.device)
         concurrent = concurrent_programs(
-            kernel, dtypes, len(self.sizes) - 1, tuple(options.items()), self.device
+            kernel, dtypes, len(self.sizes) - 1, tuple(options.items()), *where
         )
         blocks = triton.cdiv(self.tokens, tile["BLOCK"])
         groups = groups_of_windows(self.windows, self.heads * blocks, concurrent)
