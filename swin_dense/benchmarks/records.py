@@ -65,6 +65,6 @@ def read(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} cannot be read: {error}") from error
     if not isinstance(record, dict) or record.get("kind") not in KINDS:
         raise UserError(f"{path} is no record of tools/benchmark.py")
-    if not record.keys() & {"models", "steps"}:
+    if not record.keys() & {"models", "steps", "kernels"}:
         raise UserError(f"{path} is a record of an earlier version: measure it again")
     return record
