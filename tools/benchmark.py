@@ -6,6 +6,7 @@ tools/benchmark.py scaling            time against pixels
 tools/benchmark.py detector CONFIG    a training step with our backbone and with OpenMMLab's
 tools/benchmark.py evaluation         COCO evaluation against mmdet's
 tools/benchmark.py pipeline CONFIG    images a second of the input pipeline on one core
+tools/benchmark.py kernels            what the Triton kernels take of a GPU, which need not be there
 tools/benchmark.py report             docs/benchmarks.md from the records in docs/benchmarks/
 """
 
@@ -30,6 +31,8 @@ from swin_dense.benchmarks.backbone import (
 from swin_dense.benchmarks.baselines import BASELINES, Spec, installed, parse_baselines
 from swin_dense.benchmarks.detector import box_samplers, measure_detector
 from swin_dense.benchmarks.evaluation import measure_evaluation
+from swin_dense.benchmarks.kernel_code import TARGETS, parse_target
+from swin_dense.benchmarks.kernels import ISSUE_SLOTS, KernelRun, find_clock, measure_kernels
 from swin_dense.benchmarks.measurement import DTYPES, Run
 from swin_dense.benchmarks.pipeline import measure_pipeline
 from swin_dense.benchmarks.records import circumstances, machine_text, read
@@ -116,13 +119,19 @@ def make_parser() -> OneLineParser:
     pipeline.add_argument("config", help="config whose training pipeline runs")
     pipeline.add_argument("--data-root", metavar="DIR", help="folder of the data")
     pipeline.add_argument("--images", type=int, default=100)
+    kernels = commands.add_parser("kernels", help="what kernels take of a GPU", epilog=ISSUE_SLOTS)
+    kernels.add_argument("--target", default="sm_90", help=f"GPU: {', '.join(TARGETS)}")
+    kernels.add_argument("--dtype", choices=list(DTYPES), default="bf16", help="of products")
+    kernels.add_argument("--only", default="", help="part of a kernel's name, such as 'mlp C=96'")
+    kernels.add_argument("--sweep", action="store_true", help="other schedules: minutes for each")
     for one in (detector, pipeline):
         one.add_argument("--cfg-options", nargs="+", action=ConfigOptions, metavar="KEY=VALUE")
-    for one in (backbone, scaling, detector, evaluation, pipeline):
+    for one in (backbone, scaling, detector, evaluation, pipeline, kernels):
         one.add_argument("--rounds", type=int, help="how often each model is timed")
-    for one in (backbone, memory, scaling, detector, evaluation, pipeline):
+    for one in (backbone, memory, scaling, detector, evaluation, pipeline, kernels):
         one.add_argument("--json", metavar="FILE", type=Path, help="write the record there")
         one.add_argument("--remark", help="what else the record should say of the circumstances")
+    kernels.set_defaults(rounds=20)
     report = commands.add_parser("report", help="the document")
     report.add_argument("records", nargs="*", type=Path, help=f"default: {RECORDS}/*.json")
     report.add_argument("--markdown", type=Path, default=RECORDS.with_suffix(".md"))
@@ -142,7 +151,8 @@ def run(args: Namespace) -> None:
             args.cfg = load_config(args.config, args.cfg_options, root, from_scratch=True)
         _fill_in(args, device)
         record = {"kind": args.kind, **circumstances(device, args.command, args.remark)}
-        notify_user(f"measuring on {machine_text(record)}")
+        compiling = f"compiling for {args.target}" if args.kind == "kernels" else None
+        notify_user(compiling or f"measuring on {machine_text(record)}")
         record |= _MEASURE[args.kind](args, device)
         path = args.json or WORK / f"{file_name(record)}.json"
         write_json(path, record)
@@ -232,6 +242,15 @@ def _pipeline(args: Namespace, device: torch.device) -> dict[str, Any]:
     return record | {"config": Path(args.config).stem, "options": _options(args)}
 
 
+def _kernels(args: Namespace, device: torch.device) -> dict[str, Any]:
+    target = parse_target(args.target)
+    clock = find_clock(target, args.dtype, args.rounds)
+    with console().status("compiling") as status:
+        settings = (args.dtype, args.only, args.sweep, clock)
+        run = KernelRun(target, *settings, on_call=lambda name: status.update(f"compiling {name}"))
+        return measure_kernels(run)
+
+
 _MEASURE = {
     "backbone": _backbone,
     "memory": _memory,
@@ -239,6 +258,7 @@ _MEASURE = {
     "detector": _detector,
     "evaluation": _evaluation,
     "pipeline": _pipeline,
+    "kernels": _kernels,
 }
 
 

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from swin_dense.benchmarks.backbone import PHASES
 from swin_dense.benchmarks.baselines import OURS
+from swin_dense.benchmarks.kernels import kernel_notes, kernel_rows
 from swin_dense.benchmarks.measurement import LAUNCHES, MEMORY
 from swin_dense.benchmarks.records import KINDS, machine_text
 from swin_dense.benchmarks.targets import TARGETS
@@ -48,7 +49,8 @@ _COMMANDS = """What measures them, on a GPU:
     tools/benchmark.py detector configs/cascade_swin_t_coco.py
     tools/benchmark.py detector configs/upernet_swin_t_ade20k.py
 
-and on a CPU `backbone`, `memory`, `evaluation`, and `scaling --sizes 512,1024,1536,2048`. Records
+and on a CPU `backbone`, `memory`, `evaluation`, and `scaling --sizes 512,1024,1536,2048`. `kernels`
+compiles without a GPU, and times the kernels too where there is one. Records
 that are given as `--json docs/benchmarks/NAME.json` become part of this document.
 """
 _KEPT = (
@@ -99,6 +101,8 @@ def title_of(record: Record) -> str:
         facts.append(f"window {settings['window_size']}")
     for name in ("batch", "images", "detections", "boxes"):
         facts.append(f"{name} {settings[name]}" if settings.get(name) else None)
+    facts += [settings.get("target"), settings.get("only")]
+    facts.append("sweep" if settings.get("sweep") else None)
     facts.append("CUDA graphs" if settings.get("cuda_graphs") else None)
     facts.append("compiled" if settings.get("compile") else None)
     facts += [settings.get("dtype"), record.get("options")]
@@ -123,6 +127,8 @@ def notes_of(record: Record) -> list[str]:
         notes.append(_KEPT)
         if device == "cpu" and record["settings"]["dtype"] != "fp32":
             notes.append(_KEPT_ON_CPU)
+    if record["kind"] == "kernels":
+        notes += kernel_notes(record)
     if record["settings"].get("cuda_graphs"):
         notes.append("Ours runs forward as a CUDA graph; the others, and training, are eager.")
     if record["settings"].get("boxes"):
@@ -221,6 +227,7 @@ _SECTIONS = {
     "detector": ("Whole training steps", _detector),
     "evaluation": ("COCO evaluation", _evaluation),
     "pipeline": ("Input pipeline", _pipeline),
+    "kernels": ("Triton kernels", kernel_rows),
 }
 
 

@@ -1,8 +1,11 @@
 """Where Triton can run, and what every launch of a kernel needs; does not import Triton itself."""
 
 import os
-from functools import lru_cache
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from importlib.util import find_spec
+from typing import Any
 
 import torch
 
@@ -12,6 +15,26 @@ MAJOR_CAPABILITY = 8
 # Read once: torch.compile does not see through either.
 _INSTALLED = find_spec("triton") is not None
 _INTERPRETED = os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "yes")
+# Properties of the GPU that kernels are compiled for while none is run.
+_compiling_for: ContextVar[Any] = ContextVar("compiling_for", default=None)
+
+
+@contextmanager
+def compiling_for(gpu: Any) -> Iterator[None]:
+    """Kernels may be launched on tensors of any device: Triton's driver compiles, but runs none.
+
+    ``gpu`` has what launches ask of ``torch.cuda.get_device_properties``.
+    """
+    token = _compiling_for.set(gpu)
+    try:
+        yield
+    finally:
+        _compiling_for.reset(token)
+
+
+def interpreted() -> bool:
+    """Whether Triton interprets kernels in this process."""
+    return _INTERPRETED
 
 
 def unavailable_reason() -> str | None:
@@ -30,20 +53,25 @@ def unsupported_dtype_reason(*dtypes: torch.dtype) -> str | None:
 def unsupported_device_reason(device: torch.device) -> str | None:
     """Why Triton cannot run on tensors of a device, as 'needs ...'; None if it can."""
     if device.type != "cuda":
-        return None if _INTERPRETED else f"needs a CUDA device, got a tensor on {device}"
+        runs = _INTERPRETED or _compiling_for.get() is not None
+        return None if runs else f"needs a CUDA device, got a tensor on {device}"
     # Not get_device_capability(), which torch.compile would put into its graph.
     if torch.cuda.get_device_properties(device).major < MAJOR_CAPABILITY:
         return "needs a GPU of compute capability 8.0 (Ampere) or later"
     return None
 
 
-@lru_cache
+def gpu_properties(device: torch.device) -> Any:
+    """What ``torch.cuda.get_device_properties`` returns, or what kernels are compiled for."""
+    return _compiling_for.get() or torch.cuda.get_device_properties(device)
+
+
 def multiprocessors(device: torch.device) -> int:
     """Multiprocessors of a GPU."""
     # Without a GPU there is Triton's interpreter, which runs one program after the other.
-    if device.type != "cuda":
+    if device.type != "cuda" and _compiling_for.get() is None:
         return 1
-    return torch.cuda.get_device_properties(device).multi_processor_count
+    return gpu_properties(device).multi_processor_count
 
 
 def fp32_precision() -> str:

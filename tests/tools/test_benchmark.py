@@ -164,6 +164,20 @@ def test_pipeline(run, repo, shapes_root, tmp_path, capsys):
     assert "images/s on one core" in capsys.readouterr().out
 
 
+def test_kernels(run, tmp_path, capsys):
+    pytest.importorskip("triton")
+    path = tmp_path / "kernels.json"
+    assert run("kernels", "--only", "add C=96", "--dtype", "fp16", "--json", path) == 0
+    record = json.loads(path.read_text())
+    assert record["settings"]["target"] == "sm_90"
+    assert [one["name"] for one in record["kernels"]] == ["add C=96"]
+    assert not path.with_suffix(".png").exists()
+    out = capsys.readouterr().out
+    assert "compiling for sm_90" in out
+    assert "kernels: sm_90, add C=96, fp16" in out
+    assert "Slots: SASS instructions" in out
+
+
 def test_report_is_deterministic(run, tmp_path):
     folder = tmp_path / "benchmarks"
     common = ["--rounds", 1, "--against", "mmdet"]
@@ -353,6 +367,8 @@ def test_recorded_commands_have_no_local_paths():
         (["memory", "--size", "1x1"], "--size '1x1': expected HEIGHTxWIDTH in pixels"),
         (["evaluation", "--metric", "bbox,pose"], "--metric 'pose'"),
         (["detector", "none.py"], "no such config: none.py"),
+        (["kernels", "--target", "sm_91"], "unknown --target 'sm_91': choose one of sm_80"),
+        (["kernels", "--rounds", "0"], "--rounds 0: expected 1 or more"),
         (["report", "none.json"], "none.json cannot be read"),
     ],
 )

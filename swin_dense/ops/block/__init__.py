@@ -13,8 +13,9 @@ and equal the plain layers up to rounding. Nothing here depends on modules: argu
 torch.compile does not trace into them; it fuses the plain layers by itself.
 
 Backends: :mod:`.pytorch`, in chunks of rows that stay in the cache on a CPU; and
-:mod:`.triton.backend`, our kernels for norms, residuals and MLPs of up to 256 channels, used with
-``attn_impl='triton'`` where they can run ('auto' does not use them: their speed is not measured).
+:mod:`.triton.backend`, our kernels for norms, residuals, GELU and MLPs of up to 256 channels, used
+with ``attn_impl='triton'`` where they can run ('auto' does not use them: their speed is not
+measured).
 """
 
 from swin_dense.ops.block.api import norm_linear, proj_mlp

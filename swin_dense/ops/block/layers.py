@@ -64,6 +64,7 @@ class ParamGrads:
         grad: Tensor,
         x: Tensor,
         weight_gradient: Callable[[Tensor, Tensor, Tensor | None], Tensor] | None = None,
+        d_bias: Tensor | None = None,
     ) -> None:
         """Add to the gradients of a linear layer.
 
@@ -72,6 +73,7 @@ class ParamGrads:
             grad: gradient of its output, ``(T, out)``.
             x: its input, ``(T, in)``.
             weight_gradient: adds ``grad.T @ x`` to a sum, or to nothing, and returns the result.
+            d_bias: sum of the rows of ``grad`` in fp32, if there is one already.
         """
         weight, bias = f"{name}.weight", f"{name}.bias"
         if self._wanted[weight]:
@@ -79,8 +81,9 @@ class ParamGrads:
                 self._add(weight, grad.t() @ x)
             else:
                 self._sums[weight] = weight_gradient(grad, x, self._sums.get(weight))
-        if self._wanted[bias]:
-            self._add(bias, grad.sum(0, dtype=torch.promote_types(grad.dtype, torch.float32)))
+        if self._wanted[bias] and d_bias is None:
+            d_bias = grad.sum(0, dtype=torch.promote_types(grad.dtype, torch.float32))
+        self._add(bias, d_bias)
 
     def _add(self, key: str, value: Tensor | None) -> None:
         if value is None or not self._wanted[key]:

@@ -8,8 +8,8 @@
 ``cpu``        one gather in and one out (:mod:`~.cpu`), on CPUs; ``reference`` where PyTorch
                traces it or attention weights are dropped out
 ``triton``     our fused kernels (:mod:`~.triton.op`): CUDA devices of capability 8.0 or later,
-               windows of 5 to 16, heads of 32 channels, fp32, fp16 or bf16, no dropout of
-               attention weights
+               windows of 5 to 16, heads of 16, 32 or 64 channels, fp32, fp16 or bf16, no
+               dropout of attention weights
 ``auto``       ``sdpa`` on CUDA, ``cpu`` on a CPU, ``reference`` elsewhere. Not ``triton``:
                its speed is not measured yet
 =============  ==========================================================================

@@ -14,7 +14,7 @@ from torch import Tensor
 from swin_dense.ops.block import Linear, Norm
 
 EPS = 1e-5
-NORMS = ("layer_norm", "add", "layer_norm_backward")
+NORMS = ("layer_norm", "add", "layer_norm_backward", "gelu")
 # Factors of stochastic depth: one image without the branch, the others scaled accordingly.
 KEPT = (1.25, 0.0, 1.25, 1.25)
 
@@ -123,20 +123,20 @@ def plain_norm_backward(t: Tensors, dtype: torch.dtype) -> Tensors:
     grads = gradients(normed(t["x"], t, dtype), t["d_low"], wanted)
     alone = grads["d_x"]
     grads["d_x"] = alone + t["d"]
-    return {**grads, "d_branch": kept(t["scale"], grads["d_x"]).to(dtype), "alone": alone}
+    branch = kept(t["scale"], grads["d_x"]).to(dtype)
+    d_branch_bias = branch.sum(0, dtype=torch.promote_types(dtype, torch.float32))
+    return {**grads, "d_branch": branch, "d_branch_bias": d_branch_bias, "alone": alone}
 
 
 def our_norm_backward(t: Tensors, dtype: torch.dtype) -> Tensors:
     from swin_dense.ops.block.triton import launch as triton_block
 
     call = (t["d_low"], t["x"], norm_of(t))
-    dx, d_weight, d_bias, d_branch = triton_block.layer_norm_backward(
-        *call, t["d"], t["scale"], dtype
-    )
-    alone, *_, nothing = triton_block.layer_norm_backward(*call)
-    assert nothing is None
-    names = ("d_x", "d_norm_weight", "d_norm_bias", "d_branch", "alone")
-    return dict(zip(names, (dx, d_weight, d_bias, d_branch, alone), strict=True))
+    found = triton_block.layer_norm_backward(*call, t["d"], t["scale"], dtype)
+    alone, *_, no_branch, no_bias = triton_block.layer_norm_backward(*call)
+    assert no_branch is no_bias is None
+    names = ("d_x", "d_norm_weight", "d_norm_bias", "d_branch", "d_branch_bias", "alone")
+    return dict(zip(names, (*found, alone), strict=True))
 
 
 def plain_mlp(t: Tensors, dtype: torch.dtype) -> Tensors:
@@ -156,23 +156,57 @@ def our_mlp(t: Tensors, dtype: torch.dtype) -> Tensors:
 def plain_mlp_backward(t: Tensors, dtype: torch.dtype) -> Tensors:
     names = ("x", "norm_weight", "norm_bias", "w1", "b1", "w2", "b2")
     t = leaves(t, *names)
-    return gradients(plain_mlp(t, dtype)["y"], t["d"], {name: t[name] for name in names})
+    grads = gradients(plain_mlp(t, dtype)["y"], t["d"], {name: t[name] for name in names})
+    # Of the branch before the norm, with the other factors than the MLP's.
+    scale = None if t["scale"] is None else t["scale"].flip(0)
+    branch = kept(scale, grads["d_x"]).to(dtype)
+    d_branch_bias = branch.sum(0, dtype=torch.promote_types(dtype, torch.float32))
+    return {**grads, "d_branch": branch, "d_branch_bias": d_branch_bias}
 
 
 def our_mlp_backward(t: Tensors, dtype: torch.dtype) -> Tensors:
     from swin_dense.ops.block.triton import launch as triton_block
 
     fc1, fc2 = Linear(t["w1"], t["b1"]), Linear(t["w2"], None)
-    found = triton_block.mlp_backward(t["x"], t["d"], t["scale"], norm_of(t), fc1, fc2)
+    scales = (None if t["scale"] is None else t["scale"].flip(0), t["scale"])
+    found = triton_block.mlp_backward(t["x"], t["d"], scales, norm_of(t), fc1, fc2)
     return {
         "d_x": found.dm,
+        "d_branch": found.d_branch,
+        "d_branch_bias": found.d_branch_bias,
         "d_norm_weight": found.d_norm_weight,
         "d_norm_bias": found.d_norm_bias,
         "d_w1": found.dh.T @ found.mn,
-        "d_b1": found.dh.sum(0, dtype=torch.float32),
+        "d_b1": found.d_b1,
         "d_w2": found.d2.T @ found.g,
-        "d_b2": found.d2.sum(0, dtype=torch.float32),
+        "d_b2": found.d_b2,
     }
+
+
+def plain_gelu(t: Tensors, dtype: torch.dtype) -> Tensors:
+    t = leaves({**t, "h": t["y"]}, "h")
+    active = F.gelu(t["h"])
+    (d_h,) = torch.autograd.grad(active, t["h"], t["d_low"])
+    wide = torch.promote_types(dtype, torch.float32)
+    d_branch = kept(t["scale"], t["d"])
+    return {
+        "active": active,
+        "again": active,
+        "d_h": d_h,
+        "d_b1": d_h.sum(0, dtype=wide),
+        "d_branch": d_branch.to(dtype),
+        "d_b2": d_branch.sum(0, dtype=wide),
+    }
+
+
+def our_gelu(t: Tensors, dtype: torch.dtype) -> Tensors:
+    from swin_dense.ops.block.triton import launch as triton_block
+
+    d_h, again, d_b1 = triton_block.gelu_backward(t["d_low"].clone(), t["y"])
+    d_branch, d_b2 = triton_block.branch_gradient(t["d"], t["scale"], dtype)
+    active = triton_block.gelu(t["y"])
+    names = ("active", "again", "d_h", "d_b1", "d_branch", "d_b2")
+    return dict(zip(names, (active, again, d_h, d_b1, d_branch, d_b2), strict=True))
 
 
 def plain_linear(t: Tensors, dtype: torch.dtype) -> Tensors:
@@ -202,6 +236,7 @@ FUNCTIONS: dict[str, tuple[Function, Function]] = {
     "layer_norm": (plain_norm, our_norm),
     "add": (plain_add, our_add),
     "layer_norm_backward": (plain_norm_backward, our_norm_backward),
+    "gelu": (plain_gelu, our_gelu),
     "mlp": (plain_mlp, our_mlp),
     "mlp_backward": (plain_mlp_backward, our_mlp_backward),
     "linear": (plain_linear, our_linear),

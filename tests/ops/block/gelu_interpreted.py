@@ -39,7 +39,7 @@ def errors(h, dtype):
 
 @pytest.mark.parametrize("dtype", [tl.float16, tl.bfloat16])
 def test_error_in_16_bits(dtype):
-    """A fifth of what rounding numbers of 1 to 2 to fp16 costs, 2.4e-4 at most."""
+    """A fifth of what rounding a number below 1 to fp16 costs, 2.4e-4 at most."""
     value, derivative = errors(torch.linspace(-8, 8, 2**20), dtype)
     assert value < 4.4e-5
     assert derivative < 2.95e-5

@@ -2,7 +2,14 @@
 
 import pytest
 import torch
-from block_cases import EPS, FUNCTIONS, Case, assert_as_exact_as_plain_pytorch, make_inputs
+from block_cases import (
+    EPS,
+    FUNCTIONS,
+    NORMS,
+    Case,
+    assert_as_exact_as_plain_pytorch,
+    make_inputs,
+)
 
 from swin_dense.ops import triton_support
 from swin_dense.ops.block import Norm
@@ -33,7 +40,7 @@ def test_as_accurate_as_plain_pytorch(name, channels, stream, dtype):
 @pytest.mark.parametrize("dtype", [FP32, FP16, BF16], ids=str)
 @pytest.mark.parametrize("channels", [1, 100, 384, 512, 768, 1024, 1536, 3072, 4096])
 def test_every_norm_width(channels, dtype):
-    for name in ("layer_norm", "add", "layer_norm_backward"):
+    for name in NORMS:
         case = Case(3, 211, channels, True, FP32, dtype)
         assert_as_exact_as_plain_pytorch(name, case, "cuda")
 
@@ -64,10 +71,10 @@ def test_tf32_only_where_allowed():
 
 
 def test_a_kernel_is_compiled_once_for_all_sizes():
-    from swin_dense.ops.block.triton import norm_kernels as triton_norm_kernels
-    from swin_dense.ops.block.triton import product_kernels
+    from swin_dense.ops.block.triton import gelu_kernels, norm_kernels, product_kernels
 
-    names = [(triton_norm_kernels, "add_layer_norm"), (triton_norm_kernels, "layer_norm_backward")]
+    names = [(norm_kernels, "add_layer_norm"), (norm_kernels, "layer_norm_backward")]
+    names += [(gelu_kernels, "gelu"), (gelu_kernels, "branch_backward")]
     names += [(product_kernels, "mlp"), (product_kernels, "mlp_backward")]
 
     def kernels() -> int:
@@ -96,9 +103,10 @@ def test_offsets_beyond_32_bits():
     x = torch.zeros(rows, channels, device="cuda", dtype=BF16)
     x[-100:] = torch.randn(100, channels, device="cuda", dtype=BF16)
     norm = Norm(torch.ones(channels, device="cuda"), torch.zeros(channels, device="cuda"), EPS)
-    xn = triton_block.layer_norm(x, norm, BF16)
-    assert torch.equal(xn[-100:], triton_block.layer_norm(x[-100:], norm, BF16))
-    assert not xn[:-100].any()
+    for function in (lambda x: triton_block.layer_norm(x, norm, BF16), triton_block.gelu):
+        y = function(x)
+        assert torch.equal(y[-100:], function(x[-100:]))
+        assert not y[:-100].any()
 
 
 def test_cuda_graph_replays():

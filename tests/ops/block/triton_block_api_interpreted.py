@@ -15,6 +15,9 @@ from swin_dense.ops.block.triton.support import PRODUCT_WIDTHS
 NAMES = (
     "add",
     "add_layer_norm",
+    "branch_gradient",
+    "gelu",
+    "gelu_backward",
     "layer_norm",
     "layer_norm_backward",
     "linear_residual",
@@ -63,7 +66,8 @@ def test_proj_mlp_equals_plain_layers(channels, keep, stochastic, kernels, monke
         assert_close(half.fused(*inputs, triton=True), expected[0])
     one_kernel = channels in PRODUCT_WIDTHS
     assert ("mlp_backward" in kernels) == (one_kernel and not keep)
-    assert ("layer_norm_backward" in kernels) == (keep or not one_kernel)
+    for name in ("layer_norm_backward", "branch_gradient", "gelu", "gelu_backward"):
+        assert (name in kernels) == (keep or not one_kernel)
 
 
 @pytest.mark.parametrize(

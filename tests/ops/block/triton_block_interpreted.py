@@ -71,10 +71,10 @@ def test_deterministic(name):
 
 
 @pytest.mark.parametrize("programs", [1, 3])
-def test_any_number_of_programs(monkeypatch, programs):
+@pytest.mark.parametrize("name", ["layer_norm_backward", "gelu"])
+def test_any_number_of_programs(monkeypatch, name, programs):
     monkeypatch.setattr(triton_block, "_WARPS_PER_SM", 4 * programs)
-    case = Case(2, 35, 96, True, FP32, FP32)
-    assert_as_exact_as_plain_pytorch("layer_norm_backward", case)
+    assert_as_exact_as_plain_pytorch(name, Case(2, 35, 96, True, FP32, FP32))
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
@@ -94,13 +94,15 @@ def test_strided_and_empty_inputs(name):
 def test_branch_gradients_are_not_copied():
     case = Case(1, 9, 96, False, FP16, FP16)
     t = make_inputs(case)
-    dx, *_, d_branch = triton_block.layer_norm_backward(
+    dx, *_, d_branch, _ = triton_block.layer_norm_backward(
         t["d_low"], t["x"], norm_of(t), t["d"], None, FP16
     )
     assert d_branch is dx
     fc1, fc2 = Linear(t["w1"], t["b1"]), Linear(t["w2"], None)
-    found = triton_block.mlp_backward(t["x"], t["d"], None, norm_of(t), fc1, fc2)
+    found = triton_block.mlp_backward(t["x"], t["d"], (None, None), norm_of(t), fc1, fc2)
     assert found.d2 is t["d"]
+    assert found.d_branch is found.dm
+    assert triton_block.branch_gradient(t["d"], None, FP16)[0] is t["d"]
 
 
 def test_unsupported_arguments_raise():

@@ -9,6 +9,7 @@ import torch
 
 from swin_dense.ops import triton_support
 from swin_dense.ops.window_attention import api, shifted_window_attention
+from swin_dense.ops.window_attention.triton import op
 
 HERE = Path(__file__).parent
 NO_CUDA = pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines without CUDA")
@@ -29,6 +30,14 @@ def test_kernels_compile_for_hopper(python):
     """Without a GPU: the whole of Triton's compiler, including the assembler that it ships."""
     lines = python(str(HERE / "triton_attention_compiled.py"), TRITON_INTERPRET="0").splitlines()
     assert len(lines) == 6
+    assert all(line.endswith(" ok") for line in lines), lines
+
+
+@TRITON
+def test_kernels_fit_the_shared_memory_of_every_architecture(python):
+    call = (str(HERE / "triton_attention_compiled.py"), "--architectures")
+    lines = python(*call, TRITON_INTERPRET="0").splitlines()
+    assert len(lines) == 13
     assert all(line.endswith(" ok") for line in lines), lines
 
 
@@ -107,6 +116,25 @@ def test_auto_falls_back_where_triton_is_unsupported(
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: properties)
     monkeypatch.setattr(triton_support, "_INSTALLED", True)
     assert api.choose(qkv, 2, window, dropout) == expected
+
+
+@pytest.mark.parametrize(
+    ("window", "channels", "dtype", "limit", "fits"),
+    [
+        (16, 128, torch.float32, 101376, False),  # compute capability 8.6, 8.9, 12.0
+        (16, 128, torch.float32, 166912, True),  # 8.0
+        (12, 128, torch.float32, 101376, True),
+        (16, 64, torch.float32, 101376, True),
+        (16, 128, torch.bfloat16, 101376, True),
+    ],
+)
+def test_shared_memory_that_a_gpu_lacks_is_named(monkeypatch, window, channels, dtype, limit, fits):
+    properties = SimpleNamespace(major=8, shared_memory_per_block_optin=limit)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: properties)
+    monkeypatch.setattr(triton_support, "_INSTALLED", True)
+    reason = op.unsupported_reason(OnCuda(dtype, channels), 2, window, 0.0)
+    expected = "needs 139264 bytes of shared memory for windows of 16 and heads of 64 channels"
+    assert reason is None if fits else reason.startswith(expected)
 
 
 def test_auto_uses_sdpa_on_cuda():

@@ -10,7 +10,7 @@ NAMES = ("out", "qkv", "qkv_bias", "position_bias")
 
 
 class Case(NamedTuple):
-    """A call; sizes in tokens, heads of 32 channels."""
+    """A call; sizes in tokens."""
 
     batch: int
     height: int
@@ -21,6 +21,7 @@ class Case(NamedTuple):
     qkv_bias: bool = True
     position_bias: bool = True
     scale: float = 32**-0.5
+    head_dim: int = 32
 
 
 CASES = [
@@ -34,6 +35,10 @@ CASES = [
     Case(1, 9, 8, 1, 7, 3, qkv_bias=False),
     Case(1, 9, 8, 1, 7, 3, position_bias=False),
     Case(1, 9, 8, 1, 7, 3, scale=0.0),  # "rel. pos. w/o app." of table 4
+    Case(1, 9, 8, 2, 7, 3, head_dim=16),
+    Case(1, 9, 8, 2, 7, 3, head_dim=64),
+    Case(1, 13, 11, 2, 9, 4, head_dim=16),
+    Case(1, 13, 11, 1, 12, 6, head_dim=64),
     Case(1, 3, 7, 2, 5, 2),
     Case(1, 5, 10, 1, 5, 0),
     Case(1, 8, 9, 1, 8, 4),
@@ -50,7 +55,7 @@ def make_inputs(
     case: Case, dtype: torch.dtype, bias_dtype: torch.dtype, device: str = "cpu"
 ) -> list[torch.Tensor | None]:
     """qkv, its bias and the position bias, the latter two None where the case says so."""
-    channels, tokens = 3 * 32 * case.heads, case.window**2
+    channels, tokens = 3 * case.head_dim * case.heads, case.window**2
     g = torch.Generator().manual_seed(3)
     tensors = [
         torch.randn(case.batch, case.height, case.width, channels, generator=g).to(dtype),

@@ -1,64 +1,64 @@
 """Compiles the attention kernels for Hopper without a GPU, and prints a line for each.
 
-Run by ``test_triton_attention.py`` in a separate process; by hand with ``PYTHONPATH=tests``. With
-``--registers`` it also prints the registers and local memory that ptxas reports; more than one
-warp's worth of the latter is slow.
+Run by ``test_triton_attention.py`` in a separate process. With ``--architectures`` it compiles for
+other GPUs instead. What kernels take of a GPU, for all windows: ``tools/benchmark.py kernels``.
 """
 
 import sys
-from pathlib import Path
+from functools import partial
 
-import hopper
 import torch
-from triton.compiler import CompiledKernel
+from hopper import HOPPER, INPUTS, entry_points
 
-from swin_dense.ops.window_attention.triton import kernels as triton_kernels
-from swin_dense.ops.window_attention.triton.launch import schedule, tiles
-
-# Tensors in the precision of qkv; the others are fp32, as parameters and sums are.
-IN_PRECISION = ("qkv", "qkv_bias", "out", "d_out", "d_qkv")
-
-
-def compiled(name: str, dtype: torch.dtype, **constants: object) -> CompiledKernel:
-    """A kernel for qkv of ``dtype``, shifted and padded."""
-    constants = {"SHIFT": 3, "PADDED": True, "WIDE": False, "PRECISION": "ieee", **constants}
-    kernel, options = getattr(triton_kernels, name), schedule(name, dtype)
-    return hopper.compiled(kernel, dtype, IN_PRECISION, constants, options, number="scale")
-
-
-def kernels(window_size: int) -> dict[str, dict[str, int]]:
-    """Kernels for a window size, with their tiles."""
-    tile = tiles(window_size)
-    row = {"KEYS_1": tile.keys[0], "KEYS_2": tile.keys[1]}
-    needed = {"forward": {"BLOCK": tile.forward, **row}}
-    if window_size**2 <= 64:
-        return {**needed, "backward": {"BLOCK": tile.forward}}
-    return {
-        **needed,
-        "backward_queries": {"BLOCK": tile.backward_queries, **row},
-        "backward_keys": {"BLOCK": tile.backward_keys, "QUERIES": tile.query_step},
-    }
+from swin_dense.benchmarks.kernel_calls import all_calls
+from swin_dense.benchmarks.kernel_code import TARGETS, record_launches
+from swin_dense.ops.window_attention.triton import kernels, launch
+from swin_dense.ops.window_attention.windows import WindowSpec
 
 
 def main() -> None:
-    report = "--registers" in sys.argv
-    todo = [(7, torch.bfloat16), (12, torch.bfloat16)]
-    if report:
-        todo += [(m, d) for m in (7, 12, 16) for d in (torch.float16, torch.float32)]
-    for window_size, dtype in todo:
-        for name, tile in kernels(window_size).items():
-            kernel = compiled(name, dtype, M=window_size, **tile)
-            counts = (
-                f" {hopper.registers(kernel)}, {kernel.metadata.shared} shared" if report else ""
-            )
-            print(f"{Path(__file__).stem} {name} M={window_size} {dtype}{counts} ok", flush=True)
-    if not report:
-        # 64-bit offsets, and neither bias: other code paths.
-        tile = kernels(7)["backward"]
-        nothing = {"qkv_bias": None, "position_bias": None, "d_position_bias": None}
-        compiled("backward", torch.float16, M=7, **{**tile, **nothing, "WIDE": True})
-        print("backward without biases ok")
+    compiled = set()
+    for call in all_calls():
+        if call.group in ("attention M=7", "attention M=12") and "shifted" in call.name:
+            for name, one in call.launches(call.prepare(INPUTS), HOPPER).items():
+                compiled.add(one.name)
+                print(f"{name} ok", flush=True)
+    assert compiled == entry_points(kernels)
+    # 64-bit offsets, and neither bias: other code paths.
+    inputs = INPUTS._replace(dtype=torch.float16)
+    qkv, d_out = inputs(200, 200, 200, 288), inputs(200, 200, 200, 96)
+    spec = WindowSpec(3, 7, 3, 32**-0.5)
+    calls = record_launches(lambda: launch.backward(d_out, qkv, None, None, spec, 1, 1), HOPPER)
+    assert [one.arguments["WIDE"] for one in calls] == [True]
+    print("backward without biases ok")
+
+
+def architectures() -> None:
+    """Compiles for other GPUs what needs most shared memory."""
+    windows_of_8 = [(name, "tf32", "backward", 8, 32) for name in TARGETS]
+    for name, precision, direction, window_size, head_dim in [
+        ("sm_86", "ieee", "backward", 16, 32),
+        ("sm_86", "tf32", "backward", 16, 32),
+        ("sm_120", "tf32", "backward", 16, 32),
+        ("sm_86", "bf16", "forward", 12, 64),
+        *windows_of_8,
+    ]:
+        target, inputs = TARGETS[name], INPUTS
+        if precision != "bf16":
+            torch.backends.cuda.matmul.fp32_precision = precision
+            inputs = INPUTS._replace(dtype=torch.float32)
+        qkv, out = (inputs(1, 20, 20, parts * head_dim) for parts in (3, 1))
+        biases = inputs(3 * head_dim), inputs(1, window_size**2, window_size**2)
+        call = (qkv, *biases, WindowSpec(1, window_size, 3, head_dim**-0.5))
+        step = partial(launch.forward, *call)
+        if direction == "backward":
+            step = partial(launch.backward, out, *call, True, True)
+        for one in record_launches(step, target):
+            shared = one.options.shared
+            # CUDA keeps 1 KiB of each program for itself.
+            fits = "ok" if shared + 1024 <= target.shared_memory else "does not fit"
+            print(f"{one.name} M={window_size} {precision} {name}: {shared} bytes {fits}")
 
 
 if __name__ == "__main__":
-    main()
+    architectures() if "--architectures" in sys.argv else main()

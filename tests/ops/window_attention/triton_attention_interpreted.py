@@ -6,6 +6,8 @@ compiles or interprets. By hand: ``TRITON_INTERPRET=1 pytest`` and this file.
 Not in bf16, whose matrix products are wrong in the interpreter.
 """
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
@@ -26,7 +28,9 @@ def test_fp32_equals_float64(case):
 
 @pytest.mark.parametrize("bias_dtype", [torch.float16, torch.float32])
 @pytest.mark.parametrize(
-    "case", [MIXED, Case(1, 12, 11, 1, 12, 6), Case(1, 3, 7, 2, 5, 2)], ids=str
+    "case",
+    [MIXED, Case(1, 12, 11, 1, 12, 6), Case(1, 3, 7, 2, 5, 2), Case(1, 9, 8, 1, 7, 3, head_dim=64)],
+    ids=str,
 )
 def test_fp16_equals_float64(case, bias_dtype):
     """Under autocast qkv is in fp16, and parameters are in fp32."""
@@ -37,8 +41,29 @@ def test_fp16_equals_float64(case, bias_dtype):
 def test_any_number_of_programs(monkeypatch, programs):
     from swin_dense.ops.window_attention.triton import launch as triton_launch
 
-    monkeypatch.setattr(triton_launch, "_PROGRAMS_PER_SM", programs)
+    monkeypatch.setattr(triton_launch, "concurrent_programs", lambda *_: programs)
     assert_as_exact_as_plain_pytorch(MIXED, torch.float32, torch.float32)
+
+
+def test_number_of_programs_is_what_a_gpu_holds():
+    from swin_dense.ops.window_attention.triton.launch import groups_of_windows, resident_programs
+
+    hopper = SimpleNamespace(
+        warp_size=32, regs_per_multiprocessor=2**16, max_threads_per_multi_processor=2048,
+        shared_memory_per_multiprocessor=228 * 1024,
+    )  # fmt: skip
+    assert resident_programs(hopper, warps=4, registers=95, shared=28672) == 5
+    assert resident_programs(hopper, warps=4, registers=168, shared=28672) == 3
+    assert resident_programs(hopper, warps=8, registers=255, shared=16384) == 1
+    assert resident_programs(hopper, warps=4, registers=32, shared=100 * 1024) == 2
+    # 3 programs a group: 132 groups are one wave of 396 programs, 133 would be two.
+    assert groups_of_windows(100000, programs=3, concurrent=396) == 132
+    # No more groups than windows, and no group that only shortens its own loop.
+    assert groups_of_windows(24, programs=24, concurrent=396) == 12
+    assert groups_of_windows(2, programs=3, concurrent=396) == 2
+    assert groups_of_windows(0, programs=3, concurrent=396) == 1
+    # More programs a group than run at once: several waves that are nearly full.
+    assert groups_of_windows(560, programs=144, concurrent=264) * 144 / 264 > 2.5
 
 
 def test_64_bit_offsets_give_the_same(monkeypatch):
@@ -68,6 +93,22 @@ def test_only_required_gradients_are_computed(wanted):
             torch.testing.assert_close(x.grad, expected[i], rtol=1e-4, atol=1e-5)
         else:
             assert x.grad is None
+
+
+def test_second_derivatives():
+    """Of a penalty on the gradient of qkv: plain PyTorch gives the fused operator's."""
+    results = {}
+    for impl in ("reference", "triton"):
+        inputs = make_inputs(MIXED, torch.float32, torch.float32)
+        out = shifted_window_attention(
+            *inputs, num_heads=2, window_size=5, shift_size=2, scale=MIXED.scale, impl=impl
+        )
+        (first,) = torch.autograd.grad((out**2).sum(), inputs[0], create_graph=True)
+        results[impl] = torch.autograd.grad((first**2).sum(), inputs)
+    for ours, expected in zip(results["triton"], results["reference"], strict=True):
+        assert expected.abs().max() > 0
+        tolerance = float(1e-5 * expected.abs().max())
+        torch.testing.assert_close(ours, expected, rtol=0, atol=tolerance)
 
 
 def test_strided_and_empty_inputs():
@@ -209,7 +250,7 @@ def test_unsupported_arguments_raise():
     qkv, bias, position_bias = make_inputs(MIXED, torch.float32, torch.float32)
     call = {"num_heads": 2, "window_size": 5, "scale": 1.0, "impl": "triton"}
     bad = {
-        "heads of 32 channels, got 64": ((qkv, bias, None), {"num_heads": 1}),
+        "heads of 16, 32, 64 channels, got 8": ((qkv, bias, None), {"num_heads": 8}),
         r"window size in 5\.\.16, got 4": ((qkv, bias, None), {"window_size": 4}),
         "got float64": ((qkv.double(), bias, position_bias), {}),
         "without dropout, got a rate of 0.1": ((qkv, bias, position_bias), {"dropout_p": 0.1}),

@@ -4,7 +4,6 @@ Up to 256 channels the whole MLP is one kernel. Arguments and results are those 
 :mod:`~.block.pytorch`.
 """
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -26,7 +25,7 @@ def norm_linear_backward(
 ) -> Tensor:
     """Gradient of ``x``, ``(T, C)``; adds those of norm and linear layer to ``grads``."""
     grads.add_linear("linear", grad, launch.layer_norm(x, norm, weight.dtype))
-    dx, *d_norm, _ = launch.layer_norm_backward(grad @ weight, x, norm)
+    dx, *d_norm, _, _ = launch.layer_norm_backward(grad @ weight, x, norm)
     grads.add_norm(*d_norm)
     return dx
 
@@ -42,7 +41,7 @@ def proj_mlp(
     branch = F.linear(attended, *proj)
     middle, normed = launch.add_layer_norm(x, branch, scale_1, norm, attended.dtype)
     hidden = F.linear(normed, *fc1)
-    out = launch.add(middle, F.linear(F.gelu(hidden), *fc2), scale_2)
+    out = launch.add(middle, F.linear(launch.gelu(hidden), *fc2), scale_2)
     return (out, hidden) if keep else (out,)
 
 
@@ -60,27 +59,26 @@ def proj_mlp_backward(
     dtype = attended.dtype
     if hidden is None and _is_one_kernel(layers):
         middle = launch.linear_residual(attended, proj, x, scale_1)
-        found = launch.mlp_backward(middle, grad, scale_2, norm, fc1, fc2)
-        grads.add_linear("fc2", found.d2, found.g)
-        grads.add_linear("fc1", found.dh, found.mn)
-        grads.add_norm(found.d_norm_weight, found.d_norm_bias)
-        d_middle = found.dm
-        d_branch: Tensor | None = _scaled(found.dm, scale_1, dtype)
+        found = launch.mlp_backward(middle, grad, scales, norm, fc1, fc2)
+        grads.add_linear("fc2", found.d2, found.g, d_bias=found.d_b2)
+        grads.add_linear("fc1", found.dh, found.mn, d_bias=found.d_b1)
+        d_middle, d_norm = found.dm, [found.d_norm_weight, found.d_norm_bias]
+        d_branch: Tensor | None = found.d_branch
+        d_bias: Tensor | None = found.d_branch_bias
     else:
         branch = F.linear(attended, *proj)
         middle, normed = launch.add_layer_norm(x, branch, scale_1, norm, dtype)
         entering = F.linear(normed, *fc1) if hidden is None else hidden
-        d_out = _scaled(grad, scale_2, dtype)
-        grads.add_linear("fc2", d_out, F.gelu(entering))
-        d_hidden = d_out @ fc2.weight
-        torch.ops.aten.gelu_backward.grad_input(d_hidden, entering, grad_input=d_hidden)
-        grads.add_linear("fc1", d_hidden, normed)
-        d_middle, *d_norm, d_branch = launch.layer_norm_backward(
+        d_out, d_b2 = launch.branch_gradient(grad, scale_2, dtype)
+        d_hidden, active, d_b1 = launch.gelu_backward(d_out @ fc2.weight, entering)
+        grads.add_linear("fc2", d_out, active, d_bias=d_b2)
+        grads.add_linear("fc1", d_hidden, normed, d_bias=d_b1)
+        d_middle, *d_norm, d_branch, d_bias = launch.layer_norm_backward(
             d_hidden @ fc1.weight, middle, norm, grad, scale_1, dtype
         )
-        grads.add_norm(*d_norm)
+    grads.add_norm(*d_norm)
     assert d_branch is not None
-    grads.add_linear("proj", d_branch, attended)
+    grads.add_linear("proj", d_branch, attended, d_bias=d_bias)
     return d_middle.to(x.dtype), d_branch @ proj.weight
 
 
@@ -88,10 +86,3 @@ def _is_one_kernel(layers: ProjMlp) -> bool:
     weight = layers.fc1.weight
     has_biases = layers.fc1.bias is not None and layers.fc2.bias is not None
     return has_biases and unsupported_product_reason(weight, weight.dtype, len(weight)) is None
-
-
-def _scaled(grad: Tensor, scale: Tensor | None, dtype: torch.dtype) -> Tensor:
-    """``scale * grad`` in ``dtype``: rows ``(T, C)``, factors of images ``(B,)``."""
-    if scale is not None:
-        grad = (grad.view(len(scale), -1, grad.shape[1]) * scale[:, None, None]).view(grad.shape)
-    return grad.to(dtype)

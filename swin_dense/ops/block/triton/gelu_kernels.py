@@ -1,7 +1,9 @@
-"""GELU and its derivative in Triton, exact in fp32 and without ``erf`` in 16 bits."""
+"""GELU in Triton, forward and backward: exact in fp32, without ``erf`` in 16 bits."""
 
 import triton
 import triton.language as tl
+
+from swin_dense.ops.block.triton.norm_kernels import SIZES, block_rows, scaled
 
 
 @triton.jit
@@ -34,3 +36,44 @@ def gelu_derivative(h, cdf):
     """Derivative of GELU at h, with :func:`normal_cdf` of h: the density is 2^(...)."""
     # -1 / (2 ln 2), and the logarithm of 1 / sqrt(2 pi).
     return cdf + h * tl.exp2(h * h * -0.7213475204444817 - 1.3257480647361593)
+
+
+@triton.jit(do_not_specialize=("size",))
+def gelu(h, g, size, BLOCK: tl.constexpr):
+    """``g = gelu(h)`` for so many numbers."""
+    first = tl.cast(tl.program_id(0), tl.int64) * BLOCK
+    at = tl.arange(0, BLOCK)
+    value = tl.load(h + first + at, mask=at < size - first, other=0.0).to(tl.float32)
+    value *= normal_cdf(value, h.dtype.element_ty)
+    tl.store(g + first + at, value.to(g.dtype.element_ty), mask=at < size - first)
+
+
+@triton.jit(do_not_specialize=SIZES)
+def branch_backward(
+    d, h, scale, g, out, d_bias, n_rows, rows_per_image,
+    C: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """Gradients of a linear layer's result, ``(T, C)``, and of its bias, their sum over rows.
+
+    ``out = scale * d``, times GELU's derivative at h where h is given; then also ``g = gelu(h)``.
+    ``out`` may be d, or None if it equals d. A program strides over rows of some columns and
+    writes its part of a row of ``d_bias``, ``(programs, C)`` fp32.
+    """
+    column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    at = tl.arange(0, ROWS)[:, None] * C + column[None, :]
+    total = tl.zeros((ROWS, COLUMNS), tl.float32)
+    for block in range(tl.program_id(0), tl.cdiv(n_rows, ROWS), tl.num_programs(0)):
+        rows = block_rows(block, n_rows, ROWS)
+        first, _, inside = rows
+        mask = inside[:, None] & (column < C)[None, :]
+        value = tl.load(d + first * C + at, mask=mask, other=0.0).to(tl.float32)
+        value = scaled(value, scale, rows, rows_per_image)
+        if h is not None:
+            hidden = tl.load(h + first * C + at, mask=mask, other=0.0).to(tl.float32)
+            cdf = normal_cdf(hidden, h.dtype.element_ty)
+            tl.store(g + first * C + at, (hidden * cdf).to(g.dtype.element_ty), mask=mask)
+            value *= gelu_derivative(hidden, cdf)
+        if out is not None:
+            tl.store(out + first * C + at, value.to(out.dtype.element_ty), mask=mask)
+        total += value
+    tl.store(d_bias + tl.program_id(0) * C + column, tl.sum(total, 0), mask=column < C)

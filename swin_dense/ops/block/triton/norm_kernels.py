@@ -5,7 +5,8 @@ masked, which costs registers but no memory traffic. Everything is computed in f
 keeps neither mean nor deviation: it has the row on chip and computes them again.
 
 Nothing is added atomically: what a program sums over its rows (gradients of LayerNorm's weight
-and bias) it writes to a place of its own, to be summed up afterwards.
+and bias, and of the bias of the layer below) it writes to a place of its own, to be summed up
+afterwards.
 """
 
 import triton
@@ -74,14 +75,14 @@ def add_layer_norm(
 
 @triton.jit(do_not_specialize=SIZES)
 def layer_norm_backward(
-    d_xn, x, weight, d_residual, scale, dx, d_branch, d_weight, d_bias,
+    d_xn, x, weight, d_residual, scale, dx, d_branch, d_weight, d_bias, d_branch_bias,
     n_rows, rows_per_image, eps,
     C: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """Gradients of LayerNorm; ``dx`` also has the residual's, and ``d_branch = scale * dx``.
 
-    A program strides over blocks of rows and writes its row of ``d_weight`` and ``d_bias``,
-    ``(programs, C)`` fp32.
+    A program strides over blocks of rows and writes its row of ``d_weight``, ``d_bias`` and, where
+    it is wanted, the sum of d_branch: ``(programs, C)`` fp32. ``d_branch`` is None if it is dx.
     """
     column = tl.arange(0, COLUMNS)
     is_channel = (column < C)[None, :]
@@ -89,6 +90,7 @@ def layer_norm_backward(
     w = tl.load(weight + column, mask=column < C, other=0.0).to(tl.float32)
     sum_weight = tl.zeros((ROWS, COLUMNS), tl.float32)
     sum_bias = tl.zeros((ROWS, COLUMNS), tl.float32)
+    sum_branch = tl.zeros((ROWS, COLUMNS), tl.float32)
     for block in range(tl.program_id(0), tl.cdiv(n_rows, ROWS), tl.num_programs(0)):
         rows = block_rows(block, n_rows, ROWS)
         first, _, inside = rows
@@ -105,9 +107,13 @@ def layer_norm_backward(
         if d_residual is not None:
             d += tl.load(d_residual + first * C + at, mask=mask, other=0.0).to(tl.float32)
         tl.store(dx + first * C + at, d.to(dx.dtype.element_ty), mask=mask)
-        if d_branch is not None:
+        if d_branch_bias is not None:
             d = scaled(d, scale, rows, rows_per_image)
+            sum_branch += d
+        if d_branch is not None:
             tl.store(d_branch + first * C + at, d.to(d_branch.dtype.element_ty), mask=mask)
     at = tl.program_id(0) * C + column
     tl.store(d_weight + at, tl.sum(sum_weight, 0), mask=column < C)
     tl.store(d_bias + at, tl.sum(sum_bias, 0), mask=column < C)
+    if d_branch_bias is not None:
+        tl.store(d_branch_bias + at, tl.sum(sum_branch, 0), mask=column < C)

@@ -1,9 +1,10 @@
 """Triton kernels of shifted-window attention, forward and backward.
 
-A program owns one head and one block of a window's tokens, and strides over the windows of all
-images. Roll, padding, partition and mask are index arithmetic, so q, k and v are read from the
-feature map where the linear layer wrote them, and results are written to where they belong; sizes
-are run-time arguments. The scores of a query never leave the chip. Backward computes them again:
+A program owns one head, of D channels, and one block of a window's tokens, and strides over the
+windows of all images. Roll, padding, partition and mask are index arithmetic, so q, k and v are
+read from the feature map where the linear layer wrote them, and results are written to where they
+belong; sizes are run-time arguments. The scores of a query never leave the chip. Backward computes
+them again:
 
 * windows of up to 64 tokens: one kernel, the whole window in a tile;
 * larger windows: one kernel by blocks of queries (gradients of q and of the position bias),
@@ -20,7 +21,6 @@ bias, and of padded tokens) it writes to a place of its own, to be summed up aft
 import triton
 import triton.language as tl
 
-HEAD_DIM = tl.constexpr(32)
 _LOG2_E = tl.constexpr(1.4426950408889634)
 
 # Integers that depend on the size of the input: a kernel is not compiled again for their values.
@@ -63,7 +63,9 @@ def _share(first, step, n_windows, size, M: tl.constexpr, SHIFT: tl.constexpr, E
 
 
 @triton.jit
-def _window(index, size, M: tl.constexpr, SHIFT: tl.constexpr, EDGE: tl.constexpr):
+def _window(
+    index, size, M: tl.constexpr, SHIFT: tl.constexpr, WIDE: tl.constexpr, EDGE: tl.constexpr
+):
     """Image, row and column of a window: those at the edge are the last rows, then columns."""
     rows, columns, _, _ = size
     inner_rows, inner_columns = _inner(size, M, SHIFT)
@@ -81,13 +83,14 @@ def _window(index, size, M: tl.constexpr, SHIFT: tl.constexpr, EDGE: tl.constexp
         n = tl.maximum(inner_rows, 1) * width
         row = index % n // width
         column = index % n % width
-    return index // n, row, column
+    image = index // n
+    if WIDE:
+        image = image.to(tl.int64)
+    return image, row, column
 
 
 @triton.jit
-def _place(
-    window, n, size, M: tl.constexpr, SHIFT: tl.constexpr, WIDE: tl.constexpr, EDGE: tl.constexpr
-):
+def _place(window, n, size, M: tl.constexpr, SHIFT: tl.constexpr, EDGE: tl.constexpr):
     """Tokens n of a window: row of each in the feature map, whether it is on it, its region.
 
     A token is off the feature map if it is padding, or beyond the window's M * M.
@@ -106,16 +109,14 @@ def _place(
         y -= tl.where(wraps_y, rows * M, 0)
         x -= tl.where(wraps_x, columns * M, 0)
         on_map &= (y < height) & (x < width)
-    if WIDE:
-        image = image.to(tl.int64)
     region = wraps_y.to(tl.int32) * 2 + wraps_x.to(tl.int32)
     return (image * height + y) * width + x, on_map, region
 
 
 @triton.jit
-def _load(qkv, qkv_bias, column, stride, row, on_map, EDGE: tl.constexpr):
-    """Columns ``column + 0..31`` of some rows of qkv; the bias, in its precision, for padding."""
-    d = tl.arange(0, HEAD_DIM)
+def _load(qkv, qkv_bias, column, stride, row, on_map, D: tl.constexpr, EDGE: tl.constexpr):
+    """Columns ``column + 0..D - 1`` of some rows of qkv; for padding the bias, in qkv's dtype."""
+    d = tl.arange(0, D)
     at = row[:, None] * stride + column + d[None, :]
     # By its address: to select among loaded values, a tile would have to pass through registers.
     if EDGE and qkv_bias is not None:
@@ -128,19 +129,19 @@ def _load(qkv, qkv_bias, column, stride, row, on_map, EDGE: tl.constexpr):
 @triton.jit
 def _load_keys(
     qkv, qkv_bias, c, column, window, n, size,
-    M: tl.constexpr, SHIFT: tl.constexpr, WIDE: tl.constexpr, EDGE: tl.constexpr,
+    M: tl.constexpr, SHIFT: tl.constexpr, D: tl.constexpr, EDGE: tl.constexpr,
 ):  # fmt: skip
     """Keys, values and regions of tokens n of a window."""
-    row, on_map, region = _place(window, n, size, M, SHIFT, WIDE, EDGE)
-    k = _load(qkv, qkv_bias, c + column, 3 * c, row, on_map, EDGE)
-    v = _load(qkv, qkv_bias, 2 * c + column, 3 * c, row, on_map, EDGE)
+    row, on_map, region = _place(window, n, size, M, SHIFT, EDGE)
+    k = _load(qkv, qkv_bias, c + column, 3 * c, row, on_map, D, EDGE)
+    v = _load(qkv, qkv_bias, 2 * c + column, 3 * c, row, on_map, D, EDGE)
     return k, v, region
 
 
 @triton.jit
 def _store(pointer, column, stride, row, on_map, tile):
-    """Write a tile to columns ``column + 0..31`` of the rows that are not padding."""
-    d = tl.arange(0, HEAD_DIM)
+    """Write a tile to columns ``column + 0..D - 1`` of the rows that are not padding."""
+    d = tl.arange(0, tile.shape[1])
     at = row[:, None] * stride + column + d[None, :]
     tl.store(pointer + at, tile.to(pointer.dtype.element_ty), mask=on_map[:, None])
 
@@ -194,24 +195,25 @@ def _store_pairs(pointer, group, head, heads, n_q, n_k, tile, M: tl.constexpr):
 
 @triton.jit
 def _store_padding(pointer, at, head, heads, dk, dv):
-    """Write a program's sums over padded tokens, to ``(..., 2, heads, 32)``."""
-    d = tl.arange(0, HEAD_DIM)
-    tl.store(pointer + (2 * at * heads + head) * HEAD_DIM + d, dk)
-    tl.store(pointer + ((2 * at + 1) * heads + head) * HEAD_DIM + d, dv)
+    """Write a program's sums over padded tokens, to ``(..., 2, heads, D)``."""
+    D: tl.constexpr = dk.shape[0]
+    d = tl.arange(0, D)
+    tl.store(pointer + (2 * at * heads + head) * D + d, dk)
+    tl.store(pointer + ((2 * at + 1) * heads + head) * D + d, dv)
 
 
 @triton.jit(do_not_specialize=_SIZES)
 def forward(
     qkv, qkv_bias, position_bias, out,
     n_windows, rows, columns, height, width, heads, scale,
-    M: tl.constexpr, SHIFT: tl.constexpr, PADDED: tl.constexpr, WIDE: tl.constexpr,
+    M: tl.constexpr, SHIFT: tl.constexpr, PADDED: tl.constexpr, WIDE: tl.constexpr, D: tl.constexpr,
     PRECISION: tl.constexpr, BLOCK: tl.constexpr, KEYS_1: tl.constexpr, KEYS_2: tl.constexpr,
 ):  # fmt: skip
     """Out of a block of queries: ``(B, H, W, C)``; the row of keys is KEYS_1 + KEYS_2 tokens."""
     BLOCKS: tl.constexpr = (M * M + BLOCK - 1) // BLOCK
     head, block, first, step = _program(heads, BLOCKS)
     size = (rows, columns, height, width)
-    c, column = heads * HEAD_DIM, head * HEAD_DIM
+    c, column = heads * D, head * D
     dtype: tl.constexpr = qkv.dtype.element_ty
     n_q = block * BLOCK + tl.arange(0, BLOCK)
     n_1 = tl.arange(0, KEYS_1)
@@ -222,15 +224,15 @@ def forward(
     for EDGE in tl.static_range(1 + (PADDED or SHIFT > 0)):
         begin, end = _share(first, step, n_windows, size, M, SHIFT, EDGE)
         for index in range(begin, end, step):
-            window = _window(index, size, M, SHIFT, EDGE)
-            row_q, on_q, region_q = _place(window, n_q, size, M, SHIFT, WIDE, EDGE)
-            q = _load(qkv, qkv_bias, column, 3 * c, row_q, on_q, EDGE)
+            window = _window(index, size, M, SHIFT, WIDE, EDGE)
+            row_q, on_q, region_q = _place(window, n_q, size, M, SHIFT, EDGE)
+            q = _load(qkv, qkv_bias, column, 3 * c, row_q, on_q, D, EDGE)
             k_1, v_1, region_1 = _load_keys(
-                qkv, qkv_bias, c, column, window, n_1, size, M, SHIFT, WIDE, EDGE)  # fmt: skip
+                qkv, qkv_bias, c, column, window, n_1, size, M, SHIFT, D, EDGE)  # fmt: skip
             s_1 = _scores(q, k_1, bias_1, region_q, region_1, scale, SHIFT * EDGE, PRECISION)
             if KEYS_2 > 0:
                 k_2, v_2, region_2 = _load_keys(
-                    qkv, qkv_bias, c, column, window, n_2, size, M, SHIFT, WIDE, EDGE)  # fmt: skip
+                    qkv, qkv_bias, c, column, window, n_2, size, M, SHIFT, D, EDGE)  # fmt: skip
                 s_2 = _scores(q, k_2, bias_2, region_q, region_2, scale, SHIFT * EDGE, PRECISION)
                 top = tl.maximum(tl.max(s_1, 1), tl.max(s_2, 1))
                 p_2 = _exp(s_2 - top[:, None], dtype)
@@ -249,29 +251,29 @@ def forward(
 def backward(
     qkv, qkv_bias, position_bias, d_out, d_qkv, d_position_bias, d_padding,
     n_windows, rows, columns, height, width, heads, scale,
-    M: tl.constexpr, SHIFT: tl.constexpr, PADDED: tl.constexpr, WIDE: tl.constexpr,
+    M: tl.constexpr, SHIFT: tl.constexpr, PADDED: tl.constexpr, WIDE: tl.constexpr, D: tl.constexpr,
     PRECISION: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """All gradients of windows that fit into one tile, M * M <= BLOCK."""
     head, _, first, step = _program(heads, 1)
     size = (rows, columns, height, width)
-    c, column = heads * HEAD_DIM, head * HEAD_DIM
+    c, column = heads * D, head * D
     dtype: tl.constexpr = qkv.dtype.element_ty
     n = tl.arange(0, BLOCK)
     bias = _bias(position_bias, head, n, n, M, dtype)
     pairs = tl.zeros((BLOCK, BLOCK), tl.float32)
-    padded_k = tl.zeros((HEAD_DIM,), tl.float32)
-    padded_v = tl.zeros((HEAD_DIM,), tl.float32)
+    padded_k = tl.zeros((D,), tl.float32)
+    padded_v = tl.zeros((D,), tl.float32)
     for EDGE in tl.static_range(1 + (PADDED or SHIFT > 0)):
         begin, end = _share(first, step, n_windows, size, M, SHIFT, EDGE)
         for index in range(begin, end, step):
-            window = _window(index, size, M, SHIFT, EDGE)
-            row, on_map, region = _place(window, n, size, M, SHIFT, WIDE, EDGE)
-            q = _load(qkv, qkv_bias, column, 3 * c, row, on_map, EDGE)
-            k = _load(qkv, qkv_bias, c + column, 3 * c, row, on_map, EDGE)
-            v = _load(qkv, qkv_bias, 2 * c + column, 3 * c, row, on_map, EDGE)
+            window = _window(index, size, M, SHIFT, WIDE, EDGE)
+            row, on_map, region = _place(window, n, size, M, SHIFT, EDGE)
+            q = _load(qkv, qkv_bias, column, 3 * c, row, on_map, D, EDGE)
+            k = _load(qkv, qkv_bias, c + column, 3 * c, row, on_map, D, EDGE)
+            v = _load(qkv, qkv_bias, 2 * c + column, 3 * c, row, on_map, D, EDGE)
             # 0 off the map: such queries send no gradient to anything.
-            do = _load(d_out, None, column, c, row, on_map, False)
+            do = _load(d_out, None, column, c, row, on_map, D, False)
             s = _scores(q, k, bias, region, region, scale, SHIFT * EDGE, PRECISION)
             p = _exp(s - tl.max(s, 1)[:, None], dtype)
             p = p / tl.sum(p, 1)[:, None]
@@ -300,14 +302,14 @@ def backward(
 def backward_queries(
     qkv, qkv_bias, position_bias, d_out, d_qkv, d_position_bias, statistics,
     n_windows, rows, columns, height, width, heads, scale,
-    M: tl.constexpr, SHIFT: tl.constexpr, PADDED: tl.constexpr, WIDE: tl.constexpr,
+    M: tl.constexpr, SHIFT: tl.constexpr, PADDED: tl.constexpr, WIDE: tl.constexpr, D: tl.constexpr,
     PRECISION: tl.constexpr, BLOCK: tl.constexpr, KEYS_1: tl.constexpr, KEYS_2: tl.constexpr,
 ):  # fmt: skip
     """Gradients of a block of queries and of its position bias; stores what the keys need."""
     BLOCKS: tl.constexpr = (M * M + BLOCK - 1) // BLOCK
     head, block, first, step = _program(heads, BLOCKS)
     size = (rows, columns, height, width)
-    c, column = heads * HEAD_DIM, head * HEAD_DIM
+    c, column = heads * D, head * D
     dtype: tl.constexpr = qkv.dtype.element_ty
     n_q = block * BLOCK + tl.arange(0, BLOCK)
     n_1 = tl.arange(0, KEYS_1)
@@ -320,17 +322,17 @@ def backward_queries(
     for EDGE in tl.static_range(1 + (PADDED or SHIFT > 0)):
         begin, end = _share(first, step, n_windows, size, M, SHIFT, EDGE)
         for index in range(begin, end, step):
-            window = _window(index, size, M, SHIFT, EDGE)
-            row_q, on_q, region_q = _place(window, n_q, size, M, SHIFT, WIDE, EDGE)
-            q = _load(qkv, qkv_bias, column, 3 * c, row_q, on_q, EDGE)
-            do = _load(d_out, None, column, c, row_q, on_q, False)
+            window = _window(index, size, M, SHIFT, WIDE, EDGE)
+            row_q, on_q, region_q = _place(window, n_q, size, M, SHIFT, EDGE)
+            q = _load(qkv, qkv_bias, column, 3 * c, row_q, on_q, D, EDGE)
+            do = _load(d_out, None, column, c, row_q, on_q, D, False)
             k_1, v_1, region_1 = _load_keys(
-                qkv, qkv_bias, c, column, window, n_1, size, M, SHIFT, WIDE, EDGE)  # fmt: skip
+                qkv, qkv_bias, c, column, window, n_1, size, M, SHIFT, D, EDGE)  # fmt: skip
             p_1 = _scores(q, k_1, bias_1, region_q, region_1, scale, SHIFT * EDGE, PRECISION)
             top = tl.max(p_1, 1)
             if KEYS_2 > 0:
                 k_2, v_2, region_2 = _load_keys(
-                    qkv, qkv_bias, c, column, window, n_2, size, M, SHIFT, WIDE, EDGE)  # fmt: skip
+                    qkv, qkv_bias, c, column, window, n_2, size, M, SHIFT, D, EDGE)  # fmt: skip
                 p_2 = _scores(q, k_2, bias_2, region_q, region_2, scale, SHIFT * EDGE, PRECISION)
                 top = tl.maximum(top, tl.max(p_2, 1))
                 p_2 = _exp(p_2 - top[:, None], dtype)
@@ -352,7 +354,7 @@ def backward_queries(
                 if d_position_bias is not None:
                     pairs_2 += ds_2
             _store(d_qkv, column, 3 * c, row_q, on_q, dq * scale)
-            _store_statistics(statistics, window, size, head, heads, n_q, top, total, mean, M, WIDE)
+            _store_statistics(statistics, window, size, head, heads, n_q, top, total, mean, M)
     if d_position_bias is not None:
         _store_pairs(d_position_bias, first, head, heads, n_q, n_1, pairs_1, M)
         if KEYS_2 > 0:
@@ -360,7 +362,7 @@ def backward_queries(
 
 
 @triton.jit
-def _statistics(pointer, window, size, head, heads, M: tl.constexpr, WIDE: tl.constexpr):
+def _statistics(pointer, window, size, head, heads, M: tl.constexpr):
     """Where the statistics of a window's head begin: ``(nW, heads, 3, N)`` fp32.
 
     Of every query the largest score, the softmax's denominator, and the mean of the weights'
@@ -369,17 +371,13 @@ def _statistics(pointer, window, size, head, heads, M: tl.constexpr, WIDE: tl.co
     """
     rows, columns, _, _ = size
     image, row, column = window
-    if WIDE:
-        image = image.to(tl.int64)
     return pointer + (((image * rows + row) * columns + column) * heads + head) * (3 * M * M)
 
 
 @triton.jit
-def _store_statistics(
-    pointer, window, size, head, heads, n_q, top, total, mean, M: tl.constexpr, WIDE: tl.constexpr
-):
+def _store_statistics(pointer, window, size, head, heads, n_q, top, total, mean, M: tl.constexpr):
     N: tl.constexpr = M * M
-    at = _statistics(pointer, window, size, head, heads, M, WIDE) + n_q
+    at = _statistics(pointer, window, size, head, heads, M) + n_q
     tl.store(at, top, mask=n_q < N)
     tl.store(at + N, total, mask=n_q < N)
     tl.store(at + 2 * N, mean, mask=n_q < N)
@@ -389,33 +387,33 @@ def _store_statistics(
 def backward_keys(
     qkv, qkv_bias, position_bias, d_out, d_qkv, d_padding, statistics,
     n_windows, rows, columns, height, width, heads, scale,
-    M: tl.constexpr, SHIFT: tl.constexpr, PADDED: tl.constexpr, WIDE: tl.constexpr,
+    M: tl.constexpr, SHIFT: tl.constexpr, PADDED: tl.constexpr, WIDE: tl.constexpr, D: tl.constexpr,
     PRECISION: tl.constexpr, BLOCK: tl.constexpr, QUERIES: tl.constexpr,
 ):  # fmt: skip
     """Gradients of a block of keys and values, over all queries of the window, QUERIES a step."""
     BLOCKS: tl.constexpr = (M * M + BLOCK - 1) // BLOCK
     head, block, first, step = _program(heads, BLOCKS)
     size = (rows, columns, height, width)
-    c, column = heads * HEAD_DIM, head * HEAD_DIM
+    c, column = heads * D, head * D
     dtype: tl.constexpr = qkv.dtype.element_ty
     n_k = block * BLOCK + tl.arange(0, BLOCK)
-    padded_k = tl.zeros((HEAD_DIM,), tl.float32)
-    padded_v = tl.zeros((HEAD_DIM,), tl.float32)
+    padded_k = tl.zeros((D,), tl.float32)
+    padded_v = tl.zeros((D,), tl.float32)
     for EDGE in tl.static_range(1 + (PADDED or SHIFT > 0)):
         begin, end = _share(first, step, n_windows, size, M, SHIFT, EDGE)
         for index in range(begin, end, step):
-            window = _window(index, size, M, SHIFT, EDGE)
-            row_k, on_k, region_k = _place(window, n_k, size, M, SHIFT, WIDE, EDGE)
-            k = _load(qkv, qkv_bias, c + column, 3 * c, row_k, on_k, EDGE)
-            v = _load(qkv, qkv_bias, 2 * c + column, 3 * c, row_k, on_k, EDGE)
-            window_statistics = _statistics(statistics, window, size, head, heads, M, WIDE)
-            dk = tl.zeros((BLOCK, HEAD_DIM), tl.float32)
-            dv = tl.zeros((BLOCK, HEAD_DIM), tl.float32)
+            window = _window(index, size, M, SHIFT, WIDE, EDGE)
+            row_k, on_k, region_k = _place(window, n_k, size, M, SHIFT, EDGE)
+            k = _load(qkv, qkv_bias, c + column, 3 * c, row_k, on_k, D, EDGE)
+            v = _load(qkv, qkv_bias, 2 * c + column, 3 * c, row_k, on_k, D, EDGE)
+            window_statistics = _statistics(statistics, window, size, head, heads, M)
+            dk = tl.zeros((BLOCK, D), tl.float32)
+            dv = tl.zeros((BLOCK, D), tl.float32)
             for query in range(0, M * M, QUERIES):
                 n_q = query + tl.arange(0, QUERIES)
-                row_q, on_q, region_q = _place(window, n_q, size, M, SHIFT, WIDE, EDGE)
-                q = _load(qkv, qkv_bias, column, 3 * c, row_q, on_q, EDGE)
-                do = _load(d_out, None, column, c, row_q, on_q, False)
+                row_q, on_q, region_q = _place(window, n_q, size, M, SHIFT, EDGE)
+                q = _load(qkv, qkv_bias, column, 3 * c, row_q, on_q, D, EDGE)
+                do = _load(d_out, None, column, c, row_q, on_q, D, False)
                 at = window_statistics + n_q
                 # Beyond the window, exp(score - inf) makes a weight of 0.
                 top = tl.load(at, mask=n_q < M * M, other=float("inf"))

@@ -1,5 +1,7 @@
 """Launches the Triton kernels: shapes of their grids, tiles and buffers, sums of their parts."""
 
+from __future__ import annotations
+
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -7,12 +9,17 @@ import torch
 import triton
 from torch import Tensor
 
-from swin_dense.ops.triton_support import device_guard, fp32_precision, multiprocessors
+from swin_dense.ops.triton_support import (
+    device_guard,
+    fp32_precision,
+    gpu_properties,
+    multiprocessors,
+)
 from swin_dense.ops.window_attention.triton import kernels
 from swin_dense.ops.window_attention.windows import WindowSpec, padded_size
 
-# Programs per multiprocessor: enough to fill it, few enough that a program sums over many windows.
-_PROGRAMS_PER_SM = 4
+# The interpreter runs one program after the other; its tests have several share the windows.
+_INTERPRETED_PROGRAMS = 4
 _LARGEST_INT32 = 2**31 - 1
 
 
@@ -60,6 +67,64 @@ def schedule(kernel: str, dtype: torch.dtype) -> dict[str, int]:
     return options
 
 
+def resident_programs(gpu: Any, warps: int, registers: int, shared: int) -> int:
+    """Programs that a multiprocessor holds at once.
+
+    Args:
+        gpu: as :func:`torch.cuda.get_device_properties` returns it.
+        warps: warps of a program.
+        registers: registers of a thread.
+        shared: bytes of shared memory of a program.
+    """
+    # A warp's registers are dealt out 256 at a time; CUDA keeps 1 KiB of each program for itself.
+    per_warp = triton.cdiv(registers * gpu.warp_size, 256) * 256
+    limits = (
+        gpu.regs_per_multiprocessor // (per_warp * warps),
+        gpu.max_threads_per_multi_processor // (gpu.warp_size * warps),
+        gpu.shared_memory_per_multiprocessor // (shared + 1024),
+    )
+    return max(1, min(limits))
+
+
+@lru_cache
+def concurrent_programs(
+    kernel: str, dtypes: tuple, sizes: int, constants: tuple, device: torch.device, processors: int
+) -> int:
+    """Programs of a kernel that a device runs at once; compiles the kernel.
+
+    Args:
+        kernel: its name.
+        dtypes: dtypes of its tensors, None for those that there are not.
+        sizes: how many integers follow, before the scale.
+        constants: its constants and its schedule, as items of a dict.
+        device: where it is to run, the current device.
+        processors: its multiprocessors; GPUs that kernels are only compiled for differ in them.
+    """
+    function = getattr(kernels, kernel)
+    if not isinstance(function, triton.JITFunction):
+        return _INTERPRETED_PROGRAMS
+    compiled = function.warmup(*dtypes, *[1] * sizes, 1.0, grid=(1,), **dict(constants))
+    compiled._init_handles()  # registers are known once it is loaded
+    usage = (compiled.metadata.num_warps, compiled.n_regs, compiled.metadata.shared)
+    return processors * resident_programs(gpu_properties(device), *usage)
+
+
+def groups_of_windows(windows: int, programs: int, concurrent: int) -> int:
+    """Into how many groups windows are cut, each for ``programs`` programs.
+
+    The number for which the GPU, which runs ``concurrent`` programs at once, is through with the
+    fewest windows one after the other. What a program loads first counts as one window more.
+    """
+
+    def windows_in_turn(groups: int) -> int:
+        return triton.cdiv(groups * programs, concurrent) * (triton.cdiv(windows, groups) + 1)
+
+    windows = max(windows, 1)
+    most = [max(1, min(windows, waves * concurrent // programs)) for waves in (1, 2, 3)]
+    # As few groups as have no more windows each: every group writes sums of its own.
+    return triton.cdiv(windows, triton.cdiv(windows, min(most, key=windows_in_turn)))
+
+
 class _Problem:
     """What one call is about: sizes, and the arguments that all kernels share."""
 
@@ -70,6 +135,7 @@ class _Problem:
         rows, columns = padded_h // window_size, padded_w // window_size
         self.padded = (padded_h, padded_w) != (h, w)
         self.heads = num_heads
+        self.head_dim = qkv.shape[3] // (3 * num_heads)
         self.window_size = window_size
         self.tokens = window_size**2
         self.windows = b * rows * columns
@@ -83,15 +149,21 @@ class _Problem:
             "SHIFT": shift_size,
             "PADDED": self.padded,
             "WIDE": max(qkv.numel(), statistics) > _LARGEST_INT32,
+            "D": self.head_dim,
             "PRECISION": fp32_precision(),
         }
 
-    def grid(self, block: int) -> tuple[int, int]:
-        """Blocks of ``block`` tokens in a window, and programs that share a block's windows."""
-        blocks = triton.cdiv(self.tokens, block)
-        programs = _PROGRAMS_PER_SM * multiprocessors(self.device)
-        groups = triton.cdiv(programs, self.heads * blocks)
-        return blocks, max(1, min(self.windows, groups))
+    def plan(self, kernel: str, tensors: tuple, **tile: int) -> _Plan:
+        """How to launch a kernel; for tensors that depend on it, their dtype may be given."""
+        dtypes = tuple(x.dtype if isinstance(x, Tensor) else x for x in tensors)
+        options = {**self.constants, **schedule(kernel, self.dtype), **tile}
+        where = self.device, multiprocessors(self.device)
+        concurrent = concurrent_programs(
+            kernel, dtypes, len(self.sizes) - 1, tuple(options.items()), *where
+        )
+        blocks = triton.cdiv(self.tokens, tile["BLOCK"])
+        groups = groups_of_windows(self.windows, self.heads * blocks, concurrent)
+        return _Plan(getattr(kernels, kernel), self, options, blocks, groups)
 
     def padding_token(self, qkv_bias: Tensor | None) -> Tensor | None:
         """q, k and v of padding in the precision of qkv; None where there is none, or it is 0."""
@@ -107,7 +179,21 @@ class _Problem:
 
     def padding(self, programs: int) -> Tensor:
         """Where programs write their sums for k and v of padding, to be summed over dim 0."""
-        return self.floats(programs, 2, self.heads, 32)
+        return self.floats(programs, 2, self.heads, self.head_dim)
+
+
+class _Plan(NamedTuple):
+    """A kernel with its options; blocks of a window's tokens, and groups of windows."""
+
+    kernel: Any
+    problem: _Problem
+    options: dict[str, Any]
+    blocks: int
+    groups: int
+
+    def launch(self, *tensors: Tensor | None) -> None:
+        grid = (self.problem.heads * self.blocks * self.groups,)
+        self.kernel[grid](*tensors, *self.problem.sizes, **self.options)
 
 
 def forward(
@@ -121,14 +207,12 @@ def forward(
     qkv, qkv_bias, position_bias = _contiguous(qkv, qkv_bias, position_bias)
     problem = _Problem(qkv, spec)
     out = qkv.new_empty(*qkv.shape[:3], qkv.shape[3] // 3)
+    tensors = (qkv, problem.padding_token(qkv_bias), position_bias, out)
     tile = tiles(spec.window_size)
-    blocks, groups = problem.grid(tile.forward)
     with device_guard(qkv.device):
-        kernels.forward[(spec.num_heads * blocks * groups,)](
-            qkv, problem.padding_token(qkv_bias), position_bias, out, *problem.sizes,
-            **problem.constants, **schedule("forward", qkv.dtype),
-            BLOCK=tile.forward, KEYS_1=tile.keys[0], KEYS_2=tile.keys[1],
-        )  # fmt: skip
+        problem.plan(
+            "forward", tensors, BLOCK=tile.forward, KEYS_1=tile.keys[0], KEYS_2=tile.keys[1]
+        ).launch(*tensors)
     return out
 
 
@@ -153,7 +237,7 @@ def backward(
     d_qkv_bias = None
     if qkv_bias is not None and want_qkv_bias:
         # A padded query has no output, so only k and v of padded tokens send a gradient.
-        d_qkv_bias = qkv.new_zeros(3, spec.num_heads, 32, dtype=torch.float32)
+        d_qkv_bias = qkv.new_zeros(3, spec.num_heads, problem.head_dim, dtype=torch.float32)
         if padding is not None:
             d_qkv_bias[1:] = padding.sum(0)
         d_qkv_bias = d_qkv_bias.flatten().to(qkv_bias.dtype)
@@ -170,14 +254,11 @@ def _backward_small(
     problem: _Problem, inputs: tuple, want_padding: bool, want_pairs: bool
 ) -> tuple[Tensor | None, Tensor | None]:
     """One kernel; returns what its programs summed up for pairs of tokens and for padding."""
-    side = tiles(problem.window_size).forward
-    _, groups = problem.grid(side)
-    pairs = problem.pairs(groups) if want_pairs else None
-    padding = problem.padding(groups) if want_padding else None
-    kernels.backward[(problem.heads * groups,)](
-        *inputs, pairs, padding, *problem.sizes, **problem.constants,
-        **schedule("backward", problem.dtype), BLOCK=side,
-    )  # fmt: skip
+    sums = [torch.float32 if want else None for want in (want_pairs, want_padding)]
+    plan = problem.plan("backward", (*inputs, *sums), BLOCK=tiles(problem.window_size).forward)
+    pairs = problem.pairs(plan.groups) if want_pairs else None
+    padding = problem.padding(plan.groups) if want_padding else None
+    plan.launch(*inputs, pairs, padding)
     return pairs, padding
 
 
@@ -187,18 +268,16 @@ def _backward_large(
     """A kernel for the queries and one for the keys; returns as :func:`_backward_small`."""
     tile = tiles(problem.window_size)
     statistics = problem.floats(problem.windows, problem.heads, 3, problem.tokens)
-    blocks, groups = problem.grid(tile.backward_queries)
-    pairs = problem.pairs(groups) if want_pairs else None
-    kernels.backward_queries[(problem.heads * blocks * groups,)](
-        *inputs, pairs, statistics, *problem.sizes,
-        **problem.constants, **schedule("backward_queries", problem.dtype),
+    plan = problem.plan(
+        "backward_queries", (*inputs, torch.float32 if want_pairs else None, statistics),
         BLOCK=tile.backward_queries, KEYS_1=tile.keys[0], KEYS_2=tile.keys[1],
     )  # fmt: skip
-    blocks, groups = problem.grid(tile.backward_keys)
-    padding = problem.padding(groups * blocks) if want_padding else None
-    kernels.backward_keys[(problem.heads * blocks * groups,)](
-        *inputs, padding, statistics, *problem.sizes,
-        **problem.constants, **schedule("backward_keys", problem.dtype),
+    pairs = problem.pairs(plan.groups) if want_pairs else None
+    plan.launch(*inputs, pairs, statistics)
+    plan = problem.plan(
+        "backward_keys", (*inputs, torch.float32 if want_padding else None, statistics),
         BLOCK=tile.backward_keys, QUERIES=tile.query_step,
     )  # fmt: skip
+    padding = problem.padding(plan.groups * plan.blocks) if want_padding else None
+    plan.launch(*inputs, padding, statistics)
     return pairs, padding

@@ -18,8 +18,12 @@ from torch.library import custom_op
 from swin_dense.ops import triton_support
 from swin_dense.ops.window_attention.windows import WindowSpec
 
-HEAD_DIM = 32
+HEAD_DIMS = (16, 32, 64)
 WINDOW_SIZES = range(5, 17)
+# GPUs of capability 8.0 or later give a program at least 99 KiB of shared memory (8.6, 8.9, 12.0),
+# enough for all but windows of 13 to 16 with heads of 64 channels in fp32 without TF32. With TF32
+# they are refused too, as torch.compile does not see through the setting.
+_LARGE_HEAD_DIM, _LARGE_WINDOW_SIZE, _LARGE_SHARED_MEMORY = 64, 13, 136 * 1024
 
 
 def unsupported_reason(
@@ -29,15 +33,28 @@ def unsupported_reason(
     if reason := triton_support.unavailable_reason():
         return reason
     head_dim = qkv.shape[-1] // 3 // num_heads
-    if head_dim != HEAD_DIM:
-        return f"needs heads of {HEAD_DIM} channels, got {head_dim}"
+    if head_dim not in HEAD_DIMS:
+        return f"needs heads of {', '.join(map(str, HEAD_DIMS))} channels, got {head_dim}"
     if window_size not in WINDOW_SIZES:
         return f"needs a window size in {WINDOW_SIZES[0]}..{WINDOW_SIZES[-1]}, got {window_size}"
     if reason := triton_support.unsupported_dtype_reason(qkv.dtype):
         return reason
     if dropout_p > 0:
         return f"needs attention without dropout, got a rate of {dropout_p}"
-    return triton_support.unsupported_device_reason(qkv.device)
+    if reason := triton_support.unsupported_device_reason(qkv.device):
+        return reason
+    large = head_dim == _LARGE_HEAD_DIM and window_size >= _LARGE_WINDOW_SIZE
+    if large and qkv.dtype == torch.float32 and qkv.is_cuda:
+        # Not known on ROCm.
+        gpu = torch.cuda.get_device_properties(qkv.device)
+        limit = getattr(gpu, "shared_memory_per_block_optin", _LARGE_SHARED_MEMORY)
+        if limit < _LARGE_SHARED_MEMORY:
+            return (
+                f"needs {_LARGE_SHARED_MEMORY} bytes of shared memory for windows of {window_size} "
+                f"and heads of {head_dim} channels in float32, and this GPU has {limit}: "
+                "smaller windows, fewer channels a head, float16 or bfloat16 fit"
+            )
+    return None
 
 
 def kernels() -> ModuleType:
