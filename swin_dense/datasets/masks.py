@@ -14,11 +14,11 @@ import torch
 from mmcv.ops import roi_align
 from mmdet.structures.mask import BitmapMasks
 from numpy.typing import ArrayLike, NDArray
-from pycocotools import mask as coco_mask
 from torch import Tensor
 
 Box = tuple[int, int, int, int]  # x1, y1, x2, y2 in pixels, without the last row and column
 _NOTHING = -1  # the source of rows and columns of padding
+_FIRST_AND_LAST = np.array([0, 1])  # a run's end less this is a pixel of the run
 _LONGEST_NUMBER = 6  # characters of a run length that pycocotools reads without overflow
 
 
@@ -190,8 +190,7 @@ class CroppedMasks(BitmapMasks):
         x1, y1, x2, y2 = torch.from_numpy(self._boxes).to(device).T[..., None]
         first = torch.from_numpy(start.astype(np.int32)).to(device)[:, None]
         rows, columns = (
-            torch.from_numpy(np.ascontiguousarray(index)).to(device)
-            for index in (self._rows, self._columns)
+            torch.from_numpy(index.copy()).to(device) for index in (self._rows, self._columns)
         )
         row = torch.where((rows >= y1) & (rows < y2), rows - y1, y2 - y1) * (x2 - x1 + 1) + first
         column = torch.where((columns >= x1) & (columns < x2), columns - x1, x2 - x1)
@@ -202,27 +201,32 @@ class CroppedMasks(BitmapMasks):
 def crop_rle(rle: dict[str, Any]) -> tuple[Box, NDArray[np.uint8]]:
     """Box of a mask and the pixels inside of it, from COCO's compressed run-length encoding.
 
-    The pixels are those that pycocotools decodes, which draws the whole image. An empty mask has a
-    box of no pixels.
+    The pixels are those that pycocotools decodes, which draws the whole image; those after the end
+    of a truncated encoding are empty, where pycocotools reads uninitialised memory. An empty mask
+    has a box of no pixels.
 
     Raises:
-        ValueError: pycocotools cannot decode it.
+        ValueError: ``counts`` is none, for which pycocotools may read beyond its memory.
     """
     height, width = rle["size"]
-    runs = _run_lengths(rle["counts"])
-    if runs is None or (runs[1:] <= 0).any() or runs[0] < 0 or runs.sum() != height * width:
-        return _crop(coco_mask.decode(rle))
-    x1, y1, box_width, box_height = coco_mask.toBbox(rle).astype(int).tolist()
-    # Runs go down the columns, in turns outside and inside of the object. Where a run within the
-    # image begins and ends, column and row, says where it does in the box.
-    ends = np.cumsum(runs)[: len(runs) // 2 * 2]
-    after = np.arange(len(ends)) % 2  # the last pixel of a run may be its column's last
-    columns, rows = np.divmod(ends - after, height)
-    ends = (columns - x1) * box_height + rows - y1 + after
-    ends = np.concatenate([[0], ends, [box_width * box_height]])
+    lengths = _run_lengths(rle["counts"])
+    if lengths is None or (lengths < 0).any() or lengths.sum() > height * width:
+        raise ValueError(f"not a run-length encoding of {height} x {width} pixels")
+    # Runs go down the columns, in turns outside and inside of the object.
+    runs = np.cumsum(lengths)[: len(lengths) // 2 * 2].reshape(-1, 2)
+    runs = runs[runs[:, 0] < runs[:, 1]]
+    if not len(runs):
+        return (0, 0, 0, 0), np.zeros((0, 0), np.uint8)
+    columns, rows = np.divmod(runs - _FIRST_AND_LAST, height)
+    x1, x2 = int(columns[0, 0]), int(columns[-1, 1]) + 1
+    over_columns = (columns[:, 0] < columns[:, 1]).any()
+    y1, y2 = (0, height) if over_columns else (int(rows.min()), int(rows.max()) + 1)
+    # The same runs in an image of the box alone.
+    runs = (columns - x1) * (y2 - y1) + rows - y1 + _FIRST_AND_LAST
+    ends = np.concatenate([[0], runs.ravel(), [(x2 - x1) * (y2 - y1)]])
     inside = np.arange(len(ends) - 1, dtype=np.uint8) % 2
-    pixels = inside.repeat(ends[1:] - ends[:-1]).reshape(box_width, box_height).T
-    return (x1, y1, x1 + box_width, y1 + box_height), pixels
+    pixels = inside.repeat(ends[1:] - ends[:-1]).reshape(x2 - x1, y2 - y1).T
+    return (x1, y1, x2, y2), pixels
 
 
 def _run_lengths(text: str | bytes) -> NDArray[np.int64] | None:
@@ -233,7 +237,9 @@ def _run_lengths(text: str | bytes) -> NDArray[np.int64] | None:
     """
     characters = np.frombuffer(text.encode() if isinstance(text, str) else text, np.uint8)
     codes = characters.astype(np.int64) - ord("0")
-    if not len(codes) or codes.min() < 0 or codes.max() >= 64 or codes[-1] >= 32:
+    if not len(codes):
+        return codes
+    if codes.min() < 0 or codes.max() >= 64 or codes[-1] >= 32:
         return None
     last = np.flatnonzero(codes < 32)
     first = np.concatenate([[0], last[:-1] + 1])

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from swin_dense.datasets.masks import CroppedMasks
+from swin_dense.errors import UserError
 from swin_dense.registry import TRANSFORMS
 
 _FLIP_CODES = {"horizontal": 1, "vertical": 0, "diagonal": -1}
@@ -27,7 +28,7 @@ class LoadAnnotations(mmdet_transforms.LoadAnnotations):
         if self.poly2mask:
             rles = [_to_rle(mask, *size) for mask in self._process_masks(results)]
             if all(tuple(rle["size"]) == tuple(size) for rle in rles):
-                results["gt_masks"] = CroppedMasks.from_rles(rles, *size)
+                results["gt_masks"] = _cropped(rles, results)
                 return
         super()._load_masks(results)
 
@@ -57,6 +58,14 @@ class PackDetInputs(mmdet_transforms.PackDetInputs):
         cv2.split(image, list(planes))
         rest = {key: value for key, value in results.items() if key != "img"}
         return {"inputs": torch.from_numpy(planes), **super().transform(rest)}
+
+
+def _cropped(rles: list[dict[str, Any]], results: dict[str, Any]) -> CroppedMasks:
+    try:
+        return CroppedMasks.from_rles(rles, *results["ori_shape"])
+    except ValueError as error:
+        image = results.get("img_path")
+        raise UserError(f"a mask of {image} is {error}: correct the annotation file") from error
 
 
 def _to_rle(mask: dict[str, Any] | list[NDArray[Any]], height: int, width: int) -> dict[str, Any]:
