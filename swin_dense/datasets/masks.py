@@ -222,8 +222,8 @@ def crop_rle(rle: dict[str, Any]) -> tuple[Box, NDArray[np.uint8]]:
     over_columns = (columns[:, 0] < columns[:, 1]).any()
     y1, y2 = (0, height) if over_columns else (int(rows.min()), int(rows.max()) + 1)
     # The same runs in an image of the box alone.
-    runs = (columns - x1) * (y2 - y1) + rows - y1 + _FIRST_AND_LAST
-    ends = np.concatenate([[0], runs.ravel(), [(x2 - x1) * (y2 - y1)]])
+    in_box = (columns - x1) * (y2 - y1) + rows - y1 + _FIRST_AND_LAST
+    ends = np.concatenate([[0], in_box.ravel(), [(x2 - x1) * (y2 - y1)]])
     inside = np.arange(len(ends) - 1, dtype=np.uint8) % 2
     pixels = inside.repeat(ends[1:] - ends[:-1]).reshape(x2 - x1, y2 - y1).T
     return (x1, y1, x2, y2), pixels
