@@ -25,10 +25,11 @@ _LONGEST_NUMBER = 6  # characters of a run length that pycocotools reads without
 class CroppedMasks(BitmapMasks):
     """mmdet's ``BitmapMasks`` of N objects and H x W pixels, stored as the pixels in their boxes.
 
-    Which row and column of the annotated image every row and column of the masks shows is kept for
-    all objects together. To enlarge, flip, crop and pad masks changes this index alone; pixels are
-    copied where masks shrink, and for their consumer. Where mmdet has an array of uint8 there is
-    the same array. Transforms that are not overridden here give ``BitmapMasks``.
+    The pixels are those of the annotated image. Two arrays, shared by all objects, tell which of
+    its rows and columns each row and column of the masks shows: enlarging, flipping, cropping and
+    padding change these alone, and the pixels are copied for whoever reads ``masks``. Masks that
+    shrink are drawn at once, for large photos. Transforms that are not overridden here, such as
+    rotation, give ``BitmapMasks``.
 
     Args:
         masks: ``(N, H, W)`` of zeros and ones, or a list of N arrays ``(H, W)``.
@@ -213,8 +214,8 @@ def crop_rle(rle: dict[str, Any]) -> tuple[Box, NDArray[np.uint8]]:
     if lengths is None or (lengths < 0).any() or lengths.sum() > height * width:
         raise ValueError(f"not a run-length encoding of {height} x {width} pixels")
     # Runs go down the columns, in turns outside and inside of the object.
-    runs = np.cumsum(lengths)[: len(lengths) // 2 * 2].reshape(-1, 2)
-    runs = runs[runs[:, 0] < runs[:, 1]]
+    ends = np.cumsum(lengths)[: len(lengths) // 2 * 2].reshape(-1, 2)
+    runs = ends[ends[:, 0] < ends[:, 1]]
     if not len(runs):
         return (0, 0, 0, 0), np.zeros((0, 0), np.uint8)
     columns, rows = np.divmod(runs - _FIRST_AND_LAST, height)
@@ -223,9 +224,9 @@ def crop_rle(rle: dict[str, Any]) -> tuple[Box, NDArray[np.uint8]]:
     y1, y2 = (0, height) if over_columns else (int(rows.min()), int(rows.max()) + 1)
     # The same runs in an image of the box alone.
     in_box = (columns - x1) * (y2 - y1) + rows - y1 + _FIRST_AND_LAST
-    ends = np.concatenate([[0], in_box.ravel(), [(x2 - x1) * (y2 - y1)]])
-    inside = np.arange(len(ends) - 1, dtype=np.uint8) % 2
-    pixels = inside.repeat(ends[1:] - ends[:-1]).reshape(x2 - x1, y2 - y1).T
+    bounds = np.concatenate([[0], in_box.ravel(), [(x2 - x1) * (y2 - y1)]])
+    inside = (np.arange(len(bounds) - 1) % 2).astype(np.uint8)
+    pixels = inside.repeat(bounds[1:] - bounds[:-1]).reshape(x2 - x1, y2 - y1).T
     return (x1, y1, x2, y2), pixels
 
 

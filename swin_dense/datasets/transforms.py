@@ -69,7 +69,11 @@ def _cropped(rles: list[dict[str, Any]], results: dict[str, Any]) -> CroppedMask
 
 
 def _to_rle(mask: dict[str, Any] | list[NDArray[Any]], height: int, width: int) -> dict[str, Any]:
-    """Compressed run-length encoding of a COCO annotation, as mmdet obtains it."""
+    """Compressed run-length encoding of a COCO annotation, as mmdet obtains it.
+
+    Also of a small object in the whole image: pycocotools rounds points on the sides of polygons,
+    and where it rounds a tie depends on the point's place in the image.
+    """
     if isinstance(mask, list):
         return coco_mask.merge(coco_mask.frPyObjects(mask, height, width))
     if isinstance(mask["counts"], list):
