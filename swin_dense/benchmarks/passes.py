@@ -78,12 +78,11 @@ def _count_model(model: nn.Module, run: PassesRun) -> dict[str, Any]:
         for block in blocks:
             block.register_forward_pre_hook(lambda block, args: inputs.update({block: args}))
         found = {phase: _count(model, (image,), phase, run) for phase in PHASES}
-        for x, *_ in inputs.values():
-            x.requires_grad_()  # the image needs no gradient
-        of_blocks = [
-            {phase: _summary(_count(block, inputs[block], phase, run)) for phase in PHASES}
-            for block in blocks
-        ]
+        of_blocks = []
+        for block in blocks:
+            x, *others = inputs[block]
+            args = (x.detach().requires_grad_(), *others)  # the image needs no gradient
+            of_blocks.append({phase: _summary(_count(block, args, phase, run)) for phase in PHASES})
     return {
         **{phase: _summary(costs) | {"operators": _rows(costs)} for phase, costs in found.items()},
         "blocks": of_blocks,
