@@ -110,7 +110,10 @@ def _count(module: nn.Module, args: tuple, phase: str, run: PassesRun) -> Costs:
             out = module(*args)
         if training:
             outs = [out] if isinstance(out, Tensor) else list(out)
-            gradients(outs, leaves, [y.detach() for y in outs])
+            found = gradients(outs, leaves, [y.detach() for y in outs])
+            for leaf, grad in zip(leaves, found, strict=True):
+                if grad is not None and grad.stride() != leaf.stride():
+                    grad.clone(memory_format=torch.contiguous_format)  # as leaf.grad keeps it
 
     return count(step, GPU)
 

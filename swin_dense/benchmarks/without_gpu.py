@@ -4,6 +4,7 @@ PyTorch's own dispatcher chooses and casts, so that what runs here is what runs 
 what asks CUDA itself: its memory-efficient attention and autograd's engine have replacements.
 """
 
+import heapq
 import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,7 +17,12 @@ from torch.autograd.graph import get_gradient_edge
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from swin_dense.ops.dispatch import efficient_attention, fake_cuda_tensors, gradient_formats
+from swin_dense.ops.dispatch import (
+    efficient_attention,
+    fake_cuda_tensors,
+    gradient_formats,
+    sequence_number,
+)
 from swin_dense.ops.window_attention.api import pairs_by_offset
 from swin_dense.ops.window_attention.windows import mask_store
 
@@ -97,6 +103,8 @@ def gradients(
 ) -> list[Tensor | None]:
     """What ``torch.autograd.grad`` returns, whose engine asks CUDA for streams: node by node.
 
+    The order is the engine's, and so are the operators that run.
+
     Args:
         outputs: results.
         inputs: leaves.
@@ -106,7 +114,7 @@ def gradients(
     leaves = [get_gradient_edge(x).node for x in inputs]
     waiting = _edges_into([edge.node for edge in edges])
     received: dict[Any, list[Tensor | None]] = {}
-    ready: list[Any] = []
+    ready: list[tuple[int, int, Any]] = []
 
     def deliver(node: Any, place: int, grad: Tensor | None) -> None:
         formats = gradient_formats(node)
@@ -118,13 +126,13 @@ def gradients(
             slots[place] = grad if known is None else known + grad
         waiting[node] -= 1
         if not waiting[node]:
-            ready.append(node)
+            heapq.heappush(ready, (-sequence_number(node), id(node), node))
 
     with torch.no_grad():
         for edge, given in zip(edges, grads, strict=True):
             deliver(edge.node, edge.output_nr, given)
         while ready:
-            node = ready.pop()
+            node = heapq.heappop(ready)[2]
             if node.next_functions:  # else a leaf, which keeps what it received
                 for (following, place), grad in _run(node, received.pop(node)):
                     deliver(following, place, grad)

@@ -333,6 +333,11 @@ def gradient_formats(node: Any) -> list[tuple[torch.dtype, tuple[int, ...]]]:
     return [(one.dtype, tuple(one.shape)) for one in node._input_metadata]
 
 
+def sequence_number(node: Any) -> int:
+    """When a node of autograd's graph was made: its engine runs the latest first."""
+    return node._sequence_nr()
+
+
 class OperatorCounter(TorchDispatchMode):
     """Within it, ``count`` is the number of operators that computed something.
 
