@@ -21,7 +21,7 @@ from swin_dense.engine.terminal.tables import markdown_table
 _HEADER = """# Benchmarks
 
 Generated, not edited: `{command}`. Every table is a record in `docs/benchmarks/`, measured by the
-command above it.
+command above it; only the last section has predictions.
 
 All models have the same weights, and their outputs and the gradient of the image were found to
 agree with ours before anything was timed ("differs": by how much at most, over the largest value).
