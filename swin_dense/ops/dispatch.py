@@ -320,3 +320,13 @@ class OperatorCounter(TorchDispatchMode):
         """Count and run an operator."""
         self.count += not (func.is_view or func is torch.ops.aten._unsafe_view.default)
         return func(*args, **(kwargs or {}))
+
+
+def forward_traceback() -> Sequence[str]:
+    """Where the operator was called whose gradient is being computed now.
+
+    As ``traceback.format_stack`` gives it; empty outside of backward, and outside of autograd's
+    anomaly detection, which keeps it.
+    """
+    node: Any = torch._C._current_autograd_node()
+    return () if node is None else node.metadata.get("traceback_", ())

@@ -117,7 +117,7 @@ def test_corner_targets_of_two_levels():
     parts = [grid(12, 16, 8), grid(6, 8, 16)]
     points, strides = (torch.cat(part) for part in zip(*parts, strict=True))
     boxes = torch.tensor([[9.0, 11, 70, 61], [30, 5, 120, 90]])
-    heatmap, offsets = corner_targets(points, strides, boxes, 0.7)
+    heatmap, offsets = corner_targets(points, strides, [192, 48], boxes, 0.7)
 
     expected = torch.zeros(len(points), 2)
     expected_offsets = torch.zeros(len(points), 2, 2)
@@ -146,7 +146,7 @@ def test_corner_targets_of_two_levels():
 
 def test_corner_targets_without_boxes():
     points, strides = grid(3, 4, 8)
-    heatmap, offsets = corner_targets(points, strides, torch.zeros(0, 4), 0.7)
+    heatmap, offsets = corner_targets(points, strides, [12], torch.zeros(0, 4), 0.7)
     assert heatmap.shape == (12, 2)
     assert offsets.shape == (12, 2, 2)
     assert not heatmap.any()
