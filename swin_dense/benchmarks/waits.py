@@ -13,6 +13,7 @@ Copies of host tensors by operators written in C++, and optimizers (PyTorch's fo
 are not looked at.
 """
 
+import copy
 import re
 import traceback
 from collections import Counter
@@ -22,12 +23,20 @@ from typing import Any, NamedTuple
 
 import torch
 import torchvision
+from mmengine.config import Config
 from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from swin_dense.analysis.building import random_batch
+from swin_dense.analysis.parity import build_optimizer
+from swin_dense.benchmarks.detector import build_model
+from swin_dense.config_tree import is_segmentation
+from swin_dense.engine.config.pretrained import drop_pretrained
+from swin_dense.engine.runner import copy_ahead
 from swin_dense.ops.dispatch import OperatorCounter, forward_traceback
 
+PACKAGES = ("swin_dense", "mmdet", "mmseg", "mmcv", "mmengine")
 # The names of operators, without their overloads.
 _WAITING = {
     f"aten::{name}"
@@ -39,8 +48,6 @@ _WAITING = {
 _INDEXING = {"aten::index", "aten::index_put", "aten::index_put_", "aten::_index_put_impl_"}
 _MASKS = (torch.bool, torch.uint8)
 _TO_HOST = {"cpu", "numpy", "tolist", "__array__"}
-# Their checks of values are the CPU's; a GPU's kernels do them.
-_CHECKED_BY_KERNELS = (F.one_hot,)
 _FRAME = re.compile(r'File "(.+)", line (\d+)')
 _LIBRARIES = tuple(str(Path(str(m.__file__)).parent) + "/" for m in (torch, torchvision))
 _OPTIMIZERS = str(Path(torch.optim.__file__).parent) + "/"
@@ -57,6 +64,75 @@ class Wait(NamedTuple):
     def package(self) -> str:
         """The package that the file belongs to."""
         return self.file.partition("/")[0]
+
+
+def count_waits(cfg: Config, size: tuple[int, int], images: int) -> Counter[Wait]:
+    """The waits of the second training step of a config's model, on noise with a few objects.
+
+    The first one also waits for what is then kept.
+
+    Args:
+        cfg: of a detector or segmentor.
+        size: height and width of the images in pixels.
+        images: in the batch.
+    """
+    cfg = copy.deepcopy(cfg)
+    drop_pretrained(cfg)
+    if is_segmentation(cfg):
+        cfg.model.data_preprocessor.size = size  # else images are padded to the crop's
+    model: Any = build_model(cfg, torch.device("cpu:0")).train()
+    copy_ahead(model)
+    optimizer, batch = build_optimizer(model, cfg), random_batch(cfg, size, images)
+    for _ in range(2):
+        data = copy.deepcopy(batch)
+        with WaitCounter() as counter:
+            counter.belongs_to_host(data["inputs"])
+            for sample in data["data_samples"]:
+                counter.belongs_to_host([part.values() for part in sample.values()])
+            model.train_step(data, optimizer)
+    return counter.waits
+
+
+def measure_waits(
+    configs: Mapping[str, Config], size: tuple[int, int], images: int
+) -> dict[str, Any]:
+    """``settings`` and ``models``: of each config the waits of packages, and of lines of code."""
+    models = []
+    for name, cfg in configs.items():
+        waits = count_waits(cfg, size, images)
+        packages: Counter[str] = Counter()
+        for wait, count in waits.items():
+            packages[wait.package] += count
+        lines = [[wait.file, wait.line, wait.call, count] for wait, count in sorted(waits.items())]
+        models.append({"name": name, "waits": dict(packages), "lines": lines})
+    return {"settings": {"size": list(size), "batch": images}, "models": models}
+
+
+def wait_rows(record: Mapping[str, Any]) -> list[list[str]]:
+    """Headings, and a row of cells for each config."""
+    rows = [["", *PACKAGES, "all"]]
+    for one in record["models"]:
+        counts = [one["waits"].get(package, 0) for package in PACKAGES]
+        rows.append([one["name"], *map(str, counts), str(sum(one["waits"].values()))])
+    return rows
+
+
+def wait_notes(record: Mapping[str, Any]) -> list[str]:
+    """What is counted, and the lines of this package."""
+    ours: dict[str, list[str]] = {}
+    for one in record["models"]:
+        for file, line, call, _ in one["lines"]:
+            if file.startswith(PACKAGES[0]):
+                names = ours.setdefault(
+                    f"{file.removeprefix(PACKAGES[0] + '/')}:{line} ({call})", []
+                )
+                names.append(one["name"])
+    lines = "; ".join(f"{place} in {', '.join(names)}" for place, names in sorted(ours.items()))
+    return [
+        "How often the host waits for a GPU in a training step, by the package whose code waits: "
+        "counted on a CPU, in float32, at the second step.",
+        f"In swin_dense: {lines or 'none'}.",
+    ]
 
 
 class WaitCounter:
@@ -146,14 +222,15 @@ class _Functions(TorchFunctionMode):
         tensors = list(_tensors((args, kwargs)))
         before = all(map(counter.is_host, tensors)) and bool(tensors)  # True: all are the host's
         after = self._side_after(name, args, kwargs, before)
-        counter._ignored += func in _CHECKED_BY_KERNELS
+        # A CPU checks the classes first; a GPU's kernel does so itself.
+        checks = func is F.one_hot and (len(args) > 1 or "num_classes" in kwargs)
+        counter._ignored += checks
         result = func(*args, **kwargs)
-        counter._ignored -= func in _CHECKED_BY_KERNELS
-        first = args[0] if args and isinstance(args[0], Tensor) else None
-        crosses = first is not None and result is first and before != after
-        if crosses and name in ("to", "cpu", "cuda"):
-            result = result.clone()  # as a copy to another device would be
-        if after and name not in ("__get__", "__set__") and (first is None or result is not first):
+        counter._ignored -= checks
+        itself = bool(args) and result is args[0] and isinstance(result, Tensor)
+        if itself and name in ("to", "cpu", "cuda") and counter.is_host(result) != after:
+            result, itself = result.clone(), False  # as a copy to another device would be
+        if after and not itself and name not in ("__get__", "__set__"):
             counter.belongs_to_host(result)
         return result
 
@@ -178,6 +255,7 @@ class _Functions(TorchFunctionMode):
             counter.count("copy to the device")
             return False
         if name in ("to", "type_as", "cuda"):
+            before = counter.is_host(args[0])
             after = before if target is None else target
             if after != before and not _asynchronous(args, kwargs):
                 counter.count(f"copy to the {'host' if after else 'device'}")
