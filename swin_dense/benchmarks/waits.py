@@ -47,6 +47,7 @@ _WAITING = {
 } | {"torchvision::nms"}
 _INDEXING = {"aten::index", "aten::index_put", "aten::index_put_", "aten::_index_put_impl_"}
 _MASKS = (torch.bool, torch.uint8)
+_FROM_NUMBERS = {"tensor", "as_tensor", "new_tensor"}
 _TO_HOST = {"cpu", "numpy", "tolist", "__array__"}
 _FRAME = re.compile(r'File "(.+)", line (\d+)')
 _LIBRARIES = tuple(str(Path(str(m.__file__)).parent) + "/" for m in (torch, torchvision))
@@ -167,6 +168,10 @@ class WaitCounter:
             storage = x.untyped_storage()
             self._host[storage._cdata] = storage
 
+    def belongs_to_device(self, x: Tensor) -> None:
+        """Takes a tensor for the device's."""
+        self._host.pop(x.untyped_storage()._cdata, None)
+
     def is_host(self, x: Tensor) -> bool:
         """Whether the host has this tensor."""
         return x.untyped_storage()._cdata in self._host
@@ -192,7 +197,10 @@ class _Operators(OperatorCounter):
             tensors = list(_tensors((args, kwargs)))
             if not all(map(self.counter.is_host, tensors)):
                 self.counter.count(func.name().partition(".")[0].rpartition(":")[2])
-        return func(*args, **kwargs)
+        result = func(*args, **kwargs)
+        if func is torch.ops.aten.lift_fresh.default:  # of Python's numbers
+            self.counter.belongs_to_host(result)
+        return result
 
 
 def _waits(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
@@ -230,6 +238,8 @@ class _Functions(TorchFunctionMode):
         itself = bool(args) and result is args[0] and isinstance(result, Tensor)
         if itself and name in ("to", "cpu", "cuda") and counter.is_host(result) != after:
             result, itself = result.clone(), False  # as a copy to another device would be
+        if name in _FROM_NUMBERS and not after:
+            counter.belongs_to_device(result)
         if after and not itself and name not in ("__get__", "__set__"):
             counter.belongs_to_host(result)
         return result
@@ -251,9 +261,11 @@ class _Functions(TorchFunctionMode):
                 counter.count("copy between host and device")
             return counter.is_host(args[0])
         target = _target(name, args, kwargs, counter)
-        if name == "new_tensor" or (name in ("tensor", "as_tensor") and target is False):
-            counter.count("copy to the device")
-            return False
+        if name in _FROM_NUMBERS:
+            on_device = not before if name == "new_tensor" and target is None else target is False
+            if on_device:
+                counter.count("copy to the device")
+            return not on_device
         if name in ("to", "type_as", "cuda"):
             before = counter.is_host(args[0])
             after = before if target is None else target

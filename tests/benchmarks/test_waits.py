@@ -40,6 +40,10 @@ WAITING = {
     "to": (lambda x, m, i: x.to("cpu"), "copy to the host"),
     "new_tensor": (lambda x, m, i: x.new_tensor([1.0]), "copy to the device"),
     "tensor": (lambda x, m, i: torch.tensor([1.0], device=x.device), "copy to the device"),
+    "tensor's number": (
+        lambda x, m, i: torch.tensor(1.0, device=x.device).item(),
+        "copy to the device",
+    ),
     "to device": (lambda x, m, i: torch.arange(3).to(x.device), "copy to the device"),
     "to type": (lambda x, m, i: torch.arange(3).to(x), "copy to the device"),
     "list": (lambda x, m, i: x[:, [1, 0]], "index copied to the device"),
@@ -51,7 +55,9 @@ WAITING = {
 @pytest.mark.parametrize("name", WAITING)
 def test_what_waits(name):
     function, call = WAITING[name]
-    assert calls(function)[:1] == [call]
+    found = calls(function)
+    assert found[:1] == [call]
+    assert len(found) == 1 + (name in ("tensor's number", "classes"))
 
 
 NOT_WAITING = {
@@ -70,6 +76,8 @@ NOT_WAITING = {
         torch.arange(3).tolist(),
         torch.ones(3)[torch.ones(3) > 0].sum().item(),
     ],
+    "old constructor": lambda x, m, i: torch.Tensor([[1, 2], [3, 4]]).max().item(),
+    "host's new_tensor": lambda x, m, i: torch.ones(3).new_tensor([1, 2]).tolist(),
     "values_like": lambda x, m, i: values_like(x, [1.0, 2.0]) + x[0, :2],
 }
 
