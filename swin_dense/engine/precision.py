@@ -35,21 +35,29 @@ class Bf16OptimWrapper(OptimWrapper):
             yield
 
 
+def needs_gpu(cfg: Config) -> bool:
+    """Whether the config asks for mmengine's wrapper for mixed precision, which has a scaler."""
+    return _wrapper_name(cfg) == FP16_WRAPPER
+
+
 def precision_of(cfg: Config) -> str:
     """'fp32', 'fp16' or 'bf16': what the config's ``optim_wrapper`` trains in."""
-    kind = str(cfg.optim_wrapper.get("type")).rpartition(".")[2]
-    if kind == BF16_WRAPPER.rpartition(".")[2]:
-        return "bf16"
-    dtype = str(cfg.optim_wrapper.get("dtype") or "float16").removeprefix("torch.")
-    return _OF_DTYPE.get(dtype, "fp32") if kind == FP16_WRAPPER else "fp32"
+    if needs_gpu(cfg):
+        dtype = str(cfg.optim_wrapper.get("dtype") or "float16").removeprefix("torch.")
+        return _OF_DTYPE.get(dtype, "fp32")
+    return "bf16" if _wrapper_name(cfg) == Bf16OptimWrapper.__name__ else "fp32"
 
 
 def precision_in_words(cfg: Config) -> str:
     """What the config trains in, for the user."""
     if (precision := precision_of(cfg)) == "fp32":
         return "float32"
-    scaled = "loss_scale" in cfg.optim_wrapper
-    return f"{precision} (autocast, {'with' if scaled else 'without'} loss scaling)"
+    return f"{precision} (autocast, {'with' if needs_gpu(cfg) else 'without'} loss scaling)"
+
+
+def _wrapper_name(cfg: Config) -> str:
+    kind = cfg.optim_wrapper.get("type")
+    return kind.__name__ if isinstance(kind, type) else str(kind).rpartition(".")[2]
 
 
 def trained_precision(checkpoint: str | Path) -> str | None:

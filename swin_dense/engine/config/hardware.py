@@ -11,6 +11,7 @@ from swin_dense.config_tree import is_segmentation
 from swin_dense.engine.precision import (
     BF16_WRAPPER,
     FP16_WRAPPER,
+    needs_gpu,
     precision_of,
     trained_precision,
 )
@@ -42,7 +43,7 @@ def set_precision(cfg: Config, device: torch.device, amp: str | None = None) -> 
         named = own if wrapper.get("dtype") else None
         chosen = next(p for p in (resumed, named, possible[-1]) if p in possible[1:])
     by_config = amp is None and resumed is None
-    without_gpu = device.type == "cpu" and wrapper.get("type") == FP16_WRAPPER
+    without_gpu = device.type == "cpu" and needs_gpu(cfg)
     if chosen not in possible or (by_config and without_gpu):
         if amp is not None:
             why = "needs a GPU" if device.type == "cpu" else "is not supported by this GPU"

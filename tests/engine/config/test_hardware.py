@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.optim import build_optim_wrapper
+from mmengine.optim import AmpOptimWrapper, build_optim_wrapper
 from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -18,7 +18,7 @@ from swin_dense.engine.config.hardware import (
     use_gpu,
 )
 from swin_dense.engine.launch import choose_device, on_first_process
-from swin_dense.engine.precision import precision_of, trained_precision
+from swin_dense.engine.precision import precision_in_words, precision_of, trained_precision
 from swin_dense.engine.terminal import console as terminal
 from swin_dense.errors import UserError
 
@@ -68,6 +68,16 @@ def test_mixed_precision_falls_back_on_a_cpu(messages):
     assert cfg.optim_wrapper == {"type": "OptimWrapper", "clip_grad": {"max_norm": 1}}
     assert len(messages) == 1
     set_precision(cfg, CPU)
+    assert len(messages) == 1
+
+
+@pytest.mark.parametrize("kind", [AmpOptimWrapper, "mmengine.AmpOptimWrapper"])
+def test_wrappers_may_be_named_in_full_or_be_classes(kind, messages):
+    cfg = config(type=kind)
+    assert precision_in_words(cfg) == "fp16 (autocast, with loss scaling)"
+    set_precision(cfg, CPU)
+    assert cfg.optim_wrapper == FP32
+    assert precision_in_words(cfg) == "float32"
     assert len(messages) == 1
 
 
