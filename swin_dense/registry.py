@@ -9,6 +9,7 @@ from mmengine.registry import DATASETS as _DATASETS
 from mmengine.registry import HOOKS as _HOOKS
 from mmengine.registry import METRICS as _METRICS
 from mmengine.registry import MODELS as _MODELS
+from mmengine.registry import OPTIM_WRAPPERS as _OPTIM_WRAPPERS
 from mmengine.registry import TRANSFORMS as _TRANSFORMS
 from mmengine.registry import Registry
 
@@ -24,6 +25,12 @@ MODELS = Registry(
     ],
 )
 HOOKS = Registry("hook", parent=_HOOKS, scope="swin_dense", locations=["swin_dense.engine"])
+OPTIM_WRAPPERS = Registry(
+    "optimizer wrapper",
+    parent=_OPTIM_WRAPPERS,
+    scope="swin_dense",
+    locations=["swin_dense.engine.precision"],
+)
 DATASETS = Registry(
     "dataset", parent=_DATASETS, scope="swin_dense", locations=["swin_dense.datasets"]
 )

@@ -4,6 +4,7 @@ tools/benchmark.py backbone           the backbone against mmdet, timm, transfor
 tools/benchmark.py memory             what it keeps for backward, of an image, and mmdet's
 tools/benchmark.py scaling            time against pixels
 tools/benchmark.py detector CONFIG    a training step with our backbone and with OpenMMLab's
+tools/benchmark.py waits CONFIG...    where a training step waits for a GPU, found without one
 tools/benchmark.py evaluation         COCO evaluation against mmdet's
 tools/benchmark.py pipeline CONFIG    images a second of the input pipeline on one core
 tools/benchmark.py kernels            what the Triton kernels take of a GPU, which need not be there
@@ -45,6 +46,7 @@ from swin_dense.benchmarks.report import (
     save_plot,
     terminal_table,
 )
+from swin_dense.benchmarks.waits import measure_waits
 from swin_dense.config_tree import is_segmentation
 from swin_dense.datasets.check import check_data
 from swin_dense.engine.config.prepare import load_config
@@ -107,10 +109,14 @@ def make_parser() -> OneLineParser:
     detector = commands.add_parser("detector", help="a whole training step")
     detector.add_argument("config", help="config of a detector or segmentor with Swin")
     detector.add_argument("--boxes", type=int, help="of each image, that train the heads")
-    for one in (backbone, memory, detector):
+    waits = commands.add_parser("waits", help="where a training step waits for a GPU")
+    waits.add_argument("configs", nargs="+", metavar="CONFIG", help="of detectors and segmentors")
+    waits.set_defaults(size="256x384", batch=2)
+    for one in (backbone, memory, detector, waits):
         one.add_argument("--size", metavar="HxW", help="of the images, in pixels")
-    for one in (backbone, memory, scaling, detector):
+    for one in (backbone, memory, scaling, detector, waits):
         one.add_argument("--batch", type=int, help="images at a time")
+    for one in (backbone, memory, scaling, detector):
         one.add_argument("--dtype", choices=list(DTYPES), help="fp16 and bf16 by autocast")
         one.add_argument("--device", default="auto", help="auto (a GPU if any), cpu, cuda, cuda:N")
     evaluation = commands.add_parser("evaluation", help="COCO evaluation against mmdet's")
@@ -130,7 +136,7 @@ def make_parser() -> OneLineParser:
         one.add_argument("--cfg-options", nargs="+", action=ConfigOptions, metavar="KEY=VALUE")
     for one in (backbone, scaling, detector, evaluation, pipeline, kernels):
         one.add_argument("--rounds", type=int, help="how often each model is timed")
-    for one in (backbone, memory, scaling, detector, evaluation, pipeline, kernels):
+    for one in (backbone, memory, scaling, detector, waits, evaluation, pipeline, kernels):
         one.add_argument("--json", metavar="FILE", type=Path, help="write the record there")
         one.add_argument("--remark", help="what else the record should say of the circumstances")
     kernels.set_defaults(rounds=20)
@@ -249,6 +255,12 @@ def _detector(args: Namespace, device: torch.device) -> dict[str, Any]:
     return record | {"config": Path(args.config).stem, "task": task, "options": _options(args)}
 
 
+def _waits(args: Namespace, device: torch.device) -> dict[str, Any]:
+    configs = {Path(path).stem: load_config(path, from_scratch=True) for path in args.configs}
+    with console().status("counting"):
+        return measure_waits(configs, parse_size(args.size), args.batch)
+
+
 def _evaluation(args: Namespace, device: torch.device) -> dict[str, Any]:
     kinds = args.metric.split(",")
     if unknown := set(kinds) - {"bbox", "segm"}:
@@ -291,6 +303,7 @@ _MEASURE = {
     "memory": _memory,
     "scaling": _scaling,
     "detector": _detector,
+    "waits": _waits,
     "evaluation": _evaluation,
     "pipeline": _pipeline,
     "kernels": _kernels,

@@ -3,15 +3,27 @@
 import sys
 from collections.abc import Sequence
 
+from swin_dense.engine.precision import PRECISIONS
 from swin_dense.engine.terminal.cli import OneLineParser, add_run_arguments, build_parser, run_tool
 from swin_dense.engine.train import train
-
 
 def make_parser() -> OneLineParser:
     """The command line."""
     parser = build_parser(__doc__)
     add_run_arguments(parser)
-    parser.add_argument("--amp", action="store_true", help="mixed precision (needs a GPU)")
+    parser.add_argument(
+        "--amp",
+        nargs="?",
+        const="auto",
+        choices=["auto", *PRECISIONS],
+        help="mixed precision: bf16 where the device has it, as CPUs do, else fp16 with dynamic "
+        "loss scaling; or the one named. --resume continues in that of the checkpoint",
+    )
+    parser.add_argument(
+        "--compile",
+        action="store_true",
+        help="compile the backbone with torch.compile; the first steps take minutes",
+    )
     parser.add_argument(
         "--auto-scale-lr",
         action="store_true",
@@ -33,7 +45,11 @@ def make_parser() -> OneLineParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the tool; returns its exit status."""
-    return run_tool(make_parser(), lambda args: train(**vars(args)), argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    for i, word in enumerate(words[:-1]):
+        if word == "--amp" and words[i + 1].endswith(".py"):  # `--amp CONFIG`, as in mmdet
+            words[i] = "--amp=auto"
+    return run_tool(make_parser(), lambda args: train(**vars(args)), words)
 
 
 if __name__ == "__main__":

@@ -95,7 +95,7 @@ def measure_detector(
                 sampler.num = boxes
         if is_segmentation(cfg):
             one.model.data_preprocessor.size = size  # else images are padded to the crop's
-    models = {name: _build(one, run.device) for name, one in configs.items()}
+    models = {name: build_model(one, run.device) for name, one in configs.items()}
     ours, stock = models.values()
     stock.load_state_dict(ours.state_dict())
     batch = random_batch(cfg, size, run.batch)
@@ -113,7 +113,8 @@ def measure_detector(
     return {"settings": settings, "models": records}
 
 
-def _build(cfg: Config, device: torch.device) -> nn.Module:
+def build_model(cfg: Config, device: torch.device) -> nn.Module:
+    """The config's model, with the same random weights on every call."""
     torch.manual_seed(0)
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
         model = revert_sync_batchnorm(MODELS.build(copy.deepcopy(cfg.model)))

@@ -13,7 +13,17 @@ import torch
 from swin_dense.analysis.machine import describe_machine, describe_versions
 from swin_dense.errors import UserError
 
-KINDS = ("backbone", "memory", "scaling", "detector", "evaluation", "pipeline", "kernels", "passes")
+KINDS = (
+    "backbone",
+    "memory",
+    "scaling",
+    "detector",
+    "waits",
+    "evaluation",
+    "pipeline",
+    "kernels",
+    "passes",
+)
 _MORE_PACKAGES = ("timm", "transformers", "pycocotools", "faster-coco-eval", "opencv-python")
 # With a value, and without.
 _WITHOUT_EFFECT = ("--json", "--remark")

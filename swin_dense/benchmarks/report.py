@@ -16,6 +16,7 @@ from swin_dense.benchmarks.measurement import LAUNCHES, MEMORY
 from swin_dense.benchmarks.passes import PREDICTIONS, passes_notes, passes_rows, prediction_rows
 from swin_dense.benchmarks.records import KINDS, machine_text
 from swin_dense.benchmarks.targets import TARGETS
+from swin_dense.benchmarks.waits import wait_notes, wait_rows
 from swin_dense.engine.terminal.tables import markdown_table
 
 _HEADER = """# Benchmarks
@@ -128,6 +129,8 @@ def notes_of(record: Record) -> list[str]:
         notes.append(_KEPT)
         if device == "cpu" and record["settings"]["dtype"] != "fp32":
             notes.append(_KEPT_ON_CPU)
+    if record["kind"] == "waits":
+        notes += wait_notes(record)
     if record["kind"] == "kernels":
         notes += kernel_notes(record)
     if "mmdet" in record:
@@ -243,6 +246,7 @@ _SECTIONS = {
     "memory": ("Memory kept for backward", _memory),
     "scaling": ("Time against pixels", _scaling),
     "detector": ("Whole training steps", _detector),
+    "waits": ("Waits for the GPU", wait_rows),
     "evaluation": ("COCO evaluation", _evaluation),
     "pipeline": ("Input pipeline", _pipeline),
     "kernels": ("Triton kernels", kernel_rows),

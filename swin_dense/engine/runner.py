@@ -5,10 +5,16 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from mmengine.config import Config
 from mmengine.dist import get_rank
 from mmengine.logging import MMLogger
-from mmengine.model import MMDistributedDataParallel, is_model_wrapper, revert_sync_batchnorm
+from mmengine.model import (
+    BaseDataPreprocessor,
+    MMDistributedDataParallel,
+    is_model_wrapper,
+    revert_sync_batchnorm,
+)
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner as MMEngineRunner
 from mmengine.visualization import Visualizer
@@ -22,6 +28,7 @@ from swin_dense.checkpoints import (
     no_conversion,
 )
 from swin_dense.engine.config.pretrained import local_weights
+from swin_dense.engine.precision import precision_of
 from swin_dense.engine.terminal.console import notify_user, redirect_log
 from swin_dense.engine.terminal.hooks import ProgressHook
 from swin_dense.engine.weights import without_wrappers
@@ -35,6 +42,9 @@ class Runner(MMEngineRunner):
       train together (mmengine hands every model to a CUDA device in distributed runs).
     - A checkpoint is read safely, and one that does not fit the model is an error.
     - The visualizer belongs to this run (mmengine reuses the first one of the process).
+    - ``env_cfg.tf32`` lets float32 matrices be multiplied in TF32. ``compile_backbone``, True or
+      torch.compile's arguments, compiles the backbone. A GPU copies batches while it computes.
+    - A checkpoint tells in which precision it was trained, for ``--resume``.
     """
 
     exact_weights = False
@@ -49,6 +59,12 @@ class Runner(MMEngineRunner):
         redirect_log(logger)
         return logger
 
+    def setup_env(self, env_cfg: dict) -> None:
+        """mmengine's settings of the process, and ``tf32``."""
+        super().setup_env(env_cfg)
+        if env_cfg.get("tf32"):
+            torch.backends.cuda.matmul.allow_tf32 = True
+
     def build_visualizer(self, visualizer: Any = None) -> Visualizer:
         """mmengine's, under the name of this run."""
         if isinstance(visualizer, dict):
@@ -56,7 +72,15 @@ class Runner(MMEngineRunner):
         return super().build_visualizer(visualizer)
 
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
-        """Moves the model to the device and, in a distributed run, wraps it for that."""
+        """Moves the model to the device and, in a distributed run, wraps it for that.
+
+        Its backbone is compiled first, in place, which changes no name of a parameter.
+        """
+        if settings := self.cfg.get("compile_backbone"):
+            arguments = settings if isinstance(settings, dict) else {}
+            model.get_submodule("backbone").compile(**arguments)
+        if self.cfg.get("device") == "cuda":
+            copy_ahead(model)
         if self.cfg.get("device") != "cpu" or is_model_wrapper(model):
             return super().wrap_model(model_wrapper_cfg, model)
         model = revert_sync_batchnorm(model.to("cpu"))  # torch's SyncBatchNorm is for GPUs only
@@ -96,6 +120,11 @@ class Runner(MMEngineRunner):
         self.logger.info(f"Load checkpoint from {filename}")
         return checkpoint
 
+    def save_checkpoint(self, *args: Any, meta: dict | None = None, **settings: Any) -> None:
+        """mmengine's, with the precision of the training in ``meta``."""
+        meta = {**(meta or {}), "precision": precision_of(self.cfg)}
+        super().save_checkpoint(*args, meta=meta, **settings)
+
     def dump_config(self) -> None:
         """Writes the config beside this run's log, and into the work dir when a training starts.
 
@@ -107,6 +136,16 @@ class Runner(MMEngineRunner):
         self.cfg.dump(os.path.join(self.log_dir, name))
         if self._train_loop is not None and not self._resume:
             self.cfg.dump(os.path.join(self.work_dir, name))
+
+
+def copy_ahead(model: nn.Module) -> None:
+    """Lets a batch be copied to the GPU while that still computes the step before.
+
+    ``non_blocking`` of mmengine's data preprocessors does so; mmseg's has no argument for it.
+    """
+    for part in model.modules():
+        if isinstance(part, BaseDataPreprocessor):
+            part._non_blocking = True
 
 
 def build_runner(cfg: Config) -> MMEngineRunner:

@@ -34,6 +34,7 @@ def evaluate(
     data_root: str | Path | None = None,
     launcher: str = "none",
     device: str = "auto",
+    tf32: bool = False,
 ) -> dict[str, float]:
     """Tests a checkpoint on the config's test data, as ``tools/test.py`` does; returns the metrics.
 
@@ -50,12 +51,13 @@ def evaluate(
         data_root: folder that every data set and evaluator is pointed to.
         launcher: 'none', or what started the processes: 'pytorch', 'slurm', 'mpi'.
         device: 'auto', 'cpu', 'cuda' or 'cuda:N'.
+        tf32: multiply float32 matrices in TF32.
 
     Raises:
         UserError: something that was given is missing or does not fit.
     """
     is_pickle = str(out).endswith((".pkl", ".pickle"))
-    run = RunOptions(work_dir, data_root, cfg_options, launcher, device)
+    run = RunOptions(work_dir, data_root, cfg_options, launcher, device, tf32)
     with quiet_terminal():
         cfg = prepare_test(config, checkpoint, run, tta, None if is_pickle else out)
         init_distributed(cfg)

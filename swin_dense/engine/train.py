@@ -16,6 +16,7 @@ from swin_dense.engine.config.prepare import RunOptions, prepare_training
 from swin_dense.engine.config.pretrained import ensure_pretrained
 from swin_dense.engine.launch import init_distributed, on_first_process
 from swin_dense.engine.paths import make_output_dir
+from swin_dense.engine.precision import precision_in_words
 from swin_dense.engine.runner import build_runner, run_with_progress
 from swin_dense.engine.terminal.console import notify_user, quiet_terminal
 from swin_dense.engine.terminal.hooks import metrics_file
@@ -27,7 +28,9 @@ def train(
     work_dir: str | Path | None = None,
     data_root: str | Path | None = None,
     from_scratch: bool = False,
-    amp: bool = False,
+    amp: bool | str | None = None,
+    tf32: bool = False,
+    compile: bool = False,
     auto_scale_lr: bool = False,
     resume: str | None = None,
     cfg_options: Mapping[str, Any] | None = None,
@@ -42,7 +45,11 @@ def train(
         work_dir: where checkpoints and logs go (``work_dirs/<config name>``).
         data_root, cfg_options, launcher, device: as of :func:`~swin_dense.engine.test.evaluate`.
         from_scratch: train without pretrained weights.
-        amp: mixed precision with a dynamic loss scale.
+        amp: mixed precision: 'bf16'; 'fp16' with a dynamic loss scale; 'auto' or True for bf16
+            where the device has it, else fp16; 'fp32' for none. By default that of the resumed
+            checkpoint, else the config's.
+        tf32: multiply float32 matrices in TF32.
+        compile: compile the backbone with torch.compile.
         auto_scale_lr: scale the learning rate to the batch size.
         resume: None; 'auto' for the latest checkpoint of the work dir; or a checkpoint file.
         seed: of the random number generators; by default the config's, else a random one.
@@ -54,9 +61,10 @@ def train(
     Raises:
         UserError: something that was given is missing or does not fit.
     """
-    run = RunOptions(work_dir, data_root, cfg_options, launcher, device)
+    run = RunOptions(work_dir, data_root, cfg_options, launcher, device, tf32)
+    amp = {True: "auto", False: None}.get(amp, amp)  # type: ignore[arg-type]
     with quiet_terminal():
-        cfg = prepare_training(config, run, from_scratch, amp, auto_scale_lr, resume, seed)
+        cfg = prepare_training(config, run, from_scratch, amp, compile, auto_scale_lr, resume, seed)
         init_distributed(cfg)
         ensure_pretrained(cfg)
         on_first_process(lambda: _check_inputs(cfg))
@@ -87,7 +95,8 @@ def _notify_start(runner: Runner) -> None:
     where = f"{parameters[0].device}"
     if get_world_size() > 1:
         where += f", {get_world_size()} processes"
-    notify_user(f"training {type(model).__name__} with {millions:.1f} M parameters on {where}")
+    what = f"{type(model).__name__} with {millions:.1f} M parameters"
+    notify_user(f"training {what} in {precision_in_words(runner.cfg)} on {where}")
     notify_user(f"log: {runner.logger.log_file}")
 
 

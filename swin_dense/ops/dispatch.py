@@ -359,3 +359,13 @@ class OperatorCounter(TorchDispatchMode):
     def see(self, func: Any, args: Any, kwargs: Any, out: Any) -> None:
         """What is done about an operator that computed ``out``."""
         self.count += 1
+
+
+def forward_traceback() -> Sequence[str]:
+    """Where the operator was called whose gradient is being computed now.
+
+    As ``traceback.format_stack`` gives it; empty outside of backward, and outside of autograd's
+    anomaly detection, which keeps it.
+    """
+    node: Any = torch._C._current_autograd_node()
+    return () if node is None else node.metadata.get("traceback_", ())

@@ -302,6 +302,32 @@ def test_multi_scale_deformable_attention() -> None:
     torch.testing.assert_close(output, expected.flatten(2), rtol=1e-4, atol=1e-5)
 
 
+def test_shapes_of_attention_are_read_once(monkeypatch) -> None:
+    """All layers of a step pass the same tensor; one that was changed in place is read again."""
+    reads = []
+    tolist = Tensor.tolist
+    monkeypatch.setattr(Tensor, "tolist", lambda x: reads.append(1) or tolist(x))
+    value, locations, weights = attention_inputs()
+    value.requires_grad_()
+    shapes, start = SHAPES.clone(), torch.tensor([0, 20])
+
+    def attend() -> Tensor:
+        arguments = (value, shapes, start, locations, weights, 64)
+        return MultiScaleDeformableAttnFunction.apply(*arguments)
+
+    first = attend()
+    first.sum().backward()
+    assert attend().equal(first)
+    assert len(reads) == 1
+    shapes.copy_(torch.tensor([[5, 4], [2, 3]]))
+    changed = attend()
+    assert len(reads) == 2
+    assert not changed.equal(first)
+    with torch.inference_mode():
+        shapes = SHAPES.clone()
+        assert attend().equal(first)
+
+
 def test_operators_run_in_float32_under_autocast() -> None:
     for name in ("deform_conv2d", "ms_deform_attn", "roi_align"):
         function, inputs = call(name)

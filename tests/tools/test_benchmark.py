@@ -180,6 +180,17 @@ def test_pipeline_of_another_config(run, repo, shapes_root, tmp_path, capsys):
     assert "images/s on one core" in capsys.readouterr().out
 
 
+def test_waits(run, repo, tmp_path, capsys):
+    path = tmp_path / "waits.json"
+    config = repo / "tests" / "tools" / "tiny_segmentor.py"
+    assert run("waits", config, "--size", "64x64", "--json", path) == 0
+    (one,) = read(path)["models"]
+    assert one["name"] == "tiny_segmentor"
+    assert set(one["waits"]) == {"mmseg"}
+    assert sum(count for *_, count in one["lines"]) == one["waits"]["mmseg"] > 0
+    assert "In swin_dense: none." in capsys.readouterr().out
+
+
 def test_kernels(run, tmp_path, capsys):
     pytest.importorskip("triton")
     path = tmp_path / "kernels.json"
@@ -349,9 +360,12 @@ def wide_records() -> list[dict]:
     kept = {"image_mb": 12345.0, "once_mb": 12345.0}
     models = [{"arch": "large", "with_cp": True, "ours": kept, "mmdet": kept}]
     memory = {"kind": "memory", "baseline": {"name": "mmdet", "version": "3.3.0"}, "models": models}
+    packages = dict.fromkeys(("swin_dense", "mmdet", "mmcv", "mmengine"), 1234)
+    waits = {"name": "mask_reppoints_v2_swin_t_coco", "waits": packages, "lines": []}
     return [
         *(common | {"kind": kind, "models": ones} for kind, ones in compared.items()),
         common | memory,
+        common | {"kind": "waits", "models": [waits]},
     ]
 
 

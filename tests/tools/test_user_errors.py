@@ -155,9 +155,12 @@ def test_unavailable_devices(failure, shapes_root, tmp_path, device, words):
     assert device in line
 
 
-def test_amp_needs_a_gpu(failure, shapes_root, tmp_path):
-    flags = [*train_flags(shapes_root, tmp_path), "--device", "cpu", "--amp"]
-    assert "--amp needs a GPU" in failure("train", DETECTOR, *flags)
+def test_precisions_that_a_cpu_lacks(failure, shapes_root, tmp_path):
+    flags = [*train_flags(shapes_root, tmp_path), "--device", "cpu"]
+    line = failure("train", DETECTOR, *flags, "--amp", "fp16")
+    assert "--amp fp16 needs a GPU: use --amp bf16" in line
+    assert "--tf32 needs an NVIDIA GPU" in failure("train", DETECTOR, *flags, "--tf32")
+    assert "--amp: invalid choice" in failure("train", DETECTOR, *flags, "--amp", "fp17")
 
 
 def test_nothing_to_resume(failure, shapes_root, tmp_path):

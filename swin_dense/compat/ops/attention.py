@@ -47,8 +47,29 @@ def ms_deform_attn_backward(
         buffer.copy_(grad)
 
 
+# The last shapes that were read, their version and what they hold. All layers of a step pass the
+# same tensor: the host waits for the device once. Kept alive, its memory holds nothing else.
+_last_read: tuple[Tensor, int, list[list[int]]] | None = None
+
+
+def _sizes(shapes: Tensor) -> list[list[int]]:
+    """Height and width of each level, (L, 2), on the host."""
+    global _last_read
+    if shapes.is_inference():  # these have no version
+        return shapes.tolist()
+    known = _last_read
+    if known is not None:
+        tensor, version, sizes = known
+        same = tensor.data_ptr() == shapes.data_ptr() and tensor.shape == shapes.shape
+        if same and tensor.stride() == shapes.stride() and version == shapes._version:
+            return sizes
+    sizes = shapes.tolist()
+    _last_read = (shapes, shapes._version, sizes)
+    return sizes
+
+
 def _attend(shapes: Tensor, value: Tensor, locations: Tensor, weights: Tensor) -> Tensor:
     from mmcv.ops.multi_scale_deform_attn import multi_scale_deformable_attn_pytorch
 
     with without_autocast(value):
-        return multi_scale_deformable_attn_pytorch(value, shapes.tolist(), locations, weights)
+        return multi_scale_deformable_attn_pytorch(value, _sizes(shapes), locations, weights)

@@ -43,10 +43,13 @@ class _RoIAlign:
         if not self.aligned:
             sides = sides.clamp(min=1)
         grids = (sides / sides.new_tensor([self.aligned_width, self.aligned_height])).ceil().long()
-        unique, which = grids.unique(dim=0, return_inverse=True)
+        unique, which, counts = grids.unique(dim=0, return_inverse=True, return_counts=True)
+        # The host waits for the device twice, whatever the number of different grids.
+        found = torch.cat([unique, counts[:, None]], dim=1).tolist()
+        members = which.argsort(stable=True).split([count for *_, count in found])
         return [
-            ((which == number).nonzero()[:, 0], rows, columns)
-            for number, (columns, rows) in enumerate(unique.tolist())
+            (chosen, rows, columns)
+            for chosen, (columns, rows, _) in zip(members, found, strict=True)
             if rows > 0 and columns > 0
         ]
 
@@ -124,10 +127,11 @@ def roi_pool_forward(
     width = input.shape[3]
     rows = _bin_edges(rois[:, 2], rois[:, 4], spatial_scale, pooled_height, input.shape[2])
     columns = _bin_edges(rois[:, 1], rois[:, 3], spatial_scale, pooled_width, width)
+    longest = _longest_bins(rows, columns)
     for ph in range(pooled_height):
-        y, y_valid = _bin_pixels(*rows, ph)
+        y, y_valid = _bin_pixels(*rows, ph, longest[ph])
         for pw in range(pooled_width):
-            x, x_valid = _bin_pixels(*columns, pw)
+            x, x_valid = _bin_pixels(*columns, pw, longest[pooled_height + pw])
             valid = (y_valid[:, :, None] & x_valid[:, None, :]).flatten(1)
             place = (y[:, :, None] * width + x[:, None, :]).flatten(1)
             if place.shape[1] == 0:
@@ -168,10 +172,15 @@ def _bin_edges(
     return first, torch.where(length[:, None] > 0, last, first)
 
 
-def _bin_pixels(first: Tensor, last: Tensor, number: int) -> tuple[Tensor, Tensor]:
-    """Pixels of one bin of every region, (R, longest bin), and which of them are in it."""
+def _longest_bins(*axes: tuple[Tensor, Tensor]) -> list[int]:
+    """Pixels of the longest region's bin, of every bin of every axis: the host waits once."""
+    spans = torch.cat([last - first for first, last in axes], dim=1)
+    return spans.amax(0).clamp(min=0).tolist() if len(spans) else [0] * spans.shape[1]
+
+
+def _bin_pixels(first: Tensor, last: Tensor, number: int, longest: int) -> tuple[Tensor, Tensor]:
+    """Pixels of one bin of every region, (R, longest), and which of them are in it."""
     first, last = first[:, number, None], last[:, number, None]
-    longest = int((last - first).max().clamp(min=0)) if len(first) else 0
     pixels = first + torch.arange(longest, device=first.device)
     valid = pixels < last
     return torch.where(valid, pixels, 0), valid

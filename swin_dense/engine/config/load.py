@@ -13,8 +13,9 @@ from swin_dense.errors import UserError
 
 # What a runner reads from a config, so that these may be set where the config does not.
 RUNNER_KEYS = set(signature(Runner.__init__).parameters) - {"self", "cfg"}
-RUNNER_KEYS |= {"activation_checkpointing", "compile", "custom_imports", "data_root", "sync_bn"}
-RUNNER_KEYS |= {"find_unused_parameters", "model_wrapper_cfg", "tta_model", "tta_pipeline"}
+RUNNER_KEYS |= {"activation_checkpointing", "compile", "compile_backbone", "custom_imports"}
+RUNNER_KEYS |= {"data_root", "find_unused_parameters", "model_wrapper_cfg", "sync_bn"}
+RUNNER_KEYS |= {"tta_model", "tta_pipeline"}
 
 
 def read_config(path: str | Path) -> Config:

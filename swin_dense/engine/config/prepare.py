@@ -11,7 +11,13 @@ from mmengine.runner import find_latest_checkpoint
 
 from swin_dense import config_tree
 from swin_dense.engine.config.data_root import set_data_root
-from swin_dense.engine.config.hardware import adapt_workers, scale_learning_rate, set_precision
+from swin_dense.engine.config.hardware import (
+    adapt_workers,
+    allow_tf32,
+    scale_learning_rate,
+    set_precision,
+    use_gpu,
+)
 from swin_dense.engine.config.load import merge_options, read_config
 from swin_dense.engine.config.own_data import apply_own_data
 from swin_dense.engine.config.pretrained import drop_pretrained
@@ -36,6 +42,7 @@ class RunOptions:
     cfg_options: Mapping[str, Any] | None = None
     launcher: str = "none"
     device: str = "auto"
+    tf32: bool = False
 
 
 def load_config(
@@ -78,7 +85,8 @@ def prepare_training(
     path: str | Path,
     run: RunOptions,
     from_scratch: bool = False,
-    amp: bool = False,
+    amp: str | None = None,
+    compile: bool = False,
     auto_scale_lr: bool = False,
     resume: str | None = None,
     seed: int | None = None,
@@ -90,10 +98,13 @@ def prepare_training(
     1. :func:`load_config`.
     2. ``launcher`` and ``device``; a GPU becomes the current one.
     3. ``resume``: a checkpoint, searched for in the work dir, replaces pretrained weights.
-    4. ``amp``; on a CPU, float32 where the config itself asks for mixed precision.
-    5. ``auto_scale_lr``.
-    6. ``seed``.
-    7. Data loaders without workers; hooks that show progress and metrics on the terminal.
+    4. ``amp``, else the checkpoint's precision; float32 where the device lacks what it or the
+       config asks for.
+    5. ``tf32``; and what is faster on a GPU, where the config does not say otherwise.
+    6. ``compile``.
+    7. ``auto_scale_lr``.
+    8. ``seed``.
+    9. Data loaders without workers; hooks that show progress and metrics on the terminal.
 
     Raises:
         UserError: the config cannot be read or trained, or an option does not fit it.
@@ -104,6 +115,11 @@ def prepare_training(
     cfg.launcher, cfg.device = run.launcher, device.type
     _set_resume(cfg, resume)
     set_precision(cfg, device, amp)
+    if run.tf32:
+        allow_tf32(cfg, device)
+    use_gpu(cfg, device)
+    if compile:
+        _compile_backbone(cfg, path)
     if auto_scale_lr:
         scale_learning_rate(cfg, str(path))
     if seed is not None:
@@ -127,9 +143,10 @@ def prepare_test(
     1. :func:`load_config`.
     2. ``launcher`` and ``device``; a GPU becomes the current one.
     3. The checkpoint replaces pretrained weights; what only training needs is dropped.
-    4. ``tta`` wraps the model and changes the test pipeline.
-    5. ``label_maps``, a folder: the evaluators write a segmentor's predictions there.
-    6. Data loaders without workers; hooks that show progress and metrics on the terminal.
+    4. ``tf32``; and what is faster on a GPU, where the config does not say otherwise.
+    5. ``tta`` wraps the model and changes the test pipeline.
+    6. ``label_maps``, a folder: the evaluators write a segmentor's predictions there.
+    7. Data loaders without workers; hooks that show progress and metrics on the terminal.
 
     Raises:
         UserError: there is no such checkpoint, the config cannot be read or tested, or an option
@@ -138,11 +155,15 @@ def prepare_test(
     check_checkpoint_path(checkpoint)
     cfg = load_config(path, run.cfg_options, run.data_root, work_dir=run.work_dir)
     _require(cfg, path, _FOR_TEST, "tested")
-    cfg.launcher, cfg.device = run.launcher, choose_device(run.device, run.launcher).type
+    device = choose_device(run.device, run.launcher)
+    cfg.launcher, cfg.device = run.launcher, device.type
     drop_pretrained(cfg)
     cfg.resume, cfg.load_from = False, str(checkpoint)
     for key in _NOT_FOR_TEST:
         cfg[key] = None
+    if run.tf32:
+        allow_tf32(cfg, device)
+    use_gpu(cfg, device)
     if tta:
         use_tta(cfg)
     if label_maps is not None:
@@ -191,6 +212,12 @@ def _set_resume(cfg: Config, resume: str | None) -> None:
     check_checkpoint_path(checkpoint)
     drop_pretrained(cfg)
     cfg.resume, cfg.load_from = True, str(checkpoint)
+
+
+def _compile_backbone(cfg: Config, path: str | Path) -> None:
+    if not cfg.model.get("backbone"):
+        raise UserError(f"--compile: the model of {path} has no backbone to compile: remove it")
+    cfg.compile_backbone = cfg.get("compile_backbone") or True
 
 
 def _add_terminal_hooks(cfg: Config) -> None:

@@ -87,6 +87,12 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
         default="none",
         help="how the processes of a distributed run are started (pytorch: by torchrun)",
     )
+    parser.add_argument(
+        "--tf32",
+        action="store_true",
+        help="multiply float32 matrices in TF32, each product within about 1e-3: faster on NVIDIA "
+        "GPUs of capability 8.0 (2020) and above; convolutions use it anyway (PyTorch's default)",
+    )
     # torch.distributed.launch, the older form of torchrun, passes one of these.
     parser.add_argument("--local_rank", "--local-rank", help=argparse.SUPPRESS)
 

@@ -11,6 +11,7 @@ from mmengine.model import BaseTTAModel
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
+from swin_dense.models.transfer import values_like
 from swin_dense.registry import MODELS
 
 if TYPE_CHECKING:  # mmdet takes long to import, and segmentors do not need it
@@ -122,7 +123,7 @@ class InstanceTTAModel(BaseTTAModel):
         if not len(instances):
             return torch.zeros(0, *meta["ori_shape"][:2], device=instances.bboxes.device)
         boxes = _flip(instances.bboxes, meta)
-        boxes = boxes * boxes.new_tensor(meta["scale_factor"]).repeat(2)
+        boxes = boxes * values_like(boxes, meta["scale_factor"]).repeat(2)
         in_view = InstanceData(bboxes=boxes, labels=instances.labels, scores=instances.scores)
         masks = self.module.roi_head.predict_mask(
             features,

@@ -4,9 +4,24 @@ import torch
 from mmengine.model import BaseModule
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision.ops import generalized_box_iou_loss
 
+from swin_dense.models.transfer import true_indices
 from swin_dense.registry import MODELS
+
+
+def giou_loss(boxes: Tensor, others: Tensor, eps: float = 1e-7) -> Tensor:
+    """1 - GIoU of pairs of boxes ``(n, 4)``: ``(n,)``.
+
+    The numbers of ``torchvision.ops.generalized_box_iou_loss``, which waits for the device.
+    """
+    x1, y1, x2, y2 = boxes.unbind(1)
+    x1g, y1g, x2g, y2g = others.unbind(1)
+    left, top, right, bottom = x1.max(x1g), y1.max(y1g), x2.min(x2g), y2.min(y2g)
+    overlap = (bottom > top) & (right > left)
+    shared = torch.where(overlap, (right - left) * (bottom - top), 0)
+    union = (x2 - x1) * (y2 - y1) + (x2g - x1g) * (y2g - y1g) - shared
+    hull = (x2.max(x2g) - x1.min(x1g)) * (y2.max(y2g) - y1.min(y1g))
+    return 1 - (shared / (union + eps) - (hull - union) / (hull + eps))
 
 
 @MODELS.register_module()
@@ -23,9 +38,8 @@ class InclusiveGIoULoss(BaseModule):
 
     def forward(self, pred: Tensor, target: Tensor, avg_factor: float | Tensor) -> Tensor:
         """Sum over pairs of boxes ``(n, 4)`` of 1 - GIoU, over ``avg_factor``."""
-        last = pred.new_tensor([0, 0, 1, 1])
-        loss = generalized_box_iou_loss(pred + last, target + last, reduction="sum")
-        return self.loss_weight * loss / avg_factor
+        pred, target = (torch.cat([x[:, :2], x[:, 2:] + 1], 1) for x in (pred, target))
+        return self.loss_weight * giou_loss(pred, target).sum() / avg_factor
 
 
 @MODELS.register_module()
@@ -47,8 +61,9 @@ class SeparateFocalLoss(BaseModule):
         cross_entropy = torch.where(positive, -F.logsigmoid(pred), -F.logsigmoid(-pred))
         modulated = cross_entropy * (1 - torch.exp(-cross_entropy)) ** self.gamma
         num_positive = positive.sum().clamp(min=1)
-        negative_part = modulated[~positive].sum() * (1 - self.alpha) / num_positive
-        weight = weight[positive].float()
+        ones, zeros = true_indices([positive, ~positive])
+        modulated, weight = modulated.flatten(), weight.flatten()[ones].float()
+        negative_part = modulated[zeros].sum() * (1 - self.alpha) / num_positive
         total_weight = weight.sum().clamp(min=torch.finfo(torch.float32).tiny)
-        positive_part = (modulated[positive] * weight).sum() * self.alpha / total_weight
+        positive_part = (modulated[ones] * weight).sum() * self.alpha / total_weight
         return self.loss_weight * (positive_part + negative_part)

@@ -23,20 +23,22 @@ from swin_dense.models.heads.reppoints_v2_targets import (
     flatten_levels,
     foreground_targets,
     mass_centers,
+    points_inside,
     pyramid_points,
 )
+from swin_dense.models.transfer import true_indices, values_like
 from swin_dense.registry import MODELS
 
 
 class Targets(NamedTuple):
-    """Training targets of points; objects by their index, -1 for none.
+    """Training targets of points, (B * N,) of a batch, (N,) of an image.
 
-    ``valid`` (..., N) is False outside the image; ``init`` and ``refine`` (..., N) are the
-    objects of initial and of refined boxes; ``heatmap`` (..., N, 2) and ``offsets``
-    (..., N, 2, 2) are those of :func:`corner_targets`.
+    ``inside`` (n,) has the indices of those within their image. ``init`` and ``refine`` are the
+    objects of initial and of refined boxes by their index, -1 for none; ``heatmap`` (..., 2) and
+    ``offsets`` (..., 2, 2) are those of :func:`corner_targets`.
     """
 
-    valid: Tensor
+    inside: Tensor
     init: Tensor
     refine: Tensor
     heatmap: Tensor
@@ -120,20 +122,24 @@ class RepPointsV2Head(RepPointsV2Layers):
         images = [self._ground_truth(sample, (height, width)) for sample in batch_data_samples]
         boxes = torch.cat([image.boxes for image in images])
         targets = self._targets(points, initial.detach(), images, batch_data_samples)
-        init_loss = self._box_loss(self.loss_bbox_init, initial, boxes, targets.init, points)
-        refine_loss = self._box_loss(self.loss_bbox_refine, refined, boxes, targets.refine, points)
+        at_corners = (targets.heatmap == 1).unbind(1)
+        init, refine, *corners = true_indices([targets.init >= 0, targets.refine >= 0, *at_corners])
+        init_loss = self._box_loss(self.loss_bbox_init, initial, boxes, targets.init, init, points)
+        refine_loss = self._box_loss(
+            self.loss_bbox_refine, refined, boxes, targets.refine, refine, points
+        )
         losses = {
-            "loss_cls": self._class_loss(outputs, refined.detach(), boxes, images, targets),
+            "loss_cls": self._class_loss(outputs, refined.detach(), boxes, images, targets, refine),
             "loss_pts_init": init_loss,
             "loss_pts_refine": refine_loss,
-            **self._corner_losses(outputs, targets),
+            **self._corner_losses(outputs, targets, corners),
             "loss_sem": self._foreground_loss(outputs, images),
         }
         if self.mask_head is not None:
-            image, point = (targets.refine >= 0).nonzero(as_tuple=True)
+            image, point = refine // len(points.xy), refine % len(points.xy)
             instances = self._mask_instances(outputs, points, image, point)
             masks = torch.cat([image.masks for image in images if image.masks is not None])
-            losses.update(self.mask_head.loss(x, instances, masks, targets.refine[image, point]))
+            losses.update(self.mask_head.loss(x, instances, masks, targets.refine[refine]))
         return losses
 
     def predict(
@@ -162,14 +168,14 @@ class RepPointsV2Head(RepPointsV2Layers):
                     threshold=self.test_cfg.get("mask_thr_binary", 0.5),
                 )
             if rescale:
-                scale = result.bboxes.new_tensor(meta["scale_factor"][:2])
+                scale = values_like(result.bboxes, meta["scale_factor"][:2])
                 result.bboxes = result.bboxes / scale.repeat(2)
             results.append(result)
         return results
 
     def _boxes(self, offsets: Sequence[Tensor], points: Points) -> Tensor:
         """Boxes ``(B, N, 4)`` in pixels: the first two points, y before x, are their corners."""
-        corners = flatten_levels(offsets)[..., [1, 0, 3, 2]]
+        corners = flatten_levels(offsets)[..., :4].unflatten(2, (2, 2)).flip(3).flatten(2)
         return corners * points.strides[:, None] + points.xy.repeat(1, 2)
 
     def _ground_truth(self, sample: Any, size: tuple[int, int]) -> GroundTruth:
@@ -190,38 +196,38 @@ class RepPointsV2Head(RepPointsV2Layers):
         self, points: Points, initial: Tensor, images: Sequence[GroundTruth], samples: Sequence[Any]
     ) -> Targets:
         """Targets of a batch; object indices count through all of its images."""
-        found, start = [], 0
-        for boxes, image, sample in zip(initial, images, samples, strict=True):
+        found, objects = [], 0
+        for number, (boxes, image, sample) in enumerate(zip(initial, images, samples, strict=True)):
             target = self._image_targets(points, boxes, image, sample.metainfo)
             init, refine = (
-                torch.where(objects >= 0, objects + start, -1)
-                for objects in (target.init, target.refine)
+                torch.where(indices >= 0, indices + objects, -1)
+                for indices in (target.init, target.refine)
             )
-            found.append(target._replace(init=init, refine=refine))
-            start += len(image.boxes)
-        return Targets(*(torch.stack(part) for part in zip(*found, strict=True)))
+            inside = target.inside + number * len(boxes)
+            found.append(target._replace(inside=inside, init=init, refine=refine))
+            objects += len(image.boxes)
+        return Targets(*(torch.cat(part) for part in zip(*found, strict=True)))
 
     def _image_targets(
         self, points: Points, initial_boxes: Tensor, image: GroundTruth, meta: dict
     ) -> Targets:
-        height, width = meta.get("pad_shape", meta["img_shape"])[:2]
-        valid = (points.xy < points.xy.new_tensor([width, height])).all(1)
-        xy, strides, levels = (part[valid] for part in points)
+        size = meta.get("pad_shape", meta["img_shape"])[:2]
+        inside, per_level = points_inside(points, self.point_strides, size)
+        xy, strides = points.xy[inside], points.strides[inside]
         sizes = image.boxes[:, 2:] - image.boxes[:, :2]
         init = assign_nearest(xy, strides, image.centers, sizes, self.point_base_scale)
-        per_level = levels.bincount(minlength=len(self.point_strides)).tolist()
         topk = self.train_cfg.get("topk", 9)
-        refine = assign_atss(initial_boxes[valid], per_level, image.boxes, image.centers, topk)
+        refine = assign_atss(initial_boxes[inside], per_level, image.boxes, image.centers, topk)
         min_overlap = self.train_cfg.get("gaussian_iou", 0.7)
-        heatmap, offsets = corner_targets(xy, strides, image.boxes, min_overlap)
+        heatmap, offsets = corner_targets(xy, strides, per_level, image.boxes, min_overlap)
 
         def everywhere(part: Tensor, outside: int) -> Tensor:
-            full = part.new_full((len(valid), *part.shape[1:]), outside)
-            full[valid] = part
+            full = part.new_full((len(points.xy), *part.shape[1:]), outside)
+            full[inside] = part
             return full
 
         parts = ((init, -1), (refine, -1), (heatmap, 0), (offsets, 0))
-        return Targets(valid, *(everywhere(part, outside) for part, outside in parts))
+        return Targets(inside, *(everywhere(part, outside) for part, outside in parts))
 
     def _class_loss(
         self,
@@ -230,45 +236,52 @@ class RepPointsV2Head(RepPointsV2Layers):
         boxes: Tensor,
         images: Sequence[GroundTruth],
         targets: Targets,
+        positive: Tensor,
     ) -> Tensor:
         """The target score is the refined box's IoU with its object (2006.04388)."""
         from mmdet.structures.bbox import bbox_overlaps
 
-        positive = targets.refine >= 0
         objects = targets.refine[positive]
         labels = torch.full_like(targets.refine, self.num_classes)
         labels[positive] = torch.cat([image.labels for image in images])[objects]
         quality = refined.new_zeros(labels.shape)
-        quality[positive] = bbox_overlaps(refined[positive], boxes[objects], is_aligned=True)
-        valid = targets.valid
-        logits = flatten_levels(outputs.scores)[valid]
-        return self.loss_cls(logits, (labels[valid], quality[valid]), avg_factor=_count(positive))
+        found = refined.flatten(0, 1)[positive]
+        quality[positive] = bbox_overlaps(found, boxes[objects], is_aligned=True)
+        inside = targets.inside
+        logits = flatten_levels(outputs.scores).flatten(0, 1)[inside]
+        count = _count(targets.refine >= 0, len(images))
+        return self.loss_cls(logits, (labels[inside], quality[inside]), avg_factor=count)
 
     def _box_loss(
-        self, loss: Any, predicted: Tensor, boxes: Tensor, objects: Tensor, points: Points
+        self,
+        loss: Any,
+        predicted: Tensor,
+        boxes: Tensor,
+        objects: Tensor,
+        positive: Tensor,
+        points: Points,
     ) -> Tensor:
         """Boxes are measured in sizes of their level's objects."""
-        positive = objects >= 0
-        unit = (self.point_base_scale * points.strides).expand_as(objects)[positive][:, None]
+        unit = (self.point_base_scale * points.strides)[positive % len(points.xy)][:, None]
         targets = boxes[objects[positive]] / unit
-        return loss(predicted[positive] / unit, targets, avg_factor=_count(positive))
+        count = _count(objects >= 0, len(predicted))
+        return loss(predicted.flatten(0, 1)[positive] / unit, targets, avg_factor=count)
 
-    def _corner_losses(self, outputs: RepPointsOutputs, targets: Targets) -> dict[str, Tensor]:
-        valid = targets.valid
-        probabilities = flatten_levels(outputs.corner_scores).sigmoid()
-        offsets = flatten_levels(outputs.corner_offsets).unflatten(2, (2, 2))
+    def _corner_losses(
+        self, outputs: RepPointsOutputs, targets: Targets, positive: Sequence[Tensor]
+    ) -> dict[str, Tensor]:
+        inside, batch = targets.inside, len(outputs.corner_scores[0])
+        probabilities = flatten_levels(outputs.corner_scores).sigmoid().flatten(0, 1)
+        offsets = flatten_levels(outputs.corner_offsets).unflatten(2, (2, 2)).flatten(0, 1)
         heat_loss = offset_loss = probabilities.new_zeros(())
         for corner in (0, 1):
-            heatmap = targets.heatmap[..., corner]
-            positive = heatmap == 1
-            count = _count(positive)
+            heatmap, rows = targets.heatmap[:, corner], positive[corner]
+            count = _count(heatmap == 1, batch)
             heat_loss = heat_loss + self.loss_heatmap(
-                probabilities[..., corner][valid], heatmap[valid], avg_factor=count
+                probabilities[:, corner][inside], heatmap[inside], avg_factor=count
             )
             offset_loss = offset_loss + self.loss_offset(
-                offsets[:, :, corner][positive],
-                targets.offsets[:, :, corner][positive],
-                avg_factor=count,
+                offsets[:, corner][rows], targets.offsets[:, corner][rows], avg_factor=count
             )
         return {"loss_heatmap": heat_loss / 2, "loss_offset": offset_loss / 2}
 
@@ -303,12 +316,13 @@ class RepPointsV2Head(RepPointsV2Layers):
         """Boxes of one image in pixels, moved to verified corners, one per likely class."""
         height, width = meta["img_shape"][:2]
         boxes = self._boxes(outputs.points_refine, points)[0]
-        limits = boxes.new_tensor([width, height, width, height])
+        limits = values_like(boxes, [width, height, width, height])
         scores = flatten_levels(outputs.scores)[0].sigmoid()
         most = self.test_cfg.get("nms_pre", -1)
         kept, moved = [], []
-        for level in range(len(self.point_strides)):
-            rows = (points.levels == level).nonzero().squeeze(1)
+        all_rows = torch.arange(len(boxes), device=boxes.device)
+        per_level = [height * width for height, width in points.sizes]
+        for level, rows in enumerate(all_rows.split(per_level)):
             if 0 < most < len(rows):
                 rows = rows[scores[rows].amax(1).topk(most).indices]
             found = boxes[rows].clamp(min=0).minimum(limits)
@@ -344,9 +358,9 @@ class RepPointsV2Head(RepPointsV2Layers):
         return result[: self.test_cfg.get("max_per_img", 100)]
 
 
-def _count(positive: Tensor) -> Tensor:
-    """Number of positives ``(B, N)`` in a batch; an image without any counts as one."""
-    return positive.sum(1).clamp(min=1).sum()
+def _count(positive: Tensor, images: int) -> Tensor:
+    """Number of positives ``(B * N,)`` in a batch; an image without any counts as one."""
+    return positive.view(images, -1).sum(1).clamp(min=1).sum()
 
 
 def move_to_corners(boxes: Tensor, scores: Tensor, offsets: Tensor, stride: int) -> Tensor:
@@ -362,8 +376,9 @@ def move_to_corners(boxes: Tensor, scores: Tensor, offsets: Tensor, stride: int)
         ``(n, 4)`` boxes in pixels, not clipped to the image.
     """
     height, width = scores.shape[1:]
-    steps = boxes.new_tensor([[0, 0], [1, 0], [0, 1], [1, 1]], dtype=torch.long)
-    limit = steps.new_tensor([width - 1, height - 1])
+    number = torch.arange(4, device=boxes.device)
+    steps = torch.stack([number % 2, number // 2], 1)
+    limit = values_like(steps, [width - 1, height - 1])
     moved = []
     for corner in (0, 1):
         part = slice(2 * corner, 2 * corner + 2)

@@ -15,12 +15,14 @@ from torchvision.ops import box_iou
 class Points(NamedTuple):
     """The N points of all levels, the finest level first, row by row.
 
-    ``xy`` (N, 2) and ``strides`` (N,) are in pixels, ``levels`` (N,) counts from 0.
+    ``xy`` (N, 2) and ``strides`` (N,) are in pixels, ``levels`` (N,) counts from 0; ``sizes`` are
+    the height and width of each level.
     """
 
     xy: Tensor
     strides: Tensor
     levels: Tensor
+    sizes: list[tuple[int, int]]
 
 
 def pyramid_points(feature_maps: Sequence[Tensor], strides: Sequence[int]) -> Points:
@@ -30,7 +32,30 @@ def pyramid_points(feature_maps: Sequence[Tensor], strides: Sequence[int]) -> Po
         rows, columns = (torch.arange(size, device=x.device) for size in x.shape[2:])
         xy = torch.cartesian_prod(rows, columns).flip(1).float() * stride
         parts.append((xy, xy.new_full((len(xy),), stride), rows.new_full((len(xy),), level)))
-    return Points(*(torch.cat(part) for part in zip(*parts, strict=True)))
+    sizes = [(x.shape[2], x.shape[3]) for x in feature_maps]
+    xy, all_strides, levels = (torch.cat(part) for part in zip(*parts, strict=True))
+    return Points(xy, all_strides, levels, sizes)
+
+
+def points_inside(
+    points: Points, strides: Sequence[int], size: Sequence[int]
+) -> tuple[Tensor, list[int]]:
+    """Indices of the points within an image, ascending, and how many there are on each level.
+
+    Args:
+        points: of all levels.
+        strides: pixels between the points of each level.
+        size: height and width of the image in pixels.
+    """
+    found, start = [], 0
+    for (height, width), stride in zip(points.sizes, strides, strict=True):
+        row, column = (
+            torch.arange(min(count, -(-side // stride)), device=points.xy.device)
+            for count, side in zip((height, width), size, strict=True)
+        )
+        found.append((start + row[:, None] * width + column).flatten())
+        start += height * width
+    return torch.cat(found), [len(level) for level in found]
 
 
 def flatten_levels(feature_maps: Sequence[Tensor]) -> Tensor:
@@ -118,8 +143,35 @@ def assign_atss(
     return torch.where(best >= 0, objects, -1)
 
 
+def gaussian_radii(sizes: Tensor, min_overlap: float) -> Tensor:
+    """mmdet's ``gaussian_radius`` of boxes' sizes ``(K, 2)``, in pixels: ``(K,)``.
+
+    How far the corners of a box may move while its overlap (IoU) with itself is ``min_overlap``:
+    the least of three cases, for each of which a quadratic equation is solved, in float64.
+    """
+    sides = sizes.double()
+    around, area = sides.sum(1), sides.prod(1)
+    one_in = area * (1 - min_overlap) / (1 + min_overlap)
+    both_in = (1 - min_overlap) * sides[:, 0] * sides[:, 1]
+    both_out = (min_overlap - 1) * sides[:, 0] * sides[:, 1]
+    roots = (
+        (around - (around**2 - 4 * one_in).sqrt()) / 2,
+        (2 * around - ((2 * around) ** 2 - 16 * both_in).sqrt()) / 8,
+        (
+            -2 * min_overlap * around
+            + ((-2 * min_overlap * around) ** 2 - 16 * min_overlap * both_out).sqrt()
+        )
+        / (8 * min_overlap),
+    )
+    return torch.stack(roots).amin(0).to(sizes.dtype)
+
+
 def corner_targets(
-    points: Tensor, strides: Tensor, boxes: Tensor, min_overlap: float
+    points: Tensor,
+    strides: Tensor,
+    num_per_level: Sequence[int],
+    boxes: Tensor,
+    min_overlap: float,
 ) -> tuple[Tensor, Tensor]:
     """Corner heatmaps and offsets of one image's points (section 3.2; CornerNet, 1808.01244).
 
@@ -130,6 +182,7 @@ def corner_targets(
     Args:
         points: ``(N, 2)`` x, y in pixels.
         strides: ``(N,)`` of each point's level, in pixels.
+        num_per_level: number of points of each level, the finest first.
         boxes: ``(K, 4)`` x1, y1, x2, y2 in pixels.
         min_overlap: IoU, in 0..1.
 
@@ -137,25 +190,24 @@ def corner_targets(
         Heatmap ``(N, 2)`` in 0..1, exactly 1 at positives; and there the offset to the corner
         ``(N, 2, 2)``, [corner, x or y], in strides.
     """
-    from mmdet.models.utils import gaussian_radius  # its package is large
-
     heatmap = points.new_zeros(len(points), 2)
     offsets = points.new_zeros(len(points), 2, 2)
     if not len(boxes):
         return heatmap, offsets
-    sizes = (boxes[:, 2:] - boxes[:, :2]).tolist()
-    radius = boxes.new_tensor([gaussian_radius(size, min_overlap) for size in sizes])
+    radius = gaussian_radii(boxes[:, 2:] - boxes[:, :2], min_overlap)
     sigma = (2 * radius + 1) / 6
     for corner in (0, 1):
         corners = boxes[:, 2 * corner : 2 * corner + 2]
         distances = (points[:, None] - corners).norm(dim=2)
         bumps = torch.exp(-(distances**2) / (2 * sigma**2))
         heatmap[:, corner] = bumps.masked_fill(distances >= radius, 0).amax(1)
-        for stride in strides.unique():
-            level = (strides == stride).nonzero().squeeze(1)
-            nearest = level[distances[level].argmin(0)]
-            heatmap[nearest, corner] = 1
-            offsets[nearest, corner] = (corners - points[nearest]) / stride
+        start = 0
+        for level in distances.split(list(num_per_level)):
+            if len(level):
+                nearest = level.argmin(0) + start
+                heatmap[nearest, corner] = 1
+                offsets[nearest, corner] = (corners - points[nearest]) / strides[start]
+            start += len(level)
     return heatmap, offsets
 
 
@@ -176,14 +228,12 @@ def foreground_targets(
         area of the smallest box that covers the point, so that small objects count as much as
         large ones.
     """
-    target = boxes.new_zeros(num_classes, *size)
-    weight = boxes.new_zeros(num_classes, *size)
     areas = (boxes[:, 2:] - boxes[:, :2]).prod(1).clamp(min=1)
-    cells = (boxes.clamp(min=0) / stride).long().tolist()
-    weights, classes = areas.reciprocal().tolist(), labels.tolist()
-    for index in areas.argsort(descending=True).tolist():
-        x1, y1, x2, y2 = cells[index]
-        inside = (classes[index], slice(y1, y2 + 1), slice(x1, x2 + 1))
-        target[inside] = 1
-        weight[inside] = weights[index]
-    return target, weight
+    cells = (boxes.clamp(min=0) / stride).long()[:, :, None]
+    y, x = (torch.arange(side, device=boxes.device) for side in size)
+    rows, columns = (y >= cells[:, 1]) & (y <= cells[:, 3]), (x >= cells[:, 0]) & (x <= cells[:, 2])
+    inside = rows[:, :, None] & columns[:, None]
+    weights = torch.where(inside, areas.reciprocal()[:, None, None], 0)
+    classes = labels[:, None, None].expand_as(weights)
+    weight = boxes.new_zeros(num_classes, *size).scatter_reduce_(0, classes, weights, "amax")
+    return (weight > 0).to(weight), weight

@@ -61,14 +61,32 @@ def test_training_on_a_cpu(tmp_path):
     assert cfg.randomness == {"seed": 5, "deterministic": True}
     assert "prefetch_factor" not in cfg.train_dataloader
     assert not cfg.train_dataloader.persistent_workers
-    with pytest.raises(UserError, match="--amp needs a GPU"):
-        prepare_training(DETECTOR, run, amp=True)
+    with pytest.raises(UserError, match="--amp fp16 needs a GPU"):
+        prepare_training(DETECTOR, run, amp="fp16")
+    with pytest.raises(UserError, match="--tf32 needs an NVIDIA GPU"):
+        prepare_training(DETECTOR, run_options(tmp_path, tf32=True))
 
 
-def test_amp_on_a_gpu(tmp_path, monkeypatch):
+def test_training_on_a_gpu(tmp_path, monkeypatch):
     monkeypatch.setattr(prepare, "choose_device", lambda *_: torch.device("cuda"))
-    cfg = prepare_training(DETECTOR, run_options(tmp_path), amp=True)
+    options = {"optim_wrapper.optimizer.fused": False, "val_dataloader.pin_memory": False}
+    options |= {"train_dataloader.num_workers": 2}
+    cfg = prepare_training(DETECTOR, run_options(tmp_path, cfg_options=options), amp="fp16")
     assert (cfg.device, cfg.optim_wrapper.type) == ("cuda", "AmpOptimWrapper")
+    assert not cfg.optim_wrapper.optimizer.fused
+    assert not cfg.val_dataloader.pin_memory
+    assert cfg.train_dataloader.pin_memory
+    assert cfg.train_dataloader.persistent_workers
+    assert not cfg.val_dataloader.persistent_workers, "it has no workers"
+    assert cfg.env_cfg.cudnn_benchmark is False, "as mmdet's default_runtime has it"
+
+
+def test_compiling_needs_a_backbone(tmp_path):
+    cfg = prepare_training(DETECTOR, run_options(tmp_path), compile=True)
+    assert cfg.compile_backbone
+    run = run_options(tmp_path, cfg_options={"model.backbone": None})
+    with pytest.raises(UserError, match="has no backbone to compile"):
+        prepare_training(DETECTOR, run, compile=True)
 
 
 def test_terminal_hooks_are_added_unless_the_config_has_them(tmp_path):
@@ -85,6 +103,8 @@ def test_testing_loads_the_checkpoint_only(tmp_path):
     assert (cfg.resume, cfg.load_from) == (False, str(checkpoint))
     assert cfg.train_dataloader is cfg.val_evaluator is cfg.optim_wrapper is None
     assert cfg.test_evaluator.output_dir == str(tmp_path / "maps")
+    with pytest.raises(UserError, match="--tf32 needs an NVIDIA GPU"):
+        prepare_test(SEGMENTOR, checkpoint, run_options(tmp_path, tf32=True))
 
 
 def test_tta_wraps_the_model_without_pretrained_weights(tmp_path):

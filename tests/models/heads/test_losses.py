@@ -4,8 +4,11 @@ import math
 
 import torch
 from mmdet.models.losses import GIoULoss
+from torch.nn import functional as F
+from torchvision.ops import generalized_box_iou_loss
 
 from swin_dense.models.heads import InclusiveGIoULoss, SeparateFocalLoss
+from swin_dense.models.heads.losses import giou_loss
 
 
 def some_boxes(count: int) -> torch.Tensor:
@@ -48,3 +51,34 @@ def test_loss_and_gradient_stay_finite():
         loss.backward()
         assert loss.isfinite()
         assert pred.grad.isfinite().all()
+
+
+def test_giou_has_the_bits_of_torchvision():
+    first, second = some_boxes(200), some_boxes(200)
+    first[:20] = first[:20][:, [2, 3, 0, 1]]  # swapped corners, as untrained models predict them
+    found = []
+    for function in (giou_loss, generalized_box_iou_loss):
+        boxes = [x.clone().requires_grad_() for x in (first, second)]
+        loss = function(*boxes)
+        found.append([loss, *torch.autograd.grad(loss.sum(), boxes)])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+def test_focal_loss_has_the_bits_of_indexing_with_masks():
+    target, weight = (torch.rand(2, 500, 3) > 0.9).float(), torch.rand(2, 500, 3)
+    found = []
+    for loss in (SeparateFocalLoss(), focal_loss_by_masks):
+        pred = 4 * torch.randn(2, 500, 3, generator=torch.Generator().manual_seed(0))
+        pred.requires_grad_()
+        value = loss(pred, target, weight)
+        found.append((value, *torch.autograd.grad(value, pred)))
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+def focal_loss_by_masks(pred, target, weight):
+    positive = target > 0
+    cross_entropy = torch.where(positive, -F.logsigmoid(pred), -F.logsigmoid(-pred))
+    modulated = cross_entropy * (1 - torch.exp(-cross_entropy)) ** 2
+    negative_part = modulated[~positive].sum() * 0.75 / positive.sum()
+    part = (modulated[positive] * weight[positive]).sum() * 0.25 / weight[positive].sum()
+    return part + negative_part

@@ -13,7 +13,9 @@ from swin_dense.models.heads.reppoints_v2_targets import (
     assign_nearest,
     corner_targets,
     foreground_targets,
+    gaussian_radii,
     mass_centers,
+    points_inside,
     pyramid_points,
 )
 
@@ -117,7 +119,7 @@ def test_corner_targets_of_two_levels():
     parts = [grid(12, 16, 8), grid(6, 8, 16)]
     points, strides = (torch.cat(part) for part in zip(*parts, strict=True))
     boxes = torch.tensor([[9.0, 11, 70, 61], [30, 5, 120, 90]])
-    heatmap, offsets = corner_targets(points, strides, boxes, 0.7)
+    heatmap, offsets = corner_targets(points, strides, [192, 48], boxes, 0.7)
 
     expected = torch.zeros(len(points), 2)
     expected_offsets = torch.zeros(len(points), 2, 2)
@@ -146,7 +148,7 @@ def test_corner_targets_of_two_levels():
 
 def test_corner_targets_without_boxes():
     points, strides = grid(3, 4, 8)
-    heatmap, offsets = corner_targets(points, strides, torch.zeros(0, 4), 0.7)
+    heatmap, offsets = corner_targets(points, strides, [12], torch.zeros(0, 4), 0.7)
     assert heatmap.shape == (12, 2)
     assert offsets.shape == (12, 2, 2)
     assert not heatmap.any()
@@ -173,3 +175,37 @@ def test_foreground_targets_without_boxes():
     assert target.shape == (2, 3, 4)
     assert not target.any()
     assert not weight.any()
+
+
+@pytest.mark.parametrize("size", [(96, 128), (64, 96), (33, 41), (8, 8), (200, 300)])
+def test_points_inside_an_image(size):
+    """Also of maps that are larger than the image, or do not cover it."""
+    grid = points()
+    found, per_level = points_inside(grid, STRIDES, size)
+    inside = (grid.xy < torch.tensor([size[1], size[0]])).all(1)
+    assert torch.equal(found, inside.nonzero()[:, 0])
+    assert per_level == grid.levels[inside].bincount(minlength=3).tolist()
+
+
+def test_radii_have_the_bits_of_mmdet():
+    sizes = some_boxes(200, 0)[:, 2:]
+    for overlap in (0.3, 0.7):
+        expected = [gaussian_radius(size, overlap) for size in sizes.tolist()]
+        assert torch.equal(gaussian_radii(sizes, overlap), sizes.new_tensor(expected))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_foreground_has_the_bits_of_drawing_boxes(seed):
+    boxes = some_boxes(20, seed) - 10  # some begin outside
+    labels = torch.randint(0, 4, (20,), generator=torch.Generator().manual_seed(seed))
+    target, weight = torch.zeros(2, 4, 12, 16)
+    areas = (boxes[:, 2:] - boxes[:, :2]).prod(1).clamp(min=1)
+    cells = (boxes.clamp(min=0) / 8).long().tolist()
+    for index in areas.argsort(descending=True).tolist():
+        x1, y1, x2, y2 = cells[index]
+        place = (labels[index], slice(y1, y2 + 1), slice(x1, x2 + 1))
+        target[place] = 1
+        weight[place] = areas[index].reciprocal()
+    found = foreground_targets(boxes, labels, 4, (12, 16), stride=8)
+    assert torch.equal(found[0], target)
+    assert torch.equal(found[1], weight)
