@@ -7,6 +7,7 @@ from swin_dense.engine.precision import PRECISIONS
 from swin_dense.engine.terminal.cli import OneLineParser, add_run_arguments, build_parser, run_tool
 from swin_dense.engine.train import train
 
+
 def make_parser() -> OneLineParser:
     """The command line."""
     parser = build_parser(__doc__)
