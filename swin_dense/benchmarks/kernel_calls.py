@@ -34,11 +34,13 @@ _ROWS = (
     *("layer_norm", "add_layer_norm", "add", "layer_norm_backward"),
     *("gelu", "gelu_backward", "branch_gradient"),
 )
+_MAPS = ("output norm", "patch merging norm", "patch embedding norm")
 _PRODUCTS = ("norm_linear", "linear_residual", "mlp", "mlp_backward")
 # Functions of the modules that launch, which choose tiles, warps and stages.
 _SCHEDULES = {
     "window_attention": ("schedule", "tiles"),
     "block": ("norm_schedule", "linear_schedule", "mlp_schedule"),
+    "maps": ("map_schedule",),
 }
 
 
@@ -97,6 +99,10 @@ def _launch_module(name: str) -> ModuleType:
         from swin_dense.ops.window_attention.triton import launch as attention_launch
 
         return attention_launch
+    if name == "maps":
+        from swin_dense.ops.block.triton import maps
+
+        return maps
     from swin_dense.ops.block.triton import launch as block_launch
 
     return block_launch
@@ -116,6 +122,11 @@ def all_calls() -> list[Call]:
         for name in _ROWS + (_PRODUCTS if width in PRODUCT_WIDTHS else ()):
             prepare = partial(_block, name, width, stages[width])
             found.append(Call(f"{name} C={width}", f"C={width}", prepare))
+        # Patches are embedded before the first stage, and merged after all but the last.
+        last = 3 if stages[width] == 0 else 1 if stages[width] == 3 else 2
+        for name, direction in itertools.product(_MAPS[:last], ("forward", "backward")):
+            prepare = partial(_map, name, direction, width, stages[width])
+            found.append(Call(f"{name} {direction} C={width}", f"C={width}", prepare))
     return found
 
 
@@ -168,6 +179,27 @@ def _block(name: str, channels: int, stage: int, make: Inputs) -> Step:
         return lambda: function(y, linear, x, scale)
     d_residual = make(rows, c, dtype=stream)
     return lambda: function(y, x, norm, d_residual, scale, make.dtype)
+
+
+def _map(name: str, direction: str, channels: int, stage: int, make: Inputs) -> Step:
+    """A norm that moves what it reads, in fp32 where autocast has it so."""
+    module, c = _launch_module("maps"), channels
+    height, width = (-(-side // 2**stage) for side in STAGE_1)
+    wide, stream = torch.float32, torch.float32 if stage == 0 else make.dtype
+    x = make(BATCH, height, width, c, dtype=stream)
+    if name == "patch merging norm":
+        norm, merged = make.norm(4 * c), make(BATCH, -(-height // 2), -(-width // 2), 4 * c)
+        if direction == "forward":
+            return lambda: module.merged_layer_norm(x, norm, make.dtype)
+        return lambda: module.merged_layer_norm_backward(merged, x, norm, x)
+    norm, first = make.norm(c), name == "output norm"
+    if not first:
+        x = make(BATCH, c, height, width).permute(0, 2, 3, 1)
+    if direction == "forward":
+        return lambda: module.layer_norm_map(x, norm, wide, first)
+    sizes = (c, height, width) if first else (height, width, c)
+    d_out = make(BATCH, *sizes, dtype=wide)
+    return lambda: module.layer_norm_map_backward(d_out, x, norm, first)
 
 
 Changes = Mapping[str, Mapping[str, int]]

@@ -89,6 +89,13 @@ def is_eager(*tensors: Tensor | None) -> bool:
     return True
 
 
+def has_hooks(module: nn.Module) -> bool:
+    """Whether something is called before or after this module."""
+    forward = module._forward_hooks or module._forward_pre_hooks
+    backward = module._backward_hooks or module._backward_pre_hooks
+    return bool(forward or backward or _has_any_global_hook())
+
+
 def is_observed() -> bool:
     """Whether modes see every operator that runs, or global hooks every module that is called."""
     return bool(torch._C._len_torch_dispatch_stack()) or _has_any_global_hook()
@@ -124,6 +131,17 @@ def differentiable_gradients(
     with torch.enable_grad():
         found = iter(torch.autograd.grad(function(*inputs), wanted, grad, create_graph=True))
     return [next(found) if isinstance(x, Tensor) and x.requires_grad else None for x in inputs]
+
+
+def cast_together(tensors: Sequence[Tensor | None], dtype: torch.dtype) -> list[Any]:
+    """Tensors in ``dtype``, without autograd: all that are in another are copied by one kernel."""
+    others = [x for x in tensors if x is not None and x.dtype != dtype]
+    if not others:
+        return list(tensors)
+    copies = [torch.empty_like(x, dtype=dtype) for x in others]
+    torch._foreach_copy_(copies, others)
+    rest = iter(copies)
+    return [x if x is None or x.dtype == dtype else next(rest) for x in tensors]
 
 
 class Decision(Generic[R]):

@@ -4,6 +4,7 @@
 :func:`norm_linear`  LayerNorm and the linear layer after it (queries, keys and values; patch
                      merging)
 :func:`proj_mlp`     projection, residual, LayerNorm, MLP, residual (equation 3)
+:func:`norm_map`     LayerNorm that also moves channels: output maps, patch embedding; Triton only
 ===================  ==========================================================================
 
 A block keeps four feature maps for backward: its input, queries, keys and values, and the result
@@ -18,7 +19,8 @@ with ``attn_impl='triton'`` where they can run ('auto' does not use them: their 
 measured).
 """
 
-from swin_dense.ops.block.api import norm_linear, proj_mlp
+from swin_dense.ops.block.api import norm_linear, norm_map, proj_mlp
 from swin_dense.ops.block.layers import Linear, Norm
+from swin_dense.ops.block.merging import neighbours
 
-__all__ = ["Linear", "Norm", "norm_linear", "proj_mlp"]
+__all__ = ["Linear", "Norm", "neighbours", "norm_linear", "norm_map", "proj_mlp"]

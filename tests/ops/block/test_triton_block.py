@@ -30,6 +30,12 @@ def test_block_api_in_the_interpreter(interpreted):
 
 
 @TRITON
+def test_norms_of_maps_in_the_interpreter(interpreted):
+    """See map_norms_interpreted.py for what is tested."""
+    interpreted(HERE / "map_norms_interpreted.py")
+
+
+@TRITON
 def test_gelu_in_the_interpreter(interpreted):
     """See gelu_interpreted.py for what is tested."""
     interpreted(HERE / "gelu_interpreted.py")
@@ -39,7 +45,7 @@ def test_gelu_in_the_interpreter(interpreted):
 def test_block_kernels_compile_for_hopper(python):
     """Without a GPU: the whole of Triton's compiler, including the assembler that it ships."""
     lines = python(str(HERE / "triton_block_compiled.py"), TRITON_INTERPRET="0").splitlines()
-    assert len(lines) == 12
+    assert len(lines) == 18
     assert all(line.endswith(" ok") for line in lines), lines
 
 

@@ -1,5 +1,6 @@
 """The block's Triton kernels on a GPU: precision, determinism, compilation, CUDA graphs."""
 
+import map_cases
 import pytest
 import torch
 from block_cases import (
@@ -10,9 +11,10 @@ from block_cases import (
     assert_as_exact_as_plain_pytorch,
     make_inputs,
 )
+from map_cases import KINDS, MapCase
 
 from swin_dense.ops import triton_support
-from swin_dense.ops.block import Norm
+from swin_dense.ops.block import Norm, norm_map
 
 
 def _fits() -> bool:
@@ -134,3 +136,21 @@ def test_cuda_graph_replays():
 def test_gpu_that_is_not_the_current_device():
     for name in FUNCTIONS:
         assert_as_exact_as_plain_pytorch(name, Case(2, 50, 96, True, FP32, BF16), "cuda:1")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("shape", [(2, 50, 37, 96), (1, 25, 42, 192), (3, 13, 21, 768)], ids=str)
+@pytest.mark.parametrize(("stream", "dtype"), PRECISIONS, ids=str)
+def test_norms_of_maps_are_as_accurate_as_plain_pytorch(kind, shape, stream, dtype):
+    map_cases.assert_as_exact_as_plain_pytorch(MapCase(kind, shape, stream, dtype), "cuda")
+
+
+def test_output_norm_has_the_precision_of_pytorch():
+    """LayerNorm gives fp32 under autocast, otherwise what it was given."""
+    norm, x = torch.nn.LayerNorm(96).cuda(), torch.randn(1, 5, 6, 96, device="cuda", dtype=BF16)
+    layer = Norm(norm.weight, norm.bias, norm.eps)
+    with torch.autocast("cuda", BF16):
+        assert norm_map(x, layer, True).dtype == norm(x).dtype == FP32
+    assert norm_map(x.float(), layer, True).dtype == FP32
+    norm, layer = norm.to(BF16), Norm(norm.weight.to(BF16), norm.bias.to(BF16), norm.eps)
+    assert norm_map(x, layer, True).dtype == norm(x).dtype == BF16

@@ -10,6 +10,7 @@ from plain_layers import Half, draw, gradients
 from swin_dense.backbones.swin import SwinTransformer
 from swin_dense.ops.block import Linear, Norm, api, norm_linear
 from swin_dense.ops.block.triton import launch as triton_block
+from swin_dense.ops.block.triton import maps
 from swin_dense.ops.block.triton.support import PRODUCT_WIDTHS
 
 NAMES = (
@@ -25,6 +26,12 @@ NAMES = (
     "mlp_backward",
     "norm_linear",
 )
+MAPS = (
+    "layer_norm_map",
+    "layer_norm_map_backward",
+    "merged_layer_norm",
+    "merged_layer_norm_backward",
+)
 
 
 def assert_close(ours, exact):
@@ -38,12 +45,14 @@ def kernels(monkeypatch):
     """Names of the kernel launchers that are called."""
     called = []
 
-    def watch(name):
-        function = getattr(triton_block, name)
-        monkeypatch.setattr(triton_block, name, lambda *a: called.append(name) or function(*a))
+    def watch(module, name):
+        function = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *a: called.append(name) or function(*a))
 
     for name in NAMES:
-        watch(name)
+        watch(triton_block, name)
+    for name in MAPS:
+        watch(maps, name)
     return called
 
 
@@ -78,7 +87,7 @@ def test_norm_linear_equals_plain_layers(channels, first, kernels):
     x = draw(2, 3, 5, channels, dtype=torch.float32)
     parameters = [*norm.parameters(), *linear.parameters()]
     layers = Norm(norm.weight, norm.bias, norm.eps), Linear(linear.weight, linear.bias)
-    ours = gradients(lambda x: norm_linear(x, *layers, triton=True), [x], parameters)
+    ours = gradients(lambda x: norm_linear(x, *layers, triton=True)[0], [x], parameters)
     plain = gradients(lambda x: linear(norm(x)), [x], parameters)
     for a, b in zip(ours, plain, strict=True):
         assert_close(a, b)
@@ -107,5 +116,9 @@ def test_backbone_uses_all_available_kernels(kernels):
         found.append(gradients(weighed, [image], model.parameters()))
     for a, b in zip(*found, strict=True):
         assert_close(a, b)
-    assert kernels.count("norm_linear") == 2 + 1 + 1 + 1
+    assert kernels.count("norm_linear") == 2 + 1 + 1
+    # Patch embedding and two output norms; patch merging, again for the gradient of its weight.
+    assert kernels.count("layer_norm_map") == kernels.count("layer_norm_map_backward") == 1 + 2
+    assert kernels.count("merged_layer_norm") == 2
+    assert kernels.count("merged_layer_norm_backward") == 1
     assert kernels.count("mlp") == kernels.count("mlp_backward") == 2 + 1 + 1

@@ -21,11 +21,12 @@ def norm_linear(x: Tensor, norm: Norm, linear: Linear) -> Tensor:
 
 
 def norm_linear_backward(
-    x: Tensor, grad: Tensor, norm: Norm, weight: Tensor, grads: ParamGrads
-) -> Tensor:
-    """Gradient of ``x``, ``(T, C)``; adds those of norm and linear layer to ``grads``."""
+    x: Tensor, grad: Tensor, norm: Norm, weight: Tensor, grads: ParamGrads,
+    d_residual: Tensor | None,
+) -> Tensor:  # fmt: skip
+    """Gradient of ``x``, ``(T, C)``, with that by another path; adds the layers' to ``grads``."""
     grads.add_linear("linear", grad, launch.layer_norm(x, norm, weight.dtype))
-    dx, *d_norm, _, _ = launch.layer_norm_backward(grad @ weight, x, norm)
+    dx, *d_norm, _, _ = launch.layer_norm_backward(grad @ weight, x, norm, d_residual)
     grads.add_norm(*d_norm)
     return dx
 
