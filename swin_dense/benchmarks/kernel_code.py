@@ -72,6 +72,7 @@ class Target:
             warp_size=32,
             max_threads_per_multi_processor=32 * self.warps,
             shared_memory_per_multiprocessor=self.shared_memory,
+            shared_memory_per_block_optin=self.shared_memory - RESERVED_SHARED,
         )
 
     def programs_per_sm(self, registers: int, shared_bytes: int, warps: int) -> tuple[int, str]:

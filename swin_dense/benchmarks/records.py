@@ -13,7 +13,7 @@ import torch
 from swin_dense.analysis.machine import describe_machine, describe_versions
 from swin_dense.errors import UserError
 
-KINDS = ("backbone", "memory", "scaling", "detector", "evaluation", "pipeline", "kernels")
+KINDS = ("backbone", "memory", "scaling", "detector", "evaluation", "pipeline", "kernels", "passes")
 _MORE_PACKAGES = ("timm", "transformers", "pycocotools", "faster-coco-eval", "opencv-python")
 _WITHOUT_EFFECT = ("--json", "--remark")
 

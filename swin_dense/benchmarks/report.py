@@ -13,6 +13,7 @@ from swin_dense.benchmarks.backbone import PHASES
 from swin_dense.benchmarks.baselines import OURS
 from swin_dense.benchmarks.kernels import kernel_notes, kernel_rows
 from swin_dense.benchmarks.measurement import LAUNCHES, MEMORY
+from swin_dense.benchmarks.passes import passes_notes, passes_rows
 from swin_dense.benchmarks.records import KINDS, machine_text
 from swin_dense.benchmarks.targets import TARGETS
 from swin_dense.engine.terminal.tables import markdown_table
@@ -129,6 +130,8 @@ def notes_of(record: Record) -> list[str]:
             notes.append(_KEPT_ON_CPU)
     if record["kind"] == "kernels":
         notes += kernel_notes(record)
+    if record["kind"] == "passes":
+        notes += passes_notes(record)
     if record["settings"].get("cuda_graphs"):
         notes.append("Ours runs forward as a CUDA graph; the others, and training, are eager.")
     if record["settings"].get("boxes"):
@@ -228,6 +231,7 @@ _SECTIONS = {
     "evaluation": ("COCO evaluation", _evaluation),
     "pipeline": ("Input pipeline", _pipeline),
     "kernels": ("Triton kernels", kernel_rows),
+    "passes": ("Kernels and bytes", passes_rows),
 }
 
 
@@ -320,7 +324,7 @@ def _targets(records: Sequence[Record]) -> str:
         values = [f"{most}{x:g}{target.unit}" if x else "" for x in (target.must, target.aim)]
         measured: dict[str, float | None] = {**target.measured(records)} or {"": None}
         for machine, value in measured.items():
-            digits = 0 if value and value >= 100 else 2
+            digits = 0 if isinstance(value, int) or (value and value >= 100) else 2
             text = "not measured" if value is None else f"{value:.{digits}f}{target.unit}"
             rows.append([target.case, *values, text, machine])
     return markdown_table(["case", "must:", "aim:", "measured:", "measured on"], rows)

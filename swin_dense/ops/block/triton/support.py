@@ -35,8 +35,7 @@ def unsupported_product_reason(x: Tensor, dtype: torch.dtype, features: int) -> 
         return f"needs a multiple of {HIDDEN_MULTIPLE} features, got {features}"
     reason = unsupported_reason(x, dtype)
     if reason is None and x.is_cuda and x.shape[1] > NARROW:
-        properties = torch.cuda.get_device_properties(x.device)
-        shared = properties.shared_memory_per_block_optin  # type: ignore[attr-defined]
-        if shared < SHARED_MEMORY:
+        gpu = triton_support.gpu_properties(x.device)
+        if gpu.shared_memory_per_block_optin < SHARED_MEMORY:
             return f"needs a GPU with 160 KiB of shared memory for {x.shape[1]} channels"
     return reason
