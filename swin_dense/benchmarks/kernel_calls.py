@@ -21,7 +21,7 @@ from swin_dense.benchmarks.kernel_code import Launch, Target, record_launches
 from swin_dense.benchmarks.measurement import Step
 from swin_dense.errors import UserError
 from swin_dense.ops.block.layers import Linear, Norm
-from swin_dense.ops.block.triton.support import PRODUCT_WIDTHS
+from swin_dense.ops.block.triton.support import MOST_SUMMED, PRODUCT_WIDTHS, WIDE_WIDTHS
 from swin_dense.ops.window_attention.windows import WindowSpec, padded_size
 
 BATCH = 16
@@ -35,11 +35,12 @@ _ROWS = (
     *("gelu", "gelu_backward", "branch_gradient"),
 )
 _MAPS = ("output norm", "patch merging norm", "patch embedding norm")
-_PRODUCTS = ("norm_linear", "linear_residual", "mlp", "mlp_backward")
+_LINEAR = ("norm_linear", "linear_residual", "norm_linear_gelu", "gelu_linear_backward")
+_PRODUCTS = ("mlp", "mlp_backward")
 # Functions of the modules that launch, which choose tiles, warps and stages.
 _SCHEDULES = {
     "window_attention": ("schedule", "tiles"),
-    "block": ("norm_schedule", "linear_schedule", "mlp_schedule"),
+    "block": ("norm_schedule", "linear_schedule", "linear_backward_schedule", "mlp_schedule"),
     "maps": ("map_schedule",),
 }
 
@@ -119,7 +120,10 @@ def all_calls() -> list[Call]:
     # The first of the models that has a width tells its number of rows.
     stages = {c: stage for model in reversed(WIDTHS) for stage, c in enumerate(model)}
     for width in dict.fromkeys(itertools.chain(*WIDTHS)):
-        for name in _ROWS + (_PRODUCTS if width in PRODUCT_WIDTHS else ()):
+        names = _ROWS + (_PRODUCTS if width in PRODUCT_WIDTHS else ())
+        names += _LINEAR if width in PRODUCT_WIDTHS + WIDE_WIDTHS else ()
+        names += ("norm_linear_backward",) if width <= MOST_SUMMED else ()
+        for name in names:
             prepare = partial(_block, name, width, stages[width])
             found.append(Call(f"{name} C={width}", f"C={width}", prepare))
         # Patches are embedded before the first stage, and merged after all but the last.
@@ -158,6 +162,15 @@ def _block(name: str, channels: int, stage: int, make: Inputs) -> Step:
     if name == "norm_linear":
         linear = make.linear(3 * c, c)
         return lambda: function(x, norm, linear)
+    if name == "norm_linear_gelu":
+        linear = make.linear(4 * c, c)
+        return lambda: function(x, norm, linear, True)
+    if name == "gelu_linear_backward":
+        weight, hidden = make(c, 4 * c), make(rows, 4 * c)
+        return lambda: function(x, scale, weight, hidden)
+    if name == "norm_linear_backward":
+        dy, weight = make(rows, 3 * c), make(3 * c, c)
+        return lambda: function(dy, x, norm, weight, x)
     if name in ("mlp", "mlp_backward"):
         layers = make.linear(4 * c, c), make.linear(c, 4 * c)
         if name == "mlp":

@@ -113,7 +113,16 @@ _SEVERAL: dict[str, Callable[[Call], Cost]] = {
 }
 _WITHOUT_KERNEL = ("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided")
 # These write over their first argument and do not read it.
-_OVERWRITING = ("copy_", "fill_", "zero_", "bernoulli_", "uniform_", "normal_", "random_")
+_OVERWRITING = (
+    "copy_",
+    "_foreach_copy_",
+    "fill_",
+    "zero_",
+    "bernoulli_",
+    "uniform_",
+    "normal_",
+    "random_",
+)
 
 
 def stored_bytes(tensor: Tensor) -> int:
@@ -142,7 +151,7 @@ class _Operators(OperatorCounter):
 
     def see(self, func: Any, args: Any, kwargs: Any, out: Any) -> None:
         name = func.overloadpacket.__name__
-        made = list(_on_cuda([out]))
+        made = list(_on_cuda([args[0] if name.startswith("_foreach") and out is None else out]))
         if not made or name in _WITHOUT_KERNEL or _copies_between_devices(name, args):
             return
         outs = set(map(id, made))

@@ -19,12 +19,15 @@ NAMES = (
     "branch_gradient",
     "gelu",
     "gelu_backward",
+    "gelu_linear_backward",
     "layer_norm",
     "layer_norm_backward",
     "linear_residual",
     "mlp",
     "mlp_backward",
     "norm_linear",
+    "norm_linear_backward",
+    "norm_linear_gelu",
 )
 MAPS = (
     "layer_norm_map",
@@ -75,14 +78,21 @@ def test_proj_mlp_equals_plain_layers(channels, keep, stochastic, kernels, monke
         assert_close(half.fused(*inputs, triton=True), expected[0])
     one_kernel = channels in PRODUCT_WIDTHS
     assert ("mlp_backward" in kernels) == (one_kernel and not keep)
-    for name in ("layer_norm_backward", "branch_gradient", "gelu", "gelu_backward"):
-        assert (name in kernels) == (keep or not one_kernel)
+    for name in ("norm_linear_gelu", "gelu_linear_backward"):
+        assert (name in kernels) == (one_kernel and keep)
+    for name in ("branch_gradient", "gelu", "gelu_backward", "add_layer_norm"):
+        assert (name in kernels) == (not one_kernel)
 
 
 @pytest.mark.parametrize(
-    ("channels", "first"), [(24, ["layer_norm"]), (32, ["norm_linear"])], ids=["two", "one kernel"]
+    ("channels", "called"),
+    [
+        (24, ["layer_norm", "layer_norm", "layer_norm_backward"]),
+        (32, ["norm_linear", "norm_linear_backward"]),
+    ],
+    ids=["several", "one kernel"],
 )
-def test_norm_linear_equals_plain_layers(channels, first, kernels):
+def test_norm_linear_equals_plain_layers(channels, called, kernels):
     norm, linear = torch.nn.LayerNorm(channels), torch.nn.Linear(channels, 64)
     x = draw(2, 3, 5, channels, dtype=torch.float32)
     parameters = [*norm.parameters(), *linear.parameters()]
@@ -91,7 +101,7 @@ def test_norm_linear_equals_plain_layers(channels, first, kernels):
     plain = gradients(lambda x: linear(norm(x)), [x], parameters)
     for a, b in zip(ours, plain, strict=True):
         assert_close(a, b)
-    assert kernels == [*first, "layer_norm", "layer_norm_backward"]
+    assert kernels == called
 
 
 def test_backbone_uses_all_available_kernels(kernels):

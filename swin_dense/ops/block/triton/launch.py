@@ -17,7 +17,11 @@ from torch import Tensor
 
 from swin_dense.ops.block.layers import Linear, Norm, Scales
 from swin_dense.ops.block.triton import gelu_kernels, norm_kernels, product_kernels
-from swin_dense.ops.block.triton.support import unsupported_product_reason, unsupported_reason
+from swin_dense.ops.block.triton.support import (
+    unsupported_linear_reason,
+    unsupported_product_reason,
+    unsupported_reason,
+)
 from swin_dense.ops.triton_support import device_guard, fp32_precision, multiprocessors
 
 # Warps of backward programs on a multiprocessor: what its registers hold at 96 a thread. More
@@ -67,8 +71,21 @@ def mlp_schedule(direction: str, channels: int, hidden: int, dtype: torch.dtype)
 def linear_schedule(channels: int, features: int, dtype: torch.dtype) -> dict[str, int]:
     """Tiles, warps and stages of a linear layer's kernel; chosen as an MLP's are."""
     rows, stages = (32, 1) if dtype == torch.float32 else (128, 2)
-    chunk = 64 if channels <= 128 and features % 64 == 0 and rows == 128 else 32
+    if channels > 384:
+        rows = min(rows, 64)  # registers and shared memory hold no more
+    narrow = channels <= 128 or channels == 384
+    chunk = 64 if narrow and features % 64 == 0 and rows == 128 else 32
     sizes = {"FEATURES": features, "ROWS": rows, "CHUNK": chunk}
+    return {**_two_tiles(channels), **sizes, "num_warps": 8, "num_stages": stages}
+
+
+def linear_backward_schedule(
+    kernel: str, channels: int, features: int, dtype: torch.dtype
+) -> dict[str, int]:
+    """Tiles, warps and stages of a linear layer's backward kernel; chosen as an MLP's are."""
+    rows, stages = (32, 1) if dtype == torch.float32 else (64, 2)
+    name = "HIDDEN" if kernel == "gelu_linear_backward" else "FEATURES"
+    sizes = {name: features, "ROWS": rows, "CHUNK": 32}
     return {**_two_tiles(channels), **sizes, "num_warps": 8, "num_stages": stages}
 
 
@@ -258,31 +275,95 @@ def mlp_backward(
 def norm_linear(x: Tensor, norm: Norm, linear: Linear) -> Tensor:
     """``linear(norm(x))`` in the precision of the weight; ``(T, C)`` to ``(T, features)``."""
     weight = linear.weight
-    check("norm_linear", unsupported_product_reason(x, weight.dtype, weight.shape[0]))
+    check("norm_linear", unsupported_linear_reason(x, weight.dtype, weight.shape[0]))
     y = x.new_empty(x.shape[0], weight.shape[0], dtype=weight.dtype)
-    _linear(x, norm, linear, None, None, y)
+    _linear(x, norm, linear, None, None, y, None)
     return y
+
+
+def norm_linear_gelu(
+    x: Tensor, norm: Norm, linear: Linear, keep: bool
+) -> tuple[Tensor, Tensor | None]:
+    """``gelu(linear(norm(x)))``, ``(T, features)``; and, to ``keep`` it, what enters GELU."""
+    weight = linear.weight
+    check("norm_linear_gelu", unsupported_linear_reason(x, weight.dtype, weight.shape[0]))
+    g = x.new_empty(x.shape[0], weight.shape[0], dtype=weight.dtype)
+    h = torch.empty_like(g) if keep else None
+    _linear(x, norm, linear, None, None, h, g)
+    return g, h
+
+
+def norm_linear_backward(
+    dy: Tensor, x: Tensor, norm: Norm, weight: Tensor, d_residual: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of :func:`norm_linear`, ``dy`` is ``(T, features)``; and what a weight's needs.
+
+    Returns:
+        ``dx``, with its gradient by another path ``d_residual``; the norm's output in the weight's
+        precision, ``(T, C)``; gradients of the norm's weight and bias, and of the layer's bias.
+    """
+    features, dtype = weight.shape[0], weight.dtype
+    check("norm_linear_backward", unsupported_linear_reason(x, dtype, features))
+    schedule = linear_backward_schedule("norm_linear_backward", x.shape[1], features, dtype)
+    dy, x, *others = contiguous(dy, x, *norm[:2], weight, d_residual)
+    dx, xn = torch.empty_like(x), torch.empty_like(x, dtype=dtype)
+    programs = blocks(x, schedule)
+    sums, feature_sums = floats(x, 2, programs), floats(dy, programs)
+    inputs = [dy, x, *others, dx, xn, sums, feature_sums, *_sizes(x, None), float(norm.eps)]
+    launch(product_kernels.norm_linear_backward, programs, x, inputs, **_product(schedule))
+    d_weight, d_bias = sums.sum(1)
+    return dx, xn, d_weight, d_bias, feature_sums.sum(0)
+
+
+class GeluLinearGradients(NamedTuple):
+    """What :func:`gelu_linear_backward` computes."""
+
+    d: Tensor  # (T, C), gradient of what leaves the layer; dy itself if equal
+    g: Tensor  # (T, hidden), what enters the layer
+    dh: Tensor  # (T, hidden), gradient of what enters GELU
+    d_b: Tensor  # (C,) fp32, sum of d over rows
+    d_bh: Tensor  # (hidden,) fp32, sum of dh over rows
+
+
+def gelu_linear_backward(
+    dy: Tensor, scale: Tensor | None, weight: Tensor, h: Tensor
+) -> GeluLinearGradients:
+    """Gradients of ``scale * linear(gelu(h))``: ``dy`` is ``(T, C)``, the weight ``(C, hidden)``.
+
+    That of the weight is ``d.T @ g``.
+    """
+    hidden, dtype = weight.shape[1], weight.dtype
+    check("gelu_linear_backward", unsupported_linear_reason(dy, dtype, hidden))
+    schedule = linear_backward_schedule("gelu_linear_backward", dy.shape[1], hidden, dtype)
+    dy, scale, weight, h = contiguous(dy, scale, weight, h)
+    d = None if scale is None and dy.dtype == dtype else torch.empty_like(dy, dtype=dtype)
+    g, dh = torch.empty_like(h), torch.empty_like(h)
+    programs = blocks(dy, schedule)
+    sums, hidden_sums = floats(dy, programs), floats(h, programs)
+    inputs = [dy, scale, weight, h, g, dh, d, sums, hidden_sums, *_sizes(dy, scale)]
+    launch(product_kernels.gelu_linear_backward, programs, dy, inputs, **_product(schedule))
+    return GeluLinearGradients(dy if d is None else d, g, dh, sums.sum(0), hidden_sums.sum(0))
 
 
 def linear_residual(a: Tensor, linear: Linear, x: Tensor, scale: Tensor | None) -> Tensor:
     """``x + scale * linear(a)`` in the precision of ``x``; ``a`` is ``(T, C)`` in the weight's."""
     weight = linear.weight
-    check("linear_residual", unsupported_product_reason(a, weight.dtype, weight.shape[0]))
+    check("linear_residual", unsupported_linear_reason(a, weight.dtype, weight.shape[0]))
     if a.dtype != weight.dtype:
         message = f"linear_residual in Triton needs {weight.dtype} as its weight, got {a.dtype}"
         raise ValueError(message)
     m = torch.empty_like(x, memory_format=torch.contiguous_format)
-    _linear(a, None, linear, x, scale, m)
+    _linear(a, None, linear, x, scale, m, None)
     return m
 
 
 def _linear(
     a: Tensor, norm: Norm | None, linear: Linear, x: Tensor | None, scale: Tensor | None,
-    out: Tensor,
+    out: Tensor | None, g: Tensor | None,
 ) -> None:  # fmt: skip
     weight, bias, eps = norm or (None, None, 0.0)
     inputs = contiguous(a, weight, bias, *linear, x, scale)
-    inputs += [out, *_sizes(a, scale), float(eps)]
+    inputs += [out, g, *_sizes(a, scale), float(eps)]
     schedule = linear_schedule(a.shape[1], linear.weight.shape[0], linear.weight.dtype)
     launch(product_kernels.linear, blocks(a, schedule), a, inputs, **_product(schedule))
 
