@@ -35,12 +35,21 @@ _ROWS = (
     *("gelu", "gelu_backward", "branch_gradient"),
 )
 _MAPS = ("output norm", "patch merging norm", "patch embedding norm")
-_LINEAR = ("norm_linear", "linear_residual", "norm_linear_gelu", "gelu_linear_backward")
+_LINEAR = (
+    "norm_linear",
+    "linear_residual",
+    "norm_linear_gelu",
+    "residual_linear",
+    "gelu_linear_backward",
+)
 _PRODUCTS = ("mlp", "mlp_backward")
 # Functions of the modules that launch, which choose tiles, warps and stages.
 _SCHEDULES = {
     "window_attention": ("schedule", "tiles"),
-    "block": ("norm_schedule", "linear_schedule", "linear_backward_schedule", "mlp_schedule"),
+    "block": (
+        *("norm_schedule", "linear_schedule", "linear_backward_schedule"),
+        *("residual_schedule", "mlp_schedule"),
+    ),
     "maps": ("map_schedule",),
 }
 
@@ -190,6 +199,9 @@ def _block(name: str, channels: int, stage: int, make: Inputs) -> Step:
     if name == "linear_residual":
         linear = make.linear(c, c)
         return lambda: function(y, linear, x, scale)
+    if name == "residual_linear":
+        linear, hidden = make.linear(c, 4 * c), make(rows, 4 * c)
+        return lambda: function(hidden, linear, x, scale)
     d_residual = make(rows, c, dtype=stream)
     return lambda: function(y, x, norm, d_residual, scale, make.dtype)
 

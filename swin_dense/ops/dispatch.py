@@ -140,15 +140,19 @@ def differentiable_gradients(
     return [next(found) if isinstance(x, Tensor) and x.requires_grad else None for x in inputs]
 
 
-def cast_together(tensors: Sequence[Tensor | None], dtype: torch.dtype) -> list[Any]:
-    """Tensors in ``dtype``, without autograd: all that are in another are copied by one kernel."""
-    others = [x for x in tensors if x is not None and x.dtype != dtype]
-    if not others:
-        return list(tensors)
-    copies = [torch.empty_like(x, dtype=dtype) for x in others]
-    torch._foreach_copy_(copies, others)
-    rest = iter(copies)
-    return [x if x is None or x.dtype == dtype else next(rest) for x in tensors]
+def cast_together(
+    tensors: Sequence[Tensor | None], dtypes: torch.dtype | Sequence[torch.dtype | None]
+) -> list[Any]:
+    """Tensors in ``dtypes``, without autograd: all that are in others are copied by one kernel."""
+    if isinstance(dtypes, torch.dtype):
+        dtypes = [dtypes] * len(tensors)
+    pairs = list(zip(tensors, dtypes, strict=True))
+    found = [x if x is None or x.dtype == d else torch.empty_like(x, dtype=d) for x, d in pairs]
+    copied = [(x, copy) for x, copy in zip(tensors, found, strict=True) if copy is not x]
+    if copied:
+        sources, copies = zip(*copied, strict=True)
+        torch._foreach_copy_(copies, sources)
+    return found
 
 
 class Decision(Generic[R]):

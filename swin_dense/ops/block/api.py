@@ -54,7 +54,8 @@ def norm_map(x: Tensor, norm: Norm, channels_first: bool) -> Tensor:
     """
     # Autocast computes norms in fp32 on a GPU; on a CPU, which interprets kernels, it does not.
     dtype = torch.float32 if x.is_cuda and torch.is_autocast_enabled("cuda") else x.dtype
-    if unsupported_reason(x.flatten(0, 2), dtype) is not None:
+    rows = x.new_empty(0, x.shape[-1])
+    if unsupported_reason(rows, dtype) is not None:
         return _plain_norm_map(x, channels_first, dtype, norm.eps, *norm[:2])
     if torch.is_grad_enabled():
         return _NormMap.apply(x, channels_first, dtype, norm.eps, *norm[:2])

@@ -6,6 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from swin_dense.ops.dispatch import cast_together
+
 
 class Norm(NamedTuple):
     """LayerNorm over C channels: weight and bias ``(C,)``."""
@@ -96,5 +98,6 @@ class ParamGrads:
 
     def like(self, parameters: Sequence[Tensor | None]) -> list[Tensor | None]:
         """The sums, each in the precision of its parameter."""
-        pairs = zip(map(self._sums.get, self._wanted), parameters, strict=True)
-        return [None if s is None or p is None else s.to(p.dtype) for s, p in pairs]
+        wanted = zip(self._wanted, parameters, strict=True)
+        sums = [None if p is None else self._sums.get(key) for key, p in wanted]
+        return cast_together(sums, [None if p is None else p.dtype for p in parameters])

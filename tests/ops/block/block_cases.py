@@ -216,7 +216,16 @@ def plain_linear(t: Tensors, dtype: torch.dtype) -> Tensors:
     last = F.linear(t["y"], t["w1"][: t["y"].shape[1]], None)
     residual = t["x"][:, : last.shape[1]] + kept(t["scale"], last).to(t["x"].dtype)
     first = F.linear(normed(t["x"], t, dtype), t["w1"], t["b1"].to(dtype))
-    return {"first": first, "residual": residual, "hidden": first, "active": F.gelu(first)}
+    second = t["x"] + kept(t["scale"], F.linear(t["h"], t["w2"], t["b2"].to(dtype))).to(
+        t["x"].dtype
+    )
+    return {
+        "first": first,
+        "residual": residual,
+        "hidden": first,
+        "active": F.gelu(first),
+        "second": second,
+    }
 
 
 def our_linear(t: Tensors, dtype: torch.dtype) -> Tensors:
@@ -228,11 +237,13 @@ def our_linear(t: Tensors, dtype: torch.dtype) -> Tensors:
     again, nothing = triton_block.norm_linear_gelu(*first, False)
     assert torch.equal(active, again)
     assert nothing is None
+    second = Linear(t["w2"], t["b2"])
     return {
         "first": triton_block.norm_linear(*first),
         "residual": triton_block.linear_residual(t["y"], Linear(w, None), x, t["scale"]),
         "hidden": hidden,
         "active": active,
+        "second": triton_block.residual_linear(t["h"], second, t["x"], t["scale"]),
     }
 
 

@@ -15,6 +15,7 @@ from map_cases import KINDS, MapCase
 
 from swin_dense.ops import triton_support
 from swin_dense.ops.block import Norm, norm_map
+from swin_dense.ops.block.triton import support
 
 
 def _fits() -> bool:
@@ -37,6 +38,18 @@ def test_as_accurate_as_plain_pytorch(name, channels, stream, dtype):
     case = Case(2, 1049, channels, True, stream, dtype, 4 * channels)
     assert_as_exact_as_plain_pytorch(name, case, "cuda")
     assert_as_exact_as_plain_pytorch(name, case._replace(scale=False), "cuda")
+
+
+@pytest.mark.parametrize("dtype", [FP16, BF16], ids=str)
+@pytest.mark.parametrize("channels", support.WIDE_WIDTHS)
+def test_wide_linear_layers_are_as_accurate_as_plain_pytorch(channels, dtype):
+    gpu = torch.cuda.get_device_properties(0)
+    if gpu.shared_memory_per_block_optin < support.WIDE_SHARED_MEMORY:
+        pytest.skip("a GPU with less shared memory")
+    for name in ("linear", "linear_backward", "gelu_linear_backward"):
+        if name != "linear_backward" or channels <= support.MOST_SUMMED:
+            case = Case(2, 1049, channels, True, dtype, dtype, 4 * channels)
+            assert_as_exact_as_plain_pytorch(name, case, "cuda")
 
 
 @pytest.mark.parametrize("dtype", [FP32, FP16, BF16], ids=str)
@@ -77,7 +90,9 @@ def test_a_kernel_is_compiled_once_for_all_sizes():
 
     names = [(norm_kernels, "add_layer_norm"), (norm_kernels, "layer_norm_backward")]
     names += [(gelu_kernels, "gelu"), (gelu_kernels, "branch_backward")]
-    names += [(product_kernels, "mlp"), (product_kernels, "mlp_backward")]
+    products = ("mlp", "mlp_backward", "linear", "residual_linear")
+    products += ("norm_linear_backward", "gelu_linear_backward")
+    names += [(product_kernels, name) for name in products]
 
     def kernels() -> int:
         device = torch.cuda.current_device()

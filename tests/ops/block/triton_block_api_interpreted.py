@@ -28,6 +28,7 @@ NAMES = (
     "norm_linear",
     "norm_linear_backward",
     "norm_linear_gelu",
+    "residual_linear",
 )
 MAPS = (
     "layer_norm_map",
@@ -78,7 +79,7 @@ def test_proj_mlp_equals_plain_layers(channels, keep, stochastic, kernels, monke
         assert_close(half.fused(*inputs, triton=True), expected[0])
     one_kernel = channels in PRODUCT_WIDTHS
     assert ("mlp_backward" in kernels) == (one_kernel and not keep)
-    for name in ("norm_linear_gelu", "gelu_linear_backward"):
+    for name in ("norm_linear_gelu", "residual_linear", "gelu_linear_backward"):
         assert (name in kernels) == (one_kernel and keep)
     for name in ("branch_gradient", "gelu", "gelu_backward", "add_layer_norm"):
         assert (name in kernels) == (not one_kernel)

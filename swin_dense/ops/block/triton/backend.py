@@ -10,9 +10,9 @@ from torch.nn import functional as F
 from swin_dense.ops.block.layers import Linear, Norm, ParamGrads, ProjMlp, Scales
 from swin_dense.ops.block.triton import launch
 from swin_dense.ops.block.triton.support import (
-    MOST_SUMMED,
     unsupported_linear_reason,
     unsupported_product_reason,
+    unsupported_sum_reason,
 )
 
 
@@ -29,10 +29,7 @@ def norm_linear_backward(
     d_residual: Tensor | None,
 ) -> Tensor:  # fmt: skip
     """Gradient of ``x``, ``(T, C)``, with that by another path; adds the layers' to ``grads``."""
-    if (
-        unsupported_linear_reason(x, weight.dtype, len(weight)) is None
-        and x.shape[1] <= MOST_SUMMED
-    ):
+    if unsupported_sum_reason(x, weight.dtype, len(weight)) is None:
         dx, normed, d_weight, d_bias, d_linear_bias = launch.norm_linear_backward(
             grad, x, norm, weight, d_residual
         )
@@ -56,12 +53,12 @@ def proj_mlp(
     if _is_fused(layers):
         middle = launch.linear_residual(attended, proj, x, scale_1)
         active, *hidden = launch.norm_linear_gelu(middle, norm, fc1, keep)
+        out = launch.residual_linear(active, fc2, middle, scale_2)
     else:
         branch = F.linear(attended, *proj)
         middle, normed = launch.add_layer_norm(x, branch, scale_1, norm, attended.dtype)
         hidden = [F.linear(normed, *fc1)]
-        active = launch.gelu(hidden[0])
-    out = launch.add(middle, F.linear(active, *fc2), scale_2)
+        out = launch.add(middle, F.linear(launch.gelu(hidden[0]), *fc2), scale_2)
     return (out, *hidden) if keep else (out,)
 
 

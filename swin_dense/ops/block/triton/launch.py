@@ -21,6 +21,7 @@ from swin_dense.ops.block.triton.support import (
     unsupported_linear_reason,
     unsupported_product_reason,
     unsupported_reason,
+    unsupported_sum_reason,
 )
 from swin_dense.ops.triton_support import device_guard, fp32_precision, multiprocessors
 
@@ -85,8 +86,20 @@ def linear_backward_schedule(
     """Tiles, warps and stages of a linear layer's backward kernel; chosen as an MLP's are."""
     rows, stages = (32, 1) if dtype == torch.float32 else (64, 2)
     name = "HIDDEN" if kernel == "gelu_linear_backward" else "FEATURES"
+    if name == "HIDDEN" and stages == 2 and channels <= 384:
+        rows = 128
     sizes = {name: features, "ROWS": rows, "CHUNK": 32}
     return {**_two_tiles(channels), **sizes, "num_warps": 8, "num_stages": stages}
+
+
+def residual_schedule(channels: int, hidden: int, dtype: torch.dtype) -> dict[str, int]:
+    """Tiles, warps and stages of a linear layer from many channels; chosen as an MLP's are."""
+    rows, stages = (32, 1) if dtype == torch.float32 else (128, 2)
+    # Columns of a program, whose sums are in registers.
+    width = channels if channels <= 192 else 192 if channels % 192 == 0 else 128
+    sizes = {"HIDDEN": hidden, "ROWS": rows, "CHUNK": 32 if hidden % 64 else 64}
+    parts = {"PARTS": channels // width}
+    return {**_two_tiles(width), **parts, **sizes, "num_warps": 8, "num_stages": stages}
 
 
 def _two_tiles(channels: int) -> dict[str, int]:
@@ -303,7 +316,7 @@ def norm_linear_backward(
         precision, ``(T, C)``; gradients of the norm's weight and bias, and of the layer's bias.
     """
     features, dtype = weight.shape[0], weight.dtype
-    check("norm_linear_backward", unsupported_linear_reason(x, dtype, features))
+    check("norm_linear_backward", unsupported_sum_reason(x, dtype, features))
     schedule = linear_backward_schedule("norm_linear_backward", x.shape[1], features, dtype)
     dy, x, *others = contiguous(dy, x, *norm[:2], weight, d_residual)
     dx, xn = torch.empty_like(x), torch.empty_like(x, dtype=dtype)
@@ -354,6 +367,18 @@ def linear_residual(a: Tensor, linear: Linear, x: Tensor, scale: Tensor | None) 
         raise ValueError(message)
     m = torch.empty_like(x, memory_format=torch.contiguous_format)
     _linear(a, None, linear, x, scale, m, None)
+    return m
+
+
+def residual_linear(a: Tensor, linear: Linear, x: Tensor, scale: Tensor | None) -> Tensor:
+    """:func:`linear_residual` from any number of channels, ``(T, hidden)`` to ``(T, C)``."""
+    weight = linear.weight
+    check("residual_linear", unsupported_linear_reason(x, weight.dtype, a.shape[1]))
+    m = torch.empty_like(x, memory_format=torch.contiguous_format)
+    schedule = residual_schedule(x.shape[1], a.shape[1], weight.dtype)
+    inputs = [*contiguous(a, *linear, x, scale), m, *_sizes(x, scale)]
+    programs = blocks(x, schedule) * schedule["PARTS"]
+    launch(product_kernels.residual_linear, programs, x, inputs, **_product(schedule))
     return m
 
 

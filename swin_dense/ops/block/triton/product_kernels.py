@@ -119,6 +119,35 @@ def _load_w2(w2, first, column, HIDDEN: tl.constexpr, CHUNK: tl.constexpr, WIDTH
 
 
 @triton.jit(do_not_specialize=SIZES)
+def residual_linear(
+    a, w, b, x, scale, out, n_rows, rows_per_image,
+    C_1: tl.constexpr, C_2: tl.constexpr, PARTS: tl.constexpr, HIDDEN: tl.constexpr,
+    ROWS: tl.constexpr, CHUNK: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """``out = x + scale * (a @ w.T + b)`` from more channels than a program can hold.
+
+    The C_1 + C_2 columns that a program owns are one of PARTS. Programs with the same rows follow
+    each other, so that these are read from memory once.
+    """
+    C: tl.constexpr = (C_1 + C_2) * PARTS
+    column = tl.program_id(0) % PARTS * (C_1 + C_2)
+    block = block_rows(tl.program_id(0) // PARTS, n_rows, ROWS)
+    sum_1 = tl.zeros((ROWS, C_1), tl.float32)
+    sum_2 = tl.zeros((ROWS, C_2), tl.float32)
+    for first in range(0, HIDDEN, CHUNK):
+        tile = load(a, block, first, HIDDEN, CHUNK)
+        w_1 = _load_w2(w, first, column, HIDDEN, CHUNK, C_1)
+        w_2 = _load_w2(w, first, column + C_1, HIDDEN, CHUNK, C_2)
+        sum_1 = tl.dot(tile, tl.trans(w_1), sum_1, input_precision=PRECISION)
+        sum_2 = tl.dot(tile, tl.trans(w_2), sum_2, input_precision=PRECISION)
+    if b is not None:
+        sum_1 += vector(b, column, C_1)
+        sum_2 += vector(b, column + C_1, C_2)
+    add_store(x, scaled(sum_1, scale, block, rows_per_image), out, block, column, C, C_1)
+    add_store(x, scaled(sum_2, scale, block, rows_per_image), out, block, column + C_1, C, C_2)
+
+
+@triton.jit(do_not_specialize=SIZES)
 def mlp(
     m, scale, norm_weight, norm_bias, w1, b1, w2, b2, out, n_rows, rows_per_image, eps,
     C_1: tl.constexpr, C_2: tl.constexpr, HIDDEN: tl.constexpr, ROWS: tl.constexpr,

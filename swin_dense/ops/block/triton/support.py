@@ -58,3 +58,10 @@ def unsupported_linear_reason(x: Tensor, dtype: torch.dtype, features: int) -> s
         if gpu.shared_memory_per_block_optin < WIDE_SHARED_MEMORY:
             return f"needs a GPU with 227 KiB of shared memory for {x.shape[1]} channels"
     return reason
+
+
+def unsupported_sum_reason(x: Tensor, dtype: torch.dtype, features: int) -> str | None:
+    """Why a product with ``features`` cannot be summed for whole rows ``x`` at once, or None."""
+    if x.shape[-1] > MOST_SUMMED:
+        return f"needs {MOST_SUMMED} channels at most, got {x.shape[-1]}"
+    return unsupported_linear_reason(x, dtype, features)
