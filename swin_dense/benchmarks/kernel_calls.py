@@ -175,8 +175,8 @@ def _block(name: str, channels: int, stage: int, make: Inputs) -> Step:
         linear = make.linear(4 * c, c)
         return lambda: function(x, norm, linear, True)
     if name == "gelu_linear_backward":
-        weight, hidden = make(c, 4 * c), make(rows, 4 * c)
-        return lambda: function(x, scale, weight, hidden)
+        weight, h = make(c, 4 * c), make(rows, 4 * c)
+        return lambda: function(x, scale, weight, h)
     if name == "norm_linear_backward":
         dy, weight = make(rows, 3 * c), make(3 * c, c)
         return lambda: function(dy, x, norm, weight, x)
@@ -200,8 +200,8 @@ def _block(name: str, channels: int, stage: int, make: Inputs) -> Step:
         linear = make.linear(c, c)
         return lambda: function(y, linear, x, scale)
     if name == "residual_linear":
-        linear, hidden = make.linear(c, 4 * c), make(rows, 4 * c)
-        return lambda: function(hidden, linear, x, scale)
+        linear, h = make.linear(c, 4 * c), make(rows, 4 * c)
+        return lambda: function(h, linear, x, scale)
     d_residual = make(rows, c, dtype=stream)
     return lambda: function(y, x, norm, d_residual, scale, make.dtype)
 

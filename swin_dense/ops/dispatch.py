@@ -146,11 +146,16 @@ def cast_together(
     """Tensors in ``dtypes``, without autograd: all that are in others are copied by one kernel."""
     if isinstance(dtypes, torch.dtype):
         dtypes = [dtypes] * len(tensors)
-    pairs = list(zip(tensors, dtypes, strict=True))
-    found = [x if x is None or x.dtype == d else torch.empty_like(x, dtype=d) for x, d in pairs]
-    copied = [(x, copy) for x, copy in zip(tensors, found, strict=True) if copy is not x]
-    if copied:
-        sources, copies = zip(*copied, strict=True)
+    found: list[Any] = []
+    sources: list[Tensor] = []
+    copies: list[Tensor] = []
+    for x, dtype in zip(tensors, dtypes, strict=True):
+        found.append(x)
+        if x is not None and x.dtype != dtype:
+            sources.append(x)
+            copies.append(torch.empty_like(x, dtype=dtype))
+            found[-1] = copies[-1]
+    if copies:
         torch._foreach_copy_(copies, sources)
     return found
 

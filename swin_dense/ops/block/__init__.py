@@ -11,12 +11,14 @@ A block keeps four feature maps for backward: its input, queries, keys and value
 of its attention; above 256 channels also the hidden units before GELU. Norms, GELU, the projection
 and narrow hidden units are recomputed. Both functions follow autocast, can be differentiated twice,
 and equal the plain layers up to rounding. Nothing here depends on modules: arguments are tensors.
+Weights are cast together, and kept so for backward, as autocast does.
 torch.compile does not trace into them; it fuses the plain layers by itself.
 
 Backends: :mod:`.pytorch`, in chunks of rows that stay in the cache on a CPU; and
-:mod:`.triton.backend`, our kernels for norms, residuals, GELU and MLPs of up to 256 channels, used
-with ``attn_impl='triton'`` where they can run ('auto' does not use them: their speed is not
-measured).
+:mod:`.triton.backend`, our kernels
+for MLPs of up to 256 channels and linear layers of up to 768, with the norms, residuals and GELU
+around them, used with ``attn_impl='triton'`` where they can run ('auto' does not use them: their
+speed is not measured).
 """
 
 from swin_dense.ops.block.api import norm_linear, norm_map, proj_mlp

@@ -1,7 +1,7 @@
 """A block's layers by our Triton kernels, with PyTorch's matrix products between them.
 
-Up to 256 channels the whole MLP is one kernel. Arguments and results are those of
-:mod:`~.block.pytorch`.
+Up to 256 channels the whole MLP is one kernel; up to 768 each of its layers is one, in 16 bits and
+on GPUs with the shared memory for it. Arguments and results are those of :mod:`~.block.pytorch`.
 """
 
 from torch import Tensor

@@ -294,16 +294,14 @@ def norm_linear(x: Tensor, norm: Norm, linear: Linear) -> Tensor:
     return y
 
 
-def norm_linear_gelu(
-    x: Tensor, norm: Norm, linear: Linear, keep: bool
-) -> tuple[Tensor, Tensor | None]:
-    """``gelu(linear(norm(x)))``, ``(T, features)``; and, to ``keep`` it, what enters GELU."""
+def norm_linear_gelu(x: Tensor, norm: Norm, linear: Linear, keep: bool) -> tuple[Tensor, ...]:
+    """``gelu(linear(norm(x)))``, ``(T, features)``; with ``keep`` also what enters GELU."""
     weight = linear.weight
     check("norm_linear_gelu", unsupported_linear_reason(x, weight.dtype, weight.shape[0]))
     g = x.new_empty(x.shape[0], weight.shape[0], dtype=weight.dtype)
     h = torch.empty_like(g) if keep else None
     _linear(x, norm, linear, None, None, h, g)
-    return g, h
+    return (g,) if h is None else (g, h)
 
 
 def norm_linear_backward(
