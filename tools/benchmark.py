@@ -35,7 +35,7 @@ from swin_dense.benchmarks.evaluation import measure_evaluation
 from swin_dense.benchmarks.kernel_code import TARGETS, parse_target
 from swin_dense.benchmarks.kernels import ISSUE_SLOTS, KernelRun, find_clock, measure_kernels
 from swin_dense.benchmarks.measurement import DTYPES, Run
-from swin_dense.benchmarks.passes import PassesRun, measure_passes, operator_table
+from swin_dense.benchmarks.passes import PassesRun, measure_passes, operator_tables
 from swin_dense.benchmarks.pipeline import measure_pipeline
 from swin_dense.benchmarks.records import circumstances, machine_text, read
 from swin_dense.benchmarks.report import (
@@ -152,7 +152,7 @@ def _add_passes(commands: Any) -> None:
     passes.add_argument("--window-size", type=int, default=7, help="side of a window in tokens")
     passes.add_argument("--attn-impl", default="auto,triton", help="of ours: a,b")
     passes.add_argument("--against", default="mmdet", help="library; '' for none")
-    passes.add_argument("--list", action="store_true", help="show every operator too")
+    passes.add_argument("--list", action="store_true", help="every operator too")
     passes.add_argument("--json", metavar="FILE", type=Path, help="write the record there")
     passes.add_argument("--remark", help="what else the record should say of the circumstances")
 
@@ -178,7 +178,7 @@ def run(args: Namespace) -> None:
         write_json(path, record)
         console().print(terminal_table(record))
         if getattr(args, "list", False):
-            console().print(operator_table(record))
+            console().print(*operator_tables(record))
         for note in notes_of(record):
             notify_user(note)
         picture = path.with_suffix(".png")

@@ -268,12 +268,13 @@ class Launch:
     def bytes_moved(self) -> int:
         """Bytes that have to be read or written: every tensor among the arguments, once.
 
-        Of ``d_qkv`` the kernels of large windows write a third (queries) and two thirds (keys).
+        One that is given twice is read and written. Of ``d_qkv`` the kernels of large windows write
+        a third (queries) and two thirds (keys).
         """
         parts = {"backward_queries": 1 / 3, "backward_keys": 2 / 3}
-        tensors = {id(t): (k, t) for k, t in self.arguments.items() if isinstance(t, Tensor)}
+        tensors = {k: t for k, t in self.arguments.items() if isinstance(t, Tensor)}
         total = 0.0
-        for name, tensor in tensors.values():
+        for name, tensor in tensors.items():
             part = parts.get(self.name, 1) if name == "d_qkv" else 1
             total += part * tensor.numel() * tensor.element_size()
         return round(total)

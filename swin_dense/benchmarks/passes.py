@@ -1,6 +1,6 @@
 """How often a backbone passes over memory: its kernels and their bytes, counted without a GPU."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,15 +10,22 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from swin_dense.benchmarks.baselines import OURS, Spec, build_models
-from swin_dense.benchmarks.kernel_code import TARGETS, Target, check_compiler
-from swin_dense.benchmarks.measurement import DTYPES
-from swin_dense.benchmarks.operators import Costs, autocast, count, gradients, total, without_gpu
+from swin_dense.benchmarks.kernel_code import TARGETS, check_compiler
+from swin_dense.benchmarks.measurement import DTYPES, Rates
+from swin_dense.benchmarks.operators import Costs, Gpu, count, total
+from swin_dense.benchmarks.without_gpu import autocast, gradients, to_cuda, without_gpu
 
 PHASES = ("forward", "training")
-# Whose multiprocessors tell how many programs Triton kernels have, and partial sums with them.
-TARGET: Target = TARGETS["sm_90"]
-# The second block of each stage shifts its windows.
-_BLOCK = 1
+# An H200. Its rates in 16 bit were measured on one; the clock is the highest of its data sheet.
+GPU = Gpu(TARGETS["sm_90"], Rates(copy=4.3e12, matmul=790e12), clock=1.98e9)
+PREDICTIONS = f"""No figure of this table was measured: they are predictions for an H200, from the
+kernels and bytes that were counted above. A kernel is taken to last as long as its bytes at
+{GPU.rates.copy / 1e12:g} TB/s; or, if that is longer, as its matrix products at
+{GPU.rates.matmul / 1e12:g} TFLOP/s (two rates that were measured on an H200), or in Triton as its
+issue slots at {GPU.clock / 1e9:g} GHz. Kernels follow each other without a gap. Nothing can be
+faster than this. All kernels are slower, some more than others, so a ratio of two predictions is no
+measurement either.
+"""
 
 Record = Mapping[str, Any]
 
@@ -64,40 +71,32 @@ def measure_passes(run: PassesRun) -> dict[str, Any]:
         "dtype": run.dtype,
         "drop_path_rate": spec.drop_path_rate,
     }
-    machine = {"device": "counted", "name": f"counted for {TARGET.name}, no GPU"}
+    machine = {"device": "counted", "name": f"counted for {GPU.target.name}, no GPU"}
     return {"settings": settings, "machine": machine, "models": models}
 
 
 def _count_model(model: nn.Module, run: PassesRun) -> dict[str, Any]:
     """Of a backbone on the meta device, and of a block of each of its stages."""
     with without_gpu():
-        _to_cuda(model)
+        to_cuda(model)
         image = torch.empty(run.batch, 3, *run.spec.size, device="cuda")
-        blocks = [stage.blocks[_BLOCK] for stage in getattr(model, "stages", ())]
+        blocks = [stage.blocks[-1] for stage in getattr(model, "stages", ())]
         inputs: dict[nn.Module, tuple] = {}
         for block in blocks:
             block.register_forward_pre_hook(lambda block, args: inputs.update({block: args}))
         found = {phase: _count(model, (image,), phase, run) for phase in PHASES}
-        for x, *_ in inputs.values():
-            x.requires_grad_()  # the image needs no gradient
-        of_blocks = [
-            {phase: _summary(_count(block, inputs[block], phase, run)) for phase in PHASES}
-            for block in blocks
-        ]
-    return {
-        **{phase: _summary(costs) | {"operators": _rows(costs)} for phase, costs in found.items()},
-        "blocks": of_blocks,
-    }
-
-
-def _to_cuda(model: nn.Module) -> None:
-    """Replace parameters and buffers: ``nn.Module.to`` cannot make them tensors without numbers."""
-    for module in model.modules():
-        for name, value in list(module.named_parameters(recurse=False)):
-            empty = torch.empty(value.shape, dtype=value.dtype, device="cuda")
-            setattr(module, name, nn.Parameter(empty, value.requires_grad))
-        for name, buffer in list(module.named_buffers(recurse=False)):
-            setattr(module, name, torch.empty(buffer.shape, dtype=buffer.dtype, device="cuda"))
+        of_blocks = []
+        for block in blocks:
+            x, *others = inputs[block]
+            args = (x.detach().requires_grad_(), *others)  # the image needs no gradient
+            of_blocks.append({phase: _summary(_count(block, args, phase, run)) for phase in PHASES})
+    record: dict[str, Any] = {"blocks": of_blocks}
+    for phase, costs in found.items():
+        operators = [{"name": name, **_summary({name: cost})} for name, cost in costs.items()]
+        record[phase] = _summary(costs) | {"operators": operators}
+        if run.dtype != "fp32":  # the rates are those of 16 bit
+            record[phase]["predicted_ms"] = round(1e3 * total(costs).seconds, 2)
+    return record
 
 
 def _count(module: nn.Module, args: tuple, phase: str, run: PassesRun) -> Costs:
@@ -111,9 +110,12 @@ def _count(module: nn.Module, args: tuple, phase: str, run: PassesRun) -> Costs:
             out = module(*args)
         if training:
             outs = [out] if isinstance(out, Tensor) else list(out)
-            gradients(outs, leaves, [y.detach() for y in outs])
+            found = gradients(outs, leaves, [y.detach() for y in outs])
+            for leaf, grad in zip(leaves, found, strict=True):
+                if grad is not None and grad.stride() != leaf.stride():
+                    grad.clone(memory_format=torch.contiguous_format)  # as leaf.grad keeps it
 
-    return count(step, TARGET)
+    return count(step, GPU)
 
 
 def _summary(costs: Costs) -> dict[str, Any]:
@@ -121,56 +123,72 @@ def _summary(costs: Costs) -> dict[str, Any]:
     return {"kernels": cost.kernels, "gb": round(cost.bytes / 1e9, 3)}
 
 
-def _rows(costs: Costs) -> list[dict[str, Any]]:
-    return [{"name": name, **_summary({name: cost})} for name, cost in costs.items()]
-
-
-def model_name(one: Record) -> str:
-    """A model of a record: ours with its ``attn_impl``, or a library with its version."""
-    return f"{one['name']} {one.get('attn_impl') or one['version']}"
+def _model_name(one: Record) -> str:
+    return f"{one['name']}, {one['attn_impl']}" if "attn_impl" in one else one["name"]
 
 
 def passes_rows(record: Record) -> list[list[str]]:
-    """Headings, and a row of cells for each backbone and block."""
-    rows = [["", *(f"{phase} {what}" for phase in PHASES for what in ("kernels", "GB"))]]
+    """Headings, and a row of cells for backbones and for blocks of each stage."""
     models = record["models"]
-    parts = [("backbone", [(one, one) for one in models])]
-    for i in range(max(len(one["blocks"]) for one in models)):
-        name = f"block of stage {i + 1}"
-        parts.append((name, [(one, one["blocks"][i]) for one in models if one["blocks"]]))
-    for part, found in parts:
-        for one, counts in found:
-            cells = [text for phase in PHASES for text in _cells(counts[phase])]
-            rows.append([f"{part}, {model_name(one)}", *cells])
+    rows = [["", *map(_model_name, models)]]
+    stages = max(len(one["blocks"]) for one in models)
+    for phase in PHASES:
+        rows.append([f"{phase}, backbone", *(_cell(one[phase]) for one in models)])
+        for i in range(stages):
+            counts = (one["blocks"][i][phase] if one["blocks"] else None for one in models)
+            rows.append([f"{phase}, block of stage {i + 1}", *map(_cell, counts)])
     return rows
 
 
-def _cells(counts: Record) -> tuple[str, str]:
-    gigabytes = counts["gb"]
-    return str(counts["kernels"]), f"{gigabytes:.0f}" if gigabytes >= 100 else f"{gigabytes:.3g}"
+def _cell(counts: Record | None) -> str:
+    if counts is None:
+        return ""
+    digits = 0 if counts["gb"] >= 100 else 2 if counts["gb"] < 10 else 1
+    return f"{counts['kernels']} / {counts['gb']:.{digits}f}"
 
 
-def operator_table(record: Record) -> Table:
-    """What passes over memory: every operator of the backbones, most bytes first."""
-    table = Table(title="operators", title_justify="left", box=SIMPLE_HEAD)
-    table.add_column("")
-    for heading in ("kernels", "GB"):
-        table.add_column(heading, justify="right")
+def operator_tables(record: Record) -> Iterable[Table]:
+    """What passes over memory, for each backbone: its operators, most bytes first."""
     for one in record["models"]:
-        for phase in PHASES:
-            table.add_section()
+        operators: dict[str, dict[str, Record]] = {}
+        for phase in reversed(PHASES):
             for operator in one[phase]["operators"]:
-                name = f"{model_name(one)}, {phase}: {operator['name']}"
-                table.add_row(name, *_cells(operator))
-    return table
+                operators.setdefault(operator["name"], {})[phase] = operator
+        table = Table(title=_model_name(one), title_justify="left", box=SIMPLE_HEAD)
+        table.add_column("kernels / GB")
+        for phase in PHASES:
+            table.add_column(phase, justify="right", no_wrap=True)
+        for name, counts in operators.items():
+            table.add_row(name, *(_cell(counts.get(phase)) for phase in PHASES))
+        yield table
 
 
 def passes_notes(record: Record) -> list[str]:
     """What was counted."""
     return [
-        "Counted, not measured: kernels, and gigabytes (1e9 bytes) that they have to read and "
-        "write, every tensor of a kernel once; reading again in a kernel and hits in the L2 cache "
-        "are left out. PyTorch's own CUDA autocast casts. Blocks are the second of each stage, "
-        "with shifted windows. Training: forward and backward, with a drop path rate of "
-        f"{record['settings']['drop_path_rate']}."
+        "Counted, not measured: kernels / gigabytes (1e9 bytes) that they have to read and write, "
+        "every tensor of a kernel once; what is read again from a cache is left out. "
+        "PyTorch's CUDA autocast chooses precisions. Where PyTorch's libraries split a matrix "
+        "product or a sort into several kernels, one is counted. The block of a stage is its "
+        "last, whose windows are shifted. Training is forward and backward, with a drop path "
+        f"rate of {record['settings']['drop_path_rate']:g}."
     ]
+
+
+def prediction_rows(records: Iterable[Record]) -> list[list[str]]:
+    """Headings, and a row of cells for each backbone in records of passes."""
+    rows = [["", *(text for phase in PHASES for text in (f"{phase} ms", "times as fast as mmdet"))]]
+    for record in records:
+        settings = record["settings"]
+        size = "{}x{}".format(*settings["size"])
+        case = f"{settings['arch']}, {size}, batch {settings['batch']}, {settings['dtype']}"
+        known = [one for one in record["models"] if "predicted_ms" in one["forward"]]
+        baseline = next((one for one in known if one["name"] == "mmdet"), None)
+        for one in known:
+            row = [f"{case}: {_model_name(one)}"]
+            for phase in PHASES:
+                time = one[phase]["predicted_ms"]
+                ratio = f"{baseline[phase]['predicted_ms'] / time:.1f}" if baseline else ""
+                row += [f"{time:.1f}", ratio]
+            rows.append(row)
+    return rows

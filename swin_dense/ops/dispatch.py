@@ -80,15 +80,13 @@ def is_eager(*tensors: Tensor | None) -> bool:
     """
     if torch.compiler.is_compiling() or torch.jit.is_tracing() or forward_ad._current_level >= 0:
         return False
-    if triton_support.compiles_only():
-        return True
     for x in tensors:
         if x is not None and (
             type(x) not in (Tensor, nn.Parameter)
             or x.is_meta
             or torch._C._functorch.is_functorch_wrapped_tensor(x)
         ):
-            return False
+            return triton_support.compiles_only()
     return True
 
 
@@ -358,6 +356,11 @@ def efficient_attention(
 def gradient_formats(node: Any) -> list[tuple[torch.dtype, tuple[int, ...]]]:
     """Precision and shape of the gradients that a node of autograd's graph takes."""
     return [(one.dtype, tuple(one.shape)) for one in node._input_metadata]
+
+
+def sequence_number(node: Any) -> int:
+    """When a node of autograd's graph was made: its engine runs the latest first."""
+    return node._sequence_nr()
 
 
 class OperatorCounter(TorchDispatchMode):

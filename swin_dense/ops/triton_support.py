@@ -34,7 +34,8 @@ def compiling_for(gpu: Any) -> Iterator[None]:
 
 def compiles_only() -> bool:
     """Whether kernels are only compiled, so that tensors without numbers do: see the above."""
-    return _compiling_for.get() is not None
+    # torch.compile does not trace context variables, and never runs within this context.
+    return not torch.compiler.is_compiling() and _compiling_for.get() is not None
 
 
 def interpreted() -> bool:
@@ -69,7 +70,9 @@ def unsupported_device_reason(device: torch.device) -> str | None:
 
 def gpu_properties(device: torch.device) -> Any:
     """What ``torch.cuda.get_device_properties`` returns, or what kernels are compiled for."""
-    return _compiling_for.get() or torch.cuda.get_device_properties(device)
+    if compiles_only():
+        return _compiling_for.get()
+    return torch.cuda.get_device_properties(device)
 
 
 def multiprocessors(device: torch.device) -> int:
