@@ -261,7 +261,11 @@ class Launch:
             if features in found:
                 return found[features] // found["CHUNK"], 1
         if "ROWS" in found:
-            return _blocks(_blocks(found["n_rows"], found["ROWS"]), self.grid[0]), 1
+            if "n_blocks" in found:
+                blocks = found["n_blocks"]
+            else:
+                blocks = _blocks(found["n_rows"], found["ROWS"])
+            return _blocks(blocks, self.grid[0]), 1
         return 1, 1
 
     @property
