@@ -109,7 +109,7 @@ class Casts(TorchDispatchMode):
         self.sizes = []
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if func is torch.ops.aten._foreach_copy_.default:
+        if func is torch.ops.aten._foreach_copy_.default and args[0][0].dtype is torch.bfloat16:
             self.sizes.append([x.shape for x in args[1]])
         elif func is torch.ops.aten._to_copy.default and kwargs["dtype"] is torch.bfloat16:
             self.sizes.append([args[0].shape])
