@@ -34,5 +34,5 @@ TRANSFORMS = Registry(
     "transform",
     parent=_TRANSFORMS,
     scope="swin_dense",
-    locations=["swin_dense.datasets.instaboost"],
+    locations=["swin_dense.datasets.instaboost", "swin_dense.datasets.transforms"],
 )

@@ -261,10 +261,7 @@ class Launch:
             if features in found:
                 return found[features] // found["CHUNK"], 1
         if "ROWS" in found:
-            if "n_blocks" in found:
-                blocks = found["n_blocks"]
-            else:
-                blocks = _blocks(found["n_rows"], found["ROWS"])
+            blocks = found.get("n_blocks") or _blocks(found["n_rows"], found["ROWS"])
             return _blocks(blocks, self.grid[0]), 1
         return 1, 1
 

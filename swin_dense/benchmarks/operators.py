@@ -58,8 +58,9 @@ def total(costs: Costs) -> Cost:
 
 
 class Call(NamedTuple):
-    """An operator that was called: its arguments, and the bytes that it takes and makes."""
+    """An operator that was called: its name, arguments, and the bytes that it takes and makes."""
 
+    name: str
     args: Sequence[Any]
     read: int
     written: int
@@ -109,6 +110,24 @@ def _im2col(call: Call) -> Passes:
     return len(call.args[0]), call.read + call.written  # image by image
 
 
+def _multi_tensor(call: Call) -> Passes:
+    """Lists of tensors, as many in a kernel as it can take (``MultiTensorApply.cuh``)."""
+    lists = [one for one in call.args if isinstance(one, list) and isinstance(one[0], Tensor)]
+    # Before CUDA 13, by the number of lists that are read or written.
+    most = {1: 110, 2: 64, 3: 48, 4: 36}[len(lists) + (not call.name.endswith("_"))]
+    one_by_one = any(len({x.dtype for x in one}) > 1 for one in lists) or any(
+        len({(x.shape, x.stride()) for x in together}) > 1 for together in zip(*lists, strict=True)
+    )
+    kernels = tensors = chunks = 0
+    for x in lists[0]:
+        tensors += 1
+        for left in reversed(range(-(-x.numel() // _CHUNK))):
+            chunks += 1
+            if chunks == _MOST_CHUNKS or (tensors == most and not left):
+                kernels, chunks, tensors = kernels + 1, 0, int(left > 0)
+    return len(lists[0]) if one_by_one else kernels + (chunks > 0), call.read + call.written
+
+
 # Operators that launch several kernels, or read a tensor more than once; read from PyTorch's
 # sources (aten/src/ATen/native). All others count as one kernel, which is the least.
 _PASSES: dict[str, Callable[[Call], Passes]] = {
@@ -126,18 +145,11 @@ _CONTIGUOUS = (
     *("roll", "im2col", "col2im", "_softmax", "_softmax_backward_data"),
     *("native_layer_norm", "native_layer_norm_backward"),
 )
+# Of operators on lists: numbers that a block of a kernel works on, and blocks of a kernel.
+_CHUNK, _MOST_CHUNKS = 65536, 320
 _WITHOUT_KERNEL = ("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided")
 # These write over their first argument and do not read it.
-_OVERWRITING = (
-    "copy_",
-    "_foreach_copy_",
-    "fill_",
-    "zero_",
-    "bernoulli_",
-    "uniform_",
-    "normal_",
-    "random_",
-)
+_OVERWRITING = ("copy_", "fill_", "zero_", "bernoulli_", "uniform_", "normal_", "random_")
 
 
 def stored_bytes(tensor: Tensor) -> int:
@@ -158,14 +170,14 @@ class _Operators(OperatorCounter):
 
     def see(self, func: Any, args: Any, kwargs: Any, out: Any) -> None:
         name = func.overloadpacket.__name__
-        # Operators on lists in place return nothing.
-        made = list(_on_cuda([args[0] if name == "_foreach_copy_" else out]))
-        taken = list(_on_cuda(_taken(name, args, kwargs, made)))
+        lists = name.startswith("_foreach_")
+        made = list(_on_cuda(args[:1] if lists and out is None else [out]))
+        taken = _taken(name.removeprefix("_foreach_"), args, kwargs, made)
         from_host = name in ("copy_", "_to_copy") and not taken
         if not made or name in _WITHOUT_KERNEL or from_host:
             return
-        call = Call(args, sum(map(stored_bytes, taken)), sum(map(stored_bytes, made)))
-        kernels, size = _PASSES.get(name, _one_kernel)(call)
+        call = Call(name, args, sum(map(stored_bytes, taken)), sum(map(stored_bytes, made)))
+        kernels, size = (_multi_tensor if lists else _PASSES.get(name, _one_kernel))(call)
         if name in _CONTIGUOUS:
             copied = [x for x in taken if not x.is_contiguous()]
             kernels += len(copied)
@@ -176,13 +188,13 @@ class _Operators(OperatorCounter):
         self.costs[name] += Cost(kernels, size, seconds)
 
 
-def _taken(name: str, args: Any, kwargs: Any, made: list[Tensor]) -> Iterator[Any]:
+def _taken(name: str, args: Any, kwargs: Any, made: list[Tensor]) -> list[Tensor]:
     """Arguments whose numbers an operator reads, each once."""
     only_shape = name.startswith("new_") or name.endswith("_like")
     positional = args[1:] if name in _OVERWRITING or only_shape else args
     results = set(map(id, made))  # by keyword, a result is only written
     found = [*positional, *(one for one in kwargs.values() if id(one) not in results)]
-    yield from {id(one): one for one in found}.values()
+    return list({id(one): one for one in _on_cuda(found)}.values())
 
 
 def _on_cuda(values: Iterable[Any]) -> Iterator[Tensor]:

@@ -80,16 +80,11 @@ def _count_model(model: nn.Module, run: PassesRun) -> dict[str, Any]:
     with without_gpu():
         to_cuda(model)
         image = torch.empty(run.batch, 3, *run.spec.size, device="cuda")
-        blocks = [stage.blocks[-1] for stage in getattr(model, "stages", ())]
-        inputs: dict[nn.Module, tuple] = {}
-        for block in blocks:
-            block.register_forward_pre_hook(lambda block, args: inputs.update({block: args}))
         found = {phase: _count(model, (image,), phase, run) for phase in PHASES}
-        of_blocks = []
-        for block in blocks:
-            x, *others = inputs[block]
-            args = (x.detach().requires_grad_(), *others)  # the image needs no gradient
-            of_blocks.append({phase: _summary(_count(block, args, phase, run)) for phase in PHASES})
+        of_blocks = [
+            {phase: _summary(_count(block, args, phase, run)) for phase in PHASES}
+            for block, args in _blocks(model, image, run)
+        ]
     record: dict[str, Any] = {"blocks": of_blocks}
     for phase, costs in found.items():
         operators = [{"name": name, **_summary({name: cost})} for name, cost in costs.items()]
@@ -97,6 +92,20 @@ def _count_model(model: nn.Module, run: PassesRun) -> dict[str, Any]:
         if run.dtype != "fp32":  # the rates are those of 16 bit
             record[phase]["predicted_ms"] = round(1e3 * total(costs).seconds, 2)
     return record
+
+
+def _blocks(model: nn.Module, image: Tensor, run: PassesRun) -> list[tuple[nn.Module, tuple]]:
+    """The last block of each stage and what it is called with; its input needs a gradient."""
+    found: dict[nn.Module, tuple] = {}
+    # A hook would keep functions of several layers from computing, so none stays.
+    hooks = [
+        stage.blocks[-1].register_forward_pre_hook(lambda block, args: found.update({block: args}))
+        for stage in getattr(model, "stages", ())
+    ]
+    _count(model, (image,), "forward", run)
+    for hook in hooks:
+        hook.remove()
+    return [(block, (x.requires_grad_(), *others)) for block, (x, *others) in found.items()]
 
 
 def _count(module: nn.Module, args: tuple, phase: str, run: PassesRun) -> Costs:
@@ -112,8 +121,9 @@ def _count(module: nn.Module, args: tuple, phase: str, run: PassesRun) -> Costs:
             outs = [out] if isinstance(out, Tensor) else list(out)
             found = gradients(outs, leaves, [y.detach() for y in outs])
             for leaf, grad in zip(leaves, found, strict=True):
-                if grad is not None and grad.stride() != leaf.stride():
-                    grad.clone(memory_format=torch.contiguous_format)  # as leaf.grad keeps it
+                # leaf.grad has the parameter's layout.
+                if leaf is not args[0] and grad is not None and grad.stride() != leaf.stride():
+                    grad.clone(memory_format=torch.contiguous_format)
 
     return count(step, GPU)
 

@@ -21,7 +21,7 @@ from swin_dense.engine.terminal.tables import markdown_table
 _HEADER = """# Benchmarks
 
 Generated, not edited: `{command}`. Every table is a record in `docs/benchmarks/`, measured by the
-command above it.
+command above it; only the last section has predictions.
 
 All models have the same weights, and their outputs and the gradient of the image were found to
 agree with ours before anything was timed ("differs": by how much at most, over the largest value).
@@ -130,6 +130,10 @@ def notes_of(record: Record) -> list[str]:
             notes.append(_KEPT_ON_CPU)
     if record["kind"] == "kernels":
         notes += kernel_notes(record)
+    if "mmdet" in record:
+        times = record["images_per_second"] / record["mmdet"]["images_per_second"]
+        same = "identical" if record["identical"] else "not identical"
+        notes.append(f"{times:.2f} times mmdet's images a second; the samples are {same}.")
     if record["kind"] == "passes":
         notes += passes_notes(record)
     if record["settings"].get("cuda_graphs"):
@@ -214,12 +218,23 @@ def _evaluation(record: Record) -> Rows:
 
 def _pipeline(record: Record) -> Rows:
     total = sum(step["ms_per_image"] for step in record["steps"])
-    rows = [["", "ms an image", "share"]]
+    stock = record.get("mmdet")
+    theirs = {step["name"]: step["ms_per_image"] for step in stock["steps"]} if stock else {}
+    rows = [["", "ms an image", "share", "mmdet's"]]
     for step in record["steps"]:
-        milliseconds = step["ms_per_image"]
-        rows.append([step["name"], f"{milliseconds:.2f}", f"{milliseconds / total:.0%}"])
+        milliseconds, other = step["ms_per_image"], theirs.get(step["name"])
+        text = "" if other is None else f"{other:.2f}"
+        rows.append([step["name"], f"{milliseconds:.2f}", f"{milliseconds / total:.0%}", text])
     rate = record["images_per_second"]
-    return [*rows, [f"all: {rate:.1f} images/s on one core", f"{1e3 / rate:.2f}", ""]]
+    name, other = f"all: {rate:.1f} images/s on one core", ""
+    if stock:
+        name += f", mmdet's {stock['images_per_second']:.1f}"
+        other = f"{1e3 / stock['images_per_second']:.2f}"
+    rows.append([name, f"{1e3 / rate:.2f}", "", other])
+    if stock:
+        sizes = (f"{1e-3 * one['annotation_bytes']:.0f}" for one in (record, stock))
+        rows.append(["kB of annotations an image", next(sizes), "", next(sizes)])
+    return rows if stock else [row[:-1] for row in rows]
 
 
 # Of each kind of record, the title of its section and the rows of its tables.

@@ -1,1 +1,1 @@
-"""Generated shapes, checks of data sets before training, and InstaBoost."""
+"""Generated shapes, checks of data sets before training, masks and transforms."""

@@ -14,6 +14,7 @@ from mmdet.structures.mask import BitmapMasks
 from numpy.typing import NDArray
 from scipy.sparse.csgraph import connected_components
 
+from swin_dense.datasets.masks import CroppedMasks
 from swin_dense.errors import UserError
 from swin_dense.registry import TRANSFORMS
 
@@ -164,7 +165,7 @@ def _write(results: dict[str, Any], masks: Mask, moved: NDArray[np.intp]) -> Non
     boxes = results["gt_bboxes"].numpy().copy()
     visible = moved[kept[moved]]
     boxes[visible] = _boxes_of(masks[visible])
-    results["gt_masks"] = _bitmaps(masks[kept])
+    results["gt_masks"] = CroppedMasks(masks[kept].astype(np.uint8), *masks.shape[1:])
     results["gt_bboxes"] = HorizontalBoxes(boxes[kept])
     for key in ("gt_bboxes_labels", "gt_ignore_flags"):
         results[key] = results[key][kept]

@@ -125,6 +125,7 @@ def test_passes_of_a_loop():
     assert launch_of(n_rows=1000, ROWS=64, CHUNK=64, FEATURES=192).passes == (3, 1)
     assert launch_of(programs=6, n_rows=1000, ROWS=8).passes == (21, 1)
     assert launch_of(programs=125, n_rows=1000, ROWS=8).passes == (1, 1)
+    assert launch_of(programs=6, n_blocks=125, ROWS=8).passes == (21, 1)
 
 
 def test_bytes_of_tensors():

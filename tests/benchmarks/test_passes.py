@@ -69,6 +69,26 @@ def test_kernels_and_bytes_by_hand(step, expected):
         assert costs_of(lambda: step(x)) == expected
 
 
+def test_lists_of_tensors():
+    with without_gpu():
+        sources = [cuda(1000) for _ in range(70)]
+        halves = [bf16(1000) for _ in range(70)]
+        large = [cuda(200, 65536), cuda(200, 65536), cuda(3)]
+        mixed = [cuda(3), bf16(3)]
+        found = [
+            costs_of(lambda: torch._foreach_copy_(halves, sources)),
+            costs_of(lambda: torch._foreach_add(sources, 1)),
+            costs_of(lambda: torch._foreach_mul_(large, 2)),
+            costs_of(lambda: torch._foreach_mul_(mixed, 2)),
+        ]
+    assert found == [
+        {"_foreach_copy_": (2, 70_000 * 6)},  # 64 pairs, and 6
+        {"_foreach_add": (2, 70_000 * 8)},
+        {"_foreach_mul_": (2, 8 * (400 * 65536 + 3))},  # 320 chunks of 65536, and 81
+        {"_foreach_mul_": (2, 2 * (12 + 6))},  # one by one
+    ]
+
+
 def test_times_are_those_of_bytes_or_products():
     with without_gpu():
         narrow, wide = bf16(4096, 16), bf16(4096, 4096)

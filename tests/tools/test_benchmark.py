@@ -153,14 +153,30 @@ def test_pipeline(run, repo, shapes_root, tmp_path, capsys):
     path = tmp_path / "pipeline.json"
     config = repo / "configs" / "cascade_swin_nano_shapes.py"
     flags = ["--data-root", shapes_root, "--images", 4, "--rounds", 1, "--json", path]
-    flags += ["--cfg-options", "train_dataloader.dataset.pipeline.1.poly2mask=False"]
-    assert run("pipeline", config, *flags) == 0
+    flip = "train_dataloader.dataset.pipeline.2.prob=1.0"
+    assert run("pipeline", config, *flags, "--cfg-options", flip) == 0
     record = json.loads(path.read_text())
-    assert record["images_per_second"] > 0
-    assert record["options"] == "train_dataloader.dataset.pipeline.1.poly2mask=False"
-    steps = {step["name"]: step["ms_per_image"] for step in record["steps"]}
-    assert {"LoadImageFromFile", "LoadAnnotations", "PackDetInputs"} <= set(steps)
-    assert list(steps.values()) == sorted(steps.values(), reverse=True)
+    assert record["options"] == flip
+    assert record["identical"] is True
+    assert record["annotation_bytes"] < record["mmdet"]["annotation_bytes"]
+    for one in (record, record["mmdet"]):
+        assert one["images_per_second"] > 0
+        steps = {step["name"]: step["ms_per_image"] for step in one["steps"]}
+        assert set(steps) == {"LoadImageFromFile", "LoadAnnotations", "RandomFlip", "PackDetInputs"}
+        assert list(steps.values()) == sorted(steps.values(), reverse=True)
+    shown = capsys.readouterr().out
+    assert "images/s on one core, mmdet's" in shown
+    assert "times mmdet's images a second; the samples are identical" in shown
+
+
+def test_pipeline_of_another_config(run, repo, shapes_root, tmp_path, capsys):
+    path = tmp_path / "pipeline.json"
+    names = {1: "LoadAnnotations", 2: "RandomFlip", 3: "PackDetInputs"}
+    steps = [f"train_dataloader.dataset.pipeline.{i}.type={name}" for i, name in names.items()]
+    flags = ["--data-root", shapes_root, "--images", 2, "--rounds", 1, "--json", path]
+    config = repo / "configs" / "cascade_swin_nano_shapes.py"
+    assert run("pipeline", config, *flags, "--cfg-options", *steps) == 0
+    assert "mmdet" not in json.loads(path.read_text())  # its transforms are mmdet's already
     assert "images/s on one core" in capsys.readouterr().out
 
 

@@ -10,7 +10,7 @@ train_pipeline = [
         scales=[(short, 1333) for short in range(480, 961, 32)],
         keep_ratio=True,
     ),
-    dict(type="RandomFlip", prob=0.5),
-    dict(type="PackDetInputs"),
+    dict(type="swin_dense.RandomFlip", prob=0.5),
+    dict(type="swin_dense.PackDetInputs"),
 ]
 train_dataloader = dict(dataset=dict(pipeline=train_pipeline))

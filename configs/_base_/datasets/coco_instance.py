@@ -8,8 +8,8 @@ short_sides = [(short, 1333) for short in range(480, 801, 32)]
 # resized again, so that objects appear larger (as in DETR).
 train_pipeline = [
     dict(type="LoadImageFromFile"),
-    dict(type="LoadAnnotations", with_bbox=True, with_mask=True),
-    dict(type="RandomFlip", prob=0.5),
+    dict(type="swin_dense.LoadAnnotations", with_bbox=True, with_mask=True),
+    dict(type="swin_dense.RandomFlip", prob=0.5),
     dict(
         type="RandomChoice",
         transforms=[
@@ -30,9 +30,14 @@ train_pipeline = [
             ],
         ],
     ),
-    dict(type="PackDetInputs"),
+    dict(type="swin_dense.PackDetInputs"),
 ]
 train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
+
+test_pipeline = _base_.test_pipeline
+test_pipeline[2]["type"] = "swin_dense.LoadAnnotations"
+val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
+test_dataloader = val_dataloader
 
 # AP and AR over at most 1, 10 and 100 detections of an image, as cocodataset.org defines them.
 val_evaluator = dict(type="swin_dense.CocoMetric")

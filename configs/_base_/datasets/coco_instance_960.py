@@ -4,13 +4,13 @@ _base_ = "./coco_instance.py"
 
 train_pipeline = [
     dict(type="LoadImageFromFile"),
-    dict(type="LoadAnnotations", with_bbox=True, with_mask=True),
+    dict(type="swin_dense.LoadAnnotations", with_bbox=True, with_mask=True),
     dict(
         type="RandomChoiceResize",
         scales=[(short, 1333) for short in range(480, 961, 32)],
         keep_ratio=True,
     ),
-    dict(type="RandomFlip", prob=0.5),
-    dict(type="PackDetInputs"),
+    dict(type="swin_dense.RandomFlip", prob=0.5),
+    dict(type="swin_dense.PackDetInputs"),
 ]
 train_dataloader = dict(dataset=dict(pipeline=train_pipeline))

@@ -8,9 +8,9 @@ metainfo = dict(
 
 train_pipeline = [
     dict(type="LoadImageFromFile"),
-    dict(type="LoadAnnotations", with_bbox=True, with_mask=True),
-    dict(type="RandomFlip", prob=0.5),
-    dict(type="PackDetInputs"),
+    dict(type="swin_dense.LoadAnnotations", with_bbox=True, with_mask=True),
+    dict(type="swin_dense.RandomFlip", prob=0.5),
+    dict(type="swin_dense.PackDetInputs"),
 ]
 test_pipeline = [
     dict(type="LoadImageFromFile"),

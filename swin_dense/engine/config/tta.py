@@ -50,8 +50,8 @@ def _flip_pipeline(cfg: Config) -> list:
     """The test pipeline, its last step (packing) done for the image and for its mirror image."""
     pipeline = deepcopy(next(config_tree.split_datasets(cfg, "test"))["pipeline"])
     pack = pipeline.pop()
-    loads = [step for step in pipeline if step["type"] == "LoadAnnotations"]
-    steps = [step for step in pipeline if step["type"] != "LoadAnnotations"]
+    loads = [step for step in pipeline if str(step["type"]).endswith("LoadAnnotations")]
+    steps = [step for step in pipeline if not str(step["type"]).endswith("LoadAnnotations")]
     if not is_segmentation(cfg):
         pack["meta_keys"] = ["img_id", "img_path", "ori_shape", "img_shape", "scale_factor"]
         pack["meta_keys"] += ["flip", "flip_direction"]

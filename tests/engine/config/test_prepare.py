@@ -99,6 +99,17 @@ def test_tta_wraps_the_model_without_pretrained_weights(tmp_path):
         prepare_test(DETECTOR, tmp_path / "none.pth", run_options(tmp_path))
 
 
+@pytest.mark.parametrize("kind", ["LoadAnnotations", "swin_dense.LoadAnnotations"])
+def test_tta_loads_annotations_after_flipping(tmp_path, kind):
+    checkpoint = tmp_path / "c.pth"
+    checkpoint.touch()
+    options = {"test_dataloader.dataset.pipeline.2.type": kind}
+    run = run_options(tmp_path, data_root=tmp_path, cfg_options=options)
+    *before, views = prepare_test(DETECTOR, checkpoint, run, tta=True).tta_pipeline
+    assert [step.type for step in before] == ["LoadImageFromFile", "Resize"]
+    assert [steps[0].type for steps in views.transforms] == ["RandomFlip", kind, "PackDetInputs"]
+
+
 def test_own_data_with_data_root(tmp_path):
     """With known classes (from a checkpoint), the annotation file need not exist."""
     config = tmp_path / "own.py"
