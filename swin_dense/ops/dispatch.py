@@ -80,16 +80,21 @@ def is_eager(*tensors: Tensor | None) -> bool:
     """
     if torch.compiler.is_compiling() or torch.jit.is_tracing() or forward_ad._current_level >= 0:
         return False
-    if triton_support.compiles_only():
-        return True
     for x in tensors:
         if x is not None and (
             type(x) not in (Tensor, nn.Parameter)
             or x.is_meta
             or torch._C._functorch.is_functorch_wrapped_tensor(x)
         ):
-            return False
+            return triton_support.compiles_only()
     return True
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether something is called before or after this module."""
+    forward = module._forward_hooks or module._forward_pre_hooks
+    backward = module._backward_hooks or module._backward_pre_hooks
+    return bool(forward or backward or _has_any_global_hook())
 
 
 def is_observed() -> bool:
@@ -131,6 +136,26 @@ def differentiable_gradients(
     with torch.enable_grad():
         found = iter(torch.autograd.grad(function(*inputs), wanted, grad, create_graph=True))
     return [next(found) if isinstance(x, Tensor) and x.requires_grad else None for x in inputs]
+
+
+def cast_together(
+    tensors: Sequence[Tensor | None], dtypes: torch.dtype | Sequence[torch.dtype | None]
+) -> list[Any]:
+    """Tensors in ``dtypes``, without autograd: all that are in others are copied by one kernel."""
+    if isinstance(dtypes, torch.dtype):
+        dtypes = [dtypes] * len(tensors)
+    found: list[Any] = []
+    sources: list[Tensor] = []
+    copies: list[Tensor] = []
+    for x, dtype in zip(tensors, dtypes, strict=True):
+        found.append(x)
+        if x is not None and x.dtype != dtype:
+            sources.append(x)
+            copies.append(torch.empty_like(x, dtype=dtype))
+            found[-1] = copies[-1]
+    if copies:
+        torch._foreach_copy_(copies, sources)
+    return found
 
 
 class Decision(Generic[R]):
