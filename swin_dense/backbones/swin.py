@@ -13,6 +13,7 @@ from mmcv.cnn.bricks import DropPath
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from swin_dense.backbones import tuning
 from swin_dense.backbones.base import Backbone, init_linear_layers
 from swin_dense.backbones.cuda_graphs import CudaGraphs, with_cuda_graphs
 from swin_dense.backbones.layers import (
@@ -65,7 +66,7 @@ class WindowAttention(Attention):
         table = self.relative_position_bias_table
         return None if table is None else position_bias(table, self.relative_position_index)
 
-    def attend(self, qkv: Tensor) -> Tensor:
+    def attend(self, qkv: Tensor, impl: AttnImpl | None = None) -> Tensor:
         """Attention alone: ``(B, H, W, 3C)`` of the qkv layer to ``(B, H, W, C)``."""
         return shifted_window_attention(
             qkv,
@@ -76,7 +77,7 @@ class WindowAttention(Attention):
             shift_size=self.shift_size,
             scale=self.scale,
             dropout_p=self.attn_drop_rate if self.training else 0.0,
-            impl=self.attn_impl,
+            impl=impl or self.attn_impl,
         )
 
 
@@ -103,12 +104,19 @@ class SwinBlock(nn.Module):
         """``(B, H, W, C) -> (B, H, W, C)``."""
         ops = self.ops.current(self, x)
         if ops is None:  # 'reference', tracing, or layers that compute something special
-            x = x + self.drop_path(self.attn["w_msa"](self.norm1(x)))
-            return x + self.drop_path(self.ffn(self.norm2(x)))
+            return self._by_modules(x)
+        choice = ops.choice if x.device.type in tuning.DEVICES else None
+        impl = ops.impl if choice is None else choice.of(x)
+        if not impl.fused:
+            return self._by_modules(x, impl)
         # The same with fewer passes over memory, and less kept for backward.
-        attended = ops.attend(norm_linear(x, ops.norm1, ops.qkv, triton=ops.triton))
+        attended = ops.attend(norm_linear(x, ops.norm1, ops.qkv, triton=impl.triton), impl)
         scales = self._drop_path_scale(attended), self._drop_path_scale(attended)
-        return proj_mlp(x, attended, ops.proj, ops.norm2, ops.fc1, ops.fc2, scales, ops.triton)
+        return proj_mlp(x, attended, ops.proj, ops.norm2, ops.fc1, ops.fc2, scales, impl.triton)
+
+    def _by_modules(self, x: Tensor, *impl: AttnImpl) -> Tensor:
+        x = x + self.drop_path(self.attn["w_msa"](self.norm1(x), *impl))
+        return x + self.drop_path(self.ffn(self.norm2(x)))
 
     def _drop_path_scale(self, branch: Tensor) -> Tensor | None:
         """Factor of a branch in stochastic depth for every image, ``(B,)`` fp32; None for 1."""
@@ -126,7 +134,10 @@ def _block_ops(block: SwinBlock) -> BlockOps | None:
     attention = block.attn["w_msa"]
     if type(attention) not in (WindowAttention, GlobalAttention):
         return None
-    return fusable_block(block.norm1, attention, block.norm2, block.ffn, block.drop_path)
+    ops = fusable_block(block.norm1, attention, block.norm2, block.ffn, block.drop_path)
+    if ops is None or ops.impl.name != "auto":
+        return ops
+    return ops._replace(choice=tuning.Choice(block, ops.qkv.weight))
 
 
 class PatchMerging(nn.Module):
@@ -147,8 +158,12 @@ class PatchMerging(nn.Module):
         ops = self.ops.current(self, x)
         if ops is None:
             return self.reduction(self.norm(self.neighbours(x)))
-        norm, reduction = ops
-        return norm_linear(x, norm, reduction, self.neighbours, self.attn_impl.triton)
+        norm, reduction, choice = ops
+        tuned = choice if x.device.type in tuning.DEVICES else None
+        impl = self.attn_impl if tuned is None else tuned.of(x)
+        if not impl.fused:
+            return self.reduction(self.norm(self.neighbours(x)))
+        return norm_linear(x, norm, reduction, self.neighbours, impl.triton)
 
     def neighbours(self, x: Tensor) -> Tensor:
         """The channels of 2 x 2 tokens side by side: ``(B, ceil(H / s), ceil(W / s), 4C)``."""
@@ -168,10 +183,13 @@ class PatchMerging(nn.Module):
         return torch.stack(neighbours, dim=-1).flatten(-2)
 
 
-def _merging_ops(merging: PatchMerging) -> tuple[Norm, Linear] | None:
+def _merging_ops(merging: PatchMerging) -> tuple[Norm, Linear, tuning.Choice | None] | None:
     """Who computes a merging: ops.block on its norm and reduction, or None for its modules."""
     norm, reduction = fusable_layer(merging.norm), fusable_layer(merging.reduction)
-    return (norm, reduction) if merging.attn_impl.fused and norm and reduction else None
+    if not (merging.attn_impl.fused and norm and reduction):
+        return None
+    auto = merging.attn_impl.name == "auto"
+    return norm, reduction, tuning.Choice(merging, reduction.weight) if auto else None
 
 
 class SwinStage(nn.Module):
