@@ -22,7 +22,6 @@ import math
 import os
 import platform
 import re
-import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -31,6 +30,7 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from threading import Lock
+from time import monotonic, perf_counter, sleep
 from typing import Any, NamedTuple, TypeVar
 from uuid import uuid4
 
@@ -47,9 +47,9 @@ R = TypeVar("R")
 _ALLOWED, _ROUNDING = 4.0, 1e-6
 _ROUNDS = 15
 # A step is repeated for so many seconds, so that starting it does not count.
-_LEAST_SECONDS = 2e-3
-# Slower than the fastest by this factor, a candidate is not run again.
-_HOPELESS = 1.5
+_LEAST_SECONDS, _MOST_REPEATS = 2e-3, 100
+# After some rounds, a candidate that is slower than the fastest by this factor is not run again.
+_HOPELESS, _ROUNDS_OF_ALL = 1.5, 2
 # Seconds that other processes wait for the first one to begin, and then to finish.
 _BEGIN_SECONDS, _FINISH_SECONDS = 30.0, 600.0
 _NO_MEMORY = re.compile("out of memory|can't allocate memory|ALLOC_FAILED")
@@ -127,12 +127,12 @@ def forget() -> None:
 
 def fixed_reason() -> str | None:
     """Why nothing may be measured now; None if it may."""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return "PyTorch is tracing"
     if os.environ.get("SWIN_DENSE_AUTOTUNE") == "0":
         return "SWIN_DENSE_AUTOTUNE=0"
     if torch.are_deterministic_algorithms_enabled():
         return "deterministic algorithms are asked for"
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():
-        return "PyTorch is tracing"
     return "a CUDA graph is being recorded" if is_capturing() else None
 
 
@@ -220,7 +220,8 @@ def _save(race: Race, result: Result) -> None:
         if not path.is_absolute():
             raise OSError(f"{path.parent}: this user has no home folder")
         path.parent.mkdir(parents=True, exist_ok=True)
-        new.write_text(json.dumps({"what": race.what, **found, "key": race.key}, indent=1))
+        text = json.dumps({"what": race.what, **found, "key": race.key}, indent=1)
+        new.write_text(text, encoding="utf-8")
         os.replace(new, path)
     except OSError as error:
         logger.debug("%s: kept in memory only (%s)", race.what, error)
@@ -273,9 +274,9 @@ def _agree(race: Race) -> Result:
 
 def _wait(store: Any, name: str, seconds: float) -> bool:
     """Wait until a key is set; False if it is not after so many seconds."""
-    deadline = time.monotonic() + seconds
-    while not (there := store.check([name])) and time.monotonic() < deadline:
-        time.sleep(0.02)
+    deadline = monotonic() + seconds
+    while not (there := store.check([name])) and monotonic() < deadline:
+        sleep(0.02)
     return there
 
 
@@ -300,7 +301,7 @@ def _measure(race: Race, stream: Any, threads: int) -> Result:
     with torch.cuda.stream(stream), torch.random.fork_rng(devices):
         trial = _Trial(race.device)
         _check(race, trial)
-        ms = {name: 1e3 * seconds for name, seconds in _time(race, trial).items()}
+        ms = {name: round(1e3 * seconds, 4) for name, seconds in _time(race, trial).items()}
         if stream:
             torch.cuda.empty_cache()
     for name, reason in trial.left_out.items():
@@ -373,7 +374,7 @@ def _time(race: Race, trial: _Trial) -> dict[str, float]:
     best: dict[str, float] = {}
 
     def run(candidate: Candidate, repeats: int = 1) -> float:
-        """Seconds of a step, also noted; 0 if it failed."""
+        """Seconds that it took; those of a step are noted. 0 if it failed."""
         seconds = trial.run(candidate.name, lambda: _seconds(candidate.step, repeats, race.device))
         if seconds is None:
             best.pop(candidate.name, None)
@@ -383,28 +384,30 @@ def _time(race: Race, trial: _Trial) -> dict[str, float]:
 
     for candidate in race.candidates:
         if run(candidate) < race.seconds or candidate.compiles:
-            best.pop(candidate.name, None)
             run(candidate)  # the first run loads kernels, or compiles them
-    left = race.seconds - sum(best.values())
-    repeats = {name: math.ceil(_LEAST_SECONDS / seconds) for name, seconds in best.items()}
-    for _ in range(_ROUNDS):
+    left = race.seconds
+    repeats = {
+        name: min(_MOST_REPEATS, math.ceil(_LEAST_SECONDS / max(seconds, 1e-6)))
+        for name, seconds in best.items()
+    }
+    for round_ in range(_ROUNDS):
         for candidate in race.candidates:
             seconds = best.get(candidate.name, math.inf)
-            if seconds > _HOPELESS * min(best.values(), default=0):
-                continue
-            if repeats[candidate.name] * seconds > left:
-                return best
-            left -= run(candidate, repeats[candidate.name])
+            cost = repeats.get(candidate.name, 1) * seconds
+            fastest = min(best.values(), default=0.0)
+            hopeless = round_ >= _ROUNDS_OF_ALL and seconds > _HOPELESS * fastest
+            if cost <= left and not hopeless:
+                left -= run(candidate, repeats[candidate.name])
     return best
 
 
 def _seconds(step: Callable[[], object], repeats: int, device: torch.device) -> float:
     synchronize(device)
-    start = time.perf_counter()
+    start = perf_counter()
     for _ in range(repeats):
         step()
     synchronize(device)
-    return (time.perf_counter() - start) / repeats
+    return (perf_counter() - start) / repeats
 
 
 def synchronize(device: torch.device) -> None:
