@@ -145,6 +145,14 @@ def _attention(layer: nn.Module) -> Any | None:
     return next((part for part in layer.modules() if hasattr(part, "num_heads")), None)
 
 
+def _weights(layer: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Parameters, and the tensors that parallel training may put in their place."""
+    for prefix, part in layer.named_modules():
+        plain = ((name, v) for name, v in vars(part).items() if isinstance(v, Tensor))
+        for name, tensor in (*part.named_parameters(recurse=False), *plain):
+            yield f"{prefix}.{name}".lstrip("."), tensor
+
+
 def _name(impl: AttnImpl, attention: Any | None) -> str:
     layers = "modules" if not impl.fused else "triton" if impl.triton else "pytorch"
     return layers if attention is None else f"{layers}+{impl.name}"
@@ -152,7 +160,7 @@ def _name(impl: AttnImpl, attention: Any | None) -> str:
 
 def _candidates(layer: nn.Module, attention: Any | None, settings: Settings) -> Iterator[AttnImpl]:
     """All that can run."""
-    channels = next(layer.parameters()).shape[0]
+    channels = next(_weights(layer))[1].shape[0]
     rows = torch.empty((0, channels), dtype=settings.stream, device=settings.device)
     by_triton = support.unsupported_reason(rows, settings.products) is None
     attentions = ["sdpa"] if attention is None else ["sdpa", "reference"]
@@ -183,7 +191,7 @@ def _key(layer: nn.Module, attention: Any | None, settings: Settings) -> dict[st
         "what": type(layer).__name__,
         "device": autotune.describe_device(settings.device),
         "versions": autotune.versions("triton") | {"cuda": torch.version.cuda},
-        "parameters": {name: list(p.shape) for name, p in layer.named_parameters()},
+        "parameters": {name: list(p.shape) for name, p in _weights(layer)},
         "num_heads": getattr(attention, "num_heads", None),
         "window_size": getattr(attention, "window_size", None),
         "stream": str(settings.stream),
@@ -236,22 +244,24 @@ class _Copies:
     def step(self, impl: AttnImpl) -> None:
         """One pass over the real input, with backward in training."""
         for shift in self._shifts:
-            self._run(self._copy(impl, shift), self._large_input(), None)
+            self._run(*self._copy(impl, shift), self._large_input(), None)
 
     def _compute(self, impl: AttnImpl, dtype: torch.dtype | None) -> list[Tensor]:
         found: list[Tensor] = []
         for shift in self._shifts:
-            layer = self._make_copy(impl, shift, dtype)
+            layer, weights = self._make_copy(impl, shift, dtype)
             factors = self._stochastic_depth(layer)
             if factors and dtype is not None:
                 layer.drop_path = _Replay(factors)
             x = self._random(self._small).to(self._settings.stream)
             x = x if dtype is None else x.to(dtype)
-            found += self._run(layer, x, dtype)
+            found += self._run(layer, weights, x, dtype)
         return found
 
-    def _run(self, layer: nn.Module, x: Tensor, dtype: torch.dtype | None) -> list[Tensor]:
-        """The output; in training also the gradients of the input and of all parameters."""
+    def _run(
+        self, layer: nn.Module, weights: list[Tensor], x: Tensor, dtype: torch.dtype | None
+    ) -> list[Tensor]:
+        """The output; in training also the gradients of the input and of all weights."""
         settings = self._settings
         autocast: Any = contextlib.nullcontext()
         if settings.autocast is not None and dtype is None:
@@ -265,7 +275,7 @@ class _Copies:
             if not settings.training:
                 return [out]
             grad = self._random(out.shape).to(settings.products).to(out.dtype)
-            return [out.detach(), *torch.autograd.grad(out, [x, *layer.parameters()], grad)]
+            return [out.detach(), *torch.autograd.grad(out, [x, *weights], grad)]
 
     def _stochastic_depth(self, layer: Any) -> list[Tensor]:
         """Make every second image skip a branch, on average; the factors that will be drawn."""
@@ -295,17 +305,21 @@ class _Copies:
     def _make_weights(self) -> dict[int, Tensor]:
         """For every parameter of the layer another one, all of which take part in the result."""
         found = {}
-        for name, p in self._layer.named_parameters():
+        for name, p in _weights(self._layer):
             value = self._random(tuple(p.shape)) * (p.shape[-1] ** -0.5 if p.ndim > 1 else 0.3)
             is_norm = p.ndim == 1 and name.endswith("weight")
             found[id(p)] = (value + 1 if is_norm else value).to(p.dtype)
         return found
 
-    def _make_copy(self, impl: AttnImpl, shift: int, dtype: torch.dtype | None = None) -> nn.Module:
+    def _make_copy(
+        self, impl: AttnImpl, shift: int, dtype: torch.dtype | None = None
+    ) -> tuple[nn.Module, list[Tensor]]:
+        """A copy without hooks, and its weights."""
         memo: dict[int, Any] = {
             key: nn.Parameter(value.to(dtype or value.dtype), self._settings.training)
             for key, value in self._weights().items()
         }
+        weights = list(memo.values())
         for original in self._layer.modules():
             hooks = (v for name, v in vars(original).items() if "hooks" in name)
             memo |= {id(v): type(v)() for v in hooks if isinstance(v, dict)}
@@ -316,4 +330,4 @@ class _Copies:
                 part.attn_impl = impl
             if hasattr(part, "shift_size"):
                 part.shift_size = shift
-        return layer
+        return layer, weights

@@ -299,13 +299,11 @@ def _measure(race: Race, stream: Any, threads: int) -> Result:
     torch.set_num_threads(threads)
     devices = [race.device] if stream else []
     with torch.cuda.stream(stream), torch.random.fork_rng(devices):
-        trial = _Trial(race.device)
+        trial = _Trial(race)
         _check(race, trial)
         ms = {name: round(1e3 * seconds, 4) for name, seconds in _time(race, trial).items()}
         if stream:
             torch.cuda.empty_cache()
-    for name, reason in trial.left_out.items():
-        logger.warning("%s: %s is left out: %s", race.what, name, reason)
     handicaps = {c.name: c.handicap for c in race.candidates}
     winner = min(ms, key=lambda name: ms[name] * handicaps[name], default=race.fixed)
     return Result(winner, ms, trial.left_out, trial.starved)
@@ -314,8 +312,8 @@ def _measure(race: Race, stream: Any, threads: int) -> Result:
 class _Trial:
     """Runs candidates, and notes those that fail."""
 
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
+    def __init__(self, race: Race) -> None:
+        self._what, self._device = race.what, race.device
         self.left_out: dict[str, str] = {}
         self.starved = False
 
@@ -331,7 +329,7 @@ class _Trial:
             short = short or bool(_NO_MEMORY.search(str(error)))
             self.starved |= short
             first = str(error).partition("\n")[0]
-            self.left_out[name] = "out of memory" if short else f"{type(error).__name__}: {first}"
+            self.leave_out(name, "out of memory" if short else f"{type(error).__name__}: {first}")
         else:
             return found
         # Here, as the error kept what the candidate had allocated.
@@ -339,13 +337,18 @@ class _Trial:
             torch.cuda.empty_cache()
         return None
 
+    def leave_out(self, name: str, reason: str) -> None:
+        """From now on, and say so."""
+        self.left_out[name] = reason
+        logger.warning("%s: %s is left out: %s", self._what, name, reason)
+
 
 def _check(race: Race, trial: _Trial) -> None:
     """Leave out the candidates that compute anything else than they should."""
     exact = trial.run("the exact result", race.exact)
     if exact is None:
-        reason = trial.left_out.pop("the exact result")
-        trial.left_out |= {c.name: f"not checked ({reason})" for c in race.candidates}
+        del trial.left_out["the exact result"]
+        trial.left_out |= {c.name: "not checked" for c in race.candidates}
         return
     errors = {}
     for candidate in race.candidates:
@@ -355,7 +358,8 @@ def _check(race: Race, trial: _Trial) -> None:
     bound = _ALLOWED * errors.get(race.trusted, math.nan) + _ROUNDING
     for name, error in errors.items():
         if not error <= bound:
-            trial.left_out[name] = f"wrong by {error:.1g} of the largest value, {bound:.1g} allowed"
+            reason = f"wrong by {error:.1g} of the largest value, {bound:.1g} allowed"
+            trial.leave_out(name, reason)
 
 
 def _error(found: Sequence[Tensor], exact: Sequence[Tensor]) -> float:

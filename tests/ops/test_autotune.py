@@ -183,7 +183,7 @@ def test_hopeless_candidates_do_not_take_the_time_of_the_others():
 def test_nothing_is_chosen_if_nothing_is_right(messages, folder):
     contest = race(fixed="other", exact=failing(ValueError("no")))
     assert autotune.choose(contest) == "other"
-    assert messages(logging.WARNING) == ["squares: plain is left out: not checked (ValueError: no)"]
+    assert messages(logging.WARNING) == ["squares: the exact result is left out: ValueError: no"]
     assert not folder.exists()
 
 
