@@ -251,7 +251,8 @@ class SwinTransformer(Backbone):
         init_cfg: ``dict(type='Pretrained', checkpoint=path or URL)``, or None.
         arch: 'tiny', 'small', 'base' or 'large' instead of sizes, depths and heads (section 3.3).
         attn_impl: 'auto', 'reference', 'sdpa', 'cpu' or 'triton': who computes the attention and
-            the layers around it, see :class:`~.dispatch.AttnImpl`.
+            the layers around it, see :class:`~.dispatch.AttnImpl`; 'auto' is what is fastest on a
+            GPU, see :mod:`~.tuning`, and 'cpu' on a CPU.
         use_shift: shift the windows of every second block; False is "w/o shifting" in table 4.
         use_rel_pos_bias: add the relative position bias to the scores; False with
             ``use_abs_pos_embed`` is "abs. pos." in table 4, without it "no pos.".

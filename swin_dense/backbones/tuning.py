@@ -87,8 +87,9 @@ class Choice:
         if found is None:
             attention = _attention(self._layer)
             drops = attention is not None and attention.training and attention.attn_drop_rate
-            # What observes operators would see those of the measurement, or miss them.
-            if drops or is_observed() or autotune.is_capturing():
+            numbers = type(x) in (Tensor, nn.Parameter)
+            # What observes operators would see those of the measurement.
+            if drops or not numbers or is_observed() or autotune.is_capturing():
                 return fixed_impl(attention, settings.training)
             found = self._found[settings] = self._choose(x, settings)
         return found

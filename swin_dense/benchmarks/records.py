@@ -13,7 +13,7 @@ import torch
 from swin_dense.analysis.machine import describe_machine, describe_versions
 from swin_dense.errors import UserError
 
-KINDS = ("backbone", "memory", "scaling", "detector", "evaluation", "pipeline", "kernels")
+KINDS = ("backbone", "memory", "scaling", "detector", "evaluation", "pipeline", "kernels", "tune")
 _MORE_PACKAGES = ("timm", "transformers", "pycocotools", "faster-coco-eval", "opencv-python")
 _WITHOUT_EFFECT = ("--json", "--remark")
 
@@ -65,6 +65,6 @@ def read(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} cannot be read: {error}") from error
     if not isinstance(record, dict) or record.get("kind") not in KINDS:
         raise UserError(f"{path} is no record of tools/benchmark.py")
-    if not record.keys() & {"models", "steps", "kernels"}:
+    if not record.keys() & {"models", "steps", "kernels", "races"}:
         raise UserError(f"{path} is a record of an earlier version: measure it again")
     return record

@@ -15,6 +15,7 @@ from swin_dense.benchmarks.kernels import kernel_notes, kernel_rows
 from swin_dense.benchmarks.measurement import LAUNCHES, MEMORY
 from swin_dense.benchmarks.records import KINDS, machine_text
 from swin_dense.benchmarks.targets import TARGETS
+from swin_dense.benchmarks.tune import tune_notes, tune_rows
 from swin_dense.engine.terminal.tables import markdown_table
 
 _HEADER = """# Benchmarks
@@ -129,6 +130,8 @@ def notes_of(record: Record) -> list[str]:
             notes.append(_KEPT_ON_CPU)
     if record["kind"] == "kernels":
         notes += kernel_notes(record)
+    if record["kind"] == "tune":
+        notes += tune_notes(record)
     if record["settings"].get("cuda_graphs"):
         notes.append("Ours runs forward as a CUDA graph; the others, and training, are eager.")
     if record["settings"].get("boxes"):
@@ -228,6 +231,7 @@ _SECTIONS = {
     "evaluation": ("COCO evaluation", _evaluation),
     "pipeline": ("Input pipeline", _pipeline),
     "kernels": ("Triton kernels", kernel_rows),
+    "tune": ("What 'auto' chooses", tune_rows),
 }
 
 

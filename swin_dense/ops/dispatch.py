@@ -37,7 +37,8 @@ class AttnImpl:
 
     Args:
         name: attention is computed by the backend of this name, see :mod:`~.window_attention.api`;
-            'auto' is the fastest that was measured on the device.
+            with 'auto' on a GPU, blocks are computed as was measured to be the fastest, see
+            :mod:`~.backbones.tuning`.
         fused: whether the functions of :mod:`~.ops.block` may compute the layers around it;
             otherwise the plain modules do.
         triton: whether these functions use Triton wherever there is a kernel, not PyTorch.

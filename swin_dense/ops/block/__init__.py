@@ -14,8 +14,8 @@ torch.compile does not trace into them; it fuses the plain layers by itself.
 
 Backends: :mod:`.pytorch`, in chunks of rows that stay in the cache on a CPU; and
 :mod:`.triton.backend`, our kernels for norms, residuals, GELU and MLPs of up to 256 channels, used
-with ``attn_impl='triton'`` where they can run ('auto' does not use them: their speed is not
-measured).
+with ``attn_impl='triton'`` where they can run, and with 'auto' where they were the fastest, see
+:mod:`~.backbones.tuning`.
 """
 
 from swin_dense.ops.block.api import norm_linear, proj_mlp
