@@ -3,6 +3,7 @@
 import copy
 import logging
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -93,6 +94,10 @@ def test_right_candidates_agree(training, autocast):
         result = autotune.measure(race)
         assert not result.left_out
         assert result.ms.keys() == names
+
+
+def test_triton_candidates(interpreted):
+    interpreted(Path(__file__).with_name("tuning_interpreted.py"))
 
 
 def spoil_values(monkeypatch):
