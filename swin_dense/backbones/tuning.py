@@ -226,13 +226,14 @@ class _Copies:
         self._masks: dict[tuple, Tensor] = {}
         window = getattr(_attention(layer), "window_size", None)
         self._shifts = (0,) if window is None else (0, window // 2)
-        # Neither side is a multiple of the window, or even.
+        # Both sides are odd, and no multiple of the window.
         side = 7 if window is None else window
-        self._small = (2, 2 * side + 1, side + 2 - side % 2, shape[-1])
+        self._small = (2, 2 * side + 1, side + 1 + side % 2, shape[-1])
         # Made once, and where they are used.
         self._weights = cache(self._make_weights)
         self._copy = cache(self._make_copy)
         self._large_input = cache(lambda: self._random(shape).to(settings.stream))
+        self._gradient = cache(self._make_gradient)
 
     def check(self, impl: AttnImpl) -> list[Tensor]:
         """Output and gradients from the small input, twice if windows are shifted."""
@@ -262,7 +263,7 @@ class _Copies:
     def _run(
         self, layer: nn.Module, weights: list[Tensor], x: Tensor, dtype: torch.dtype | None
     ) -> list[Tensor]:
-        """The output; in training also the gradients of the input and of all weights."""
+        """The outputs; in training also the gradients of the input and of all weights."""
         settings = self._settings
         autocast: Any = contextlib.nullcontext()
         if settings.autocast is not None and dtype is None:
@@ -273,10 +274,11 @@ class _Copies:
             x = x.detach().requires_grad_(settings.training)
             with autocast:
                 out = layer(x)
+            outs = [out] if isinstance(out, Tensor) else list(out)
             if not settings.training:
-                return [out]
-            grad = self._random(out.shape).to(settings.products).to(out.dtype)
-            return [out.detach(), *torch.autograd.grad(out, [x, *weights], grad)]
+                return outs
+            grads = [self._gradient(y.shape, y.dtype) for y in outs]
+            return [*(y.detach() for y in outs), *torch.autograd.grad(outs, [x, *weights], grads)]
 
     def _stochastic_depth(self, layer: Any) -> list[Tensor]:
         """Make every second image skip a branch, on average; the factors that will be drawn."""
@@ -302,6 +304,10 @@ class _Copies:
         device = self._settings.device
         generator = torch.Generator(device).manual_seed(_SEED)
         return torch.randn(shape, generator=generator, device=device)
+
+    def _make_gradient(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """Of an output; the same numbers in every precision."""
+        return self._random(shape).to(self._settings.products).to(dtype)
 
     def _make_weights(self) -> dict[int, Tensor]:
         """For every parameter of the layer another one, all of which take part in the result."""
