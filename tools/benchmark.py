@@ -8,6 +8,7 @@ tools/benchmark.py evaluation         COCO evaluation against mmdet's
 tools/benchmark.py pipeline CONFIG    images a second of the input pipeline on one core
 tools/benchmark.py kernels            what the Triton kernels take of a GPU, which need not be there
 tools/benchmark.py tune               makes the choices of attn_impl='auto' ahead, and shows them
+tools/benchmark.py passes             kernels and bytes of a step on a GPU, counted without one
 tools/benchmark.py report             docs/benchmarks.md from the records in docs/benchmarks/
 """
 
@@ -35,6 +36,7 @@ from swin_dense.benchmarks.evaluation import measure_evaluation
 from swin_dense.benchmarks.kernel_code import TARGETS, parse_target
 from swin_dense.benchmarks.kernels import ISSUE_SLOTS, KernelRun, find_clock, measure_kernels
 from swin_dense.benchmarks.measurement import DTYPES, Run
+from swin_dense.benchmarks.passes import PassesRun, measure_passes, operator_tables
 from swin_dense.benchmarks.pipeline import measure_pipeline
 from swin_dense.benchmarks.records import circumstances, machine_text, read
 from swin_dense.benchmarks.report import (
@@ -142,10 +144,27 @@ def make_parser() -> OneLineParser:
         one.add_argument("--json", metavar="FILE", type=Path, help="write the record there")
         one.add_argument("--remark", help="what else the record should say of the circumstances")
     kernels.set_defaults(rounds=20)
+    _add_passes(commands)
     report = commands.add_parser("report", help="the document")
     report.add_argument("records", nargs="*", type=Path, help=f"default: {RECORDS}/*.json")
     report.add_argument("--markdown", type=Path, default=RECORDS.with_suffix(".md"))
     return parser
+
+
+def _add_passes(commands: Any) -> None:
+    passes = commands.add_parser("passes", help="kernels and bytes, counted without a GPU")
+    passes.add_argument("--arch", default="tiny", help="tiny, small, base or large")
+    passes.add_argument(
+        "--size", metavar="HxW", default="800x1344", help="of the images, in pixels"
+    )
+    passes.add_argument("--batch", type=int, default=16, help="images at a time")
+    passes.add_argument("--dtype", choices=list(DTYPES), default="bf16", help="by autocast")
+    passes.add_argument("--window-size", type=int, default=7, help="side of a window in tokens")
+    passes.add_argument("--attn-impl", default="sdpa,triton", help="of ours: a,b")
+    passes.add_argument("--against", default="mmdet", help="library; '' for none")
+    passes.add_argument("--list", action="store_true", help="every operator too")
+    passes.add_argument("--json", metavar="FILE", type=Path, help="write the record there")
+    passes.add_argument("--remark", help="what else the record should say of the circumstances")
 
 
 def run(args: Namespace) -> None:
@@ -162,11 +181,14 @@ def run(args: Namespace) -> None:
         _fill_in(args, device)
         record = {"kind": args.kind, **circumstances(device, args.command, args.remark)}
         compiling = f"compiling for {args.target}" if args.kind == "kernels" else None
-        notify_user(compiling or f"measuring on {machine_text(record)}")
+        if args.kind != "passes":
+            notify_user(compiling or f"measuring on {machine_text(record)}")
         record |= _MEASURE[args.kind](args, device)
         path = args.json or WORK / f"{file_name(record)}.json"
         write_json(path, record)
         console().print(terminal_table(record))
+        if getattr(args, "list", False):
+            console().print(*operator_tables(record))
         for note in notes_of(record):
             notify_user(note)
         picture = path.with_suffix(".png")
@@ -273,6 +295,19 @@ def _tune(args: Namespace, device: torch.device) -> dict[str, Any]:
     return record
 
 
+def _passes(args: Namespace, device: torch.device) -> dict[str, Any]:
+    impls = list(dict.fromkeys(args.attn_impl.split(",")))
+    specs = [
+        Spec.of_arch(args.arch, args.window_size, parse_size(args.size), attn_impl=impl)
+        for impl in impls
+    ]
+    versions, missing = installed(parse_baselines(args.against))
+    with console().status("counting"):
+        record = measure_passes(PassesRun(specs[0], impls, versions, args.batch, args.dtype))
+    record["settings"]["arch"] = args.arch
+    return record | {"skipped": missing}
+
+
 _MEASURE = {
     "backbone": _backbone,
     "memory": _memory,
@@ -282,6 +317,7 @@ _MEASURE = {
     "pipeline": _pipeline,
     "kernels": _kernels,
     "tune": _tune,
+    "passes": _passes,
 }
 
 

@@ -12,8 +12,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
 from swin_dense.backbones.tuning import Choice
-from swin_dense.ops.block import Linear, Norm
-from swin_dense.ops.dispatch import AttnImpl, is_eager
+from swin_dense.ops.block import Linear, Norm, norm_map
+from swin_dense.ops.dispatch import AttnImpl, has_hooks, is_eager
 
 # These never hold all scores: 2200 tokens of a 1600-pixel image have 5 million for each head.
 _FUSED_SDPA = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
@@ -26,10 +26,16 @@ class PatchEmbed(nn.Module):
     """
 
     def __init__(
-        self, in_channels: int, embed_dims: int, patch_size: int, norm_cfg: dict | None
+        self,
+        in_channels: int,
+        embed_dims: int,
+        patch_size: int,
+        norm_cfg: dict | None,
+        attn_impl: AttnImpl,
     ) -> None:
         super().__init__()
         self.patch_size = patch_size
+        self.attn_impl = attn_impl
         self.projection = nn.Conv2d(in_channels, embed_dims, patch_size, patch_size)
         self.norm = build_norm_layer(norm_cfg, embed_dims)[1] if norm_cfg else nn.Identity()
 
@@ -44,7 +50,7 @@ class PatchEmbed(nn.Module):
             x = F.pad(x, (0, right, 0, bottom))
         # In a compiled graph the gradient of a convolution is for one size, of a product for all.
         embedded = self._product(x) if compiling else self.projection(x).permute(0, 2, 3, 1)
-        return self.norm(embedded)
+        return norm_of_map(self.norm, embedded, self.attn_impl, False)
 
     def _product(self, x: Tensor) -> Tensor:
         """The projection as a matrix product, ``(B, H', W', C)``."""
@@ -131,6 +137,16 @@ def run_blocks(blocks: Iterable[nn.Module], x: Tensor, with_cp: bool) -> Tensor:
 def drop_path_rates(rate: float, depth: int) -> list[float]:
     """Rates of stochastic depth of all blocks, from 0 to ``rate`` of the last."""
     return torch.linspace(0, rate, depth, device="cpu").tolist()
+
+
+def norm_of_map(norm: nn.Module, x: Tensor, impl: AttnImpl, channels_first: bool) -> Tensor:
+    """``norm(x)`` of ``(B, H, W, C)``, or the same as ``(B, C, H, W)``; by Triton if it may."""
+    if impl.triton and is_eager(x) and not has_hooks(norm):
+        layer = fusable_layer(norm)
+        if isinstance(layer, Norm):
+            return norm_map(x, layer, channels_first)
+    x = norm(x)
+    return x.permute(0, 3, 1, 2).contiguous() if channels_first else x
 
 
 class BlockOps(NamedTuple):

@@ -11,7 +11,6 @@ import torch
 from mmcv.cnn import build_norm_layer
 from mmcv.cnn.bricks import DropPath
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from swin_dense.backbones import tuning
 from swin_dense.backbones.base import Backbone, init_linear_layers
@@ -25,13 +24,14 @@ from swin_dense.backbones.layers import (
     drop_path_rates,
     fusable_block,
     fusable_layer,
+    norm_of_map,
     run_blocks,
 )
 from swin_dense.backbones.swin_args import ResolvedArgs
 from swin_dense.checkpoints.layouts import State
 from swin_dense.checkpoints.loading import convert_and_resize
 from swin_dense.checkpoints.resizing import resize_absolute_pos_embed
-from swin_dense.ops.block import Linear, Norm, norm_linear, proj_mlp
+from swin_dense.ops.block import Linear, Norm, neighbours, norm_linear, proj_mlp
 from swin_dense.ops.dispatch import AttnImpl, Decision
 from swin_dense.ops.window_attention import position_bias, shifted_window_attention
 from swin_dense.ops.window_attention.windows import relative_position_index
@@ -110,7 +110,8 @@ class SwinBlock(nn.Module):
         if not impl.fused:
             return self._by_modules(x, impl)
         # The same with fewer passes over memory, and less kept for backward.
-        attended = ops.attend(norm_linear(x, ops.norm1, ops.qkv, triton=impl.triton), impl)
+        qkv, x = norm_linear(x, ops.norm1, ops.qkv, triton=impl.triton)
+        attended = ops.attend(qkv, impl)
         scales = self._drop_path_scale(attended), self._drop_path_scale(attended)
         return proj_mlp(x, attended, ops.proj, ops.norm2, ops.fc1, ops.fc2, scales, impl.triton)
 
@@ -141,7 +142,11 @@ def _block_ops(block: SwinBlock) -> BlockOps | None:
 
 
 class PatchMerging(nn.Module):
-    """Join 2 x 2 neighbours: ``(B, H, W, C) -> (B, ceil(H / s), ceil(W / s), 2C)``, stride s."""
+    """Join 2 x 2 neighbours: ``(B, H, W, C) -> (B, ceil(H / s), ceil(W / s), 2C)``, stride s.
+
+    Also returns its input: what else uses that sends its gradient through here, where it is added
+    at no cost.
+    """
 
     def __init__(
         self, channels: int, stride: int, norm_cfg: dict | None, attn_impl: AttnImpl
@@ -153,34 +158,20 @@ class PatchMerging(nn.Module):
         self.reduction = nn.Linear(4 * channels, 2 * channels, bias=False)
         self.ops = Decision(self, _merging_ops)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """``(B, H, W, C) -> (B, ceil(H / s), ceil(W / s), 2C)``."""
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """``(B, H, W, C)`` to ``(B, ceil(H / s), ceil(W / s), 2C)`` and itself."""
         ops = self.ops.current(self, x)
         if ops is None:
-            return self.reduction(self.norm(self.neighbours(x)))
+            return self._by_modules(x)
         norm, reduction, choice = ops
         tuned = choice if x.device.type in tuning.DEVICES else None
         impl = self.attn_impl if tuned is None else tuned.of(x)
         if not impl.fused:
-            return self.reduction(self.norm(self.neighbours(x)))
-        return norm_linear(x, norm, reduction, self.neighbours, impl.triton)
+            return self._by_modules(x)
+        return norm_linear(x, norm, reduction, self.stride, impl.triton)
 
-    def neighbours(self, x: Tensor) -> Tensor:
-        """The channels of 2 x 2 tokens side by side: ``(B, ceil(H / s), ceil(W / s), 4C)``."""
-        h, w = x.shape[1:3]
-        rows, columns = (-(-size // self.stride) for size in (h, w))
-        reach_h, reach_w = ((n - 1) * self.stride + 1 for n in (rows, columns))
-        beyond = max(self.stride, 2) - 1  # whole steps, and a neighbour for the last token at least
-        bottom, right = reach_h + beyond - h, reach_w + beyond - w
-        if torch.compiler.is_compiling() or bottom or right:
-            x = F.pad(x, (0, 0, 0, right, 0, bottom))
-        neighbours = [
-            x[:, i : i + reach_h : self.stride, j : j + reach_w : self.stride]
-            for i in (0, 1)
-            for j in (0, 1)
-        ]
-        # OpenMMLab's channel order is nn.Unfold's: the four neighbours of a channel are adjacent.
-        return torch.stack(neighbours, dim=-1).flatten(-2)
+    def _by_modules(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.reduction(self.norm(neighbours(x, self.stride))), x
 
 
 def _merging_ops(merging: PatchMerging) -> tuple[Norm, Linear, tuning.Choice | None] | None:
@@ -215,7 +206,10 @@ class SwinStage(nn.Module):
         """
         extra = () if self.global_block is None else (self.global_block,)
         x = run_blocks((*self.blocks, *extra), x, self.with_cp)
-        return x, x if self.downsample is None else self.downsample(x)
+        if self.downsample is None:
+            return x, x
+        merged, x = self.downsample(x)
+        return x, merged
 
 
 @MODELS.register_module()
@@ -309,10 +303,11 @@ class SwinTransformer(Backbone):
         self.out_indices = args.out_indices
         self.num_features = list(args.channels)
         self.patch_grid = args.patch_grid
+        self.attn_impl = args.attn_impl
         self.cuda_graphs = CudaGraphs(args.cuda_graphs)
 
         self.patch_embed = PatchEmbed(
-            in_channels, args.embed_dims, args.patch_size, args.patch_norm_cfg
+            in_channels, args.embed_dims, args.patch_size, args.patch_norm_cfg, args.attn_impl
         )
         self.absolute_pos_embed: nn.Parameter | None = None
         if use_abs_pos_embed:
@@ -339,7 +334,7 @@ class SwinTransformer(Backbone):
         for i, stage in enumerate(self.stages):
             out, x = stage(x)
             if i in self.out_indices:
-                outs.append(getattr(self, f"norm{i}")(out).permute(0, 3, 1, 2).contiguous())
+                outs.append(norm_of_map(getattr(self, f"norm{i}"), out, self.attn_impl, True))
         return tuple(outs)
 
     def to_native(self, state: State, own: Mapping[str, Tensor]) -> tuple[State, str, list[str]]:

@@ -21,7 +21,7 @@ from swin_dense.benchmarks.kernel_code import Launch, Target, record_launches
 from swin_dense.benchmarks.measurement import Step
 from swin_dense.errors import UserError
 from swin_dense.ops.block.layers import Linear, Norm
-from swin_dense.ops.block.triton.support import PRODUCT_WIDTHS
+from swin_dense.ops.block.triton.support import MOST_SUMMED, PRODUCT_WIDTHS, WIDE_WIDTHS
 from swin_dense.ops.window_attention.windows import WindowSpec, padded_size
 
 BATCH = 16
@@ -34,11 +34,23 @@ _ROWS = (
     *("layer_norm", "add_layer_norm", "add", "layer_norm_backward"),
     *("gelu", "gelu_backward", "branch_gradient"),
 )
-_PRODUCTS = ("norm_linear", "linear_residual", "mlp", "mlp_backward")
+_MAPS = ("output norm", "patch merging norm", "patch embedding norm")
+_LINEAR = (
+    "norm_linear",
+    "linear_residual",
+    "norm_linear_gelu",
+    "residual_linear",
+    "gelu_linear_backward",
+)
+_PRODUCTS = ("mlp", "mlp_backward")
 # Functions of the modules that launch, which choose tiles, warps and stages.
 _SCHEDULES = {
     "window_attention": ("schedule", "tiles"),
-    "block": ("norm_schedule", "linear_schedule", "mlp_schedule"),
+    "block": (
+        *("norm_schedule", "linear_schedule", "linear_backward_schedule"),
+        *("residual_schedule", "mlp_schedule"),
+    ),
+    "maps": ("map_schedule",),
 }
 
 
@@ -97,6 +109,10 @@ def _launch_module(name: str) -> ModuleType:
         from swin_dense.ops.window_attention.triton import launch as attention_launch
 
         return attention_launch
+    if name == "maps":
+        from swin_dense.ops.block.triton import maps
+
+        return maps
     from swin_dense.ops.block.triton import launch as block_launch
 
     return block_launch
@@ -113,9 +129,17 @@ def all_calls() -> list[Call]:
     # The first of the models that has a width tells its number of rows.
     stages = {c: stage for model in reversed(WIDTHS) for stage, c in enumerate(model)}
     for width in dict.fromkeys(itertools.chain(*WIDTHS)):
-        for name in _ROWS + (_PRODUCTS if width in PRODUCT_WIDTHS else ()):
+        names = _ROWS + (_PRODUCTS if width in PRODUCT_WIDTHS else ())
+        names += _LINEAR if width in PRODUCT_WIDTHS + WIDE_WIDTHS else ()
+        names += ("norm_linear_backward",) if width <= MOST_SUMMED else ()
+        for name in names:
             prepare = partial(_block, name, width, stages[width])
             found.append(Call(f"{name} C={width}", f"C={width}", prepare))
+        # Patches are embedded before the first stage, and merged after all but the last.
+        last = 3 if stages[width] == 0 else 1 if stages[width] == 3 else 2
+        for name, direction in itertools.product(_MAPS[:last], ("forward", "backward")):
+            prepare = partial(_map, name, direction, width, stages[width])
+            found.append(Call(f"{name} {direction} C={width}", f"C={width}", prepare))
     return found
 
 
@@ -147,6 +171,15 @@ def _block(name: str, channels: int, stage: int, make: Inputs) -> Step:
     if name == "norm_linear":
         linear = make.linear(3 * c, c)
         return lambda: function(x, norm, linear)
+    if name == "norm_linear_gelu":
+        linear = make.linear(4 * c, c)
+        return lambda: function(x, norm, linear, True)
+    if name == "gelu_linear_backward":
+        weight, h = make(c, 4 * c), make(rows, 4 * c)
+        return lambda: function(x, scale, weight, h)
+    if name == "norm_linear_backward":
+        dy, weight = make(rows, 3 * c), make(3 * c, c)
+        return lambda: function(dy, x, norm, weight, x)
     if name in ("mlp", "mlp_backward"):
         layers = make.linear(4 * c, c), make.linear(c, 4 * c)
         if name == "mlp":
@@ -166,8 +199,32 @@ def _block(name: str, channels: int, stage: int, make: Inputs) -> Step:
     if name == "linear_residual":
         linear = make.linear(c, c)
         return lambda: function(y, linear, x, scale)
+    if name == "residual_linear":
+        linear, h = make.linear(c, 4 * c), make(rows, 4 * c)
+        return lambda: function(h, linear, x, scale)
     d_residual = make(rows, c, dtype=stream)
     return lambda: function(y, x, norm, d_residual, scale, make.dtype)
+
+
+def _map(name: str, direction: str, channels: int, stage: int, make: Inputs) -> Step:
+    """A norm that moves what it reads, in fp32 where autocast has it so."""
+    module, c = _launch_module("maps"), channels
+    height, width = (-(-side // 2**stage) for side in STAGE_1)
+    wide, stream = torch.float32, torch.float32 if stage == 0 else make.dtype
+    x = make(BATCH, height, width, c, dtype=stream)
+    if name == "patch merging norm":
+        norm, merged = make.norm(4 * c), make(BATCH, -(-height // 2), -(-width // 2), 4 * c)
+        if direction == "forward":
+            return lambda: module.merged_layer_norm(x, norm, make.dtype)
+        return lambda: module.merged_layer_norm_backward(merged, x, norm, x)
+    norm, first = make.norm(c), name == "output norm"
+    if not first:
+        x = make(BATCH, c, height, width).permute(0, 2, 3, 1)
+    if direction == "forward":
+        return lambda: module.layer_norm_map(x, norm, wide, first)
+    sizes = (c, height, width) if first else (height, width, c)
+    d_out = make(BATCH, *sizes, dtype=wide)
+    return lambda: module.layer_norm_map_backward(d_out, x, norm, first)
 
 
 Changes = Mapping[str, Mapping[str, int]]

@@ -72,6 +72,7 @@ class Target:
             warp_size=32,
             max_threads_per_multi_processor=32 * self.warps,
             shared_memory_per_multiprocessor=self.shared_memory,
+            shared_memory_per_block_optin=self.shared_memory - RESERVED_SHARED,
         )
 
     def programs_per_sm(self, registers: int, shared_bytes: int, warps: int) -> tuple[int, str]:
@@ -260,19 +261,24 @@ class Launch:
             if features in found:
                 return found[features] // found["CHUNK"], 1
         if "ROWS" in found:
-            return _blocks(_blocks(found["n_rows"], found["ROWS"]), self.grid[0]), 1
+            if "n_blocks" in found:
+                blocks = found["n_blocks"]
+            else:
+                blocks = _blocks(found["n_rows"], found["ROWS"])
+            return _blocks(blocks, self.grid[0]), 1
         return 1, 1
 
     @property
     def bytes_moved(self) -> int:
         """Bytes that have to be read or written: every tensor among the arguments, once.
 
-        Of ``d_qkv`` the kernels of large windows write a third (queries) and two thirds (keys).
+        One that is given twice is read and written. Of ``d_qkv`` the kernels of large windows write
+        a third (queries) and two thirds (keys).
         """
         parts = {"backward_queries": 1 / 3, "backward_keys": 2 / 3}
-        tensors = {id(t): (k, t) for k, t in self.arguments.items() if isinstance(t, Tensor)}
+        tensors = {k: t for k, t in self.arguments.items() if isinstance(t, Tensor)}
         total = 0.0
-        for name, tensor in tensors.values():
+        for name, tensor in tensors.items():
             part = parts.get(self.name, 1) if name == "d_qkv" else 1
             total += part * tensor.numel() * tensor.element_size()
         return round(total)

@@ -13,9 +13,21 @@ import torch
 from swin_dense.analysis.machine import describe_machine, describe_versions
 from swin_dense.errors import UserError
 
-KINDS = ("backbone", "memory", "scaling", "detector", "evaluation", "pipeline", "kernels", "tune")
+KINDS = (
+    "backbone",
+    "memory",
+    "scaling",
+    "detector",
+    "evaluation",
+    "pipeline",
+    "kernels",
+    "passes",
+    "tune",
+)
 _MORE_PACKAGES = ("timm", "transformers", "pycocotools", "faster-coco-eval", "opencv-python")
+# With a value, and without.
 _WITHOUT_EFFECT = ("--json", "--remark")
+_FLAGS_WITHOUT_EFFECT = ("--list",)
 
 
 def circumstances(
@@ -38,7 +50,7 @@ def _relevant(command: Sequence[str]) -> list[str]:
     """The command without what changes no measurement, nor folders of this machine."""
     words, skip = [], False
     for word in command:
-        if not skip and word.partition("=")[0] not in _WITHOUT_EFFECT:
+        if not skip and word.partition("=")[0] not in _WITHOUT_EFFECT + _FLAGS_WITHOUT_EFFECT:
             words.append(Path(word).name if Path(word).is_absolute() else word)
         skip = word in _WITHOUT_EFFECT
     return words

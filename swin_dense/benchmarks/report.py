@@ -13,6 +13,7 @@ from swin_dense.benchmarks.backbone import PHASES
 from swin_dense.benchmarks.baselines import OURS
 from swin_dense.benchmarks.kernels import kernel_notes, kernel_rows
 from swin_dense.benchmarks.measurement import LAUNCHES, MEMORY
+from swin_dense.benchmarks.passes import PREDICTIONS, passes_notes, passes_rows, prediction_rows
 from swin_dense.benchmarks.records import KINDS, machine_text
 from swin_dense.benchmarks.targets import TARGETS
 from swin_dense.benchmarks.tune import tune_notes, tune_rows
@@ -37,7 +38,7 @@ _TARGETS = """## Targets
 compared with eager baselines. What may be kept for backward was calculated for fused kernels; the
 same calculation gives mmdet 1508, 2427, 3234 and 4847 MB. "Measured on" is the machine of the
 latest record; each machine has a row. The targets of a CPU are set for AMD EPYC; Intel may gain
-less.
+less. "Counted": kernels and gigabytes that need no GPU, see below.
 """
 _COMMANDS = """What measures them, on a GPU:
 
@@ -51,8 +52,8 @@ _COMMANDS = """What measures them, on a GPU:
     tools/benchmark.py detector configs/upernet_swin_t_ade20k.py
 
 and on a CPU `backbone`, `memory`, `evaluation`, and `scaling --sizes 512,1024,1536,2048`. `kernels`
-compiles without a GPU, and times the kernels too where there is one. Records
-that are given as `--json docs/benchmarks/NAME.json` become part of this document.
+compiles without a GPU, and times the kernels too where there is one; `passes` counts without one.
+Records that are given as `--json docs/benchmarks/NAME.json` become part of this document.
 """
 _KEPT = (
     "Megabytes (1e6 bytes) that a training forward keeps: for each image, and once whatever the "
@@ -132,6 +133,8 @@ def notes_of(record: Record) -> list[str]:
         notes += kernel_notes(record)
     if record["kind"] == "tune":
         notes += tune_notes(record)
+    if record["kind"] == "passes":
+        notes += passes_notes(record)
     if record["settings"].get("cuda_graphs"):
         notes.append("Ours runs forward as a CUDA graph; the others, and training, are eager.")
     if record["settings"].get("boxes"):
@@ -232,6 +235,7 @@ _SECTIONS = {
     "pipeline": ("Input pipeline", _pipeline),
     "kernels": ("Triton kernels", kernel_rows),
     "tune": ("What 'auto' chooses", tune_rows),
+    "passes": ("Kernels and bytes", passes_rows),
 }
 
 
@@ -313,7 +317,16 @@ def benchmarks_document(records: Sequence[Record], command: str, plots: Mapping[
     for kind, places in groupby(order, lambda i: records[i]["kind"]):
         parts.append(f"## {_SECTIONS[kind][0]}\n")
         parts += [_section(records[i], plots.get(i)) for i in places]
-    return "\n".join(parts)
+    return "\n".join(parts + _predictions([records[i] for i in order]))
+
+
+def _predictions(records: Sequence[Record]) -> list[str]:
+    """The section of what was not measured; nothing if nothing was predicted."""
+    headings, *rows = prediction_rows(one for one in records if one["kind"] == "passes")
+    if not rows:
+        return []
+    table = markdown_table([heading and f"{heading}:" for heading in headings], rows)
+    return [f"## Predictions, not measurements\n\n{PREDICTIONS}\n{table}"]
 
 
 def _targets(records: Sequence[Record]) -> str:
@@ -324,7 +337,7 @@ def _targets(records: Sequence[Record]) -> str:
         values = [f"{most}{x:g}{target.unit}" if x else "" for x in (target.must, target.aim)]
         measured: dict[str, float | None] = {**target.measured(records)} or {"": None}
         for machine, value in measured.items():
-            digits = 0 if value and value >= 100 else 2
+            digits = 0 if isinstance(value, int) or (value and value >= 100) else 2
             text = "not measured" if value is None else f"{value:.{digits}f}{target.unit}"
             rows.append([target.case, *values, text, machine])
     return markdown_table(["case", "must:", "aim:", "measured:", "measured on"], rows)

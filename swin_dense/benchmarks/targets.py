@@ -28,8 +28,9 @@ class Target:
             memory or another metric that should be small.
         kind: of the record.
         metric: 'forward', 'training' or 'memory' of a backbone, 'training' of a detector,
-            'bbox' or 'segm' of an evaluation, 'exponent' of scaling, or the model whose memory
-            without recomputation was counted.
+            'bbox' or 'segm' of an evaluation, 'exponent' of scaling, the model whose memory
+            without recomputation was counted, or of passes, such as 'triton block forward gb' or
+            'triton backbone training kernels', where the block is of the first stage.
         settings: that the record has, its device and config included; 'range' are the least and
             the largest side of scaling.
         at_most: whether less is better.
@@ -68,6 +69,11 @@ def _value(record: Mapping[str, Any], metric: str) -> float | None:
     if record["kind"] == "memory":
         rows = (one for one in record["models"] if one["arch"] == metric and not one["with_cp"])
         return next((one[OURS]["image_mb"] for one in rows), None)
+    if record["kind"] == "passes":
+        impl, part, phase, what = metric.split()
+        ours = (one for one in record["models"] if one.get("attn_impl") == impl)
+        parts = (one if part == "backbone" else one["blocks"][0] for one in ours)
+        return next((one[phase][what] for one in parts), None)
     models = {one["name"]: one for one in record["models"]}
     if record["kind"] == "scaling":
         return models[OURS].get("forward", {}).get(metric)
@@ -114,6 +120,15 @@ def _evaluation(kind: str) -> Target:
     return Target(f"COCO evaluation, {kind}", 3, None, "evaluation", kind, settings)
 
 
+def _passes(must: float, aim: float | None, metric: str) -> Target:
+    impl, part, phase, what = metric.split()
+    part = "whole backbone" if part == "backbone" else "block of stage 1"
+    case = f"bf16, 800x1344, tiny, batch 16, {impl}, {part}, {phase}, counted"
+    settings = {"arch": "tiny", "size": [800, 1344], "batch": 16, "dtype": "bf16"}
+    unit = " GB" if what == "gb" else " kernels"
+    return Target(case, must, aim, "passes", metric, settings, at_most=True, unit=unit)
+
+
 TARGETS: tuple[Target, ...] = (
     _gpu(2.7, 4, "tiny", "forward"),
     _gpu(2.7, 4, "small", "forward"),
@@ -129,6 +144,10 @@ TARGETS: tuple[Target, ...] = (
     _kept("small", 871),
     _kept("base", 1159),
     _kept("large", 1838),
+    _passes(26, 22, "triton backbone forward gb"),
+    _passes(110, 95, "triton backbone training gb"),
+    _passes(150, None, "triton backbone forward kernels"),
+    _passes(9, None, "triton block forward kernels"),
     _cpu(1.5, 2.7, "forward"),
     _cpu(1.3, 2.1, "training"),
     Target(

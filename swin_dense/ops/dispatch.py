@@ -17,6 +17,7 @@ from typing import Any, Generic, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd import forward_ad
 from torch.nn import functional as F
 from torch.nn.modules.module import _has_any_global_hook
@@ -71,7 +72,7 @@ def is_eager(*tensors: Tensor | None) -> bool:
 
     Not while torch.compile, export or torch.jit traces, under torch.func's transforms, in
     forward-mode differentiation, nor for meta, fake and other wrapped tensors: there only
-    operators that PyTorch itself knows can run.
+    operators that PyTorch itself knows can run. Where kernels are only compiled, any tensor does.
     """
     if torch.compiler.is_compiling() or torch.jit.is_tracing() or forward_ad._current_level >= 0:
         return False
@@ -81,13 +82,24 @@ def is_eager(*tensors: Tensor | None) -> bool:
             or x.is_meta
             or torch._C._functorch.is_functorch_wrapped_tensor(x)
         ):
-            return False
+            return triton_support.compiles_only()
     return True
 
 
+def has_hooks(module: nn.Module) -> bool:
+    """Whether something is called before or after this module."""
+    forward = module._forward_hooks or module._forward_pre_hooks
+    backward = module._backward_hooks or module._backward_pre_hooks
+    return bool(forward or backward or _has_any_global_hook())
+
+
 def is_observed() -> bool:
-    """Whether modes see every operator that runs, or global hooks every module that is called."""
-    return bool(torch._C._len_torch_dispatch_stack()) or _has_any_global_hook()
+    """Whether modes see every operator that runs, or global hooks every module that is called.
+
+    Where kernels are only compiled, modes see tensors without numbers, and these run as others do.
+    """
+    modes = torch._C._len_torch_dispatch_stack() and not triton_support.compiles_only()
+    return bool(modes) or _has_any_global_hook()
 
 
 _disabled = lru_cache(maxsize=None)(torch.compiler.disable)
@@ -120,6 +132,26 @@ def differentiable_gradients(
     with torch.enable_grad():
         found = iter(torch.autograd.grad(function(*inputs), wanted, grad, create_graph=True))
     return [next(found) if isinstance(x, Tensor) and x.requires_grad else None for x in inputs]
+
+
+def cast_together(
+    tensors: Sequence[Tensor | None], dtypes: torch.dtype | Sequence[torch.dtype | None]
+) -> list[Any]:
+    """Tensors in ``dtypes``, without autograd: all that are in others are copied by one kernel."""
+    if isinstance(dtypes, torch.dtype):
+        dtypes = [dtypes] * len(tensors)
+    found: list[Any] = []
+    sources: list[Tensor] = []
+    copies: list[Tensor] = []
+    for x, dtype in zip(tensors, dtypes, strict=True):
+        found.append(x)
+        if x is not None and x.dtype != dtype:
+            sources.append(x)
+            copies.append(torch.empty_like(x, dtype=dtype))
+            found[-1] = copies[-1]
+    if copies:
+        torch._foreach_copy_(copies, sources)
+    return found
 
 
 class Decision(Generic[R]):
@@ -317,6 +349,31 @@ def without_autocast(x: Tensor) -> contextlib.AbstractContextManager[Any]:
     return torch.autocast(x.device.type, enabled=False)
 
 
+def fake_cuda_tensors() -> contextlib.AbstractContextManager[Any]:
+    """Within it, tensors on CUDA have no numbers, and need no GPU: operators tell only shapes."""
+    return FakeTensorMode()
+
+
+def efficient_attention(
+    q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None, dropout_p: float = 0.0,
+    is_causal: bool = False, scale: float | None = None,
+) -> Tensor:  # fmt: skip
+    """What PyTorch's attention is on CUDA with a mask: its memory-efficient kernel."""
+    operator = torch.ops.aten._scaled_dot_product_efficient_attention
+    keep = any(x is not None and x.requires_grad for x in (q, k, v, attn_mask))
+    return operator(q, k, v, attn_mask, keep, dropout_p, is_causal, scale=scale)[0]
+
+
+def gradient_formats(node: Any) -> list[tuple[torch.dtype, tuple[int, ...]]]:
+    """Precision and shape of the gradients that a node of autograd's graph takes."""
+    return [(one.dtype, tuple(one.shape)) for one in node._input_metadata]
+
+
+def sequence_number(node: Any) -> int:
+    """When a node of autograd's graph was made: its engine runs the latest first."""
+    return node._sequence_nr()
+
+
 class OperatorCounter(TorchDispatchMode):
     """Within it, ``count`` is the number of operators that computed something.
 
@@ -328,6 +385,13 @@ class OperatorCounter(TorchDispatchMode):
         self.count = 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        """Count and run an operator."""
-        self.count += not (func.is_view or func is torch.ops.aten._unsafe_view.default)
-        return func(*args, **(kwargs or {}))
+        """Run and count an operator."""
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        if not (func.is_view or func is torch.ops.aten._unsafe_view.default):
+            self.see(func, args, kwargs, out)
+        return out
+
+    def see(self, func: Any, args: Any, kwargs: Any, out: Any) -> None:
+        """What is done about an operator that computed ``out``."""
+        self.count += 1

@@ -32,6 +32,12 @@ def compiling_for(gpu: Any) -> Iterator[None]:
         _compiling_for.reset(token)
 
 
+def compiles_only() -> bool:
+    """Whether kernels are only compiled, so that tensors without numbers do: see the above."""
+    # torch.compile does not trace context variables, and never runs within this context.
+    return not torch.compiler.is_compiling() and _compiling_for.get() is not None
+
+
 def interpreted() -> bool:
     """Whether Triton interprets kernels in this process."""
     return _INTERPRETED
@@ -52,9 +58,10 @@ def unsupported_dtype_reason(*dtypes: torch.dtype) -> str | None:
 
 def unsupported_device_reason(device: torch.device) -> str | None:
     """Why Triton cannot run on tensors of a device, as 'needs ...'; None if it can."""
+    if compiles_only():
+        return None
     if device.type != "cuda":
-        runs = _INTERPRETED or _compiling_for.get() is not None
-        return None if runs else f"needs a CUDA device, got a tensor on {device}"
+        return None if _INTERPRETED else f"needs a CUDA device, got a tensor on {device}"
     # Not get_device_capability(), which torch.compile would put into its graph.
     if torch.cuda.get_device_properties(device).major < MAJOR_CAPABILITY:
         return "needs a GPU of compute capability 8.0 (Ampere) or later"
@@ -63,13 +70,15 @@ def unsupported_device_reason(device: torch.device) -> str | None:
 
 def gpu_properties(device: torch.device) -> Any:
     """What ``torch.cuda.get_device_properties`` returns, or what kernels are compiled for."""
-    return _compiling_for.get() or torch.cuda.get_device_properties(device)
+    if compiles_only():
+        return _compiling_for.get()
+    return torch.cuda.get_device_properties(device)
 
 
 def multiprocessors(device: torch.device) -> int:
     """Multiprocessors of a GPU."""
     # Without a GPU there is Triton's interpreter, which runs one program after the other.
-    if device.type != "cuda" and _compiling_for.get() is None:
+    if device.type != "cuda" and not compiles_only():
         return 1
     return gpu_properties(device).multi_processor_count
 
@@ -81,4 +90,4 @@ def fp32_precision() -> str:
 
 def device_guard(device: torch.device) -> torch.cuda.device:
     """Triton launches on the current device, which need not be the tensors'."""
-    return torch.cuda.device(device if device.type == "cuda" else -1)
+    return torch.cuda.device(device if device.type == "cuda" and not compiles_only() else -1)

@@ -127,10 +127,11 @@ def test_passes_of_a_loop():
     assert launch_of(programs=125, n_rows=1000, ROWS=8).passes == (1, 1)
 
 
-def test_bytes_of_tensors_count_once():
+def test_bytes_of_tensors():
     x = torch.empty(10, 3)
     y = torch.empty(10, 3, dtype=torch.bfloat16)
-    assert launch_of(x=x, also_x=x, y=y, scale=None, n_rows=10).bytes_moved == 120 + 60
+    assert launch_of(x=x, y=y, scale=None, n_rows=10).bytes_moved == 120 + 60
+    assert launch_of(d=y, h=x, out=y).bytes_moved == 60 + 120 + 60  # d is written over
     assert launch_of("backward_queries", d_qkv=x, qkv=y).bytes_moved == 40 + 60
     assert launch_of("backward_keys", d_qkv=x, qkv=y).bytes_moved == 80 + 60
 

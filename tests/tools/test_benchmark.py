@@ -206,6 +206,22 @@ def test_kernels(run, tmp_path, capsys):
     assert "Slots: SASS instructions" in out
 
 
+def test_passes(run, tmp_path, capsys):
+    pytest.importorskip("triton")
+    path = tmp_path / "passes.json"
+    flags = ["--size", "32x32", "--batch", 1, "--attn-impl", "reference", "--against", ""]
+    assert run("passes", *flags, "--list", "--json", path) == 0
+    record = json.loads(path.read_text())
+    assert record["kind"] == "passes"
+    assert [one["attn_impl"] for one in record["models"]] == ["reference"]
+    assert record["machine"]["name"] == "counted for sm_90, no GPU"
+    assert "--list" not in record["command"]
+    out = capsys.readouterr().out
+    assert "passes: tiny, 32x32, batch 1, bf16" in out
+    assert "native_layer_norm" in out
+    assert "Counted, not measured" in out
+
+
 def test_report_is_deterministic(run, tmp_path):
     folder = tmp_path / "benchmarks"
     common = ["--rounds", 1, "--against", "mmdet"]
@@ -397,6 +413,8 @@ def test_recorded_commands_have_no_local_paths():
         (["detector", "none.py"], "no such config: none.py"),
         (["kernels", "--target", "sm_91"], "unknown --target 'sm_91': choose one of sm_80"),
         (["kernels", "--rounds", "0"], "--rounds 0: expected 1 or more"),
+        (["passes", "--attn-impl", "auto,magic"], "attn_impl"),
+        (["passes", "--batch", "0"], "--batch 0: expected 1 or more"),
         (["report", "none.json"], "none.json cannot be read"),
     ],
 )

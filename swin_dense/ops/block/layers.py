@@ -6,6 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from swin_dense.ops.dispatch import cast_together
+
 
 class Norm(NamedTuple):
     """LayerNorm over C channels: weight and bias ``(C,)``."""
@@ -55,8 +57,8 @@ class ParamGrads:
 
     def add_norm(self, d_weight: Tensor | None, d_bias: Tensor | None) -> None:
         """Add to the gradients of the LayerNorm's parameters."""
-        self._add("norm.weight", d_weight)
-        self._add("norm.bias", d_bias)
+        self.add("norm.weight", d_weight)
+        self.add("norm.bias", d_bias)
 
     def add_linear(
         self,
@@ -78,14 +80,15 @@ class ParamGrads:
         weight, bias = f"{name}.weight", f"{name}.bias"
         if self._wanted[weight]:
             if weight_gradient is None or grad.element_size() < 4:
-                self._add(weight, grad.t() @ x)
+                self.add(weight, grad.t() @ x)
             else:
                 self._sums[weight] = weight_gradient(grad, x, self._sums.get(weight))
         if self._wanted[bias] and d_bias is None:
             d_bias = grad.sum(0, dtype=torch.promote_types(grad.dtype, torch.float32))
-        self._add(bias, d_bias)
+        self.add(bias, d_bias)
 
-    def _add(self, key: str, value: Tensor | None) -> None:
+    def add(self, key: str, value: Tensor | None) -> None:
+        """Add to the gradient of a parameter, such as ``'norm.weight'``, if it is wanted."""
         if value is None or not self._wanted[key]:
             return
         if key in self._sums:  # chunks are summed in fp32 at least
@@ -95,5 +98,6 @@ class ParamGrads:
 
     def like(self, parameters: Sequence[Tensor | None]) -> list[Tensor | None]:
         """The sums, each in the precision of its parameter."""
-        pairs = zip(map(self._sums.get, self._wanted), parameters, strict=True)
-        return [None if s is None or p is None else s.to(p.dtype) for s, p in pairs]
+        wanted = zip(self._wanted, parameters, strict=True)
+        sums = [None if p is None else self._sums.get(key) for key, p in wanted]
+        return cast_together(sums, [None if p is None else p.dtype for p in parameters])

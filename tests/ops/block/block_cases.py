@@ -61,6 +61,8 @@ def make_inputs(case: Case, device: str = "cpu") -> Tensors:
         "b2": normal(c, factor=0.3),
         "d": normal(rows, c, dtype=case.stream),
         "d_low": normal(rows, c, dtype=case.dtype),
+        "h": normal(rows, hidden, dtype=case.dtype),
+        "dh": normal(rows, hidden, dtype=case.dtype),
     }
 
 
@@ -213,9 +215,16 @@ def plain_linear(t: Tensors, dtype: torch.dtype) -> Tensors:
     """Attention's first and last linear layers, as autocast computes them."""
     last = F.linear(t["y"], t["w1"][: t["y"].shape[1]], None)
     residual = t["x"][:, : last.shape[1]] + kept(t["scale"], last).to(t["x"].dtype)
+    first = F.linear(normed(t["x"], t, dtype), t["w1"], t["b1"].to(dtype))
+    second = t["x"] + kept(t["scale"], F.linear(t["h"], t["w2"], t["b2"].to(dtype))).to(
+        t["x"].dtype
+    )
     return {
-        "first": F.linear(normed(t["x"], t, dtype), t["w1"], t["b1"].to(dtype)),
+        "first": first,
         "residual": residual,
+        "hidden": first,
+        "active": F.gelu(first),
+        "second": second,
     }
 
 
@@ -223,10 +232,66 @@ def our_linear(t: Tensors, dtype: torch.dtype) -> Tensors:
     from swin_dense.ops.block.triton import launch as triton_block
 
     w = t["w1"][: t["y"].shape[1]]
-    x = t["x"][:, : len(w)]
+    x, first = t["x"][:, : len(w)], (t["x"], norm_of(t), Linear(t["w1"], t["b1"]))
+    active, hidden = triton_block.norm_linear_gelu(*first, True)
+    (again,) = triton_block.norm_linear_gelu(*first, False)
+    assert torch.equal(active, again)
+    second = Linear(t["w2"], t["b2"])
     return {
-        "first": triton_block.norm_linear(t["x"], norm_of(t), Linear(t["w1"], t["b1"])),
+        "first": triton_block.norm_linear(*first),
         "residual": triton_block.linear_residual(t["y"], Linear(w, None), x, t["scale"]),
+        "hidden": hidden,
+        "active": active,
+        "second": triton_block.residual_linear(t["h"], second, t["x"], t["scale"]),
+    }
+
+
+def plain_linear_backward(t: Tensors, dtype: torch.dtype) -> Tensors:
+    """Of a norm and the linear layer after it, whose gradient is ``dh``."""
+    names = ("x", "norm_weight", "norm_bias", "w1", "b1")
+    t = leaves(t, *names)
+    out = F.linear(normed(t["x"], t, dtype), t["w1"], t["b1"].to(dtype))
+    grads = gradients(out, t["dh"], {name: t[name] for name in names})
+    return {**grads, "alone": grads["d_x"], "d_x": grads["d_x"] + t["d"]}
+
+
+def our_linear_backward(t: Tensors, dtype: torch.dtype) -> Tensors:
+    from swin_dense.ops.block.triton import launch as triton_block
+
+    call = (t["dh"], t["x"], norm_of(t), t["w1"])
+    dx, xn, d_weight, d_bias, d_b1 = triton_block.norm_linear_backward(*call, t["d"])
+    alone = triton_block.norm_linear_backward(*call, None)[0]
+    return {
+        "d_x": dx,
+        "alone": alone,
+        "d_norm_weight": d_weight,
+        "d_norm_bias": d_bias,
+        "d_w1": t["dh"].T @ xn,
+        "d_b1": d_b1,
+    }
+
+
+def plain_gelu_linear_backward(t: Tensors, dtype: torch.dtype) -> Tensors:
+    """Of GELU and the linear layer after it, on hidden units ``h``."""
+    t = leaves(t, "h", "w2", "b2")
+    active = F.gelu(t["h"])
+    out = kept(t["scale"], F.linear(active, t["w2"], t["b2"].to(dtype)))
+    wanted = {name: t[name] for name in ("h", "w2", "b2")}
+    grads = gradients(out, t["d"].to(dtype), wanted)
+    wide = torch.promote_types(dtype, torch.float32)
+    return {**grads, "active": active, "d_b1": grads["d_h"].sum(0, dtype=wide)}
+
+
+def our_gelu_linear_backward(t: Tensors, dtype: torch.dtype) -> Tensors:
+    from swin_dense.ops.block.triton import launch as triton_block
+
+    found = triton_block.gelu_linear_backward(t["d"], t["scale"], t["w2"], t["h"])
+    return {
+        "d_h": found.dh,
+        "d_w2": found.d.T @ found.g,
+        "d_b2": found.d_b,
+        "active": found.g,
+        "d_b1": found.d_bh,
     }
 
 
@@ -240,6 +305,8 @@ FUNCTIONS: dict[str, tuple[Function, Function]] = {
     "mlp": (plain_mlp, our_mlp),
     "mlp_backward": (plain_mlp_backward, our_mlp_backward),
     "linear": (plain_linear, our_linear),
+    "linear_backward": (plain_linear_backward, our_linear_backward),
+    "gelu_linear_backward": (plain_gelu_linear_backward, our_gelu_linear_backward),
 }
 
 

@@ -6,8 +6,9 @@ import pytest
 import torch
 from plain_layers import Half, draw, gradients
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from swin_dense.ops.block import Linear, Norm, api, norm_linear, pytorch
+from swin_dense.ops.block import Linear, Norm, api, neighbours, norm_linear, pytorch
 
 B, H, W, C = 2, 5, 6, 8
 
@@ -36,29 +37,48 @@ def test_proj_mlp_equals_the_plain_layers(chunked, scales, bias, kept, monkeypat
         torch.testing.assert_close(half.fused(*inputs), plain[0], rtol=1e-12, atol=1e-12)
 
 
-def mirrored(x):
-    """A gather that copies: each row, followed by the same row reversed."""
-    return torch.cat([x, x.flip(-1)], dim=-1)
-
-
-@pytest.mark.parametrize("gather_fn", [None, mirrored])
+@pytest.mark.parametrize("stride", [None, 1, 2, 3])
 @pytest.mark.parametrize("bias", [True, False])
-def test_norm_linear_equals_the_plain_layers(chunked, bias, gather_fn):
-    channels = C if gather_fn is None else 2 * C
+def test_norm_linear_equals_the_plain_layers(chunked, bias, stride):
+    """The second result is x, whose gradient joins the first's."""
+    channels = C if stride is None else 4 * C
     norm, linear = nn.LayerNorm(channels).double(), nn.Linear(channels, 28, bias=bias).double()
     parameters = [*norm.parameters(), *linear.parameters()]
     for i, p in enumerate(parameters):
         p.data.copy_(draw(*p.shape, seed=i).detach())
-    fused = (Norm(norm.weight, norm.bias, norm.eps), Linear(linear.weight, linear.bias), gather_fn)
+    fused = (Norm(norm.weight, norm.bias, norm.eps), Linear(linear.weight, linear.bias), stride)
     inputs = [draw(B, H, W, C)]
 
     def plain(x):
-        return linear(norm(x if gather_fn is None else gather_fn(x)))
+        return linear(norm(x if stride is None else neighbours(x, stride)))
 
-    expected = gradients(plain, inputs, parameters)
-    ours = gradients(lambda x: norm_linear(x, *fused), inputs, parameters)
-    for a, b in zip(ours, expected, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+    for function, ours in (
+        (plain, lambda x: norm_linear(x, *fused)[0]),
+        (lambda x: plain(x).sum() * x, lambda x: torch.mul(*map(total, norm_linear(x, *fused)))),
+    ):
+        expected = gradients(function, inputs, parameters)
+        for a, b in zip(gradients(ours, inputs, parameters), expected, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+
+
+def total(x):
+    """The map itself, and the sum of what has other channels."""
+    return x if x.shape[-1] == C else x.sum()
+
+
+def test_norm_linear_of_a_frozen_input():
+    """Its result is no reason to compute gradients of what was given."""
+    norm, linear = Norm(draw(C), draw(C, seed=4), 1e-5), Linear(draw(3, C), None)
+    x = draw(B, H, W, C).detach()
+    out, same = norm_linear(x, norm, linear)
+    assert out.requires_grad
+    assert not same.requires_grad
+    assert same.data_ptr() == x.data_ptr()
+    x.requires_grad_()
+    out, same = norm_linear(x, norm, linear)
+    same.sum().backward()  # nothing else is used
+    assert torch.equal(x.grad, torch.ones_like(x))
+    assert norm.weight.grad is None
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -81,12 +101,49 @@ def test_error_is_at_most_twice_that_of_plain_layers(chunked, dtype):
         assert (a - c).abs().max() <= 2 * (b - c).abs().max() + rounding * c.abs().max()
 
 
+class Casts(TorchDispatchMode):
+    """Shapes of what is copied to bf16, a list for every call."""
+
+    def __init__(self):
+        super().__init__()
+        self.sizes = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten._foreach_copy_.default:
+            self.sizes.append([x.shape for x in args[1]])
+        elif func is torch.ops.aten._to_copy.default and kwargs["dtype"] is torch.bfloat16:
+            self.sizes.append([args[0].shape])
+        return func(*args, **(kwargs or {}))
+
+
+def test_parameters_are_cast_together_and_once():
+    """The copies are kept for backward."""
+    half = Half(C).float()
+    inputs = [draw(B, H, W, C, dtype=torch.float32, seed=i) for i in (1, 2)]
+    qkv = Linear(draw(3 * C, C, dtype=torch.float32), draw(3 * C, dtype=torch.float32))
+    norm = Norm(half.norm.weight, half.norm.bias, half.norm.eps)
+    first = [qkv.weight.shape, qkv.bias.shape]
+    others = [
+        p.shape for layer in (half.projection, half.fc1, half.fc2) for p in layer.parameters()
+    ]
+    with Casts() as casts:
+        with torch.autocast("cpu", torch.bfloat16):
+            out, x = norm_linear(inputs[0], norm, qkv)
+            out = half.fused(x, out[..., :C])
+        out.sum().backward()
+    assert casts.sizes.count(first) == casts.sizes.count(others) == 1
+    assert not [sizes for sizes in casts.sizes if len(sizes) == 1 and sizes[0] in first + others]
+
+
 def test_second_derivatives():
     half = Half(C).double()
     inputs = [draw(1, 2, 2, C, seed=i) for i in (1, 2)]
     assert torch.autograd.gradgradcheck(half.fused, inputs)
     norm, linear = Norm(draw(C), draw(C, seed=4), 1e-5), Linear(draw(3, C), None)
-    assert torch.autograd.gradgradcheck(lambda x: norm_linear(x, norm, linear), inputs[:1])
+    for used in (lambda out, _: out, lambda out, x: out.sum() * x):
+        assert torch.autograd.gradgradcheck(
+            lambda x, used=used: used(*norm_linear(x, norm, linear)), inputs[:1]
+        )
 
 
 def test_frozen_layers_get_no_gradient():

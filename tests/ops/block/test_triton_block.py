@@ -30,6 +30,12 @@ def test_block_api_in_the_interpreter(interpreted):
 
 
 @TRITON
+def test_norms_of_maps_in_the_interpreter(interpreted):
+    """See map_norms_interpreted.py for what is tested."""
+    interpreted(HERE / "map_norms_interpreted.py")
+
+
+@TRITON
 def test_gelu_in_the_interpreter(interpreted):
     """See gelu_interpreted.py for what is tested."""
     interpreted(HERE / "gelu_interpreted.py")
@@ -39,7 +45,7 @@ def test_gelu_in_the_interpreter(interpreted):
 def test_block_kernels_compile_for_hopper(python):
     """Without a GPU: the whole of Triton's compiler, including the assembler that it ships."""
     lines = python(str(HERE / "triton_block_compiled.py"), TRITON_INTERPRET="0").splitlines()
-    assert len(lines) == 12
+    assert len(lines) == 22
     assert all(line.endswith(" ok") for line in lines), lines
 
 
@@ -110,6 +116,28 @@ def test_unsupported_reason_for_matrix_products(
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: properties)
     found = support.unsupported_product_reason(OnCuda(channels), dtype, hidden)
     assert found is reason is None or re.fullmatch(f"needs .*{reason}.*", found)
+
+
+@TRITON
+@pytest.mark.parametrize(
+    ("channels", "dtype", "shared", "reason"),
+    [
+        (384, torch.bfloat16, 227, None),
+        (768, torch.float16, 227, None),
+        (768, torch.float16, 163, "227 KiB of shared memory for 768 channels"),
+        (384, torch.float32, 227, "number of channels in .* got 384"),
+        (1024, torch.float16, 227, "number of channels in .* got 1024"),
+        (96, torch.float32, 99, None),
+    ],
+)
+def test_unsupported_reason_for_linear_layers(monkeypatch, channels, dtype, shared, reason):
+    properties = SimpleNamespace(major=9, shared_memory_per_block_optin=shared * 1024)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: properties)
+    x, features = OnCuda(channels), 3 * channels
+    found = support.unsupported_linear_reason(x, dtype, features)
+    assert found is reason is None or re.fullmatch(f"needs .*{reason}.*", found)
+    found = support.unsupported_sum_reason(x, dtype, features)
+    assert (found is None) == (reason is None and channels <= support.MOST_SUMMED)
 
 
 @TRITON

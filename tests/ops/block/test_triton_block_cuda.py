@@ -1,5 +1,6 @@
 """The block's Triton kernels on a GPU: precision, determinism, compilation, CUDA graphs."""
 
+import map_cases
 import pytest
 import torch
 from block_cases import (
@@ -10,9 +11,11 @@ from block_cases import (
     assert_as_exact_as_plain_pytorch,
     make_inputs,
 )
+from map_cases import KINDS, MapCase
 
 from swin_dense.ops import triton_support
-from swin_dense.ops.block import Norm
+from swin_dense.ops.block import Norm, norm_map
+from swin_dense.ops.block.triton import support
 
 
 def _fits() -> bool:
@@ -35,6 +38,18 @@ def test_as_accurate_as_plain_pytorch(name, channels, stream, dtype):
     case = Case(2, 1049, channels, True, stream, dtype, 4 * channels)
     assert_as_exact_as_plain_pytorch(name, case, "cuda")
     assert_as_exact_as_plain_pytorch(name, case._replace(scale=False), "cuda")
+
+
+@pytest.mark.parametrize("dtype", [FP16, BF16], ids=str)
+@pytest.mark.parametrize("channels", support.WIDE_WIDTHS)
+def test_wide_linear_layers_are_as_accurate_as_plain_pytorch(channels, dtype):
+    gpu = torch.cuda.get_device_properties(0)
+    if gpu.shared_memory_per_block_optin < support.WIDE_SHARED_MEMORY:
+        pytest.skip("a GPU with less shared memory")
+    for name in ("linear", "linear_backward", "gelu_linear_backward"):
+        if name != "linear_backward" or channels <= support.MOST_SUMMED:
+            case = Case(2, 1049, channels, True, dtype, dtype, 4 * channels)
+            assert_as_exact_as_plain_pytorch(name, case, "cuda")
 
 
 @pytest.mark.parametrize("dtype", [FP32, FP16, BF16], ids=str)
@@ -75,7 +90,9 @@ def test_a_kernel_is_compiled_once_for_all_sizes():
 
     names = [(norm_kernels, "add_layer_norm"), (norm_kernels, "layer_norm_backward")]
     names += [(gelu_kernels, "gelu"), (gelu_kernels, "branch_backward")]
-    names += [(product_kernels, "mlp"), (product_kernels, "mlp_backward")]
+    products = ("mlp", "mlp_backward", "linear", "residual_linear")
+    products += ("norm_linear_backward", "gelu_linear_backward")
+    names += [(product_kernels, name) for name in products]
 
     def kernels() -> int:
         device = torch.cuda.current_device()
@@ -134,3 +151,21 @@ def test_cuda_graph_replays():
 def test_gpu_that_is_not_the_current_device():
     for name in FUNCTIONS:
         assert_as_exact_as_plain_pytorch(name, Case(2, 50, 96, True, FP32, BF16), "cuda:1")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("shape", [(2, 50, 37, 96), (1, 25, 42, 192), (3, 13, 21, 768)], ids=str)
+@pytest.mark.parametrize(("stream", "dtype"), PRECISIONS, ids=str)
+def test_norms_of_maps_are_as_accurate_as_plain_pytorch(kind, shape, stream, dtype):
+    map_cases.assert_as_exact_as_plain_pytorch(MapCase(kind, shape, stream, dtype), "cuda")
+
+
+def test_output_norm_has_the_precision_of_pytorch():
+    """LayerNorm gives fp32 under autocast, otherwise what it was given."""
+    norm, x = torch.nn.LayerNorm(96).cuda(), torch.randn(1, 5, 6, 96, device="cuda", dtype=BF16)
+    layer = Norm(norm.weight, norm.bias, norm.eps)
+    with torch.autocast("cuda", BF16):
+        assert norm_map(x, layer, True).dtype == norm(x).dtype == FP32
+    assert norm_map(x.float(), layer, True).dtype == FP32
+    norm, layer = norm.to(BF16), Norm(norm.weight.to(BF16), norm.bias.to(BF16), norm.eps)
+    assert norm_map(x, layer, True).dtype == norm(x).dtype == BF16

@@ -10,6 +10,7 @@ from plain_layers import Half, draw, gradients
 from swin_dense.backbones.swin import SwinTransformer
 from swin_dense.ops.block import Linear, Norm, api, norm_linear
 from swin_dense.ops.block.triton import launch as triton_block
+from swin_dense.ops.block.triton import maps
 from swin_dense.ops.block.triton.support import PRODUCT_WIDTHS
 
 NAMES = (
@@ -18,12 +19,22 @@ NAMES = (
     "branch_gradient",
     "gelu",
     "gelu_backward",
+    "gelu_linear_backward",
     "layer_norm",
     "layer_norm_backward",
     "linear_residual",
     "mlp",
     "mlp_backward",
     "norm_linear",
+    "norm_linear_backward",
+    "norm_linear_gelu",
+    "residual_linear",
+)
+MAPS = (
+    "layer_norm_map",
+    "layer_norm_map_backward",
+    "merged_layer_norm",
+    "merged_layer_norm_backward",
 )
 
 
@@ -38,12 +49,14 @@ def kernels(monkeypatch):
     """Names of the kernel launchers that are called."""
     called = []
 
-    def watch(name):
-        function = getattr(triton_block, name)
-        monkeypatch.setattr(triton_block, name, lambda *a: called.append(name) or function(*a))
+    def watch(module, name):
+        function = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *a: called.append(name) or function(*a))
 
     for name in NAMES:
-        watch(name)
+        watch(triton_block, name)
+    for name in MAPS:
+        watch(maps, name)
     return called
 
 
@@ -66,23 +79,30 @@ def test_proj_mlp_equals_plain_layers(channels, keep, stochastic, kernels, monke
         assert_close(half.fused(*inputs, triton=True), expected[0])
     one_kernel = channels in PRODUCT_WIDTHS
     assert ("mlp_backward" in kernels) == (one_kernel and not keep)
-    for name in ("layer_norm_backward", "branch_gradient", "gelu", "gelu_backward"):
-        assert (name in kernels) == (keep or not one_kernel)
+    for name in ("norm_linear_gelu", "residual_linear", "gelu_linear_backward"):
+        assert (name in kernels) == (one_kernel and keep)
+    for name in ("branch_gradient", "gelu", "gelu_backward", "add_layer_norm"):
+        assert (name in kernels) == (not one_kernel)
 
 
 @pytest.mark.parametrize(
-    ("channels", "first"), [(24, ["layer_norm"]), (32, ["norm_linear"])], ids=["two", "one kernel"]
+    ("channels", "called"),
+    [
+        (24, ["layer_norm", "layer_norm", "layer_norm_backward"]),
+        (32, ["norm_linear", "norm_linear_backward"]),
+    ],
+    ids=["several", "one kernel"],
 )
-def test_norm_linear_equals_plain_layers(channels, first, kernels):
+def test_norm_linear_equals_plain_layers(channels, called, kernels):
     norm, linear = torch.nn.LayerNorm(channels), torch.nn.Linear(channels, 64)
     x = draw(2, 3, 5, channels, dtype=torch.float32)
     parameters = [*norm.parameters(), *linear.parameters()]
     layers = Norm(norm.weight, norm.bias, norm.eps), Linear(linear.weight, linear.bias)
-    ours = gradients(lambda x: norm_linear(x, *layers, triton=True), [x], parameters)
+    ours = gradients(lambda x: norm_linear(x, *layers, triton=True)[0], [x], parameters)
     plain = gradients(lambda x: linear(norm(x)), [x], parameters)
     for a, b in zip(ours, plain, strict=True):
         assert_close(a, b)
-    assert kernels == [*first, "layer_norm", "layer_norm_backward"]
+    assert kernels == called
 
 
 def test_backbone_uses_all_available_kernels(kernels):
@@ -107,5 +127,9 @@ def test_backbone_uses_all_available_kernels(kernels):
         found.append(gradients(weighed, [image], model.parameters()))
     for a, b in zip(*found, strict=True):
         assert_close(a, b)
-    assert kernels.count("norm_linear") == 2 + 1 + 1 + 1
+    assert kernels.count("norm_linear") == 2 + 1 + 1
+    # Patch embedding and two output norms; patch merging, again for the gradient of its weight.
+    assert kernels.count("layer_norm_map") == kernels.count("layer_norm_map_backward") == 1 + 2
+    assert kernels.count("merged_layer_norm") == 2
+    assert kernels.count("merged_layer_norm_backward") == 1
     assert kernels.count("mlp") == kernels.count("mlp_backward") == 2 + 1 + 1

@@ -9,7 +9,13 @@ from hopper import HOPPER, INPUTS, entry_points
 
 from swin_dense.benchmarks.kernel_calls import all_calls
 from swin_dense.benchmarks.kernel_code import record_launches
-from swin_dense.ops.block.triton import gelu_kernels, launch, norm_kernels, product_kernels
+from swin_dense.ops.block.triton import (
+    gelu_kernels,
+    launch,
+    map_kernels,
+    norm_kernels,
+    product_kernels,
+)
 
 
 def main() -> None:
@@ -18,7 +24,7 @@ def main() -> None:
         if call.group == "C=96":
             compiled |= {one.name for one in call.launches(call.prepare(INPUTS), HOPPER).values()}
             print(f"{call.name} ok", flush=True)
-    assert compiled == entry_points(gelu_kernels, norm_kernels, product_kernels)
+    assert compiled == entry_points(gelu_kernels, map_kernels, norm_kernels, product_kernels)
     # Neither branch, residual nor factors of images: other code paths.
     inputs = INPUTS._replace(dtype=torch.float16)
     x, norm = inputs(1000, 96), inputs.norm(96)

@@ -19,9 +19,11 @@ from block_cases import (
 
 from swin_dense.ops.block import Linear
 from swin_dense.ops.block.triton import launch as triton_block
+from swin_dense.ops.block.triton.support import MOST_SUMMED
 
 FP32, FP16 = torch.float32, torch.float16
-PRODUCTS = ("mlp", "mlp_backward", "linear")
+LINEAR = ("linear", "linear_backward", "gelu_linear_backward")
+PRODUCTS = ("mlp", "mlp_backward", *LINEAR)
 
 
 @pytest.mark.parametrize("name", NORMS)
@@ -60,6 +62,13 @@ def test_products_are_as_accurate_as_plain_pytorch(name, case):
 def test_every_product_width(channels):
     for name in PRODUCTS:
         assert_as_exact_as_plain_pytorch(name, Case(2, 3, channels, True, FP32, FP16, 32))
+
+
+@pytest.mark.parametrize("name", LINEAR)
+@pytest.mark.parametrize("channels", [384, 512, 768])
+def test_every_wide_linear_width(name, channels):
+    if name != "linear_backward" or channels <= MOST_SUMMED:
+        assert_as_exact_as_plain_pytorch(name, Case(2, 3, channels, True, FP16, FP16, 64))
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
@@ -113,6 +122,8 @@ def test_unsupported_arguments_raise():
     wide = torch.zeros(2, 384)
     with pytest.raises(ValueError, match=r"mlp in Triton needs a number of channels .* got 384"):
         triton_block.mlp(wide, None, norm, fc1, fc2)
+    with pytest.raises(ValueError, match=r"norm_linear in Triton needs a number .* got 384"):
+        triton_block.norm_linear(wide, norm, fc1)  # wide ones are for 16 bits
     with pytest.raises(ValueError, match=r"needs rows of channels, .* got a shape of \(1, 2, 96\)"):
         triton_block.add(t["x"][None], t["y"], None)
     with pytest.raises(ValueError, match="2 rows are not of 3 images"):

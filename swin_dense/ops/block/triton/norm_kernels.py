@@ -38,11 +38,18 @@ def scaled(tile, scale, rows, rows_per_image):
 
 
 @triton.jit
-def _standardise(x, is_channel, eps, C: tl.constexpr):
+def standardise(x, is_channel, eps, C: tl.constexpr):
     """Rows of mean 0 and variance 1, 0 where there is no channel; 1 / deviation of each row."""
     centred = tl.where(is_channel, x - tl.sum(x, 1)[:, None] / C, 0.0)
     rstd = tl.rsqrt(tl.sum(centred * centred, 1) / C + eps)
     return centred * rstd[:, None], rstd
+
+
+@triton.jit
+def norm_gradient(d, unit, rstd, C: tl.constexpr):
+    """Gradient of a row of mean 0 and variance 1, times the weights, to that of the row itself."""
+    d = d - tl.sum(d, 1)[:, None] / C - unit * (tl.sum(d * unit, 1)[:, None] / C)
+    return d * rstd[:, None]
 
 
 @triton.jit(do_not_specialize=SIZES)
@@ -66,7 +73,7 @@ def add_layer_norm(
         tl.store(m + first * C + at, rounded, mask=mask)
         value = rounded.to(tl.float32)
     if mn is not None:
-        unit, _ = _standardise(value, is_channel, eps, C)
+        unit, _ = standardise(value, is_channel, eps, C)
         w = tl.load(weight + column, mask=column < C, other=0.0).to(tl.float32)
         b = tl.load(bias + column, mask=column < C, other=0.0).to(tl.float32)
         unit = unit * w[None, :] + b[None, :]
@@ -98,12 +105,10 @@ def layer_norm_backward(
         value = tl.load(x + first * C + at, mask=mask, other=0.0).to(tl.float32)
         # 0 where there is nothing: adds nothing to any sum.
         d = tl.load(d_xn + first * C + at, mask=mask, other=0.0).to(tl.float32)
-        unit, rstd = _standardise(value, is_channel, eps, C)
+        unit, rstd = standardise(value, is_channel, eps, C)
         sum_weight += d * unit
         sum_bias += d
-        d = d * w[None, :]
-        d = d - tl.sum(d, 1)[:, None] / C - unit * (tl.sum(d * unit, 1)[:, None] / C)
-        d = d * rstd[:, None]
+        d = norm_gradient(d * w[None, :], unit, rstd, C)
         if d_residual is not None:
             d += tl.load(d_residual + first * C + at, mask=mask, other=0.0).to(tl.float32)
         tl.store(dx + first * C + at, d.to(dx.dtype.element_ty), mask=mask)

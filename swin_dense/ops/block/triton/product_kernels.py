@@ -74,11 +74,14 @@ def load_features(w, first, column, C: tl.constexpr, CHUNK: tl.constexpr, WIDTH:
 
 @triton.jit(do_not_specialize=SIZES)
 def linear(
-    a, norm_weight, norm_bias, w, b, x, scale, out, n_rows, rows_per_image, eps,
+    a, norm_weight, norm_bias, w, b, x, scale, out, g, n_rows, rows_per_image, eps,
     C_1: tl.constexpr, C_2: tl.constexpr, FEATURES: tl.constexpr, ROWS: tl.constexpr,
     CHUNK: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """``out = x + scale * (norm(a) @ w.T + b)``; norm, b, x and scale may each be None."""
+    """``out = x + scale * (norm(a) @ w.T + b)``; norm, b, x and scale may each be None.
+
+    Where g is given it is ``gelu(out)``, and out itself may be None.
+    """
     C: tl.constexpr = C_1 + C_2
     block = block_rows(tl.program_id(0), n_rows, ROWS)
     a_1 = load(a, block, 0, C, C_1)
@@ -100,7 +103,12 @@ def linear(
         if x is not None:
             y = scaled(y, scale, block, rows_per_image)
             y += load(x, block, first, FEATURES, CHUNK).to(tl.float32)
-        store(out, block, first, y, FEATURES, CHUNK)
+        if g is not None:
+            # Rounded before it is activated: backward will have this result.
+            y = y.to(g.dtype.element_ty).to(tl.float32)
+            store(g, block, first, y * normal_cdf(y, g.dtype.element_ty), FEATURES, CHUNK)
+        if out is not None:
+            store(out, block, first, y, FEATURES, CHUNK)
 
 
 @triton.jit
@@ -108,6 +116,35 @@ def _load_w2(w2, first, column, HIDDEN: tl.constexpr, CHUNK: tl.constexpr, WIDTH
     """Some columns of the weight ``(C, HIDDEN)``, ``(WIDTH, CHUNK)`` from a row on."""
     channel = (column + tl.arange(0, WIDTH))[:, None]
     return tl.load(w2 + channel * HIDDEN + first + tl.arange(0, CHUNK)[None, :])
+
+
+@triton.jit(do_not_specialize=SIZES)
+def residual_linear(
+    a, w, b, x, scale, out, n_rows, rows_per_image,
+    C_1: tl.constexpr, C_2: tl.constexpr, PARTS: tl.constexpr, HIDDEN: tl.constexpr,
+    ROWS: tl.constexpr, CHUNK: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """``out = x + scale * (a @ w.T + b)`` from more channels than a program can hold.
+
+    The C_1 + C_2 columns that a program owns are one of PARTS. Programs with the same rows follow
+    each other, so that these are read from memory once.
+    """
+    C: tl.constexpr = (C_1 + C_2) * PARTS
+    column = tl.program_id(0) % PARTS * (C_1 + C_2)
+    block = block_rows(tl.program_id(0) // PARTS, n_rows, ROWS)
+    sum_1 = tl.zeros((ROWS, C_1), tl.float32)
+    sum_2 = tl.zeros((ROWS, C_2), tl.float32)
+    for first in range(0, HIDDEN, CHUNK):
+        tile = load(a, block, first, HIDDEN, CHUNK)
+        w_1 = _load_w2(w, first, column, HIDDEN, CHUNK, C_1)
+        w_2 = _load_w2(w, first, column + C_1, HIDDEN, CHUNK, C_2)
+        sum_1 = tl.dot(tile, tl.trans(w_1), sum_1, input_precision=PRECISION)
+        sum_2 = tl.dot(tile, tl.trans(w_2), sum_2, input_precision=PRECISION)
+    if b is not None:
+        sum_1 += vector(b, column, C_1)
+        sum_2 += vector(b, column + C_1, C_2)
+    add_store(x, scaled(sum_1, scale, block, rows_per_image), out, block, column, C, C_1)
+    add_store(x, scaled(sum_2, scale, block, rows_per_image), out, block, column + C_1, C, C_2)
 
 
 @triton.jit(do_not_specialize=SIZES)
@@ -162,13 +199,13 @@ def _store_sum(sums, number, tile, column, C: tl.constexpr, WIDTH: tl.constexpr)
 
 @triton.jit
 def _branch_gradient(
-    dy, scale, d2, sums, block, rows_per_image, column,
+    dy, scale, d2, sums, number, block, rows_per_image, column,
     C: tl.constexpr, WIDTH: tl.constexpr, dtype: tl.constexpr,
 ):  # fmt: skip
     """``scale * dy`` in ``dtype`` for a tile of columns; written where it is wanted."""
     d = load(dy, block, column, C, WIDTH).to(tl.float32)
     d = scaled(d, scale, block, rows_per_image)
-    _store_sum(sums, 2, d, column, C, WIDTH)
+    _store_sum(sums, number, d, column, C, WIDTH)
     d = d.to(dtype)
     if d2 is not None:
         store(d2, block, column, d, C, WIDTH)
@@ -200,16 +237,25 @@ def _norm_sums(
 
 @triton.jit
 def _store_norm_gradient(
-    m, dy, dn, means, weight, dm, branch_scale, d_branch, sums, block, rows_per_image, column,
-    C: tl.constexpr, WIDTH: tl.constexpr,
+    m, dy, dn, means, weight, dm, block, column, C: tl.constexpr, WIDTH: tl.constexpr
 ):  # fmt: skip
-    """Gradient of a tile of columns of the norm's input, with the residual's, and the branch's."""
+    """Gradient of a tile of columns of the norm's input, with the residual's: written, returned."""
     mean, rstd, mean_d, mean_product = means
     unit = _unit(m, mean, rstd, block, column, C, WIDTH)
     d = dn * vector(weight, column, WIDTH) - mean_d[:, None] - unit * mean_product[:, None]
-    d = d * rstd[:, None] + load(dy, block, column, C, WIDTH).to(tl.float32)
+    d = d * rstd[:, None]
+    if dy is not None:
+        d += load(dy, block, column, C, WIDTH).to(tl.float32)
     store(dm, block, column, d, C, WIDTH)
-    d = scaled(d, branch_scale, block, rows_per_image)
+    return d
+
+
+@triton.jit
+def _store_branch_gradient(
+    d, scale, d_branch, sums, block, rows_per_image, column, C: tl.constexpr, WIDTH: tl.constexpr
+):  # fmt: skip
+    """What the branch below receives of a tile of columns."""
+    d = scaled(d, scale, block, rows_per_image)
     _store_sum(sums, 3, d, column, C, WIDTH)
     if d_branch is not None:
         store(d_branch, block, column, d, C, WIDTH)
@@ -240,8 +286,8 @@ def mlp_backward(
     n_2 = normalised(m_2, mean, rstd, norm_weight, norm_bias, C_1, C_2, dtype)
     store(mn, block, 0, n_1, C, C_1)
     store(mn, block, C_1, n_2, C, C_2)
-    d_1 = _branch_gradient(dy, scale, d2, sums, block, rows_per_image, 0, C, C_1, dtype)
-    d_2 = _branch_gradient(dy, scale, d2, sums, block, rows_per_image, C_1, C, C_2, dtype)
+    d_1 = _branch_gradient(dy, scale, d2, sums, 2, block, rows_per_image, 0, C, C_1, dtype)
+    d_2 = _branch_gradient(dy, scale, d2, sums, 2, block, rows_per_image, C_1, C, C_2, dtype)
     dn_1 = tl.zeros((ROWS, C_1), tl.float32)
     dn_2 = tl.zeros((ROWS, C_2), tl.float32)
     for first in range(0, HIDDEN, CHUNK):
@@ -265,11 +311,76 @@ def mlp_backward(
     mean_d, mean_product = _norm_sums(m, dn_1, mean, rstd, norm_weight, sums, block, 0, C, C_1)
     more, more_product = _norm_sums(m, dn_2, mean, rstd, norm_weight, sums, block, C_1, C, C_2)
     means = (mean, rstd, (mean_d + more) / C, (mean_product + more_product) / C)
-    _store_norm_gradient(
-        m, dy, dn_1, means, norm_weight, dm, branch_scale, d_branch, sums, block, rows_per_image,
-        0, C, C_1,
-    )  # fmt: skip
-    _store_norm_gradient(
-        m, dy, dn_2, means, norm_weight, dm, branch_scale, d_branch, sums, block, rows_per_image,
-        C_1, C, C_2,
-    )  # fmt: skip
+    d = _store_norm_gradient(m, dy, dn_1, means, norm_weight, dm, block, 0, C, C_1)
+    _store_branch_gradient(d, branch_scale, d_branch, sums, block, rows_per_image, 0, C, C_1)
+    d = _store_norm_gradient(m, dy, dn_2, means, norm_weight, dm, block, C_1, C, C_2)
+    _store_branch_gradient(d, branch_scale, d_branch, sums, block, rows_per_image, C_1, C, C_2)
+
+
+@triton.jit(do_not_specialize=SIZES)
+def gelu_linear_backward(
+    dy, scale, w, h, g, dh, d, sums, hidden_sums, n_rows, rows_per_image,
+    C_1: tl.constexpr, C_2: tl.constexpr, HIDDEN: tl.constexpr, ROWS: tl.constexpr,
+    CHUNK: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Gradients of what enters GELU and leaves the linear layer of C features after it.
+
+    ``d = scale * dy`` (None if that is dy itself), ``g = gelu(h)``, ``dh = (d @ w) * gelu'(h)``. A
+    program writes its rows of ``sums``, (programs, C) in fp32, of d, and of ``hidden_sums``,
+    (programs, HIDDEN), of dh.
+    """
+    C: tl.constexpr = C_1 + C_2
+    dtype = w.dtype.element_ty
+    block = block_rows(tl.program_id(0), n_rows, ROWS)
+    d_1 = _branch_gradient(dy, scale, d, sums, 0, block, rows_per_image, 0, C, C_1, dtype)
+    d_2 = _branch_gradient(dy, scale, d, sums, 0, block, rows_per_image, C_1, C, C_2, dtype)
+    for first in range(0, HIDDEN, CHUNK):
+        w_1 = _load_w2(w, first, 0, HIDDEN, CHUNK, C_1)
+        w_2 = _load_w2(w, first, C_1, HIDDEN, CHUNK, C_2)
+        d_g = tl.dot(d_1, w_1, input_precision=PRECISION)
+        d_g = tl.dot(d_2, w_2, d_g, input_precision=PRECISION)
+        hidden = load(h, block, first, HIDDEN, CHUNK).to(tl.float32)
+        cdf = normal_cdf(hidden, dtype)
+        store(g, block, first, hidden * cdf, HIDDEN, CHUNK)
+        d_h = (d_g * gelu_derivative(hidden, cdf)).to(dtype)
+        _store_sum(hidden_sums, 0, d_h, first, HIDDEN, CHUNK)
+        store(dh, block, first, d_h, HIDDEN, CHUNK)
+
+
+@triton.jit(do_not_specialize=SIZES)
+def norm_linear_backward(
+    dy, x, norm_weight, norm_bias, w, d_residual, dx, xn, sums, feature_sums,
+    n_rows, rows_per_image, eps,
+    C_1: tl.constexpr, C_2: tl.constexpr, FEATURES: tl.constexpr, ROWS: tl.constexpr,
+    CHUNK: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Gradient of a block of rows of ``norm(x) @ w.T + b``, with the residual's where given.
+
+    Also the norm's output ``xn``, which the weight's gradient needs. A program writes its rows of
+    ``sums``, (2, programs, C) in fp32: gradients of the norm's weight and bias; and its row of
+    ``feature_sums``, (programs, FEATURES), of dy.
+    """
+    C: tl.constexpr = C_1 + C_2
+    block = block_rows(tl.program_id(0), n_rows, ROWS)
+    dn_1 = tl.zeros((ROWS, C_1), tl.float32)
+    dn_2 = tl.zeros((ROWS, C_2), tl.float32)
+    for first in range(0, FEATURES, CHUNK):
+        d = load(dy, block, first, FEATURES, CHUNK)
+        _store_sum(feature_sums, 0, d, first, FEATURES, CHUNK)
+        w_1 = load_features(w, first, 0, C, CHUNK, C_1)
+        w_2 = load_features(w, first, C_1, C, CHUNK, C_2)
+        dn_1 = tl.dot(d, w_1, dn_1, input_precision=PRECISION)
+        dn_2 = tl.dot(d, w_2, dn_2, input_precision=PRECISION)
+    x_1 = load(x, block, 0, C, C_1).to(tl.float32)
+    x_2 = load(x, block, C_1, C, C_2).to(tl.float32)
+    mean, rstd = moments(x_1, x_2, eps, C)
+    dtype = w.dtype.element_ty
+    n_1 = normalised(x_1, mean, rstd, norm_weight, norm_bias, 0, C_1, dtype)
+    n_2 = normalised(x_2, mean, rstd, norm_weight, norm_bias, C_1, C_2, dtype)
+    store(xn, block, 0, n_1, C, C_1)
+    store(xn, block, C_1, n_2, C, C_2)
+    mean_d, mean_product = _norm_sums(x, dn_1, mean, rstd, norm_weight, sums, block, 0, C, C_1)
+    more, more_product = _norm_sums(x, dn_2, mean, rstd, norm_weight, sums, block, C_1, C, C_2)
+    means = (mean, rstd, (mean_d + more) / C, (mean_product + more_product) / C)
+    _store_norm_gradient(x, d_residual, dn_1, means, norm_weight, dx, block, 0, C, C_1)
+    _store_norm_gradient(x, d_residual, dn_2, means, norm_weight, dx, block, C_1, C, C_2)

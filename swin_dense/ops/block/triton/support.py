@@ -8,6 +8,11 @@ from swin_dense.ops import triton_support
 LARGEST_NORM = 4096
 # Sums of two powers of 2, which the sides of a tile are.
 PRODUCT_WIDTHS = (32, 64, 96, 128, 160, 192, 256)
+# Widths of linear layers that are kernels too, in 16 bits, and the shared memory that they need.
+WIDE_WIDTHS = (384, 512, 768)
+WIDE_SHARED_MEMORY = 227 * 1024
+# Up to so many channels, a program has registers for the gradients of all channels of its rows.
+MOST_SUMMED = 384
 HIDDEN_MULTIPLE = 32
 # Widths whose tiles fit into the shared memory of any GPU, and what wider ones need, in bytes.
 NARROW = 128
@@ -35,8 +40,28 @@ def unsupported_product_reason(x: Tensor, dtype: torch.dtype, features: int) -> 
         return f"needs a multiple of {HIDDEN_MULTIPLE} features, got {features}"
     reason = unsupported_reason(x, dtype)
     if reason is None and x.is_cuda and x.shape[1] > NARROW:
-        properties = torch.cuda.get_device_properties(x.device)
-        shared = properties.shared_memory_per_block_optin  # type: ignore[attr-defined]
-        if shared < SHARED_MEMORY:
+        gpu = triton_support.gpu_properties(x.device)
+        if gpu.shared_memory_per_block_optin < SHARED_MEMORY:
             return f"needs a GPU with 160 KiB of shared memory for {x.shape[1]} channels"
     return reason
+
+
+def unsupported_linear_reason(x: Tensor, dtype: torch.dtype, features: int) -> str | None:
+    """Why a linear layer of rows ``x`` cannot be a kernel with what surrounds it, or None."""
+    if x.shape[-1] not in WIDE_WIDTHS or dtype.itemsize > 2:
+        return unsupported_product_reason(x, dtype, features)
+    if features < 1 or features % HIDDEN_MULTIPLE:
+        return f"needs a multiple of {HIDDEN_MULTIPLE} features, got {features}"
+    reason = unsupported_reason(x, dtype)
+    if reason is None and x.is_cuda:
+        gpu = triton_support.gpu_properties(x.device)
+        if gpu.shared_memory_per_block_optin < WIDE_SHARED_MEMORY:
+            return f"needs a GPU with 227 KiB of shared memory for {x.shape[1]} channels"
+    return reason
+
+
+def unsupported_sum_reason(x: Tensor, dtype: torch.dtype, features: int) -> str | None:
+    """Why a product with ``features`` cannot be summed for whole rows ``x`` at once, or None."""
+    if x.shape[-1] > MOST_SUMMED:
+        return f"needs {MOST_SUMMED} channels at most, got {x.shape[-1]}"
+    return unsupported_linear_reason(x, dtype, features)

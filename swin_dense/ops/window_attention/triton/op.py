@@ -46,7 +46,7 @@ def unsupported_reason(
     large = head_dim == _LARGE_HEAD_DIM and window_size >= _LARGE_WINDOW_SIZE
     if large and qkv.dtype == torch.float32 and qkv.is_cuda:
         # Not known on ROCm.
-        gpu = torch.cuda.get_device_properties(qkv.device)
+        gpu = triton_support.gpu_properties(qkv.device)
         limit = getattr(gpu, "shared_memory_per_block_optin", _LARGE_SHARED_MEMORY)
         if limit < _LARGE_SHARED_MEMORY:
             return (
