@@ -20,11 +20,13 @@ def model():
 
 
 @pytest.mark.parametrize(
-    ("training", "autocast", "right"),
-    [(True, torch.float16, True), (False, torch.bfloat16, False)],
-    ids=["fp16, training", "bf16, inference"],
+    ("layer", "training", "autocast", "right"),
+    [
+        ("block", True, torch.float16, True),
+        ("block", False, torch.bfloat16, False),
+        ("merging", True, torch.float16, True),
+    ],
 )
-@pytest.mark.parametrize("layer", ["block", "merging"])
 def test_check_of_triton(model, layer, training, autocast, right):
     stage = model.stages[0]
     part = {"block": stage.blocks[1], "merging": stage.downsample}[layer]
