@@ -178,9 +178,6 @@ def cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
-# ---- the file
-
-
 def folder() -> Path:
     """Where results are kept."""
     return Path(os.environ.get("SWIN_DENSE_CACHE_DIR") or user_cache_path("swin_dense"), "autotune")
@@ -229,9 +226,6 @@ def _save(race: Race, result: Result) -> None:
             new.unlink(missing_ok=True)
 
 
-# ---- one job
-
-
 def _find(race: Race) -> Result:
     """From the file, or measured."""
     found = _load(race)
@@ -278,9 +272,6 @@ def _wait(store: Any, name: str, seconds: float) -> bool:
     while not (there := store.check([name])) and monotonic() < deadline:
         sleep(0.02)
     return there
-
-
-# ---- the measurement
 
 
 def measure(race: Race) -> Result:

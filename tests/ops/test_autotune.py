@@ -239,9 +239,6 @@ def test_nothing_is_measured_while_pytorch_traces():
     assert not runs
 
 
-# ---- the file
-
-
 def test_unusable_files_are_as_if_absent(folder):
     contest = race(candidate("fast", 0.0))
     file = autotune.file_of(contest)
@@ -347,8 +344,6 @@ def test_several_processes_at_once(folder):
     assert [process.returncode for process in running] == [0, 0]
     assert len(list(folder.iterdir())) == 3
 
-
-# ---- one job
 
 _JOB = """
 import logging
