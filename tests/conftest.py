@@ -86,6 +86,14 @@ def web_folder(tmp_path, monkeypatch) -> Iterator[tuple[Path, str]]:
         server.shutdown()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _choices_in_a_folder_of_the_session(tmp_path_factory):
+    """What the measurements of swin_dense.ops.autotune chose: never the user's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SWIN_DENSE_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)

@@ -8,6 +8,7 @@ tools/benchmark.py waits CONFIG...    where a training step waits for a GPU, fou
 tools/benchmark.py evaluation         COCO evaluation against mmdet's
 tools/benchmark.py pipeline CONFIG    images a second of the input pipeline on one core
 tools/benchmark.py kernels            what the Triton kernels take of a GPU, which need not be there
+tools/benchmark.py tune               makes the choices of attn_impl='auto' ahead, and shows them
 tools/benchmark.py passes             kernels and bytes of a step on a GPU, counted without one
 tools/benchmark.py report             docs/benchmarks.md from the records in docs/benchmarks/
 """
@@ -46,6 +47,7 @@ from swin_dense.benchmarks.report import (
     save_plot,
     terminal_table,
 )
+from swin_dense.benchmarks.tune import measure_tune
 from swin_dense.benchmarks.waits import measure_waits
 from swin_dense.config_tree import is_segmentation
 from swin_dense.datasets.check import check_data
@@ -55,6 +57,7 @@ from swin_dense.engine.paths import make_output_dir, write_json
 from swin_dense.engine.terminal.cli import ConfigOptions, OneLineParser, run_tool
 from swin_dense.engine.terminal.console import console, notify_user, quiet_terminal
 from swin_dense.errors import UserError
+from swin_dense.ops import autotune
 
 RECORDS = Path("docs/benchmarks")
 WORK = Path("work_dirs/benchmarks")
@@ -77,6 +80,10 @@ _DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {
     "memory": {
         "cuda": {"size": "800x1344", "batch": 1, "dtype": "bf16"},
         "cpu": {"size": "800x1344", "batch": 1, "dtype": "bf16"},
+    },
+    "tune": {
+        "cuda": {"size": "800x1344", "batch": 16, "dtype": "bf16"},
+        "cpu": {"size": "480x640", "batch": 1, "dtype": "fp32"},
     },
     "scaling": {
         "cuda": {"sizes": SIDES["cuda"], "batch": 4, "dtype": "bf16", "rounds": 10},
@@ -103,8 +110,11 @@ def make_parser() -> OneLineParser:
         one.add_argument("--cuda-graphs", action="store_true", help="ours runs forward as a graph")
         one.add_argument("--compile", action="store_true", help="all of them by torch.compile")
     memory.add_argument("--arch", default="tiny", help="tiny, small, base, large: a,b")
-    for one in (backbone, memory, scaling):
+    tune = commands.add_parser("tune", help="choices of attn_impl='auto', made ahead")
+    tune.add_argument("--arch", default="tiny", help="tiny, small, base or large")
+    for one in (backbone, memory, scaling, tune):
         one.add_argument("--window-size", type=int, default=7, help="side of a window in tokens")
+    for one in (backbone, memory, scaling):
         one.add_argument("--attn-impl", default="auto", help="of ours")
     detector = commands.add_parser("detector", help="a whole training step")
     detector.add_argument("config", help="config of a detector or segmentor with Swin")
@@ -112,11 +122,11 @@ def make_parser() -> OneLineParser:
     waits = commands.add_parser("waits", help="where a training step waits for a GPU")
     waits.add_argument("configs", nargs="+", metavar="CONFIG", help="of detectors and segmentors")
     waits.set_defaults(size="256x384", batch=2)
-    for one in (backbone, memory, detector, waits):
+    for one in (backbone, memory, detector, waits, tune):
         one.add_argument("--size", metavar="HxW", help="of the images, in pixels")
-    for one in (backbone, memory, scaling, detector, waits):
+    for one in (backbone, memory, scaling, detector, waits, tune):
         one.add_argument("--batch", type=int, help="images at a time")
-    for one in (backbone, memory, scaling, detector):
+    for one in (backbone, memory, scaling, detector, tune):
         one.add_argument("--dtype", choices=list(DTYPES), help="fp16 and bf16 by autocast")
         one.add_argument("--device", default="auto", help="auto (a GPU if any), cpu, cuda, cuda:N")
     evaluation = commands.add_parser("evaluation", help="COCO evaluation against mmdet's")
@@ -136,7 +146,8 @@ def make_parser() -> OneLineParser:
         one.add_argument("--cfg-options", nargs="+", action=ConfigOptions, metavar="KEY=VALUE")
     for one in (backbone, scaling, detector, evaluation, pipeline, kernels):
         one.add_argument("--rounds", type=int, help="how often each model is timed")
-    for one in (backbone, memory, scaling, detector, waits, evaluation, pipeline, kernels):
+    measured = (backbone, memory, scaling, detector, waits, evaluation, pipeline, kernels, tune)
+    for one in measured:
         one.add_argument("--json", metavar="FILE", type=Path, help="write the record there")
         one.add_argument("--remark", help="what else the record should say of the circumstances")
     kernels.set_defaults(rounds=20)
@@ -156,7 +167,7 @@ def _add_passes(commands: Any) -> None:
     passes.add_argument("--batch", type=int, default=16, help="images at a time")
     passes.add_argument("--dtype", choices=list(DTYPES), default="bf16", help="by autocast")
     passes.add_argument("--window-size", type=int, default=7, help="side of a window in tokens")
-    passes.add_argument("--attn-impl", default="auto,triton", help="of ours: a,b")
+    passes.add_argument("--attn-impl", default="sdpa,triton", help="of ours: a,b")
     passes.add_argument("--against", default="mmdet", help="library; '' for none")
     passes.add_argument("--list", action="store_true", help="every operator too")
     passes.add_argument("--json", metavar="FILE", type=Path, help="write the record there")
@@ -285,6 +296,18 @@ def _kernels(args: Namespace, device: torch.device) -> dict[str, Any]:
         return measure_kernels(run)
 
 
+def _tune(args: Namespace, device: torch.device) -> dict[str, Any]:
+    spec = Spec.of_arch(args.arch, args.window_size, parse_size(args.size))
+    if reason := autotune.fixed_reason():
+        raise UserError(f"nothing may be measured: {reason}")
+    with console().status("measuring") as status:
+        run = Run(args.batch, args.dtype, 1, device)
+        record = measure_tune(spec, run, on_race=lambda what: status.update(f"measuring {what}"))
+    notify_user(f"choices: {record.pop('folder')}")
+    record["settings"]["arch"] = args.arch
+    return record
+
+
 def _passes(args: Namespace, device: torch.device) -> dict[str, Any]:
     impls = list(dict.fromkeys(args.attn_impl.split(",")))
     specs = [
@@ -307,6 +330,7 @@ _MEASURE = {
     "evaluation": _evaluation,
     "pipeline": _pipeline,
     "kernels": _kernels,
+    "tune": _tune,
     "passes": _passes,
 }
 

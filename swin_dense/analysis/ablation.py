@@ -166,15 +166,15 @@ def _layer(kind: str, channels: int, num_heads: int) -> WindowAttention:
         use_rel_pos_bias=True,
         attn_drop_rate=0.0,
         drop_rate=0.0,
-        attn_impl=AttnImpl("reference"),  # plain PyTorch all three, so that only the shift differs
+        attn_impl=AttnImpl.parse("reference"),  # all three, so that only the shift differs
     )
 
 
 class _PaddedAttention(WindowAttention):
     """The backbone's attention layer, shifting by :func:`padded_window_attention`."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        """``(B, H, W, C) -> (B, H, W, C)``."""
+    def forward(self, x: Tensor, impl: AttnImpl | None = None) -> Tensor:
+        """``(B, H, W, C) -> (B, H, W, C)``; ``impl`` has no effect."""
         sizes = (self.num_heads, self.window_size, self.shift_size, self.scale)
         qkv = self.qkv(x)
         return self.proj(padded_window_attention(qkv, self.qkv.bias, self.position_bias(), *sizes))

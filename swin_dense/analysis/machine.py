@@ -3,9 +3,10 @@
 import platform
 from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 import torch
+
+from swin_dense.ops.autotune import cpu_name
 
 _PACKAGES = ("torch", "torchvision", "mmengine", "mmcv", "mmcv-lite", "mmdet", "mmsegmentation")
 
@@ -14,12 +15,7 @@ def describe_machine(device: torch.device) -> str:
     """The device's name."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:  # not Linux
-        return platform.processor() or platform.machine()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
+    return cpu_name()
 
 
 def describe_versions(more: Iterable[str] = ()) -> str:

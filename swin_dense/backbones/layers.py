@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
+from swin_dense.backbones.tuning import Choice
 from swin_dense.ops.block import Linear, Norm, norm_map
 from swin_dense.ops.dispatch import AttnImpl, has_hooks, is_eager
 
@@ -96,11 +97,11 @@ class Attention(nn.Module):
         self.proj = nn.Linear(channels, channels)
         self.proj_drop = nn.Dropout(drop_rate)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """``(B, ..., C) -> (B, ..., C)``."""
-        return self.proj_drop(self.proj(self.attend(self.qkv(x))))
+    def forward(self, x: Tensor, impl: AttnImpl | None = None) -> Tensor:
+        """``(B, ..., C) -> (B, ..., C)``; ``impl`` is by default the layer's own."""
+        return self.proj_drop(self.proj(self.attend(self.qkv(x), impl)))
 
-    def attend(self, qkv: Tensor) -> Tensor:
+    def attend(self, qkv: Tensor, impl: AttnImpl | None = None) -> Tensor:
         """Attention alone: ``(B, ..., 3C)`` of the qkv layer to ``(B, ..., C)``."""
         raise NotImplementedError
 
@@ -112,12 +113,13 @@ class GlobalAttention(Attention):
     whole block around it. It has no position bias, as a table of offsets would fix the input size.
     """
 
-    def attend(self, qkv: Tensor) -> Tensor:
+    def attend(self, qkv: Tensor, impl: AttnImpl | None = None) -> Tensor:
         """Attention alone: ``(B, ..., 3C)`` of the qkv layer to ``(B, ..., C)``."""
+        fused = (impl or self.attn_impl).name != "reference"
         tokens = qkv.flatten(1, -2).unflatten(-1, (3, self.num_heads, -1))
         q, k, v = tokens.permute(2, 0, 3, 1, 4).unbind(0)
         dropout_p = self.attn_drop_rate if self.training else 0.0
-        with sdpa_kernel(_FUSED_SDPA if self.attn_impl.fused else [SDPBackend.MATH]):
+        with sdpa_kernel(_FUSED_SDPA if fused else [SDPBackend.MATH]):
             out = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout_p, scale=self.scale)
         return out.transpose(1, 2).reshape(*qkv.shape[:-1], -1)
 
@@ -152,12 +154,13 @@ class BlockOps(NamedTuple):
 
     norm1: Norm
     qkv: Linear
-    attend: Callable[[Tensor], Tensor]
+    attend: Callable[[Tensor, AttnImpl], Tensor]
     proj: Linear
     norm2: Norm
     fc1: Linear
     fc2: Linear
-    triton: bool
+    impl: AttnImpl
+    choice: Choice | None = None  # with 'auto'
 
 
 def fusable_block(
@@ -176,7 +179,7 @@ def fusable_block(
     mlp = _fusable_mlp(ffn)
     if not (n1 and qkv and proj and dropout and n2 and mlp):
         return None
-    return BlockOps(n1, qkv, attention.attend, proj, n2, *mlp, impl.triton)
+    return BlockOps(n1, qkv, attention.attend, proj, n2, *mlp, impl)
 
 
 def _fusable_mlp(ffn: nn.Module) -> tuple[Linear, Linear] | None:

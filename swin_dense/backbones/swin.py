@@ -12,6 +12,7 @@ from mmcv.cnn import build_norm_layer
 from mmcv.cnn.bricks import DropPath
 from torch import Tensor, nn
 
+from swin_dense.backbones import tuning
 from swin_dense.backbones.base import Backbone, init_linear_layers
 from swin_dense.backbones.cuda_graphs import CudaGraphs, with_cuda_graphs
 from swin_dense.backbones.layers import (
@@ -65,7 +66,7 @@ class WindowAttention(Attention):
         table = self.relative_position_bias_table
         return None if table is None else position_bias(table, self.relative_position_index)
 
-    def attend(self, qkv: Tensor) -> Tensor:
+    def attend(self, qkv: Tensor, impl: AttnImpl | None = None) -> Tensor:
         """Attention alone: ``(B, H, W, 3C)`` of the qkv layer to ``(B, H, W, C)``."""
         return shifted_window_attention(
             qkv,
@@ -76,7 +77,7 @@ class WindowAttention(Attention):
             shift_size=self.shift_size,
             scale=self.scale,
             dropout_p=self.attn_drop_rate if self.training else 0.0,
-            impl=self.attn_impl,
+            impl=impl or self.attn_impl,
         )
 
 
@@ -103,13 +104,20 @@ class SwinBlock(nn.Module):
         """``(B, H, W, C) -> (B, H, W, C)``."""
         ops = self.ops.current(self, x)
         if ops is None:  # 'reference', tracing, or layers that compute something special
-            x = x + self.drop_path(self.attn["w_msa"](self.norm1(x)))
-            return x + self.drop_path(self.ffn(self.norm2(x)))
+            return self._by_modules(x)
+        choice = ops.choice if x.device.type in tuning.DEVICES else None
+        impl = ops.impl if choice is None else choice.of(x)
+        if not impl.fused:
+            return self._by_modules(x, impl)
         # The same with fewer passes over memory, and less kept for backward.
-        qkv, x = norm_linear(x, ops.norm1, ops.qkv, triton=ops.triton)
-        attended = ops.attend(qkv)
+        qkv, x = norm_linear(x, ops.norm1, ops.qkv, triton=impl.triton)
+        attended = ops.attend(qkv, impl)
         scales = self._drop_path_scale(attended), self._drop_path_scale(attended)
-        return proj_mlp(x, attended, ops.proj, ops.norm2, ops.fc1, ops.fc2, scales, ops.triton)
+        return proj_mlp(x, attended, ops.proj, ops.norm2, ops.fc1, ops.fc2, scales, impl.triton)
+
+    def _by_modules(self, x: Tensor, *impl: AttnImpl) -> Tensor:
+        x = x + self.drop_path(self.attn["w_msa"](self.norm1(x), *impl))
+        return x + self.drop_path(self.ffn(self.norm2(x)))
 
     def _drop_path_scale(self, branch: Tensor) -> Tensor | None:
         """Factor of a branch in stochastic depth for every image, ``(B,)`` fp32; None for 1."""
@@ -127,7 +135,10 @@ def _block_ops(block: SwinBlock) -> BlockOps | None:
     attention = block.attn["w_msa"]
     if type(attention) not in (WindowAttention, GlobalAttention):
         return None
-    return fusable_block(block.norm1, attention, block.norm2, block.ffn, block.drop_path)
+    ops = fusable_block(block.norm1, attention, block.norm2, block.ffn, block.drop_path)
+    if ops is None or ops.impl.name != "auto":
+        return ops
+    return ops._replace(choice=tuning.Choice(block, ops.qkv.weight))
 
 
 class PatchMerging(nn.Module):
@@ -151,14 +162,25 @@ class PatchMerging(nn.Module):
         """``(B, H, W, C)`` to ``(B, ceil(H / s), ceil(W / s), 2C)`` and itself."""
         ops = self.ops.current(self, x)
         if ops is None:
-            return self.reduction(self.norm(neighbours(x, self.stride))), x
-        return norm_linear(x, *ops, self.stride, self.attn_impl.triton)
+            return self._by_modules(x)
+        norm, reduction, choice = ops
+        tuned = choice if x.device.type in tuning.DEVICES else None
+        impl = self.attn_impl if tuned is None else tuned.of(x)
+        if not impl.fused:
+            return self._by_modules(x)
+        return norm_linear(x, norm, reduction, self.stride, impl.triton)
+
+    def _by_modules(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.reduction(self.norm(neighbours(x, self.stride))), x
 
 
-def _merging_ops(merging: PatchMerging) -> tuple[Norm, Linear] | None:
+def _merging_ops(merging: PatchMerging) -> tuple[Norm, Linear, tuning.Choice | None] | None:
     """Who computes a merging: ops.block on its norm and reduction, or None for its modules."""
     norm, reduction = fusable_layer(merging.norm), fusable_layer(merging.reduction)
-    return (norm, reduction) if merging.attn_impl.fused and norm and reduction else None
+    if not (merging.attn_impl.fused and norm and reduction):
+        return None
+    auto = merging.attn_impl.name == "auto"
+    return norm, reduction, tuning.Choice(merging, reduction.weight) if auto else None
 
 
 class SwinStage(nn.Module):
@@ -223,7 +245,8 @@ class SwinTransformer(Backbone):
         init_cfg: ``dict(type='Pretrained', checkpoint=path or URL)``, or None.
         arch: 'tiny', 'small', 'base' or 'large' instead of sizes, depths and heads (section 3.3).
         attn_impl: 'auto', 'reference', 'sdpa', 'cpu' or 'triton': who computes the attention and
-            the layers around it, see :class:`~.dispatch.AttnImpl`.
+            the layers around it, see :class:`~.dispatch.AttnImpl`; 'auto' is what is fastest on a
+            GPU, see :mod:`~.tuning`, and 'cpu' on a CPU.
         use_shift: shift the windows of every second block; False is "w/o shifting" in table 4.
         use_rel_pos_bias: add the relative position bias to the scores; False with
             ``use_abs_pos_embed`` is "abs. pos." in table 4, without it "no pos.".

@@ -23,6 +23,7 @@ KINDS = (
     "pipeline",
     "kernels",
     "passes",
+    "tune",
 )
 _MORE_PACKAGES = ("timm", "transformers", "pycocotools", "faster-coco-eval", "opencv-python")
 # With a value, and without.
@@ -77,6 +78,6 @@ def read(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} cannot be read: {error}") from error
     if not isinstance(record, dict) or record.get("kind") not in KINDS:
         raise UserError(f"{path} is no record of tools/benchmark.py")
-    if not record.keys() & {"models", "steps", "kernels"}:
+    if not record.keys() & {"models", "steps", "kernels", "races"}:
         raise UserError(f"{path} is a record of an earlier version: measure it again")
     return record

@@ -16,6 +16,7 @@ from swin_dense.benchmarks.measurement import LAUNCHES, MEMORY
 from swin_dense.benchmarks.passes import PREDICTIONS, passes_notes, passes_rows, prediction_rows
 from swin_dense.benchmarks.records import KINDS, machine_text
 from swin_dense.benchmarks.targets import TARGETS
+from swin_dense.benchmarks.tune import tune_notes, tune_rows
 from swin_dense.benchmarks.waits import wait_notes, wait_rows
 from swin_dense.engine.terminal.tables import markdown_table
 
@@ -137,6 +138,8 @@ def notes_of(record: Record) -> list[str]:
         times = record["images_per_second"] / record["mmdet"]["images_per_second"]
         same = "identical" if record["identical"] else "not identical"
         notes.append(f"{times:.2f} times mmdet's images a second; the samples are {same}.")
+    if record["kind"] == "tune":
+        notes += tune_notes(record)
     if record["kind"] == "passes":
         notes += passes_notes(record)
     if record["settings"].get("cuda_graphs"):
@@ -250,6 +253,7 @@ _SECTIONS = {
     "evaluation": ("COCO evaluation", _evaluation),
     "pipeline": ("Input pipeline", _pipeline),
     "kernels": ("Triton kernels", kernel_rows),
+    "tune": ("What 'auto' chooses", tune_rows),
     "passes": ("Kernels and bytes", passes_rows),
 }
 

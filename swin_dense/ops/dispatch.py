@@ -6,15 +6,13 @@ The only file that uses private names of PyTorch.
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, wraps
+from functools import cache, lru_cache, wraps
 from itertools import chain
 from operator import is_
-from time import perf_counter
 from typing import Any, Generic, ParamSpec, TypeVar
 
 import torch
@@ -25,9 +23,8 @@ from torch.nn import functional as F
 from torch.nn.modules.module import _has_any_global_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from swin_dense.ops import triton_support
-
-logger = logging.getLogger(__name__)
+from swin_dense.ops import autotune, triton_support
+from swin_dense.ops.autotune import Candidate, Race
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -37,19 +34,24 @@ ATTN_IMPLS = ("auto", "reference", "sdpa", "cpu", "triton")
 
 @dataclass(frozen=True)
 class AttnImpl:
-    """What the argument ``attn_impl`` means to every layer of a backbone.
+    """Who computes the attention, and the layers around it.
 
-    Attention is computed by the backend of this name, see :mod:`~.window_attention.api`; 'auto' is
-    the fastest that was measured on the device. The layers around it are plain modules with
-    'reference', and otherwise the functions of :mod:`~.ops.block`: with 'triton' by Triton where
-    there is a kernel, else by PyTorch.
+    Args:
+        name: attention is computed by the backend of this name, see :mod:`~.window_attention.api`;
+            with 'auto' on a GPU, blocks are computed as was measured to be the fastest, see
+            :mod:`~.backbones.tuning`.
+        fused: whether the functions of :mod:`~.ops.block` may compute the layers around it;
+            otherwise the plain modules do.
+        triton: whether these functions use Triton wherever there is a kernel, not PyTorch.
     """
 
     name: str
+    fused: bool = True
+    triton: bool = False
 
     @classmethod
     def parse(cls, name: str) -> AttnImpl:
-        """The meaning of ``attn_impl=name``.
+        """What the argument ``attn_impl=name`` means to every layer of a backbone.
 
         Raises:
             ValueError: there is no such implementation, or it is not installed.
@@ -58,17 +60,11 @@ class AttnImpl:
             raise ValueError(f"attn_impl must be one of {', '.join(ATTN_IMPLS)}, got {name!r}")
         if name == "triton" and (reason := triton_support.unavailable_reason()):
             raise ValueError(f"attn_impl='triton' {reason}; or use attn_impl='auto'")
-        return cls(name)
+        return cls(name, fused=name != "reference", triton=name == "triton")
 
-    @property
-    def fused(self) -> bool:
-        """Whether the functions of ``ops.block`` may compute; otherwise the plain modules do."""
-        return self.name != "reference"
-
-    @property
-    def triton(self) -> bool:
-        """Whether Triton computes wherever there is a kernel for it."""
-        return self.name == "triton"
+    def __str__(self) -> str:
+        layers = "triton" if self.triton else "pytorch"
+        return f"{layers if self.fused else 'modules'}+{self.name}"
 
 
 def is_eager(*tensors: Tensor | None) -> bool:
@@ -236,9 +232,10 @@ def softmax_backward(grad: Tensor, softmax: Tensor) -> Tensor:
     return torch.ops.aten._softmax_backward_data(grad, softmax, -1, softmax.dtype)
 
 
-# Rows, input and output channels of the products that are timed: Swin's, a few milliseconds.
-_TIMED_SIZES = (2048, 384, 384)
-_TIMED_ROUNDS = 15
+# Rows, input and output channels of the products that are checked, and of those that are timed:
+# Swin's, a few milliseconds.
+_CHECKED_SIZES, _TIMED_SIZES = (300, 96, 160), (2048, 384, 384)
+_TIMED_SECONDS = 0.3
 # Multiplications of the smallest product that is given to oneDNN, whose calls cost more.
 _SMALLEST = 2**23
 # Of MKL's time, what oneDNN may take at most: less is noise, and not worth a private operator.
@@ -267,7 +264,7 @@ def use_onednn(x: Tensor, multiplications: int, backward: bool = False) -> bool:
     """Whether oneDNN computes a matrix product of so many multiplications.
 
     On some processors it multiplies fp32 matrices faster than MKL, which PyTorch's linear layers
-    use. It is taken where it was faster when both were timed in this process, or as
+    use. It is taken where :mod:`~.autotune` found it faster on this machine, or as
     ``SWIN_DENSE_ONEDNN=0`` or ``1`` says; ``backward``: for the gradient of a weight.
     """
     return (
@@ -277,58 +274,72 @@ def use_onednn(x: Tensor, multiplications: int, backward: bool = False) -> bool:
         and bool(torch.backends.mkldnn.enabled)
         and not torch._C._len_torch_dispatch_stack()  # to FLOP counters it is an unknown operator
         and _prefer_onednn(
-            backward, torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+            backward,
+            torch.get_num_threads(),
+            torch.are_deterministic_algorithms_enabled(),
+            autotune.in_job(),
         )
     )
 
 
 @lru_cache
-def _prefer_onednn(backward: bool, threads: int, deterministic: bool) -> bool:
-    """Whether oneDNN is available and faster with so many threads.
-
-    Timing may end differently the next time, and with it the last bits of a result: where results
-    must be deterministic, PyTorch's own products are used.
-    """
+def _prefer_onednn(backward: bool, threads: int, deterministic: bool, in_job: bool) -> bool:
+    """Whether oneDNN is available and faster, under these conditions."""
     setting = os.environ.get("SWIN_DENSE_ONEDNN", "")
     if setting == "0" or not onednn_available():
         return False
-    if setting == "1":
-        return True
-    if deterministic:
-        return False
-    onednn, mkl = _benchmark_backends(backward)
-    faster = onednn < _MARGIN * mkl
-    logger.debug(
-        "%s of linear layers by %s: %.2f ms with oneDNN, %.2f ms with MKL, %d threads",
-        "gradients" if backward else "products", "oneDNN" if faster else "MKL",
-        1e3 * onednn, 1e3 * mkl, threads,
-    )  # fmt: skip
-    return faster
+    return setting == "1" or autotune.choose(race_of_products(backward)) == "oneDNN"
 
 
-def _benchmark_backends(backward: bool) -> tuple[float, float]:
-    """Best times in seconds of oneDNN and of MKL, interleaved."""
-    rows, in_channels, out_channels = _TIMED_SIZES
-    with torch.inference_mode(False), torch.no_grad():
-        x, weight = torch.ones(rows, in_channels), torch.ones(out_channels, in_channels)
-        grad, bias = torch.ones(rows, out_channels), torch.ones(out_channels)
-        backends: tuple[Callable[[], Tensor], ...] = (
-            lambda: onednn_linear(x, weight, bias, "none"),
-            lambda: F.linear(x, weight, bias),
-        )
+def race_of_products(backward: bool) -> Race:
+    """MKL, as PyTorch's own linear layers, against oneDNN; ``backward``: for weight gradients."""
+
+    @cache  # made where they are used: the caller may be in inference mode
+    def inputs(sizes: tuple[int, int, int]) -> list[Tensor]:
+        rows, channels, out = sizes
+        generator = torch.Generator().manual_seed(0)
+        shapes = ((rows, channels), (out, channels), (rows, out), (out,))
+        return [torch.randn(shape, generator=generator) for shape in shapes]
+
+    def by_mkl(x: Tensor, weight: Tensor, grad: Tensor, bias: Tensor) -> list[Tensor]:
         if backward:
-            backends = (
-                lambda: weight.add_(onednn_weight_gradient(grad, x)),
-                lambda: weight.addmm_(grad.t(), x),
-            )
-        best = [float("inf")] * 2
-        for round_ in range(1 + _TIMED_ROUNDS):
-            for i, backend in enumerate(backends):
-                start = perf_counter()
-                backend()
-                if round_:  # the first one makes the kernels
-                    best[i] = min(best[i], perf_counter() - start)
-    return best[0], best[1]
+            return [grad.t() @ x, x.t() @ grad]
+        linear = F.linear(x, weight, bias)
+        return [linear, F.gelu(linear), grad @ weight]
+
+    def by_onednn(x: Tensor, weight: Tensor, grad: Tensor, bias: Tensor) -> list[Tensor]:
+        if backward:
+            return [onednn_weight_gradient(grad, x), onednn_weight_gradient(x, grad)]
+        linear = [onednn_linear(x, weight, bias, activation) for activation in ("none", "gelu")]
+        return [*linear, onednn_linear(grad, weight.t(), None, "none")]
+
+    def step_of_mkl() -> Tensor:
+        x, weight, grad, bias = inputs(_TIMED_SIZES)
+        return weight.addmm_(grad.t(), x) if backward else F.linear(x, weight, bias)
+
+    def step_of_onednn() -> Tensor:
+        x, weight, grad, bias = inputs(_TIMED_SIZES)
+        if backward:
+            return weight.add_(onednn_weight_gradient(grad, x))
+        return onednn_linear(x, weight, bias, "none")
+
+    device = autotune.describe_device(torch.device("cpu"))
+    what = "weight gradients of linear layers" if backward else "products of linear layers"
+    return Race(
+        what,
+        {"what": what, "device": device, "versions": autotune.versions()},
+        [
+            Candidate("MKL", lambda: by_mkl(*inputs(_CHECKED_SIZES)), step_of_mkl),
+            Candidate(
+                "oneDNN", lambda: by_onednn(*inputs(_CHECKED_SIZES)), step_of_onednn, 1 / _MARGIN
+            ),
+        ],
+        lambda: by_mkl(*(tensor.double() for tensor in inputs(_CHECKED_SIZES))),
+        trusted="MKL",
+        fixed="MKL",
+        device=torch.device("cpu"),
+        seconds=_TIMED_SECONDS,
+    )
 
 
 def without_autocast(x: Tensor) -> contextlib.AbstractContextManager[Any]:

@@ -89,7 +89,7 @@ def test_attn_impl_reaches_every_layer(impl, backends):
     assert backends.count("proj_mlp") == (4 + 1) * fused
     assert len(backends) == 4 + 11 * fused
     parsed = {m.attn_impl for m in model.modules() if hasattr(m, "attn_impl")}
-    assert parsed == {AttnImpl(impl)}
+    assert parsed == {AttnImpl.parse(impl)}
 
 
 @pytest.fixture

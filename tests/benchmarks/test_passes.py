@@ -225,7 +225,7 @@ def test_attention_runs_on_tensors_without_numbers():
             gradients([out], [qkv], [bf16(2, 10, 14, 32)])
 
         fused = costs_of(lambda: step("triton"))
-        plain = costs_of(lambda: step("auto"))
+        plain = costs_of(lambda: step("sdpa"))
     size = stored_bytes(qkv)
     assert fused["window_attention.forward"] == (1, size + stored_bytes(bias) + size // 3)
     assert {name for name in fused if "." in name} == {
@@ -256,7 +256,7 @@ SPEC = Spec(
 
 @pytest.fixture(scope="module")
 def record() -> dict:
-    found = measure_passes(PassesRun(SPEC, ["auto"], {"mmdet": "3.3.0"}, 2, "bf16"))
+    found = measure_passes(PassesRun(SPEC, ["sdpa"], {"mmdet": "3.3.0"}, 2, "bf16"))
     found["settings"]["arch"] = "tiny"
     return {"kind": "passes", "command": "tools/benchmark.py passes", "date": "2030-01-01",
             "versions": "some", **found}  # fmt: skip

@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from swin_dense.ops import dispatch
+from swin_dense.ops import autotune, dispatch
 from swin_dense.ops.block import Linear, Norm, norm_linear, pytorch
 
 ONEDNN = pytest.mark.skipif(
@@ -80,29 +80,59 @@ def test_environment_variable_and_pytorch_flags(setting, monkeypatch):
     assert len(found) == 1
 
 
-@ONEDNN
-def test_faster_backend_is_chosen_once(setting, monkeypatch):
-    times = {"onednn": 1.0, "mkl": 2.0}
+@pytest.mark.parametrize("backward", [False, True])
+@pytest.mark.parametrize(("faster", "winner"), [(0.5, "oneDNN"), (0.99, "MKL"), (2.0, "MKL")])
+def test_faster_backend_is_chosen_once(setting, monkeypatch, tmp_path, backward, faster, winner):
+    """A tie goes to PyTorch's own."""
     runs = []
-    monkeypatch.setattr(
-        dispatch, "_benchmark_backends", lambda _: runs.append(1) or tuple(times.values())
-    )
+
+    def measure(race):
+        runs.append(race.what)
+        times = {"MKL": 1.0, "oneDNN": faster}
+        handicaps = {c.name: c.handicap for c in race.candidates}
+        return autotune.Result(min(times, key=lambda name: times[name] * handicaps[name]), times)
+
+    monkeypatch.setattr(dispatch, "onednn_available", lambda: True)
+    monkeypatch.setattr(autotune, "measure", measure)
+    monkeypatch.setenv("SWIN_DENSE_CACHE_DIR", str(tmp_path))
+    autotune.forget()
     setting("")
-    assert dispatch._prefer_onednn(False, 1, False)
-    assert dispatch._prefer_onednn(False, 1, False)
+    for _ in range(2):
+        assert dispatch._prefer_onednn(backward, 1, False, False) == (winner == "oneDNN")
     assert len(runs) == 1
-    assert not dispatch._prefer_onednn(False, 1, True)  # deterministic: not timed, PyTorch's own
     dispatch._prefer_onednn.cache_clear()
-    times["onednn"] = 1.99  # a tie
-    assert not dispatch._prefer_onednn(False, 1, False)
+    monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: True)
+    assert not dispatch._prefer_onednn(backward, 1, True, False)  # PyTorch's own
+    assert len(runs) == 1
+    autotune.forget()
 
 
 @ONEDNN
 @pytest.mark.parametrize("backward", [False, True])
-def test_both_backends_are_timed(backward):
-    onednn, mkl = dispatch._benchmark_backends(backward)
-    assert 0 < onednn < 1
-    assert 0 < mkl < 1
+def test_both_backends_are_right_and_timed(backward):
+    result = autotune.measure(dispatch.race_of_products(backward))
+    assert result.ms.keys() == {"MKL", "oneDNN"}
+    assert not result.left_out
+
+
+@ONEDNN
+def test_backend_that_disagrees_is_left_out(monkeypatch):
+    """For its values, or for the form that a gradient needs."""
+    inner = dispatch.onednn_linear
+    wrong = {
+        False: lambda x, w, b, activation: inner(x, w, b, "none"),  # GELU forgotten
+        True: lambda x, w, b, activation: inner(x, w, b, activation).mul_(1.001),
+    }
+    for backward, function in wrong.items():
+        monkeypatch.setattr(dispatch, "onednn_linear", function)
+        result = autotune.measure(dispatch.race_of_products(backward))
+        assert result.winner == "MKL"
+        assert result.left_out["oneDNN"].startswith("wrong by")
+
+
+def test_inference_mode_and_another_default_device():
+    with torch.inference_mode(), torch.device("meta"):
+        assert "MKL" in autotune.measure(dispatch.race_of_products(True)).ms
 
 
 def test_flops_are_counted(setting):

@@ -82,6 +82,34 @@ def test_memory(run, tmp_path, capsys):
     assert "Counted on a CPU" in out
 
 
+def test_tune(run, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("SWIN_DENSE_CACHE_DIR", str(tmp_path / "cache"))
+    path = tmp_path / "tune.json"
+    flags = ["--size", "64x64", "--device", "cpu", "--json", path]
+    assert run("tune", *flags) == 0
+    record = json.loads(path.read_text())
+    products, blocks = record["races"][:2], record["races"][2:]
+    assert [race["chosen"] in ("MKL", "oneDNN") for race in products] == [True, True]
+    assert {race["chosen"] for race in blocks} == {None}  # of no effect on a CPU
+    # Four stages and three mergings, in both phases.
+    assert len(blocks) == 14
+    assert blocks[-1]["what"] == "SwinBlock of 64 channels, float32, training"
+    assert [one["left_out"] for race in blocks for one in race["candidates"]].count(None) == 60
+    assert len(list((tmp_path / "cache" / "autotune").iterdir())) == 2
+    out = capsys.readouterr().out
+    assert "--size 480x640" not in out
+    assert "defaults on cpu: --batch 1 --dtype fp32" in out
+    assert str(tmp_path / "cache" / "autotune") in out.replace("\n", "")
+    assert "modules+reference" in out
+    assert "oneDNN by 2 %" in benchmarks_document([record], "report", {})
+
+
+def test_tune_where_nothing_may_be_measured(run, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("SWIN_DENSE_AUTOTUNE", "0")
+    assert run("tune", "--size", "64x64", "--device", "cpu", "--json", tmp_path / "a.json") == 2
+    assert "nothing may be measured: SWIN_DENSE_AUTOTUNE=0" in capsys.readouterr().err
+
+
 def test_defaults_of_a_segmentor(benchmark_tool, repo):
     parse = benchmark_tool.make_parser().parse_args
     found = {}

@@ -15,10 +15,9 @@ Weights are cast together, and kept so for backward, as autocast does.
 torch.compile does not trace into them; it fuses the plain layers by itself.
 
 Backends: :mod:`.pytorch`, in chunks of rows that stay in the cache on a CPU; and
-:mod:`.triton.backend`, our kernels
-for MLPs of up to 256 channels and linear layers of up to 768, with the norms, residuals and GELU
-around them, used with ``attn_impl='triton'`` where they can run ('auto' does not use them: their
-speed is not measured).
+:mod:`.triton.backend`, our kernels for MLPs of up to 256 channels and linear layers of up to 768,
+with the norms, residuals and GELU around them, used with ``attn_impl='triton'`` where they can run,
+and with 'auto' where they were the fastest, see :mod:`~.backbones.tuning`.
 """
 
 from swin_dense.ops.block.api import norm_linear, norm_map, proj_mlp

@@ -10,11 +10,14 @@
 ``triton``     our fused kernels (:mod:`~.triton.op`): CUDA devices of capability 8.0 or later,
                windows of 5 to 16, heads of 16, 32 or 64 channels, fp32, fp16 or bf16, no
                dropout of attention weights
-``auto``       ``sdpa`` on CUDA, ``cpu`` on a CPU, ``reference`` elsewhere. Not ``triton``:
-               its speed is not measured yet
+``auto``       ``cpu`` on a CPU; on CUDA ``sdpa``, but ``reference`` in training, which is what
+               mmdet's backbone computes; ``reference`` elsewhere
 =============  ==========================================================================
 
-The choice of 'auto' is logged at debug level, once per configuration. While torch.compile or
+A backbone with 'auto' calls this function on CUDA with the backend that it found to be the fastest
+for a whole block, see :mod:`~.backbones.tuning`; what the table says holds for other callers, and
+for blocks that are traced, or have adapters, hooks or other layers than Swin's. The choice of
+'auto' is logged at debug level, once per configuration. While torch.compile or
 torch.export traces, all but ``triton`` are replaced by :mod:`~.compiled`, whose graph is valid for
 inputs of any size. Backends never import each other: they meet here.
 """
@@ -36,9 +39,6 @@ from swin_dense.ops.dispatch import (
 from swin_dense.ops.window_attention import compiled, cpu, reference, sdpa
 from swin_dense.ops.window_attention.triton import op as triton
 from swin_dense.ops.window_attention.windows import WindowSpec
-
-# What 'auto' tries on CUDA, in this order; the first that can run does.
-_ON_CUDA: tuple[str, ...] = ("sdpa",)
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +80,9 @@ def shifted_window_attention(
     inputs = (qkv, qkv_bias, position_bias, spec)
     _check_input(*inputs)
     if name == "auto":
-        name = choose(qkv, num_heads, window_size, dropout_p)
+        name = choose(qkv)
+        if not torch.compiler.is_compiling():  # logging would break the graph of torch.compile
+            _log_choice(name, qkv.device.type, qkv.dtype, num_heads, window_size)
     if name == "triton":
         reason = triton.unsupported_reason(qkv, num_heads, window_size, dropout_p)
         if reason is not None:
@@ -100,18 +102,15 @@ def shifted_window_attention(
     return plain.shifted_window_attention(*inputs, dropout_p)
 
 
-def choose(qkv: Tensor, num_heads: int, window_size: int, dropout_p: float) -> str:
-    """Name of the backend that 'auto' stands for with these arguments."""
-    name = "cpu" if qkv.device.type == "cpu" else "reference"
-    if qkv.is_cuda:
-        arguments = (qkv, num_heads, window_size, dropout_p)
-        fitting = (
-            n for n in _ON_CUDA if n != "triton" or not triton.unsupported_reason(*arguments)
-        )
-        name = next(fitting, "sdpa")
-    if not torch.compiler.is_compiling():  # logging would break the graph of torch.compile
-        _log_choice(name, qkv.device.type, qkv.dtype, num_heads, window_size)
-    return name
+def choose(qkv: Tensor) -> str:
+    """Name of the backend that 'auto' stands for with these queries, keys and values."""
+    if qkv.device.type == "cpu":
+        return "cpu"
+    training = torch.is_grad_enabled() and qkv.requires_grad
+    # A compiler fuses neither, and the reference would keep all scores.
+    return (
+        "sdpa" if qkv.is_cuda and (torch.compiler.is_compiling() or not training) else "reference"
+    )
 
 
 @lru_cache

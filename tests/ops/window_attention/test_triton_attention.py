@@ -88,6 +88,7 @@ class OnCuda:
     """The attributes of a CUDA tensor that the choice of a backend reads."""
 
     is_cuda = True
+    requires_grad = False
     device = torch.device("cuda", 0)
 
     def __init__(self, dtype=torch.bfloat16, channels=64):
@@ -96,26 +97,26 @@ class OnCuda:
 
 
 @pytest.mark.parametrize(
-    ("qkv", "window", "dropout", "capability", "expected"),
+    ("qkv", "window", "dropout", "capability", "reason"),
     [
-        (OnCuda(), 7, 0.0, (9, 0), "triton"),
-        (OnCuda(torch.float32), 16, 0.0, (8, 0), "triton"),
-        (OnCuda(), 7, 0.0, (7, 5), "sdpa"),
-        (OnCuda(), 7, 0.1, (9, 0), "sdpa"),
-        (OnCuda(), 4, 0.0, (9, 0), "sdpa"),
-        (OnCuda(), 17, 0.0, (9, 0), "sdpa"),
-        (OnCuda(torch.float64), 7, 0.0, (9, 0), "sdpa"),
-        (OnCuda(channels=48), 7, 0.0, (9, 0), "sdpa"),
+        (OnCuda(), 7, 0.0, (9, 0), None),
+        (OnCuda(torch.float32), 16, 0.0, (8, 0), None),
+        (OnCuda(), 7, 0.0, (7, 5), "compute capability"),
+        (OnCuda(), 7, 0.1, (9, 0), "dropout"),
+        (OnCuda(), 4, 0.0, (9, 0), "window size"),
+        (OnCuda(), 17, 0.0, (9, 0), "window size"),
+        (OnCuda(torch.float64), 7, 0.0, (9, 0), "float32"),
+        (OnCuda(channels=48), 7, 0.0, (9, 0), "heads"),
     ],
 )
-def test_auto_falls_back_where_triton_is_unsupported(
-    monkeypatch, qkv, window, dropout, capability, expected
+def test_what_triton_does_not_support_is_named(
+    monkeypatch, qkv, window, dropout, capability, reason
 ):
-    monkeypatch.setattr(api, "_ON_CUDA", ("triton", "sdpa"))
     properties = SimpleNamespace(major=capability[0], minor=capability[1])
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: properties)
     monkeypatch.setattr(triton_support, "_INSTALLED", True)
-    assert api.choose(qkv, 2, window, dropout) == expected
+    found = op.unsupported_reason(qkv, 2, window, dropout)
+    assert found is None if reason is None else reason in found
 
 
 @pytest.mark.parametrize(
@@ -137,8 +138,13 @@ def test_shared_memory_that_a_gpu_lacks_is_named(monkeypatch, window, channels, 
     assert reason is None if fits else reason.startswith(expected)
 
 
-def test_auto_uses_sdpa_on_cuda():
-    assert api.choose(OnCuda(), 2, 7, 0.0) == "sdpa"
+def test_auto_on_cuda():
+    qkv = OnCuda()
+    assert api.choose(qkv) == "sdpa"
+    qkv.requires_grad = True
+    assert api.choose(qkv) == "reference"
+    with torch.no_grad():
+        assert api.choose(qkv) == "sdpa"
 
 
 def test_choice_is_logged_once(caplog):
