@@ -244,7 +244,7 @@ def forward(
                 p_1 = _exp(s_1 - tl.max(s_1, 1)[:, None], dtype)
                 total = tl.sum(p_1, 1)
                 o = tl.dot(p_1.to(v_1.dtype), v_1, input_precision=PRECISION)
-            _store(out, column, c, row_q, on_q, o / total[:, None])
+            _store(out, column, c, row_q, on_q, o * (1.0 / total)[:, None])
 
 
 @triton.jit(do_not_specialize=_SIZES)
@@ -276,7 +276,7 @@ def backward(
             do = _load(d_out, None, column, c, row, on_map, D, False)
             s = _scores(q, k, bias, region, region, scale, SHIFT * EDGE, PRECISION)
             p = _exp(s - tl.max(s, 1)[:, None], dtype)
-            p = p / tl.sum(p, 1)[:, None]
+            p = p * (1.0 / tl.sum(p, 1))[:, None]
             dp = tl.dot(do, tl.trans(v), input_precision=PRECISION)
             ds = p * (dp - tl.sum(p * dp, 1)[:, None])
             if d_position_bias is not None:
@@ -343,18 +343,19 @@ def backward_queries(
                 dp_2 = tl.dot(do, tl.trans(v_2), input_precision=PRECISION)
                 total += tl.sum(p_2, 1)
                 mean += tl.sum(p_2 * dp_2, 1)
-            mean = mean / total
-            ds_1 = p_1 / total[:, None] * (dp_1 - mean[:, None])
+            share = 1.0 / total
+            mean = mean * share
+            ds_1 = p_1 * share[:, None] * (dp_1 - mean[:, None])
             dq = tl.dot(ds_1.to(k_1.dtype), k_1, input_precision=PRECISION)
             if d_position_bias is not None:
                 pairs_1 += ds_1
             if KEYS_2 > 0:
-                ds_2 = p_2 / total[:, None] * (dp_2 - mean[:, None])
+                ds_2 = p_2 * share[:, None] * (dp_2 - mean[:, None])
                 dq = tl.dot(ds_2.to(k_2.dtype), k_2, dq, input_precision=PRECISION)
                 if d_position_bias is not None:
                     pairs_2 += ds_2
             _store(d_qkv, column, 3 * c, row_q, on_q, dq * scale)
-            _store_statistics(statistics, window, size, head, heads, n_q, top, total, mean, M)
+            _store_statistics(statistics, window, size, head, heads, n_q, top, share, mean, M)
     if d_position_bias is not None:
         _store_pairs(d_position_bias, first, head, heads, n_q, n_1, pairs_1, M)
         if KEYS_2 > 0:
@@ -421,7 +422,7 @@ def backward_keys(
                 mean = tl.load(at + 2 * M * M, mask=n_q < M * M, other=0.0)
                 bias = _bias(position_bias, head, n_q, n_k, M, dtype)
                 s = _scores(q, k, bias, region_q, region_k, scale, SHIFT * EDGE, PRECISION)
-                p = _exp(s - top[:, None], dtype) / total[:, None]
+                p = _exp(s - top[:, None], dtype) * total[:, None]
                 dp = tl.dot(do, tl.trans(v), input_precision=PRECISION)
                 ds = (p * (dp - mean[:, None])).to(q.dtype)
                 dk = tl.dot(tl.trans(ds), q, dk, input_precision=PRECISION)
