@@ -45,15 +45,15 @@ def tiles(window_size: int, dtype: torch.dtype) -> Tiles:
     those with the fewest instructions. Hopper's products take 64 rows at least; 64 columns at a
     time spare registers where no row is needed as a whole. For windows of more than 12 the weights
     of 64 queries and their gradients would be more than all registers and the L1 cache hold. In
-    fp32 16 rows are as fast as 64, and fit into registers.
+    fp32 16 rows are as fast as 64, and fit into registers; 64 columns fit into shared memory.
     """
     n = window_size**2
     if n <= 64:
         side = triton.next_power_of_2(n)
         return Tiles(side, side, side, (side,), (side,))
-    keys = _cut(n, 1 << (n.bit_length() - 1))
     if dtype == torch.float32:
-        return Tiles(16, 16, 16, keys, keys)
+        return Tiles(16, 16, 16, _cut(n, 64), _cut(n, 64))
+    keys = _cut(n, 1 << (n.bit_length() - 1))
     return Tiles(64, 64 if n <= 144 else 16, 64, keys, _cut(n, 64))
 
 
