@@ -8,8 +8,9 @@ them again:
 
 * windows of up to 64 tokens: one kernel, the whole window in a tile;
 * larger windows: one kernel by blocks of queries (gradients of q), then one by blocks of keys
-  (gradients of k, v and the position bias). What a block is multiplied with is cut into tiles,
-  since a tile's sides are powers of 2 and 144 tokens are better 128 + 16 than 256.
+  (gradients of k, v and the position bias), whose rows are keys: so products take weights and
+  their gradients from registers. What a block is multiplied with is cut into tiles, since a
+  tile's sides are powers of 2 and 144 tokens are better 128 + 16 than 256.
 
 Only windows at the edge of the feature map have padding or a mask. Every kernel has two loops: one
 over the inner windows, without either, then one over those at the edge.
@@ -409,10 +410,7 @@ def backward_keys(
     M: tl.constexpr, SHIFT: tl.constexpr, PADDED: tl.constexpr, WIDE: tl.constexpr, D: tl.constexpr,
     PRECISION: tl.constexpr, BLOCK: tl.constexpr, TILES: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of a block of keys and values, and of their position bias.
-
-    Rows of its tiles are keys, so that products take weights and their gradients from registers.
-    """
+    """Gradients of a block of keys and values, and of their position bias."""
     BLOCKS: tl.constexpr = (M * M + BLOCK - 1) // BLOCK
     head, block, first, step = _program(heads, BLOCKS)
     size = (rows, columns, height, width)
