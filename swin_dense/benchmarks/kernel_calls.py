@@ -227,7 +227,7 @@ def _map(name: str, direction: str, channels: int, stage: int, make: Inputs) -> 
     return lambda: module.layer_norm_map_backward(d_out, x, norm, first)
 
 
-Changes = Mapping[str, Mapping[str, int]]
+Changes = Mapping[str, Mapping[str, Any]]
 
 
 @contextmanager
@@ -278,10 +278,12 @@ def _dict_changes(default: Mapping[str, int]) -> list[dict[str, int]]:
     ]
 
 
-def _tile_changes(default: Any) -> list[dict[str, int]]:
+def _tile_changes(default: Any) -> list[dict[str, Any]]:
     """Tiles of attention; those of different kernels change at the same time."""
-    if default.keys[1] == 0 and default.forward == default.keys[0]:
+    if default.keys == (default.forward,):
         return [{}]  # a window is one tile
-    names = ("forward", "backward_queries", "backward_keys", "query_step")
-    values = ((16, 16, 32, 32), (32, 32, 32, 64), (64, 64, 64, 32), (128, 16, 64, 64))
-    return [dict(zip(names, one, strict=True)) for one in values]
+    owned = [
+        dict.fromkeys(("forward", "backward_queries", "backward_keys"), n) for n in (16, 32, 64)
+    ]
+    cuts = [{"queries": queries} for queries in dict.fromkeys((default.queries, default.keys))]
+    return [one | cut for one, cut in itertools.product(owned, cuts)]

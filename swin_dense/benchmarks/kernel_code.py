@@ -32,7 +32,7 @@ SCHEDULERS = 4
 SHARED_UNIT = 128
 RESERVED_SHARED = 1024
 # Constants by which launches tell a kernel its tiles.
-TILE_CONSTANTS = ("ROWS", "CHUNK", "COLUMNS", "BLOCK", "KEYS_1", "KEYS_2", "QUERIES")
+TILE_CONSTANTS = ("ROWS", "CHUNK", "COLUMNS", "BLOCK", "TILES")
 
 
 @dataclass(frozen=True)
@@ -239,7 +239,7 @@ class Launch:
         return read_code(self.cubin)
 
     @property
-    def schedule(self) -> dict[str, int]:
+    def schedule(self) -> dict[str, Any]:
         """Tiles, warps and stages."""
         tiles = {key: self.arguments[key] for key in TILE_CONSTANTS if key in self.arguments}
         return tiles | {"warps": self.options.num_warps, "stages": self.options.num_stages}
@@ -255,8 +255,7 @@ class Launch:
         if "n_windows" in found:
             tokens = found["M"] ** 2
             groups = self.programs // (found["heads"] * _blocks(tokens, found["BLOCK"]))
-            inner = _blocks(tokens, found.get("QUERIES", tokens))
-            return _blocks(found["n_windows"], max(1, groups)), inner
+            return _blocks(found["n_windows"], max(1, groups)), 1
         for features in ("HIDDEN", "FEATURES"):
             if features in found:
                 return found[features] // found["CHUNK"], 1

@@ -247,7 +247,7 @@ def _cost(row: Mapping[str, Any]) -> float:
 
 def schedule_text(schedule: Mapping[str, int]) -> str:
     """A schedule in a line, without what follows from the kernel's width."""
-    words = {k.lower(): v for k, v in schedule.items() if k not in ("COLUMNS", "KEYS_1", "KEYS_2")}
+    words = {k.lower(): v for k, v in schedule.items() if k not in ("COLUMNS", "TILES")}
     return " ".join(f"{name} {value}" for name, value in words.items())
 
 

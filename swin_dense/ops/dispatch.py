@@ -128,10 +128,13 @@ def differentiable_gradients(
 
     A fused backward pass cannot: it has no graph.
     """
-    wanted = [x for x in inputs if isinstance(x, Tensor) and x.requires_grad]
+    is_wanted = [isinstance(x, Tensor) and x.requires_grad for x in inputs]
     with torch.enable_grad():
+        # Views, as an input may have been computed from another: qkv from its bias.
+        inputs = [x.view_as(x) if want else x for x, want in zip(inputs, is_wanted, strict=True)]
+        wanted = [x for x, want in zip(inputs, is_wanted, strict=True) if want]
         found = iter(torch.autograd.grad(function(*inputs), wanted, grad, create_graph=True))
-    return [next(found) if isinstance(x, Tensor) and x.requires_grad else None for x in inputs]
+    return [next(found) if want else None for want in is_wanted]
 
 
 def cast_together(

@@ -9,10 +9,21 @@ from torch import nn
 
 from swin_dense import SwinTransformer
 from swin_dense.errors import UserError
+from swin_dense.ops import triton_support
 from swin_dense.ops.window_attention import windows
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 
+
+def without_triton() -> bool:
+    if triton_support.unavailable_reason() is not None or not torch.cuda.is_available():
+        return True
+    return triton_support.unsupported_device_reason(torch.device("cuda", 0)) is not None
+
+
+TRITON = pytest.param(
+    "triton", marks=pytest.mark.skipif(without_triton(), reason="no GPU that the kernels are for")
+)
 SMALL = {"embed_dims": 64, "depths": (2, 2, 2, 2), "num_heads": (2, 4, 8, 16)}
 SIZES = [(64, 96), (224, 224), (130, 61)]
 
@@ -42,7 +53,7 @@ def assert_same(ours, expected):
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("impl", ["reference", "sdpa", "auto"])
+@pytest.mark.parametrize("impl", ["reference", "sdpa", "auto", TRITON])
 def test_replay_equals_eager(impl, dtype, mode):
     ours, plain = models(attn_impl=impl)
     with mode(), torch.autocast("cuda", dtype, enabled=dtype is not None):
@@ -145,8 +156,9 @@ def test_replay_after_the_mask_cache_is_cleared():
     del junk
 
 
-def test_training_between_inferences():
-    ours, plain = models()
+@pytest.mark.parametrize("impl", ["auto", TRITON])
+def test_training_between_inferences(impl):
+    ours, plain = models(attn_impl=impl)
     optimizer = torch.optim.SGD(ours.parameters(), 1e-2)
     x = image(SIZES[0])
     for _ in range(2):
@@ -160,9 +172,10 @@ def test_training_between_inferences():
     assert len(ours.cuda_graphs) == 1
 
 
+@pytest.mark.parametrize("impl", ["auto", TRITON])
 @torch.no_grad()
-def test_stream_and_thread_safety():
-    ours, plain = models()
+def test_stream_and_thread_safety(impl):
+    ours, plain = models(attn_impl=impl)
     inputs = [image(SIZES[i % 3]) for i in range(6)]
     expected = [plain(x) for x in inputs]
     torch.cuda.synchronize()

@@ -120,7 +120,6 @@ def test_passes_of_a_loop():
     window = {"n_windows": 7616, "heads": 3, "M": 12, "BLOCK": 64}
     # 144 tokens are 3 blocks of 64, so 531 programs are 59 for each head and block.
     assert launch_of(programs=531, **window).passes == (130, 1)
-    assert launch_of(programs=531, **window, QUERIES=32).passes == (130, 5)
     assert launch_of(n_rows=1000, ROWS=64, CHUNK=32, HIDDEN=384).passes == (12, 1)
     assert launch_of(n_rows=1000, ROWS=64, CHUNK=64, FEATURES=192).passes == (3, 1)
     assert launch_of(programs=6, n_rows=1000, ROWS=8).passes == (21, 1)
@@ -275,7 +274,7 @@ def record_of_kernels(**more) -> dict:
         "slots_of_other_loops": [1234],
         "waves": 127.27,
         "issue_kcycles": 12345.6,
-        "schedule": {"BLOCK": 64, "KEYS_1": 128, "KEYS_2": 16, "warps": 16, "stages": 3},
+        "schedule": {"BLOCK": 64, "TILES": (128, 16), "warps": 16, "stages": 3},
     }
     return {
         "kind": "kernels",

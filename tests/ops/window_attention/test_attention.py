@@ -121,3 +121,21 @@ def test_invalid_input_raises():
         shifted_window_attention(*inputs, **good, shift_size=4)
     with pytest.raises(ValueError, match=r"qkv_bias must be \(24,\)"):
         shifted_window_attention(inputs[0], inputs[1][:3], None, **good)
+
+
+@pytest.mark.parametrize("impl", ["reference", "cpu"])
+def test_gradients_with_a_graph_equal_those_without(impl):
+    """Of a bias that qkv was computed with too, and that is what padding is."""
+    x, weight = torch.randn(1, 5, 6, 8), torch.randn(24, 8)
+    leaves = [torch.randn(24), torch.randn(2, 9, 9)]
+    for leaf in leaves:
+        leaf.requires_grad_()
+    bias, position_bias = leaves
+    qkv = torch.nn.functional.linear(x, weight, bias)
+    out = shifted_window_attention(
+        qkv, bias, position_bias, num_heads=2, window_size=3, shift_size=1, scale=0.5, impl=impl
+    )
+    expected = torch.autograd.grad(out.square().sum(), leaves, retain_graph=True)
+    found = torch.autograd.grad(out.square().sum(), leaves, create_graph=True)
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b)

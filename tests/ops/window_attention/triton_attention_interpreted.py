@@ -29,7 +29,16 @@ def test_fp32_equals_float64(case):
 @pytest.mark.parametrize("bias_dtype", [torch.float16, torch.float32])
 @pytest.mark.parametrize(
     "case",
-    [MIXED, Case(1, 12, 11, 1, 12, 6), Case(1, 3, 7, 2, 5, 2), Case(1, 9, 8, 1, 7, 3, head_dim=64)],
+    [
+        MIXED,
+        Case(1, 3, 7, 2, 5, 2),
+        Case(1, 9, 8, 1, 7, 3, head_dim=64),
+        Case(1, 8, 9, 1, 8, 4, head_dim=16),
+        # Tiles of large windows are others than in fp32.
+        Case(1, 12, 11, 1, 12, 6),
+        Case(1, 13, 11, 1, 13, 0, head_dim=64),
+        Case(1, 16, 15, 1, 16, 8),
+    ],
     ids=str,
 )
 def test_fp16_equals_float64(case, bias_dtype):

@@ -7,9 +7,10 @@ belong; sizes are run-time arguments. The scores of a query never leave the chip
 them again:
 
 * windows of up to 64 tokens: one kernel, the whole window in a tile;
-* larger windows: one kernel by blocks of queries (gradients of q and of the position bias),
-  then one by blocks of keys (gradients of k and v). A row of keys is two tiles, since a tile's
-  sides are powers of 2 and 144 tokens are better 128 + 16 than 256.
+* larger windows: one kernel by blocks of queries (gradients of q), then one by blocks of keys
+  (gradients of k, v and the position bias), whose rows are keys: so products take weights and
+  their gradients from registers. What a block is multiplied with is cut into tiles, since a
+  tile's sides are powers of 2 and 144 tokens are better 128 + 16 than 256.
 
 Only windows at the edge of the feature map have padding or a mask. Every kernel has two loops: one
 over the inner windows, without either, then one over those at the edge.
@@ -17,6 +18,9 @@ over the inner windows, without either, then one over those at the edge.
 Nothing is added atomically: what a program sums over its windows (gradients of the position
 bias, and of padded tokens) it writes to a place of its own, to be summed up afterwards.
 """
+
+# Tuples of tiles grow while a kernel is compiled.
+# mypy: disable-error-code="assignment"
 
 import triton
 import triton.language as tl
@@ -159,38 +163,55 @@ def _exp(x, dtype: tl.constexpr):
 
 
 @triton.jit
-def _bias(position_bias, head, n_q, n_k, M: tl.constexpr, dtype: tl.constexpr):
-    """What is added to scores of queries against keys, in fp32: -inf for keys off the window."""
+def _bias(position_bias, head, q, k, M: tl.constexpr, dtype: tl.constexpr):
+    """What is added to scores of queries q against keys k, in fp32: -inf for keys off the window.
+
+    Of q and k, one is a column and one a row.
+    """
     N: tl.constexpr = M * M
-    is_key = n_k[None, :] < N
     if position_bias is None:
-        bias = tl.where(is_key, 0.0, float("-inf"))
+        bias = tl.where(k < N, 0.0, float("-inf"))
     else:
-        at = (head * N + n_q[:, None]) * N + n_k[None, :]
-        bias = tl.load(position_bias + at, mask=(n_q[:, None] < N) & is_key, other=0.0)
-        bias = tl.where(is_key, _exponent(bias.to(tl.float32), dtype), float("-inf"))
+        at = (head * N + q) * N + k
+        bias = tl.load(position_bias + at, mask=(q < N) & (k < N), other=0.0)
+        bias = tl.where(k < N, _exponent(bias.to(tl.float32), dtype), float("-inf"))
     return bias
 
 
 @triton.jit
+def _tokens(i: tl.constexpr, TILES: tl.constexpr):
+    """Tokens of a tile: all tiles but the last have the first's number."""
+    return i * TILES[0] + tl.arange(0, TILES[i])
+
+
+@triton.jit
+def _top(scores):
+    """Largest score of every query."""
+    top = tl.max(scores[0], 1)
+    for i in tl.static_range(1, len(scores)):
+        top = tl.maximum(top, tl.max(scores[i], 1))
+    return top
+
+
+@triton.jit
 def _scores(
-    q, k, bias, region_q, region_k, scale, SHIFT: tl.constexpr, PRECISION: tl.constexpr
+    x, y, bias, region_x, region_y, scale, SHIFT: tl.constexpr, PRECISION: tl.constexpr
 ):  # fmt: skip
-    """Exponents of queries against keys in fp32: scaled products, bias, mask (equation 4)."""
-    scores = tl.dot(q, tl.trans(k), input_precision=PRECISION)
-    scores = scores * _exponent(scale, q.dtype) + bias
+    """Exponents of queries against keys, or the reverse, in fp32: product, bias, mask."""
+    scores = tl.dot(x, tl.trans(y), input_precision=PRECISION)
+    scores = scores * _exponent(scale, x.dtype) + bias
     if SHIFT > 0:
-        masked = scores - _exponent(100.0, q.dtype)
-        scores = tl.where(region_q[:, None] == region_k[None, :], scores, masked)
+        masked = scores - _exponent(100.0, x.dtype)
+        scores = tl.where(region_x[:, None] == region_y[None, :], scores, masked)
     return scores
 
 
 @triton.jit
-def _store_pairs(pointer, group, head, heads, n_q, n_k, tile, M: tl.constexpr):
+def _store_pairs(pointer, group, head, heads, q, k, tile, M: tl.constexpr):
     """Write a program's sum over windows for pairs of tokens, ``(groups, heads, N, N)``."""
     N: tl.constexpr = M * M
-    at = ((group * heads + head).to(tl.int64) * N + n_q[:, None]) * N + n_k[None, :]
-    tl.store(pointer + at, tile, mask=(n_q[:, None] < N) & (n_k[None, :] < N))
+    at = ((group * heads + head).to(tl.int64) * N + q) * N + k
+    tl.store(pointer + at, tile, mask=(q < N) & (k < N))
 
 
 @triton.jit
@@ -207,44 +228,41 @@ def forward(
     qkv, qkv_bias, position_bias, out,
     n_windows, rows, columns, height, width, heads, scale,
     M: tl.constexpr, SHIFT: tl.constexpr, PADDED: tl.constexpr, WIDE: tl.constexpr, D: tl.constexpr,
-    PRECISION: tl.constexpr, BLOCK: tl.constexpr, KEYS_1: tl.constexpr, KEYS_2: tl.constexpr,
+    PRECISION: tl.constexpr, BLOCK: tl.constexpr, TILES: tl.constexpr,
 ):  # fmt: skip
-    """Out of a block of queries: ``(B, H, W, C)``; the row of keys is KEYS_1 + KEYS_2 tokens."""
+    """Out of a block of queries, ``(B, H, W, C)``; a row of their keys is cut into tiles."""
     BLOCKS: tl.constexpr = (M * M + BLOCK - 1) // BLOCK
     head, block, first, step = _program(heads, BLOCKS)
     size = (rows, columns, height, width)
     c, column = heads * D, head * D
     dtype: tl.constexpr = qkv.dtype.element_ty
     n_q = block * BLOCK + tl.arange(0, BLOCK)
-    n_1 = tl.arange(0, KEYS_1)
-    bias_1 = _bias(position_bias, head, n_q, n_1, M, dtype)
-    if KEYS_2 > 0:
-        n_2 = KEYS_1 + tl.arange(0, KEYS_2)
-        bias_2 = _bias(position_bias, head, n_q, n_2, M, dtype)
+    bias = ()
+    for i in tl.static_range(len(TILES)):
+        n_k = _tokens(i, TILES)
+        bias += (_bias(position_bias, head, n_q[:, None], n_k[None, :], M, dtype),)
     for EDGE in tl.static_range(1 + (PADDED or SHIFT > 0)):
         begin, end = _share(first, step, n_windows, size, M, SHIFT, EDGE)
         for index in range(begin, end, step):
             window = _window(index, size, M, SHIFT, WIDE, EDGE)
             row_q, on_q, region_q = _place(window, n_q, size, M, SHIFT, EDGE)
             q = _load(qkv, qkv_bias, column, 3 * c, row_q, on_q, D, EDGE)
-            k_1, v_1, region_1 = _load_keys(
-                qkv, qkv_bias, c, column, window, n_1, size, M, SHIFT, D, EDGE)  # fmt: skip
-            s_1 = _scores(q, k_1, bias_1, region_q, region_1, scale, SHIFT * EDGE, PRECISION)
-            if KEYS_2 > 0:
-                k_2, v_2, region_2 = _load_keys(
-                    qkv, qkv_bias, c, column, window, n_2, size, M, SHIFT, D, EDGE)  # fmt: skip
-                s_2 = _scores(q, k_2, bias_2, region_q, region_2, scale, SHIFT * EDGE, PRECISION)
-                top = tl.maximum(tl.max(s_1, 1), tl.max(s_2, 1))
-                p_2 = _exp(s_2 - top[:, None], dtype)
-                p_1 = _exp(s_1 - top[:, None], dtype)
-                total = tl.sum(p_1, 1) + tl.sum(p_2, 1)
-                o = tl.dot(p_1.to(v_1.dtype), v_1, input_precision=PRECISION)
-                o = tl.dot(p_2.to(v_2.dtype), v_2, o, input_precision=PRECISION)
-            else:
-                p_1 = _exp(s_1 - tl.max(s_1, 1)[:, None], dtype)
-                total = tl.sum(p_1, 1)
-                o = tl.dot(p_1.to(v_1.dtype), v_1, input_precision=PRECISION)
-            _store(out, column, c, row_q, on_q, o / total[:, None])
+            scores, values = (), ()
+            for i in tl.static_range(len(TILES)):
+                k, v, region = _load_keys(
+                    qkv, qkv_bias, c, column, window, _tokens(i, TILES), size,
+                    M, SHIFT, D, EDGE)  # fmt: skip
+                s = _scores(q, k, bias[i], region_q, region, scale, SHIFT * EDGE, PRECISION)
+                scores += (s,)
+                values += (v,)
+            top = _top(scores)
+            o = tl.zeros((BLOCK, D), tl.float32)
+            total = tl.zeros((BLOCK,), tl.float32)
+            for i in tl.static_range(len(TILES)):
+                p = _exp(scores[i] - top[:, None], dtype)
+                total += tl.sum(p, 1)
+                o = tl.dot(p.to(q.dtype), values[i], o, input_precision=PRECISION)
+            _store(out, column, c, row_q, on_q, o * (1.0 / total)[:, None])
 
 
 @triton.jit(do_not_specialize=_SIZES)
@@ -260,7 +278,7 @@ def backward(
     c, column = heads * D, head * D
     dtype: tl.constexpr = qkv.dtype.element_ty
     n = tl.arange(0, BLOCK)
-    bias = _bias(position_bias, head, n, n, M, dtype)
+    bias = _bias(position_bias, head, n[:, None], n[None, :], M, dtype)
     pairs = tl.zeros((BLOCK, BLOCK), tl.float32)
     padded_k = tl.zeros((D,), tl.float32)
     padded_v = tl.zeros((D,), tl.float32)
@@ -276,7 +294,7 @@ def backward(
             do = _load(d_out, None, column, c, row, on_map, D, False)
             s = _scores(q, k, bias, region, region, scale, SHIFT * EDGE, PRECISION)
             p = _exp(s - tl.max(s, 1)[:, None], dtype)
-            p = p / tl.sum(p, 1)[:, None]
+            p = p * (1.0 / tl.sum(p, 1))[:, None]
             dp = tl.dot(do, tl.trans(v), input_precision=PRECISION)
             ds = p * (dp - tl.sum(p * dp, 1)[:, None])
             if d_position_bias is not None:
@@ -293,32 +311,29 @@ def backward(
                 padded_k += tl.sum(tl.where(padded, dk, 0.0), 0)
                 padded_v += tl.sum(tl.where(padded, dv, 0.0), 0)
     if d_position_bias is not None:
-        _store_pairs(d_position_bias, first, head, heads, n, n, pairs, M)
+        _store_pairs(d_position_bias, first, head, heads, n[:, None], n[None, :], pairs, M)
     if d_padding is not None:
         _store_padding(d_padding, first, head, heads, padded_k, padded_v)
 
 
 @triton.jit(do_not_specialize=_SIZES)
 def backward_queries(
-    qkv, qkv_bias, position_bias, d_out, d_qkv, d_position_bias, statistics,
+    qkv, qkv_bias, position_bias, d_out, d_qkv, statistics,
     n_windows, rows, columns, height, width, heads, scale,
     M: tl.constexpr, SHIFT: tl.constexpr, PADDED: tl.constexpr, WIDE: tl.constexpr, D: tl.constexpr,
-    PRECISION: tl.constexpr, BLOCK: tl.constexpr, KEYS_1: tl.constexpr, KEYS_2: tl.constexpr,
+    PRECISION: tl.constexpr, BLOCK: tl.constexpr, TILES: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of a block of queries and of its position bias; stores what the keys need."""
+    """Gradients of a block of queries; stores what the kernel for keys needs of them."""
     BLOCKS: tl.constexpr = (M * M + BLOCK - 1) // BLOCK
     head, block, first, step = _program(heads, BLOCKS)
     size = (rows, columns, height, width)
     c, column = heads * D, head * D
     dtype: tl.constexpr = qkv.dtype.element_ty
     n_q = block * BLOCK + tl.arange(0, BLOCK)
-    n_1 = tl.arange(0, KEYS_1)
-    bias_1 = _bias(position_bias, head, n_q, n_1, M, dtype)
-    pairs_1 = tl.zeros((BLOCK, KEYS_1), tl.float32)
-    if KEYS_2 > 0:
-        n_2 = KEYS_1 + tl.arange(0, KEYS_2)
-        bias_2 = _bias(position_bias, head, n_q, n_2, M, dtype)
-        pairs_2 = tl.zeros((BLOCK, KEYS_2), tl.float32)
+    bias = ()
+    for i in tl.static_range(len(TILES)):
+        n_k = _tokens(i, TILES)
+        bias += (_bias(position_bias, head, n_q[:, None], n_k[None, :], M, dtype),)
     for EDGE in tl.static_range(1 + (PADDED or SHIFT > 0)):
         begin, end = _share(first, step, n_windows, size, M, SHIFT, EDGE)
         for index in range(begin, end, step):
@@ -326,48 +341,43 @@ def backward_queries(
             row_q, on_q, region_q = _place(window, n_q, size, M, SHIFT, EDGE)
             q = _load(qkv, qkv_bias, column, 3 * c, row_q, on_q, D, EDGE)
             do = _load(d_out, None, column, c, row_q, on_q, D, False)
-            k_1, v_1, region_1 = _load_keys(
-                qkv, qkv_bias, c, column, window, n_1, size, M, SHIFT, D, EDGE)  # fmt: skip
-            p_1 = _scores(q, k_1, bias_1, region_q, region_1, scale, SHIFT * EDGE, PRECISION)
-            top = tl.max(p_1, 1)
-            if KEYS_2 > 0:
-                k_2, v_2, region_2 = _load_keys(
-                    qkv, qkv_bias, c, column, window, n_2, size, M, SHIFT, D, EDGE)  # fmt: skip
-                p_2 = _scores(q, k_2, bias_2, region_q, region_2, scale, SHIFT * EDGE, PRECISION)
-                top = tl.maximum(top, tl.max(p_2, 1))
-                p_2 = _exp(p_2 - top[:, None], dtype)
-            p_1 = _exp(p_1 - top[:, None], dtype)
-            dp_1 = tl.dot(do, tl.trans(v_1), input_precision=PRECISION)
-            total, mean = tl.sum(p_1, 1), tl.sum(p_1 * dp_1, 1)
-            if KEYS_2 > 0:
-                dp_2 = tl.dot(do, tl.trans(v_2), input_precision=PRECISION)
-                total += tl.sum(p_2, 1)
-                mean += tl.sum(p_2 * dp_2, 1)
-            mean = mean / total
-            ds_1 = p_1 / total[:, None] * (dp_1 - mean[:, None])
-            dq = tl.dot(ds_1.to(k_1.dtype), k_1, input_precision=PRECISION)
-            if d_position_bias is not None:
-                pairs_1 += ds_1
-            if KEYS_2 > 0:
-                ds_2 = p_2 / total[:, None] * (dp_2 - mean[:, None])
-                dq = tl.dot(ds_2.to(k_2.dtype), k_2, dq, input_precision=PRECISION)
-                if d_position_bias is not None:
-                    pairs_2 += ds_2
+            scores, keys, values = (), (), ()
+            for i in tl.static_range(len(TILES)):
+                k, v, region = _load_keys(
+                    qkv, qkv_bias, c, column, window, _tokens(i, TILES), size,
+                    M, SHIFT, D, EDGE)  # fmt: skip
+                s = _scores(q, k, bias[i], region_q, region, scale, SHIFT * EDGE, PRECISION)
+                scores += (s,)
+                keys += (k,)
+                values += (v,)
+            top = _top(scores)
+            total = tl.zeros((BLOCK,), tl.float32)
+            mean = tl.zeros((BLOCK,), tl.float32)
+            weights, d_weights = (), ()
+            for i in tl.static_range(len(TILES)):
+                p = _exp(scores[i] - top[:, None], dtype)
+                dp = tl.dot(do, tl.trans(values[i]), input_precision=PRECISION)
+                total += tl.sum(p, 1)
+                mean += tl.sum(p * dp, 1)
+                weights += (p,)
+                d_weights += (dp,)
+            share = 1.0 / total
+            mean *= share
+            dq = tl.zeros((BLOCK, D), tl.float32)
+            for i in tl.static_range(len(TILES)):
+                ds = weights[i] * share[:, None] * (d_weights[i] - mean[:, None])
+                dq = tl.dot(ds.to(q.dtype), keys[i], dq, input_precision=PRECISION)
             _store(d_qkv, column, 3 * c, row_q, on_q, dq * scale)
-            _store_statistics(statistics, window, size, head, heads, n_q, top, total, mean, M)
-    if d_position_bias is not None:
-        _store_pairs(d_position_bias, first, head, heads, n_q, n_1, pairs_1, M)
-        if KEYS_2 > 0:
-            _store_pairs(d_position_bias, first, head, heads, n_q, n_2, pairs_2, M)
+            _store_statistics(statistics, window, size, head, heads, n_q, top, share, mean, M)
 
 
 @triton.jit
 def _statistics(pointer, window, size, head, heads, M: tl.constexpr):
     """Where the statistics of a window's head begin: ``(nW, heads, 3, N)`` fp32.
 
-    Of every query the largest score, the softmax's denominator, and the mean of the weights'
-    gradients. The first two are stored apart, as rounding the logarithm of their product would
-    show in fp32 gradients.
+    Of every query the largest score, 1 over the softmax's denominator, and the mean of the
+    weights' gradients. The first two are stored apart, as rounding the logarithm of what they
+    make together would show in fp32 gradients.
     """
     rows, columns, _, _ = size
     image, row, column = window
@@ -375,28 +385,44 @@ def _statistics(pointer, window, size, head, heads, M: tl.constexpr):
 
 
 @triton.jit
-def _store_statistics(pointer, window, size, head, heads, n_q, top, total, mean, M: tl.constexpr):
+def _store_statistics(pointer, window, size, head, heads, n_q, top, share, mean, M: tl.constexpr):
     N: tl.constexpr = M * M
     at = _statistics(pointer, window, size, head, heads, M) + n_q
     tl.store(at, top, mask=n_q < N)
-    tl.store(at + N, total, mask=n_q < N)
+    tl.store(at + N, share, mask=n_q < N)
     tl.store(at + 2 * N, mean, mask=n_q < N)
+
+
+@triton.jit
+def _load_statistics(at, n_q, M: tl.constexpr):
+    N: tl.constexpr = M * M
+    # Beyond the window, exp(score - inf) makes a weight of 0.
+    top = tl.load(at + n_q, mask=n_q < N, other=float("inf"))
+    share = tl.load(at + N + n_q, mask=n_q < N, other=0.0)
+    mean = tl.load(at + 2 * N + n_q, mask=n_q < N, other=0.0)
+    return top, share, mean
 
 
 @triton.jit(do_not_specialize=_SIZES)
 def backward_keys(
-    qkv, qkv_bias, position_bias, d_out, d_qkv, d_padding, statistics,
+    qkv, qkv_bias, position_bias, d_out, d_qkv, statistics, d_position_bias, d_padding,
     n_windows, rows, columns, height, width, heads, scale,
     M: tl.constexpr, SHIFT: tl.constexpr, PADDED: tl.constexpr, WIDE: tl.constexpr, D: tl.constexpr,
-    PRECISION: tl.constexpr, BLOCK: tl.constexpr, QUERIES: tl.constexpr,
+    PRECISION: tl.constexpr, BLOCK: tl.constexpr, TILES: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of a block of keys and values, over all queries of the window, QUERIES a step."""
+    """Gradients of a block of keys and values, and of their position bias."""
     BLOCKS: tl.constexpr = (M * M + BLOCK - 1) // BLOCK
     head, block, first, step = _program(heads, BLOCKS)
     size = (rows, columns, height, width)
     c, column = heads * D, head * D
     dtype: tl.constexpr = qkv.dtype.element_ty
     n_k = block * BLOCK + tl.arange(0, BLOCK)
+    bias, pairs = (), ()
+    for i in tl.static_range(len(TILES)):
+        n_q = _tokens(i, TILES)
+        bias += (_bias(position_bias, head, n_q[None, :], n_k[:, None], M, dtype),)
+        if d_position_bias is not None:
+            pairs += (tl.zeros_like(bias[i]),)
     padded_k = tl.zeros((D,), tl.float32)
     padded_v = tl.zeros((D,), tl.float32)
     for EDGE in tl.static_range(1 + (PADDED or SHIFT > 0)):
@@ -406,26 +432,25 @@ def backward_keys(
             row_k, on_k, region_k = _place(window, n_k, size, M, SHIFT, EDGE)
             k = _load(qkv, qkv_bias, c + column, 3 * c, row_k, on_k, D, EDGE)
             v = _load(qkv, qkv_bias, 2 * c + column, 3 * c, row_k, on_k, D, EDGE)
-            window_statistics = _statistics(statistics, window, size, head, heads, M)
+            at = _statistics(statistics, window, size, head, heads, M)
             dk = tl.zeros((BLOCK, D), tl.float32)
             dv = tl.zeros((BLOCK, D), tl.float32)
-            for query in range(0, M * M, QUERIES):
-                n_q = query + tl.arange(0, QUERIES)
+            sums = ()
+            for i in tl.static_range(len(TILES)):
+                n_q = _tokens(i, TILES)
                 row_q, on_q, region_q = _place(window, n_q, size, M, SHIFT, EDGE)
                 q = _load(qkv, qkv_bias, column, 3 * c, row_q, on_q, D, EDGE)
                 do = _load(d_out, None, column, c, row_q, on_q, D, False)
-                at = window_statistics + n_q
-                # Beyond the window, exp(score - inf) makes a weight of 0.
-                top = tl.load(at, mask=n_q < M * M, other=float("inf"))
-                total = tl.load(at + M * M, mask=n_q < M * M, other=1.0)
-                mean = tl.load(at + 2 * M * M, mask=n_q < M * M, other=0.0)
-                bias = _bias(position_bias, head, n_q, n_k, M, dtype)
-                s = _scores(q, k, bias, region_q, region_k, scale, SHIFT * EDGE, PRECISION)
-                p = _exp(s - top[:, None], dtype) / total[:, None]
-                dp = tl.dot(do, tl.trans(v), input_precision=PRECISION)
-                ds = (p * (dp - mean[:, None])).to(q.dtype)
-                dk = tl.dot(tl.trans(ds), q, dk, input_precision=PRECISION)
-                dv = tl.dot(tl.trans(p.to(q.dtype)), do, dv, input_precision=PRECISION)
+                top, share, mean = _load_statistics(at, n_q, M)
+                s = _scores(k, q, bias[i], region_k, region_q, scale, SHIFT * EDGE, PRECISION)
+                p = _exp(s - top[None, :], dtype) * share[None, :]
+                dp = tl.dot(v, tl.trans(do), input_precision=PRECISION)
+                ds = p * (dp - mean[None, :])
+                dk = tl.dot(ds.to(q.dtype), q, dk, input_precision=PRECISION)
+                dv = tl.dot(p.to(q.dtype), do, dv, input_precision=PRECISION)
+                if d_position_bias is not None:
+                    sums += (pairs[i] + ds,)
+            pairs = sums
             dk = dk * scale
             _store(d_qkv, c + column, 3 * c, row_k, on_k, dk)
             _store(d_qkv, 2 * c + column, 3 * c, row_k, on_k, dv)
@@ -433,5 +458,9 @@ def backward_keys(
                 padded = ((n_k < M * M) & (on_k == 0))[:, None]
                 padded_k += tl.sum(tl.where(padded, dk, 0.0), 0)
                 padded_v += tl.sum(tl.where(padded, dv, 0.0), 0)
+    if d_position_bias is not None:
+        for i in tl.static_range(len(TILES)):
+            q, k = _tokens(i, TILES)[None, :], n_k[:, None]
+            _store_pairs(d_position_bias, first, head, heads, q, k, pairs[i], M)
     if d_padding is not None:
         _store_padding(d_padding, first * BLOCKS + block, head, heads, padded_k, padded_v)

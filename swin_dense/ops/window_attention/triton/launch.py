@@ -26,45 +26,51 @@ _LARGEST_INT32 = 2**31 - 1
 class Tiles(NamedTuple):
     """Tokens of the tiles that a window is cut into; the last of a kind may be partly empty.
 
-    Sides are powers of 2, 16 at least. ``keys`` are the two tiles of a row of keys, the second may
-    be 0; the others are what a program of a kernel owns, or steps over.
+    Sides are powers of 2, 16 at least. The first three are what a program of a kernel owns, the
+    others what that is multiplied with: one side as often as it goes, and one for the rest.
     """
 
     forward: int
-    keys: tuple[int, int]
     backward_queries: int
     backward_keys: int
-    query_step: int
+    keys: tuple[int, ...]
+    queries: tuple[int, ...]
 
 
 @lru_cache
-def tiles(window_size: int) -> Tiles:
+def tiles(window_size: int, dtype: torch.dtype) -> Tiles:
     """Tiles for windows of ``window_size`` x ``window_size`` tokens.
 
-    Chosen by compiling for sm_90 without a GPU: the largest that leave little or nothing in local
-    memory for windows of 7 and 12. Their speed is not measured.
+    Chosen by compiling for sm_90 without a GPU: their speed is not measured. In 16 bit they are
+    those with the fewest instructions. Hopper's products take 64 rows at least; 64 columns at a
+    time spare registers where no row is needed as a whole. For windows of more than 12 the weights
+    of 64 queries and their gradients would be more than all registers and the L1 cache hold. In
+    fp32 16 rows are as fast as 64, and fit into registers; 64 columns fit into shared memory.
     """
     n = window_size**2
     if n <= 64:
         side = triton.next_power_of_2(n)
-        return Tiles(side, (side, 0), side, side, side)
-    first = 1 << (n.bit_length() - 1)
-    second = max(triton.next_power_of_2(n - first), 16) if n > first else 0
-    return Tiles(64 if n <= 144 else 16, (first, second), 16, 64, 32)
+        return Tiles(side, side, side, (side,), (side,))
+    if dtype == torch.float32:
+        return Tiles(16, 16, 16, _cut(n, 64), _cut(n, 64))
+    keys = _cut(n, 1 << (n.bit_length() - 1))
+    return Tiles(64, 64 if n <= 144 else 16, 64, keys, _cut(n, 64))
+
+
+def _cut(tokens: int, side: int) -> tuple[int, ...]:
+    whole, rest = divmod(tokens, side)
+    return (side,) * whole + ((max(triton.next_power_of_2(rest), 16),) if rest else ())
 
 
 def schedule(kernel: str, dtype: torch.dtype) -> dict[str, int]:
-    """Warps of a program, windows that it has in flight, and where needed its most registers.
+    """Warps of a program, and windows that it has in flight.
 
     Without tensor cores, as fp32 in full precision is, a tile needs twice the threads. Backward
     has no registers left for the next window's loads.
     """
     if dtype == torch.float32:
         return {"num_warps": 8, "num_stages": 1}
-    options = {"num_warps": 4, "num_stages": 2 if kernel == "forward" else 1}
-    if kernel == "backward_keys" and torch.version.hip is None:
-        options["maxnreg"] = 168  # what lets a multiprocessor hold three programs
-    return options
+    return {"num_warps": 4, "num_stages": 2 if kernel == "forward" else 1}
 
 
 def resident_programs(gpu: Any, warps: int, registers: int, shared: int) -> int:
@@ -153,7 +159,7 @@ class _Problem:
             "PRECISION": fp32_precision(),
         }
 
-    def plan(self, kernel: str, tensors: tuple, **tile: int) -> _Plan:
+    def plan(self, kernel: str, tensors: tuple, **tile: Any) -> _Plan:
         """How to launch a kernel; for tensors that depend on it, their dtype may be given."""
         dtypes = tuple(x.dtype if isinstance(x, Tensor) else x for x in tensors)
         options = {**self.constants, **schedule(kernel, self.dtype), **tile}
@@ -208,11 +214,9 @@ def forward(
     problem = _Problem(qkv, spec)
     out = qkv.new_empty(*qkv.shape[:3], qkv.shape[3] // 3)
     tensors = (qkv, problem.padding_token(qkv_bias), position_bias, out)
-    tile = tiles(spec.window_size)
+    tile = tiles(spec.window_size, qkv.dtype)
     with device_guard(qkv.device):
-        problem.plan(
-            "forward", tensors, BLOCK=tile.forward, KEYS_1=tile.keys[0], KEYS_2=tile.keys[1]
-        ).launch(*tensors)
+        problem.plan("forward", tensors, BLOCK=tile.forward, TILES=tile.keys).launch(*tensors)
     return out
 
 
@@ -231,6 +235,7 @@ def backward(
     d_qkv = torch.empty_like(qkv)
     inputs = (qkv, problem.padding_token(qkv_bias), position_bias, d_out, d_qkv)
     want_padding = want_qkv_bias and problem.padded
+    want_position_bias = want_position_bias and position_bias is not None
     with device_guard(qkv.device):
         launch = _backward_small if problem.tokens <= 64 else _backward_large
         pairs, padding = launch(problem, inputs, want_padding, want_position_bias)
@@ -255,7 +260,9 @@ def _backward_small(
 ) -> tuple[Tensor | None, Tensor | None]:
     """One kernel; returns what its programs summed up for pairs of tokens and for padding."""
     sums = [torch.float32 if want else None for want in (want_pairs, want_padding)]
-    plan = problem.plan("backward", (*inputs, *sums), BLOCK=tiles(problem.window_size).forward)
+    plan = problem.plan(
+        "backward", (*inputs, *sums), BLOCK=tiles(problem.window_size, problem.dtype).forward
+    )
     pairs = problem.pairs(plan.groups) if want_pairs else None
     padding = problem.padding(plan.groups) if want_padding else None
     plan.launch(*inputs, pairs, padding)
@@ -266,18 +273,17 @@ def _backward_large(
     problem: _Problem, inputs: tuple, want_padding: bool, want_pairs: bool
 ) -> tuple[Tensor | None, Tensor | None]:
     """A kernel for the queries and one for the keys; returns as :func:`_backward_small`."""
-    tile = tiles(problem.window_size)
+    tile = tiles(problem.window_size, problem.dtype)
     statistics = problem.floats(problem.windows, problem.heads, 3, problem.tokens)
+    tensors = (*inputs, statistics)
+    problem.plan("backward_queries", tensors, BLOCK=tile.backward_queries, TILES=tile.keys).launch(
+        *tensors
+    )
+    sums = [torch.float32 if want else None for want in (want_pairs, want_padding)]
     plan = problem.plan(
-        "backward_queries", (*inputs, torch.float32 if want_pairs else None, statistics),
-        BLOCK=tile.backward_queries, KEYS_1=tile.keys[0], KEYS_2=tile.keys[1],
-    )  # fmt: skip
+        "backward_keys", (*tensors, *sums), BLOCK=tile.backward_keys, TILES=tile.queries
+    )
     pairs = problem.pairs(plan.groups) if want_pairs else None
-    plan.launch(*inputs, pairs, statistics)
-    plan = problem.plan(
-        "backward_keys", (*inputs, torch.float32 if want_padding else None, statistics),
-        BLOCK=tile.backward_keys, QUERIES=tile.query_step,
-    )  # fmt: skip
     padding = problem.padding(plan.groups * plan.blocks) if want_padding else None
-    plan.launch(*inputs, padding, statistics)
+    plan.launch(*tensors, pairs, padding)
     return pairs, padding
