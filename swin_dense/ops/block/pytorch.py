@@ -1,7 +1,8 @@
 """A block's layers by PyTorch's operators, on a CPU in chunks of rows that stay in its cache.
 
 Functions of rows ``(T, C)``, without autograd. Matrix products of fp32 go to oneDNN where
-:func:`~.dispatch.use_onednn` says that it is faster.
+:func:`~.dispatch.use_onednn` says that it is faster. Those of bf16 are oneDNN's in any case; asked
+for directly, it adds biases and residuals and computes GELU as it writes the product.
 """
 
 from collections.abc import Callable
@@ -11,20 +12,24 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from swin_dense.ops.block.layers import Linear, Norm, ParamGrads, ProjMlp, Scales
-from swin_dense.ops.dispatch import onednn_linear, onednn_weight_gradient, use_onednn
+from swin_dense.ops.dispatch import (
+    onednn_linear,
+    onednn_linear_add,
+    onednn_weight_gradient,
+    use_onednn,
+    use_onednn_bf16,
+)
 
-# Numbers of the widest intermediate feature map that are worked on at once on a CPU: 16 MB, which
-# stay in the cache from one operation to the next.
-_CHUNK = 2**22
+# Bytes of the widest intermediate feature map that are worked on at once on a CPU: they stay in the
+# cache from one operation to the next.
+_CHUNK = 2**24
 
 
 def norm_linear(x: Tensor, norm: Norm, linear_: Linear) -> Tensor:
     """``(T, C)`` to ``(T, out)``, in the precision of ``linear_``."""
-
-    def forward(rows: slice) -> tuple[Tensor, ...]:
-        return (linear(_normalise(x[rows], norm)[0].to(linear_.weight.dtype), *linear_),)
-
-    return map_row_chunks(forward, x, linear_.weight.shape[0])[0]
+    # All rows at once: to copy chunks of the wide result together takes longer than to read the
+    # norm's from memory.
+    return linear(_normalise(x, norm)[0].to(linear_.weight.dtype), *linear_)
 
 
 def norm_linear_backward(
@@ -34,11 +39,11 @@ def norm_linear_backward(
 
     def backward(rows: slice) -> tuple[Tensor, ...]:
         normed, mean, rstd = _normalise(x[rows], norm)
-        grads.add_linear("linear", grad[rows], normed.to(weight.dtype), weight_gradient)
+        _add_linear(grads, "linear", grad[rows], normed.to(weight.dtype))
         d_normed = input_gradient(grad[rows], weight)
         return (_normalise_backward(d_normed, x[rows], mean, rstd, norm, grads).to(x.dtype),)
 
-    return map_row_chunks(backward, x, len(weight))[0]
+    return map_row_chunks(backward, x, len(weight) * grad.element_size())[0]
 
 
 def proj_mlp(
@@ -49,17 +54,17 @@ def proj_mlp(
     by_row_1, by_row_2 = _by_row(scales[0], x), _by_row(scales[1], x)
 
     def forward(rows: slice) -> tuple[Tensor, ...]:
-        middle = _add(x[rows], linear(attended[rows], *proj), by_row_1, rows)
+        middle = linear_add(x[rows], attended[rows], proj, by_row_1, rows)
         normed = _normalise(middle, norm)[0].to(attended.dtype)
         if keep:
             hidden = linear(normed, *fc1)
             active = F.gelu(hidden)
         else:
             active = linear_gelu(normed, *fc1)
-        out = _add(middle, linear(active, *fc2), by_row_2, rows)
+        out = linear_add(middle, active, fc2, by_row_2, rows)
         return (out, hidden) if keep else (out,)
 
-    return map_row_chunks(forward, x, fc1.weight.shape[0])
+    return map_row_chunks(forward, x, len(fc1.weight) * attended.element_size())
 
 
 def proj_mlp_backward(
@@ -77,35 +82,35 @@ def proj_mlp_backward(
     by_row_1, by_row_2 = _by_row(scales[0], x), _by_row(scales[1], x)
 
     def backward(rows: slice) -> tuple[Tensor, ...]:
-        middle = _add(x[rows], linear(attended[rows], *proj), by_row_1, rows)
+        middle = linear_add(x[rows], attended[rows], proj, by_row_1, rows)
         normed, mean, rstd = _normalise(middle, norm)
         normed = normed.to(dtype)
         entering = linear(normed, *fc1) if hidden is None else hidden[rows]
         d_branch = _times(grad[rows], by_row_2, rows).to(dtype)
-        grads.add_linear("fc2", d_branch, F.gelu(entering), weight_gradient)
+        _add_linear(grads, "fc2", d_branch, F.gelu(entering))
         d_hidden = input_gradient(d_branch, fc2.weight)
         torch.ops.aten.gelu_backward.grad_input(d_hidden, entering, grad_input=d_hidden)
-        grads.add_linear("fc1", d_hidden, normed, weight_gradient)
+        _add_linear(grads, "fc1", d_hidden, normed)
         d_normed = input_gradient(d_hidden, fc1.weight)
         d_middle = _normalise_backward(d_normed, middle, mean, rstd, norm, grads)
         d_middle = _add(grad[rows], d_middle, None, rows)
         d_branch = _times(d_middle, by_row_1, rows).to(dtype)
-        grads.add_linear("proj", d_branch, attended[rows], weight_gradient)
+        _add_linear(grads, "proj", d_branch, attended[rows])
         return d_middle.to(x.dtype), input_gradient(d_branch, proj.weight)
 
-    return map_row_chunks(backward, x, len(fc1.weight))
+    return map_row_chunks(backward, x, len(fc1.weight) * attended.element_size())
 
 
 def map_row_chunks(
-    function: Callable[[slice], tuple[Tensor, ...]], x: Tensor, width: int
+    function: Callable[[slice], tuple[Tensor, ...]], x: Tensor, row_bytes: int
 ) -> tuple[Tensor, ...]:
     """Results of ``function(rows)`` for all rows of ``x``, each ``(T, ...)``.
 
-    On a CPU it is called with so few rows at a time that ``width`` channels of them stay in the
-    cache; elsewhere once.
+    On a CPU it is called with so few rows at a time that ``row_bytes`` of each stay in the cache;
+    elsewhere once.
     """
     total = x.shape[0]
-    step = max(1, _CHUNK // width) if x.device.type == "cpu" else total
+    step = max(1, _CHUNK // row_bytes) if x.device.type == "cpu" else total
     if total <= step:
         return function(slice(0, total))
     results: list[Tensor] = []
@@ -120,17 +125,38 @@ def map_row_chunks(
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """``x @ weight.T + bias``: ``(T, in)`` and ``(out, in)`` to ``(T, out)``."""
-    if use_onednn(x, x.shape[0] * weight.numel()):
+    if _by_onednn(x, weight):
         return onednn_linear(x, weight, bias, "none")
     return F.linear(x, weight, bias)
 
 
 def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """:func:`linear`, then the exact GELU."""
-    if use_onednn(x, x.shape[0] * weight.numel()):
+    if _by_onednn(x, weight):
         return onednn_linear(x, weight, bias, "gelu")
     hidden = F.linear(x, weight, bias)
     return torch.ops.aten.gelu.out(hidden, out=hidden)
+
+
+def linear_add(
+    total: Tensor, x: Tensor, layer: Linear, scale: Tensor | None, rows: slice
+) -> Tensor:
+    """``total + scale * linear(x)``: ``(T, out)`` and ``(T, in)`` to ``(T, out)``.
+
+    In the precision of the sum; ``scale`` is ``(all rows, 1)``, or None for 1.
+    """
+    weight, bias = layer
+    if scale is not None or total.dtype != x.dtype or x.device.type != "cpu":
+        return _add(total, linear(x, weight, bias), scale, rows)
+    if _by_onednn(x, weight):
+        return onednn_linear_add(total, x, weight, bias)
+    if bias is None:
+        return torch.addmm(total, x, weight.t())
+    return (total + bias).addmm_(x, weight.t())  # MKL adds the product as it writes it
+
+
+def _by_onednn(x: Tensor, weight: Tensor) -> bool:
+    return use_onednn(x, x.shape[0] * weight.numel()) or use_onednn_bf16(x)
 
 
 def input_gradient(grad: Tensor, weight: Tensor) -> Tensor:
@@ -151,9 +177,24 @@ def weight_gradient(grad: Tensor, x: Tensor, total: Tensor | None) -> Tensor:
     return grad.t() @ x if total is None else total.addmm_(grad.t(), x)
 
 
+def _add_linear(grads: ParamGrads, name: str, grad: Tensor, x: Tensor) -> None:
+    """Add to the gradients of a linear layer, from its output's ``(T, out)`` and its input."""
+    d_bias = None
+    if grad.device.type == "cpu" and grads.wants(name)[1]:
+        d_bias = grad.sum(0)  # of bf16 in fp32, rounded once; to return fp32 takes four times as long
+    grads.add_linear(name, grad, x, weight_gradient, d_bias)
+
+
+def _norm_dtype(x: Tensor, norm: Norm) -> torch.dtype:
+    """Precision of the norm's input and result; statistics are in the norm's own."""
+    # A CPU's operators read and write 16 bits beside parameters of fp32, and compute in fp32.
+    mixed = x.device.type == "cpu" and norm.weight.dtype == torch.float32
+    return x.dtype if mixed and x.element_size() == 2 else norm.weight.dtype
+
+
 def _normalise(x: Tensor, norm: Norm) -> tuple[Tensor, Tensor, Tensor]:
-    """LayerNorm of rows ``(T, C)`` in the norm's precision; mean and 1 / deviation ``(T, 1)``."""
-    return torch.native_layer_norm(x.to(norm.weight.dtype), norm.weight.shape, *norm)
+    """LayerNorm of rows ``(T, C)``; mean and 1 / deviation ``(T, 1)``."""
+    return torch.native_layer_norm(x.to(_norm_dtype(x, norm)), norm.weight.shape, *norm)
 
 
 def _normalise_backward(
@@ -161,8 +202,9 @@ def _normalise_backward(
 ) -> Tensor:
     """Gradient of :func:`_normalise`'s input; adds those of its parameters to ``grads``."""
     weight, bias, _ = norm
+    dtype = _norm_dtype(x, norm)
     dx, *d_norm = torch.ops.aten.native_layer_norm_backward(
-        grad.to(weight.dtype), x.to(weight.dtype), weight.shape, mean, rstd, weight, bias,
+        grad.to(dtype), x.to(dtype), weight.shape, mean, rstd, weight, bias,
         [True, *grads.wants("norm")],
     )  # fmt: skip
     grads.add_norm(*d_norm)

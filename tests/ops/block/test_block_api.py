@@ -15,7 +15,7 @@ B, H, W, C = 2, 5, 6, 8
 @pytest.fixture(params=["whole", "chunks of rows"])
 def chunked(request, monkeypatch):
     if request.param != "whole":
-        monkeypatch.setattr(pytorch, "_CHUNK", 7 * 4 * C)
+        monkeypatch.setattr(pytorch, "_CHUNK", 7 * 4 * C * 8)  # seven rows of float64
 
 
 @pytest.mark.parametrize("kept", [False, True])

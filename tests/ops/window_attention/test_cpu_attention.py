@@ -64,8 +64,9 @@ def test_no_attention_weight_is_subnormal():
     case = (1, 14, 14, 2, 8, 7, 3)
     qkv, qkv_bias, position_bias = make_inputs(case, torch.float32)
     (chunk,) = cpu._plan(14, 14, 7, 3, 2, largest=cpu._CHUNK).chunks
-    q, k, _ = cpu._windows(qkv.detach()[0], qkv_bias.detach(), chunk, 2, 49)
-    weights = cpu._weights(q, k, position_bias.detach(), chunk, 2, 0.4)
+    spec, scratch = WindowSpec(2, 7, 3, 0.4), cpu._Scratch(qkv.detach())
+    q, k, _ = cpu._windows(qkv.detach()[0], qkv_bias.detach(), chunk, spec, scratch)
+    weights = cpu._weights(q, k, position_bias.detach(), chunk, spec, scratch)
     assert not ((weights > 0) & (weights < torch.finfo(torch.float32).tiny)).any()
     assert (weights == 0).any()
 
