@@ -13,7 +13,6 @@ It differs from :mod:`~.reference` in three ways:
 
 from collections.abc import Sequence
 from functools import lru_cache
-from math import prod
 from typing import NamedTuple
 
 import torch
@@ -98,20 +97,23 @@ def _inverse(parts: Sequence[Tensor], groups: int, size: int) -> Tensor:
     return back
 
 
-class _Scratch:
-    """Memory for one chunk after the other, which a call would else allocate for each."""
+class _Scratch(NamedTuple):
+    """Memory for one chunk after the other, which would else be allocated for each."""
 
-    def __init__(self, like: Tensor) -> None:
-        self._like = like
-        self._buffers: dict[str, Tensor] = {}
+    rows: Tensor  # (3 * heads * windows * N, d): q, k and v
+    products: Tensor  # (heads * windows, N, N): of q and k, in their precision
+    scores: Tensor  # the same with the bias, in the precision of both
+    weights: Tensor  # their softmax
 
-    def take(self, name: str, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
-        """Tensor of this shape with any content, valid until the name is taken again."""
-        size = prod(shape)
-        buffer = self._buffers.get(name)
-        if buffer is None or len(buffer) < size:
-            buffer = self._buffers[name] = self._like.new_empty(size, dtype=dtype)
-        return buffer[:size].view(shape)
+
+def _scratch(plan: _Plan, qkv: Tensor, bias: Tensor | None, spec: WindowSpec) -> _Scratch:
+    """For any chunk of a plan; the first is the largest."""
+    n = spec.window_size**2
+    rows = qkv.new_empty(plan.qkv_sizes[0], qkv.shape[-1] // (3 * spec.num_heads))
+    products = scores = qkv.new_empty(plan.out_sizes[0] // n, n, n)
+    if bias is not None and bias.dtype != qkv.dtype:
+        scores = products.to(torch.promote_types(qkv.dtype, bias.dtype))
+    return _Scratch(rows, products, scores, torch.empty_like(scores))
 
 
 def _windows(
@@ -119,7 +121,7 @@ def _windows(
 ) -> Tensor:
     """One image ``(H, W, 3C)`` to the q, k, v of a chunk, ``(3, heads * windows, N, d)``."""
     heads, n = spec.num_heads, spec.window_size**2
-    rows = scratch.take("qkv", len(chunk.qkv_rows), qkv.shape[-1] // (3 * heads))
+    rows = scratch.rows[: len(chunk.qkv_rows)]
     torch.index_select(qkv.view(-1, rows.shape[1]), 0, chunk.qkv_rows, out=rows)
     rows = rows.view(3, heads, -1, n, rows.shape[1])
     at = chunk.padding
@@ -133,21 +135,20 @@ def _weights(
     q: Tensor, k: Tensor, bias: Tensor | None, chunk: _Chunk, spec: WindowSpec, scratch: _Scratch
 ) -> Tensor:
     """Softmax of the scores of a chunk, ``(heads * windows, N, N)``, of q's type."""
-    shape = (len(q), q.shape[1], q.shape[1])
-    by_head = (spec.num_heads, -1, *shape[1:])
-    products = torch.bmm(q, k.transpose(1, 2), out=scratch.take("products", *shape))
+    size = len(q)
+    products, scores = scratch.products[:size], scratch.scores[:size]
+    weights = scratch.weights[:size]
+    by_head = (spec.num_heads, -1, *scores.shape[1:])
+    torch.bmm(q, k.transpose(1, 2), out=products)
     if bias is None:
-        scores = products.mul_(spec.scale)
+        products.mul_(spec.scale)
     else:
-        dtype = torch.promote_types(q.dtype, bias.dtype)
-        scores = products if dtype == q.dtype else scratch.take("scores", *shape, dtype=dtype)
         torch.add(bias[:, None], products.view(by_head), alpha=spec.scale, out=scores.view(by_head))
     if len(chunk.masked):
         mixed = scores.view(by_head)[:, -len(chunk.masked) :]
         mixed.sub_(chunk.masked.to(mixed.dtype), alpha=100.0)
         mixed.sub_(mixed.amax(-1, keepdim=True))
         mixed.masked_fill_(mixed < _NEGLIGIBLE, -torch.inf)
-    weights = scratch.take("weights", *shape, dtype=scores.dtype)
     torch.softmax(scores, -1, out=weights)
     return weights if weights.dtype == q.dtype else products.copy_(weights)
 
@@ -166,7 +167,7 @@ def forward(
     n, d = window_size**2, c3 // (3 * num_heads)
     out = qkv.new_empty(b, h, w, c3 // 3)
     results = qkv.new_empty(sum(plan.out_sizes), d)
-    scratch = _Scratch(qkv)
+    scratch = _scratch(plan, qkv, position_bias, spec)
     with torch.autocast("cpu", enabled=False):
         for image, image_out in zip(qkv.contiguous(), out, strict=True):
             for chunk, result in zip(plan.chunks, results.split(plan.out_sizes), strict=True):
@@ -198,21 +199,19 @@ def backward(
     if want_position_bias and position_bias is not None:
         d_bias = torch.zeros_like(position_bias)
     results = qkv.new_empty(sum(plan.qkv_sizes), d)
-    scratch = _Scratch(qkv)
+    scratch = _scratch(plan, qkv, position_bias, spec)
     with torch.autocast("cpu", enabled=False):
         for image, grad, d_image in zip(qkv, d_out, d_qkv, strict=True):
             grad_rows = grad.contiguous().view(-1, d)
             for chunk, result in zip(plan.chunks, results.split(plan.qkv_sizes), strict=True):
                 q, k, v = _windows(image, qkv_bias, chunk, spec, scratch)
                 p = _weights(q, k, position_bias, chunk, spec, scratch)
-                do = scratch.take("do", *q.shape)
-                torch.index_select(grad_rows, 0, chunk.out_rows, out=do.view(-1, d))
+                do = grad_rows.index_select(0, chunk.out_rows).view(q.shape)
                 at = chunk.padding
                 do.view(num_heads, -1, n, d)[:, at[0], at[1]] = 0
                 dq, dk, dv = result.view(3, *q.shape).unbind(0)
                 torch.bmm(p.transpose(1, 2), do, out=dv)
-                dp = torch.bmm(do, v.transpose(1, 2), out=scratch.take("dp", *p.shape))
-                ds = softmax_backward(dp, p)
+                ds = softmax_backward(torch.bmm(do, v.transpose(1, 2)), p)
                 if d_bias is not None:
                     d_bias += ds.view(num_heads, -1, n, n).sum(1, dtype=d_bias.dtype)
                 dq.baddbmm_(ds, k, beta=0, alpha=scale)
