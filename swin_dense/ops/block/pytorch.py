@@ -24,6 +24,10 @@ from swin_dense.ops.dispatch import (
 # Bytes of the widest intermediate feature map that are worked on at once on a CPU: they stay in the
 # cache from one operation to the next.
 _CHUNK = 2**24
+
+# Rows of the smallest part that is computed apart, without the branches that others drop.
+_FEWEST_ROWS = 512
+
 # Factor of a branch: of all rows, ``(T, 1)`` of each row, or None for 1. A branch of factor 0, that
 # stochastic depth drops, is not computed.
 Scale = float | Tensor | None
@@ -137,8 +141,10 @@ def map_row_chunks(
     on_cpu = x.device.type == "cpu"
     step = max(1, _CHUNK // (width * dtype.itemsize)) if on_cpu else max(1, total)
     runs = _runs(total, scales) if on_cpu else []
-    # In 16 bits the gradients of weights are rounded for each chunk: no more of them than need be.
-    if len(runs) != 1 and not (on_cpu and dtype.itemsize > 2):
+    # Products of few rows are slow, and in 16 bits each chunk's gradients of weights are rounded.
+    if len(runs) != 1 and (
+        dtype.itemsize == 2 or min((run[0] for run in runs), default=0) < _FEWEST_ROWS
+    ):
         runs = [(total, _by_row(scales[0], x), _by_row(scales[1], x))]
     if len(runs) == 1 and total <= step:
         return function(_ALL, *runs[0][1:])
