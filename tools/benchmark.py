@@ -109,6 +109,7 @@ def make_parser() -> OneLineParser:
         one.add_argument("--against", default=against, help="libraries, with commas; '' for none")
         one.add_argument("--cuda-graphs", action="store_true", help="ours runs forward as a graph")
         one.add_argument("--compile", action="store_true", help="all of them by torch.compile")
+    backbone.add_argument("--fp32", action="store_true", help="time ours in float32 as well")
     memory.add_argument("--arch", default="tiny", help="tiny, small, base, large: a,b")
     tune = commands.add_parser("tune", help="choices of attn_impl='auto', made ahead")
     tune.add_argument("--arch", default="tiny", help="tiny, small, base or large")
@@ -223,6 +224,8 @@ def _fill_in(args: Namespace, device: torch.device) -> None:
         value = getattr(args, name, None)
         if value is not None and value < 1:
             raise UserError(f"--{name.replace('_', '-')} {value}: expected 1 or more")
+    if getattr(args, "fp32", False) and args.dtype == "fp32":
+        raise UserError("--fp32 compares another precision with float32: add --dtype bf16 or fp16")
     if getattr(args, "cuda_graphs", False) and device.type != "cuda":
         raise UserError(f"--cuda-graphs has no effect on {device.type}: leave it out there")
 
@@ -230,7 +233,7 @@ def _fill_in(args: Namespace, device: torch.device) -> None:
 def _backbone(args: Namespace, device: torch.device) -> dict[str, Any]:
     spec, versions, skipped = _spec(args, parse_size(args.size))
     with console().status("measuring"):
-        record = measure_backbone(spec, versions, _run(args, device))
+        record = measure_backbone(spec, versions, _run(args, device), args.fp32)
     record["settings"]["arch"] = args.arch
     return record | {"skipped": skipped}
 

@@ -8,9 +8,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from swin_dense.benchmarks.baselines import OURS, Spec, build_models, build_ours, check_agreement
+from swin_dense.benchmarks.baselines import (
+    OURS,
+    OURS_FP32,
+    Spec,
+    build_models,
+    build_ours,
+    check_agreement,
+    check_baselines,
+    reason_of,
+)
 from swin_dense.benchmarks.measurement import (
     DTYPES,
+    Rates,
     Run,
     Timing,
     backbone_work,
@@ -29,48 +39,83 @@ _BASELINE = "mmdet"  # of memory
 _SMALL = (64, 96)
 
 
-def measure_backbone(spec: Spec, versions: Mapping[str, str], run: Run) -> dict[str, Any]:
+def measure_backbone(
+    spec: Spec, versions: Mapping[str, str], run: Run, fp32: bool = False
+) -> dict[str, Any]:
     """Check that ours and the baselines of ``versions`` agree, then time them alternately.
+
+    Args:
+        spec: the model.
+        versions: of the baselines, by name.
+        run: how to measure.
+        fp32: also time ours in float32, without autocast, as :data:`OURS_FP32`.
 
     Returns:
         ``settings``, ``rates``, and ``models``, ours and the baselines: for each its
         ``difference`` from ours, a ``note`` where that is one of definition, and time, launches,
-        memory.
+        memory; ``failed``: the errors of baselines that did not run, by name.
 
     Raises:
         UserError: outputs disagree; nothing is timed then.
     """
-    found = check_agreement(spec, versions, run)
-    models = build_models(spec, versions, run.device)
-    image, dtype = run.image(spec.size), DTYPES[run.dtype]
-    rates = measure_rates(run.device, dtype)
-    records = {name: _record(name, versions, found) for name in models}
+    found, failed = check_baselines(spec, versions, run)
+    models = build_models(spec, found, run.device)
+    runs = dict.fromkeys(models, run)
+    if fp32:
+        models[OURS_FP32] = models[OURS]
+        runs[OURS_FP32] = replace(run, dtype="fp32")
+    image = run.image(spec.size)
+    dtypes = {one.dtype: DTYPES[one.dtype] for one in runs.values()}
+    rates = {name: measure_rates(run.device, dtype) for name, dtype in dtypes.items()}
     times: dict[str, dict[str, Timing]] = {}
     for phase in PHASES:
-        steps = {name: make_step(model, image, run, phase) for name, model in models.items()}
-        times[phase] = interleave(steps, run.rounds, run.device)
-    for name, model in models.items():  # after all timing: counting stops compilation on a CPU
-        step = make_step(model, image, run, "forward")
-        records[name]["forward"] = {"launches": launches(step, run.device)}
-        step = make_step(model, image, run, "training")
-        records[name]["training"] = training_costs(model, step, run.device)
-    rates = rates.at_best(measure_rates(run.device, dtype))
+        steps = {name: make_step(models[name], image, runs[name], phase) for name in models}
+        times[phase] = interleave(steps, run.rounds, run.device, on_error=_Failures(failed))
+    records = {name: _record(name, versions, found) for name in models if name not in failed}
+    for name, record in records.items():  # after all timing: counting stops compilation on a CPU
+        step = make_step(models[name], image, runs[name], "forward")
+        record["forward"] = {"launches": launches(step, run.device)}
+        step = make_step(models[name], image, runs[name], "training")
+        record["training"] = training_costs(models[name], step, run.device)
+    for name, dtype in dtypes.items():
+        rates[name] = rates[name].at_best(measure_rates(run.device, dtype))
+    least = {name: _least_seconds(spec, replace(run, dtype=name), rates[name]) for name in dtypes}
+    for phase in PHASES:
+        for name, record in records.items():
+            timing = times[phase][name]
+            share = {"roofline_share": round(least[runs[name].dtype][phase] / timing.median, 4)}
+            record[phase] |= timing.as_json(times[phase][OURS]) | share
+            if spec.compile and run.device.type == "cpu":
+                record[phase]["launches"] = None
+    ours = least[run.dtype]
+    return {
+        "settings": _settings(spec, run) | ({"fp32": True} if fp32 else {}),
+        "rates": rates[run.dtype].as_json(),
+        "roofline_ms": {phase: round(1e3 * seconds, 4) for phase, seconds in ours.items()},
+        "models": list(records.values()),
+        "failed": failed,
+    }
+
+
+def _least_seconds(spec: Spec, run: Run, rates: Rates) -> dict[str, float]:
+    """The roofline of each phase."""
     with torch.device("meta"):
         plain = build_ours(replace(spec, attn_impl="reference", cuda_graphs=0)).eval()
-    work = backbone_work(plain, spec.size, run.batch, dtype)
-    least = {phase: work[phase].least_seconds(rates) for phase in PHASES}
-    for phase in PHASES:
-        for name, timing in times[phase].items():
-            share = {"roofline_share": round(least[phase] / timing.median, 4)}
-            records[name][phase] |= timing.as_json(times[phase][OURS]) | share
-            if spec.compile and run.device.type == "cpu":
-                records[name][phase]["launches"] = None
-    return {
-        "settings": _settings(spec, run),
-        "rates": rates.as_json(),
-        "roofline_ms": {phase: round(1e3 * seconds, 4) for phase, seconds in least.items()},
-        "models": list(records.values()),
-    }
+    work = backbone_work(plain, spec.size, run.batch, DTYPES[run.dtype])
+    return {phase: work[phase].least_seconds(rates) for phase in PHASES}
+
+
+class _Failures:
+    """Keeps why baselines did not run; an error of ours is raised."""
+
+    def __init__(self, failed: dict[str, str]) -> None:
+        self._failed = failed
+
+    def __call__(self, step: str, error: Exception) -> None:
+        name = step.partition(" ")[0]
+        if name == OURS:
+            raise error
+        self._failed[name] = reason_of(error)
 
 
 def measure_scaling(
@@ -83,34 +128,45 @@ def measure_scaling(
     Args:
         spec: the model; its size is replaced.
         versions: of the baselines, by name.
+        run: how to measure.
         sides: in pixels.
         phases: those of :data:`PHASES` to time.
+
+    Returns:
+        ``settings``, ``models`` and ``failed``, as :func:`measure_backbone`.
 
     Raises:
         UserError: outputs disagree; nothing is timed then.
         ValueError: fewer than two different sides.
     """
     specs = {side: replace(spec, size=(side, side)) for side in sides}
-    found = check_agreement(specs[min(sides)], versions, run)
-    models = {side: build_models(one, versions, run.device) for side, one in specs.items()}
-    records = {name: _record(name, versions, found) for name in (OURS, *versions)}
-    pixels = [side * side for side in sides]
+    found, failed = check_baselines(specs[min(sides)], versions, run)
+    models = {side: build_models(one, found, run.device) for side, one in specs.items()}
+    times: dict[str, dict[str, Timing]] = {}
     for phase in phases:
         steps = {
             f"{name} {side}": make_step(model, run.image(specs[side].size), run, phase)
             for side in sides
             for name, model in models[side].items()
+            if name not in failed
         }
-        times = interleave(steps, run.rounds, run.device)
-        for name, record in records.items():
-            row = [times[f"{name} {side}"] for side in sides]
+        times[phase] = interleave(steps, run.rounds, run.device, on_error=_Failures(failed))
+    records = []
+    pixels = [side * side for side in sides]
+    for name in (name for name in (OURS, *found) if name not in failed):
+        record = _record(name, versions, found)
+        for phase in phases:
+            row = [times[phase][f"{name} {side}"] for side in sides]
+            ours = [times[phase][f"{OURS} {side}"] for side in sides]
             record[phase] = {
                 "exponent": round(exponent(pixels, [timing.median for timing in row]), 3),
-                "sizes": [timing.as_json() for timing in row],
+                "sizes": [one.as_json(our) for one, our in zip(row, ours, strict=True)],
             }
+        records.append(record)
     return {
         "settings": _settings(spec, run) | {"size": None, "sides": list(sides)},
-        "models": list(records.values()),
+        "models": records,
+        "failed": failed,
     }
 
 

@@ -20,13 +20,17 @@ from swin_dense.checkpoints import convert
 from swin_dense.errors import UserError
 from swin_dense.ops.dispatch import AttnImpl
 
-OURS = "ours"
+OURS, OURS_FP32 = "ours", "ours fp32"
 _PATCH = 4
 _STAGES = 4
 # Largest difference over the largest value, after up to 24 blocks and random weights.
 TOLERANCES = {"fp32": 1e-4, "fp16": 2e-2, "bf16": 1e-1}
 # Its classes are the dense prediction code itself, so it has to agree at every size.
 _SAME_AT_EVERY_SIZE = ("mmdet",)
+
+
+class DisagreementError(UserError):
+    """A baseline is not the same function as ours."""
 
 
 @dataclass(frozen=True)
@@ -250,6 +254,32 @@ def build_models(spec: Spec, names: Collection[str], device: torch.device) -> di
     return models
 
 
+def check_baselines(
+    spec: Spec, names: Collection[str], run: Run
+) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+    """:func:`check_agreement` of each baseline that runs, and why the others do not, by name.
+
+    Raises:
+        DisagreementError: a baseline does not agree where it should.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    failed: dict[str, str] = {}
+    for name in names:
+        try:
+            found |= check_agreement(spec, [name], run)
+        except DisagreementError:
+            raise
+        except Exception as error:  # whatever another library's version of today raises
+            failed[name] = reason_of(error)
+    return found, failed
+
+
+def reason_of(error: Exception) -> str:
+    """An error in one line."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
+
+
 def check_agreement(spec: Spec, names: Collection[str], run: Run) -> dict[str, dict[str, Any]]:
     """Compare outputs and the gradient of the image, of one image, with ours.
 
@@ -260,7 +290,7 @@ def check_agreement(spec: Spec, names: Collection[str], run: Run) -> dict[str, d
         Of each baseline: ``difference``, ``checked_at`` (height, width), optionally a ``note``.
 
     Raises:
-        UserError: a baseline does not agree where it should.
+        DisagreementError: a baseline does not agree where it should.
     """
     side = 64 * spec.window_size
     check = spec if spec.whole_windows else replace(spec, size=(side, side))
@@ -277,7 +307,7 @@ def check_agreement(spec: Spec, names: Collection[str], run: Run) -> dict[str, d
     for name, record in records.items():
         height, width = record["checked_at"]
         if not record["difference"] <= tolerance:
-            raise UserError(
+            raise DisagreementError(
                 f"{name} and ours disagree by {record['difference']:.1g} at {height}x{width}, "
                 f"{run.dtype}, with the same weights: nothing was timed"
             )

@@ -82,6 +82,7 @@ def interleave(
     device: torch.device,
     least_seconds: float = 0.05,
     warm_up: bool = True,
+    on_error: Callable[[str, Exception], None] | None = None,
 ) -> dict[str, Timing]:
     """Time steps one after the other, round by round: A B C A B C ...
 
@@ -93,6 +94,8 @@ def interleave(
         device: synchronized before and after each measurement, if it is a GPU.
         least_seconds: a step is repeated for about this long, and the average counts.
         warm_up: run each step once or twice first, untimed; without it no step is repeated.
+        on_error: called with the name of a step that raises when it is first run, and its error;
+            the step is left out. None raises the error.
     """
 
     def seconds_of(step: Step, repeats: int) -> float:
@@ -108,11 +111,18 @@ def interleave(
             return 1  # long enough for start-up costs not to matter
         return max(1, round(least_seconds / seconds_of(step, 1)))
 
-    repeats = {name: repeats_of(step) if warm_up else 1 for name, step in steps.items()}
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    repeats: dict[str, int] = {}
+    for name, step in steps.items():
+        try:
+            repeats[name] = repeats_of(step) if warm_up else 1
+        except Exception as error:
+            if on_error is None:
+                raise
+            on_error(name, error)
+    seconds: dict[str, list[float]] = {name: [] for name in repeats}
     for _ in range(rounds):
-        for name, step in steps.items():
-            seconds[name].append(seconds_of(step, repeats[name]))
+        for name, count in repeats.items():
+            seconds[name].append(seconds_of(steps[name], count))
     return {name: Timing(tuple(values)) for name, values in seconds.items()}
 
 
@@ -218,8 +228,8 @@ class Work(NamedTuple):
 
 def measure_rates(device: torch.device, dtype: torch.dtype, rounds: int = 5) -> Rates:
     """Time a large copy and a large matrix product."""
-    numbers, side = (2**29, 8192) if device.type == "cuda" else (2**24, 1024)
-    source = torch.randn(numbers, device=device).to(dtype)
+    size, side = (2**30, 8192) if device.type == "cuda" else (2**26, 1024)  # bytes, channels
+    source = torch.randn(size // dtype.itemsize, device=device).to(dtype)
     target = torch.empty_like(source)
     a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     steps: dict[str, Step] = {"copy": lambda: target.copy_(source), "matmul": lambda: a @ b}

@@ -52,9 +52,19 @@ _COMMANDS = """What measures them, on a GPU:
     tools/benchmark.py detector configs/cascade_swin_t_coco.py
     tools/benchmark.py detector configs/upernet_swin_t_ade20k.py
 
-and on a CPU `backbone`, `memory`, `evaluation`, and `scaling --sizes 512,1024,1536,2048`. `kernels`
-compiles without a GPU, and times the kernels too where there is one; `passes` counts without one.
-Records that are given as `--json docs/benchmarks/NAME.json` become part of this document.
+and on a CPU
+
+    tools/benchmark.py backbone
+    tools/benchmark.py backbone --dtype bf16 --fp32     # with AMX or AVX512-BF16
+    tools/benchmark.py memory --arch tiny,small,base,large
+    tools/benchmark.py scaling --sizes 512,1024,1536,2048
+    tools/benchmark.py scaling --sizes 224,512,1024,2048 --against mmdet,timm,hf,torchvision \\
+        --phases forward,training --batch 1             # and 8
+    tools/benchmark.py evaluation
+
+`kernels` compiles without a GPU, and times the kernels too where there is one; `passes` and `waits`
+count without one. Records that are given as `--json docs/benchmarks/NAME.json` become part of this
+document.
 """
 _KEPT = (
     "Megabytes (1e6 bytes) that a training forward keeps: for each image, and once whatever the "
@@ -108,7 +118,8 @@ def title_of(record: Record) -> str:
     facts.append("sweep" if settings.get("sweep") else None)
     facts.append("CUDA graphs" if settings.get("cuda_graphs") else None)
     facts.append("compiled" if settings.get("compile") else None)
-    facts += [settings.get("dtype"), record.get("options")]
+    facts += [settings.get("dtype"), "and fp32" if settings.get("fp32") else None]
+    facts.append(record.get("options"))
     return f"{record['kind']}: " + ", ".join(str(fact) for fact in facts if fact)
 
 
@@ -126,6 +137,7 @@ def notes_of(record: Record) -> list[str]:
         notes.append(f"Memory: {MEMORY[device]}. Launches: {LAUNCHES[device]}.")
     if record["kind"] == "scaling":
         notes.append("Milliseconds: median, quartiles. Exponent of time against pixels.")
+        notes += _least_ratios(record)
     if record["kind"] == "memory":
         notes.append(_KEPT)
         if device == "cpu" and record["settings"]["dtype"] != "fp32":
@@ -157,6 +169,8 @@ def notes_of(record: Record) -> list[str]:
         if "note" in one:
             height, width = one["checked_at"]
             notes.append(f"{one['name']} {one['note']}; compared with ours at {height}x{width}.")
+    for name, reason in record.get("failed", {}).items():
+        notes.append(f"{name} was skipped: {reason.rstrip('.')}.")
     for name in record.get("skipped", []):
         notes.append(f"{name} is not installed and was skipped.")
     if record.get("remark"):
@@ -210,6 +224,26 @@ def _scaling(record: Record) -> Rows:
     if len(models) > 1:
         rows.append(["differs", *map(_difference, models)])
     return rows
+
+
+def _least_ratios(record: Record) -> list[str]:
+    """Of each phase, the size and the library that came closest to ours."""
+    others = record["models"][1:]
+    notes = []
+    for phase in (phase for phase in PHASES if all(phase in one for one in others)):
+        ratios = [
+            (size["times_ours"], one["name"], side)
+            for one in others
+            for side, size in zip(record["settings"]["sides"], one[phase]["sizes"], strict=True)
+            if "times_ours" in size  # records of earlier versions have none
+        ]
+        if ratios:
+            ratio, name, side = min(ratios)
+            notes.append(
+                f"The others take at least {ratio:.2f} times as long as ours in {phase} "
+                f"({name}, {side}x{side})."
+            )
+    return notes
 
 
 def _evaluation(record: Record) -> Rows:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from swin_dense.benchmarks.baselines import OURS
+from swin_dense.benchmarks.baselines import OURS, OURS_FP32
 from swin_dense.benchmarks.records import machine_text
 
 # Settings of cases that do not name them, and of records from before they existed.
@@ -13,6 +13,7 @@ _DEFAULTS: Mapping[str, Any] = {
     "attn_impl": "auto",
     "cuda_graphs": 0,
     "compile": False,
+    "fp32": False,
     "boxes": None,
     "options": "",
 }
@@ -27,7 +28,8 @@ class Target:
         must, aim: how many times as fast as the baseline; or, if ``at_most``, the part of its
             memory or another metric that should be small.
         kind: of the record.
-        metric: 'forward', 'training' or 'memory' of a backbone, 'training' of a detector,
+        metric: 'forward', 'training' or 'memory' of a backbone, or 'forward of fp32', how many
+            times as long ours takes in float32; 'training' of a detector,
             'bbox' or 'segm' of an evaluation, 'exponent' of scaling, the model whose memory
             without recomputation was counted, or of passes, such as 'triton block forward gb' or
             'triton backbone training kernels', where the block is of the first stage.
@@ -77,6 +79,8 @@ def _value(record: Mapping[str, Any], metric: str) -> float | None:
     models = {one["name"]: one for one in record["models"]}
     if record["kind"] == "scaling":
         return models[OURS].get("forward", {}).get(metric)
+    if metric == "forward of fp32":
+        return models.get(OURS_FP32, {}).get("forward", {}).get("times_ours")
     baseline = models.get("mmdet") or models.get("mmseg")
     if baseline is None:
         return None
@@ -150,6 +154,11 @@ TARGETS: tuple[Target, ...] = (
     _passes(9, None, "triton block forward kernels"),
     _cpu(1.5, 2.7, "forward"),
     _cpu(1.3, 2.1, "training"),
+    Target(
+        "CPU with AMX or AVX512-BF16, bf16, 480x640, tiny, forward, against ours in fp32",
+        *(1.6, None, "backbone", "forward of fp32"),
+        {"arch": "tiny", "size": [480, 640], "dtype": "bf16", "device": "cpu", "fp32": True},
+    ),
     Target(
         "exponent of time against pixels, 512x512 to 2048x2048, tiny, forward",
         *(1.05, None, "scaling", "exponent", {"arch": "tiny", "range": [512, 2048]}),

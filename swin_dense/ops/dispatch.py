@@ -250,6 +250,11 @@ def onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None, activation: st
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, activation, [], "none")
 
 
+def onednn_linear_add(total: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """``total + linear(x)`` by oneDNN, rounded once; without autograd."""
+    return torch.ops.mkldnn._linear_pointwise.binary(x, total, weight, bias, "add")
+
+
 def onednn_available() -> bool:
     """Whether this build of PyTorch has :func:`onednn_linear`."""
     return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
@@ -283,6 +288,33 @@ def use_onednn(x: Tensor, multiplications: int, backward: bool = False) -> bool:
             autotune.in_job(),
         )
     )
+
+
+def use_onednn_bf16(x: Tensor) -> bool:
+    """Whether linear layers of bf16 go to oneDNN directly, which fuses what surrounds them.
+
+    PyTorch's own are oneDNN's too, but read and write the result once more to add a bias.
+    """
+    return (
+        x.device.type == "cpu"
+        and x.dtype == torch.bfloat16
+        and bool(torch.backends.mkldnn.enabled)
+        and os.environ.get("SWIN_DENSE_ONEDNN", "") != "0"
+        and not torch._C._len_torch_dispatch_stack()
+        and _onednn_takes_bf16()
+    )
+
+
+@lru_cache
+def _onednn_takes_bf16() -> bool:
+    """Whether this processor can; oneDNN's error says that it needs AVX-512."""
+    if not onednn_available():
+        return False
+    x = torch.ones(2, 2, dtype=torch.bfloat16)
+    try:
+        return bool((onednn_linear(x, x, None, "none") == 2).all())
+    except RuntimeError:
+        return False
 
 
 @lru_cache

@@ -171,3 +171,33 @@ def test_same_as_the_official_code(shared, name, impl):
 
 def seeded(seed):
     return torch.Generator().manual_seed(seed)
+
+
+@pytest.mark.parametrize("onednn", ["", "0"], ids=["oneDNN", "no private operators"])
+@pytest.mark.parametrize("grad", [False, True], ids=["inference", "training"])
+def test_bf16_autocast_is_as_close_to_float64_as_mmdets(grad, onednn, monkeypatch):
+    """Squared errors of feature maps, and of gradients, are at most twice mmdet's."""
+    monkeypatch.setenv("SWIN_DENSE_ONEDNN", onednn)
+    ours = randomise(SwinTransformer(**SMALL)).eval()
+    theirs, exact = MmdetSwin(**SMALL), MmdetSwin(**SMALL).double()
+    for model in (theirs, exact):
+        model.load_state_dict(ours.state_dict())
+        model.eval()
+    x = torch.randn(2, 3, 90, 122, generator=torch.Generator().manual_seed(2))
+
+    def run(model, autocast):
+        image = x.to(next(model.parameters()).dtype)
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            if not grad:
+                with torch.no_grad():
+                    return [list(model(image))]
+            outs, gradients = outputs_and_gradients(model, image)
+        return [[out.detach() for out in outs], list(gradients.values())]
+
+    expected = run(exact, autocast=False)
+    for parts in zip(run(ours, True), run(theirs, True), expected, strict=True):
+        our_error, their_error = (
+            sum((a.double() - b).square().sum() for a, b in zip(part, parts[2], strict=True))
+            for part in parts[:2]
+        )
+        assert 0 < our_error <= 2 * their_error

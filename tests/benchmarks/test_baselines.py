@@ -191,6 +191,75 @@ def test_record_of_scaling():
     assert isinstance(ours["forward"]["exponent"], float)
 
 
+def test_scaling_against_all_baselines():
+    for module in MODULES.values():
+        pytest.importorskip(module)
+    versions = dict.fromkeys(BASELINES, "1")
+    record = measure_scaling(tiny(64), versions, RUN, [128, 160], ["forward", "training"])
+    assert record["failed"] == {}
+    assert [one["name"] for one in record["models"]] == [OURS, *BASELINES]
+    for one in record["models"]:
+        for phase in ("forward", "training"):
+            ratios = [size["times_ours"] for size in one[phase]["sizes"]]
+            assert all(ratio == 1 if one["name"] == OURS else ratio > 0 for ratio in ratios)
+
+
+class Failing(nn.Module):
+    """Our backbone, until it is trained."""
+
+    def __init__(self, body: nn.Module) -> None:
+        super().__init__()
+        self.body = body
+
+    def forward(self, x):
+        if self.training:
+            raise RuntimeError("no kernel for this\nand a long explanation")
+        return self.body(x)
+
+
+@pytest.mark.parametrize("measure", ["backbone", "scaling"])
+def test_baselines_that_raise_are_skipped(measure, monkeypatch):
+    def cannot_be_built(spec, state):
+        raise TypeError("unexpected keyword argument 'embed_dim'")
+
+    monkeypatch.setitem(BASELINES, "hf", (cannot_be_built, "transformers"))
+    monkeypatch.setitem(
+        BASELINES, "timm", (lambda spec, _: Failing(baselines.build_ours(spec)), "timm")
+    )
+    versions = {"timm": "1", "hf": "4", "mmdet": "3.3.0"}
+    if measure == "backbone":
+        record = measure_backbone(tiny(64), versions, RUN)
+    else:
+        record = measure_scaling(tiny(64), versions, RUN, [64, 96], ["forward", "training"])
+    assert [one["name"] for one in record["models"]] == [OURS, "mmdet"]
+    assert record["failed"] == {
+        "hf": "TypeError: unexpected keyword argument 'embed_dim'",
+        "timm": "RuntimeError: no kernel for this",
+    }
+
+
+def test_errors_of_ours_are_raised(monkeypatch):
+    def build(spec, names, device):
+        return {OURS: Failing(baselines.build_ours(spec)).eval()}
+
+    monkeypatch.setattr(backbone, "build_models", build)
+    with pytest.raises(RuntimeError, match="no kernel for this"):
+        measure_backbone(tiny(64), {}, RUN)
+
+
+def test_ours_in_float32_beside_bf16():
+    record = measure_backbone(tiny(64), {}, replace(RUN, dtype="bf16"), fp32=True)
+    ours, fp32 = record["models"]
+    assert (ours["name"], fp32["name"]) == (OURS, baselines.OURS_FP32)
+    assert fp32["training"]["memory_mb"] > ours["training"]["memory_mb"]
+    assert fp32["forward"]["launches"] < ours["forward"]["launches"]  # no casts
+    ratio = fp32["forward"]["median_ms"] / ours["forward"]["median_ms"]
+    assert fp32["forward"]["times_ours"] == pytest.approx(ratio, rel=1e-2)
+    assert record["settings"]["fp32"]
+    plain = measure_backbone(tiny(64), {}, RUN)
+    assert "fp32" not in plain["settings"]
+
+
 def test_images_too_small_for_timm_raise():
     pytest.importorskip("timm")
     with pytest.raises(UserError, match=r"timm needs images of more than \d+ pixels for windows"):

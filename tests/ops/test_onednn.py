@@ -12,6 +12,8 @@ ONEDNN = pytest.mark.skipif(
     not dispatch.onednn_available(), reason="this PyTorch has no such operator"
 )
 
+SHAPES = ((33, 24), (40, 24), (40,), (33, 40))  # input, weight, bias and output
+
 
 @pytest.fixture
 def setting(monkeypatch):
@@ -35,6 +37,10 @@ def calls(monkeypatch):
         monkeypatch.setattr(
             module, "onednn_linear", lambda *args: found.append(1) or inner(*args)
         )  # fmt: skip
+    inner_add = dispatch.onednn_linear_add
+    monkeypatch.setattr(
+        pytorch, "onednn_linear_add", lambda *args: found.append(1) or inner_add(*args)
+    )
     return found
 
 
@@ -60,6 +66,42 @@ def test_onednn_equals_pytorch(setting, bias, monkeypatch):
     assert len(found) == 6
 
 
+@pytest.mark.parametrize("setting_", ["0", "1"])
+@pytest.mark.parametrize("scale", [None, 0.0, 1.25])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_residuals_are_added(setting, setting_, dtype, bias, scale):
+    """``total + scale * linear(x)``, rounded as often as by a product and a sum at most."""
+    setting(setting_)
+    g = torch.Generator().manual_seed(0)
+    x, weight, b, total = (torch.randn(s, generator=g).to(dtype) for s in SHAPES)
+    layer = Linear(weight, b if bias else None)
+    exact = F.linear(x.double(), weight.double(), b.double() if bias else None)
+    expected = total.double() + (1 if scale is None else scale) * exact
+    before = total.clone()
+    found = pytorch.linear_add(total, x, layer, scale)
+    assert found.dtype == dtype
+    assert found.data_ptr() != total.data_ptr()
+    assert torch.equal(total, before)
+    error = {torch.float32: 1e-5, torch.bfloat16: 2**-7}[dtype]
+    torch.testing.assert_close(found.double(), expected, rtol=error, atol=20 * error)
+
+
+@ONEDNN
+def test_bf16_goes_to_onednn_where_the_processor_can(setting, monkeypatch):
+    setting("")
+    x, weight = torch.ones(2, 4).bfloat16(), torch.ones(3, 4).bfloat16()
+    found = calls(monkeypatch)
+    monkeypatch.setattr(dispatch, "_onednn_takes_bf16", lambda: False)
+    for function in (pytorch.linear, pytorch.linear_gelu):
+        function(x, weight, None)
+    pytorch.linear_add(torch.ones(2, 3).bfloat16(), x, Linear(weight, None), None)
+    assert not found
+    monkeypatch.setattr(dispatch, "_onednn_takes_bf16", lambda: True)
+    pytorch.linear_add(torch.ones(2, 3).bfloat16(), x, Linear(weight, None), None)
+    assert found
+
+
 @ONEDNN
 @pytest.mark.filterwarnings("ignore:TF32 acceleration")  # PyTorch's, about its own flag
 def test_environment_variable_and_pytorch_flags(setting, monkeypatch):
@@ -67,11 +109,12 @@ def test_environment_variable_and_pytorch_flags(setting, monkeypatch):
     found = calls(monkeypatch)
     setting("0")
     pytorch.linear(x, weight, None)
+    pytorch.linear(x.bfloat16(), weight.bfloat16(), None)
     setting("1")
     with torch.backends.mkldnn.flags(enabled=False):
         pytorch.linear(x, weight, None)
+        pytorch.linear(x.bfloat16(), weight.bfloat16(), None)
     pytorch.linear(x.double(), weight.double(), None)
-    pytorch.linear(x.bfloat16(), weight.bfloat16(), None)
     assert not found
     pytorch.linear(x, weight, None)
     assert found

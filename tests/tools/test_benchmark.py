@@ -14,6 +14,7 @@ from swin_dense.benchmarks.records import circumstances, read
 from swin_dense.benchmarks.report import (
     benchmarks_document,
     file_name,
+    notes_of,
     rows_of,
     terminal_table,
     title_of,
@@ -344,6 +345,38 @@ def test_cuda_graphs_and_compilation_are_distinguished():
     assert file_name(graphs) == "backbone_tiny_800x1344_batch_1_cuda_graphs_bf16_cuda"
 
 
+def test_target_of_bf16_is_against_ours_in_fp32():
+    machine = {"device": "cpu", "name": "a CPU", "threads": 2}
+    record = record_of_a_gpu(1.4, "2030-01-01") | {"machine": machine}
+    record["settings"] |= {"size": [480, 640], "batch": 1, "fp32": True}
+    lines = targets(record)
+    case = "CPU with AMX or AVX512-BF16, bf16, 480x640, tiny, forward, against ours in fp32 | 1.6x"
+    assert f"{case} |  | not measured | " in lines
+    ours = record["models"][0]
+    forward = ours["forward"] | {"times_ours": 1.89}
+    record["models"].append(ours | {"name": "ours fp32", "forward": forward})
+    assert f"{case} |  | 1.89x | a CPU, 2 threads" in targets(record)
+
+
+def test_notes_of_scaling_name_the_closest_and_the_skipped():
+    def model(name, *ratios):
+        sizes = [
+            {"median_ms": 1.0, "quartiles_ms": [1.0, 1.0], "times_ours": ratio} for ratio in ratios
+        ]
+        return {"name": name, "forward": {"exponent": 1.0, "sizes": sizes}}
+
+    record = {
+        "kind": "scaling",
+        "machine": {"device": "cpu"},
+        "settings": {"sides": [224, 512], "dtype": "fp32"},
+        "models": [model("ours", 1, 1), model("timm", 1.3, 1.17), model("hf", 1.2, 1.4)],
+        "failed": {"mmdet": "TypeError: no"},
+    }
+    closest = "The others take at least 1.17 times as long as ours in forward (timm, 512x512)."
+    assert closest in notes_of(record)
+    assert "mmdet was skipped: TypeError: no." in notes_of(record)
+
+
 def test_targets_for_memory_and_exponent():
     machine = {"device": "cpu", "name": "AMD EPYC", "threads": 2}
     common = {"command": "", "date": "2030-01-01", "machine": machine, "versions": "some"}
@@ -437,6 +470,7 @@ def test_recorded_commands_have_no_local_paths():
         (["scaling", "--sizes", "64"], "two different sizes"),
         (["scaling", "--sizes", "64", "--phases", "back"], "--phases 'back'"),
         (["backbone", "--cuda-graphs", "--device", "cpu"], "--cuda-graphs has no effect on cpu"),
+        (["backbone", "--fp32", "--device", "cpu"], "--fp32 compares another precision"),
         (["memory", "--arch", "tiny,huge"], "unknown --arch 'huge': choose one of tiny"),
         (["memory", "--size", "1x1"], "--size '1x1': expected HEIGHTxWIDTH in pixels"),
         (["evaluation", "--metric", "bbox,pose"], "--metric 'pose'"),

@@ -97,10 +97,33 @@ def _inverse(parts: Sequence[Tensor], groups: int, size: int) -> Tensor:
     return back
 
 
-def _windows(qkv: Tensor, qkv_bias: Tensor | None, chunk: _Chunk, heads: int, n: int) -> Tensor:
-    """One image ``(H, W, 3C)`` to the q, k, v of a chunk, ``(3, heads * windows, n, d)``."""
-    rows = qkv.view(-1, qkv.shape[-1] // (3 * heads)).index_select(0, chunk.qkv_rows)
-    rows = rows.view(3, heads, -1, n, rows.shape[-1])
+class _Scratch(NamedTuple):
+    """Memory for one chunk after the other, which would else be allocated for each."""
+
+    rows: Tensor  # (3 * heads * windows * N, d): q, k and v
+    products: Tensor  # (heads * windows, N, N): of q and k, in their precision
+    scores: Tensor  # the same with the bias, in the precision of both
+    weights: Tensor  # their softmax
+
+
+def _scratch(plan: _Plan, qkv: Tensor, bias: Tensor | None, spec: WindowSpec) -> _Scratch:
+    """For any chunk of a plan; the first is the largest."""
+    n = spec.window_size**2
+    rows = qkv.new_empty(plan.qkv_sizes[0], qkv.shape[-1] // (3 * spec.num_heads))
+    products = scores = qkv.new_empty(plan.out_sizes[0] // n, n, n)
+    if bias is not None and bias.dtype != qkv.dtype:
+        scores = products.to(torch.promote_types(qkv.dtype, bias.dtype))
+    return _Scratch(rows, products, scores, torch.empty_like(scores))
+
+
+def _windows(
+    qkv: Tensor, qkv_bias: Tensor | None, chunk: _Chunk, spec: WindowSpec, scratch: _Scratch
+) -> Tensor:
+    """One image ``(H, W, 3C)`` to the q, k, v of a chunk, ``(3, heads * windows, N, d)``."""
+    heads, n = spec.num_heads, spec.window_size**2
+    rows = scratch.rows[: len(chunk.qkv_rows)]
+    torch.index_select(qkv.view(-1, rows.shape[1]), 0, chunk.qkv_rows, out=rows)
+    rows = rows.view(3, heads, -1, n, rows.shape[1])
     at = chunk.padding
     if len(at[0]):
         fill = rows.new_zeros(qkv.shape[-1]) if qkv_bias is None else qkv_bias.to(rows.dtype)
@@ -109,19 +132,25 @@ def _windows(qkv: Tensor, qkv_bias: Tensor | None, chunk: _Chunk, heads: int, n:
 
 
 def _weights(
-    q: Tensor, k: Tensor, bias: Tensor | None, chunk: _Chunk, heads: int, scale: float
+    q: Tensor, k: Tensor, bias: Tensor | None, chunk: _Chunk, spec: WindowSpec, scratch: _Scratch
 ) -> Tensor:
     """Softmax of the scores of a chunk, ``(heads * windows, N, N)``, of q's type."""
-    scores = torch.bmm(q, k.transpose(1, 2)).mul_(scale)
-    if bias is not None:
-        scores = scores.to(torch.promote_types(scores.dtype, bias.dtype))
-        scores.unflatten(0, (heads, -1)).add_(bias[:, None])
+    size = len(q)
+    products, scores = scratch.products[:size], scratch.scores[:size]
+    weights = scratch.weights[:size]
+    by_head = (spec.num_heads, -1, *scores.shape[1:])
+    torch.bmm(q, k.transpose(1, 2), out=products)
+    if bias is None:
+        products.mul_(spec.scale)
+    else:
+        torch.add(bias[:, None], products.view(by_head), alpha=spec.scale, out=scores.view(by_head))
     if len(chunk.masked):
-        mixed = scores.unflatten(0, (heads, -1))[:, -len(chunk.masked) :]
+        mixed = scores.view(by_head)[:, -len(chunk.masked) :]
         mixed.sub_(chunk.masked.to(mixed.dtype), alpha=100.0)
         mixed.sub_(mixed.amax(-1, keepdim=True))
         mixed.masked_fill_(mixed < _NEGLIGIBLE, -torch.inf)
-    return scores.softmax(-1).to(q.dtype)
+    torch.softmax(scores, -1, out=weights)
+    return weights if weights.dtype == q.dtype else products.copy_(weights)
 
 
 def forward(
@@ -133,16 +162,17 @@ def forward(
         ``(B, H, W, C)``, equal to the reference's up to rounding.
     """
     b, h, w, c3 = qkv.shape
-    num_heads, window_size, shift_size, scale = spec
+    num_heads, window_size, shift_size, _ = spec
     plan = _plan(h, w, window_size, shift_size, num_heads, largest=_CHUNK)
     n, d = window_size**2, c3 // (3 * num_heads)
     out = qkv.new_empty(b, h, w, c3 // 3)
     results = qkv.new_empty(sum(plan.out_sizes), d)
+    scratch = _scratch(plan, qkv, position_bias, spec)
     with torch.autocast("cpu", enabled=False):
         for image, image_out in zip(qkv.contiguous(), out, strict=True):
             for chunk, result in zip(plan.chunks, results.split(plan.out_sizes), strict=True):
-                q, k, v = _windows(image, qkv_bias, chunk, num_heads, n)
-                weights = _weights(q, k, position_bias, chunk, num_heads, scale)
+                q, k, v = _windows(image, qkv_bias, chunk, spec, scratch)
+                weights = _weights(q, k, position_bias, chunk, spec, scratch)
                 torch.bmm(weights, v, out=result.view(-1, n, d))
             torch.index_select(results, 0, plan.out_back, out=image_out.view(-1, d))
     return out
@@ -169,12 +199,13 @@ def backward(
     if want_position_bias and position_bias is not None:
         d_bias = torch.zeros_like(position_bias)
     results = qkv.new_empty(sum(plan.qkv_sizes), d)
+    scratch = _scratch(plan, qkv, position_bias, spec)
     with torch.autocast("cpu", enabled=False):
         for image, grad, d_image in zip(qkv, d_out, d_qkv, strict=True):
             grad_rows = grad.contiguous().view(-1, d)
             for chunk, result in zip(plan.chunks, results.split(plan.qkv_sizes), strict=True):
-                q, k, v = _windows(image, qkv_bias, chunk, num_heads, n)
-                p = _weights(q, k, position_bias, chunk, num_heads, scale)
+                q, k, v = _windows(image, qkv_bias, chunk, spec, scratch)
+                p = _weights(q, k, position_bias, chunk, spec, scratch)
                 do = grad_rows.index_select(0, chunk.out_rows).view(q.shape)
                 at = chunk.padding
                 do.view(num_heads, -1, n, d)[:, at[0], at[1]] = 0

@@ -16,12 +16,18 @@ B, H, W, C = 2, 5, 6, 8
 @pytest.fixture(params=["whole", "chunks of rows"])
 def chunked(request, monkeypatch):
     if request.param != "whole":
-        monkeypatch.setattr(pytorch, "_CHUNK", 7 * 4 * C)
+        monkeypatch.setattr(pytorch, "_CHUNK", 7 * 4 * C * 8)  # seven rows of float64
+        monkeypatch.setattr(pytorch, "_FEWEST_ROWS", 0)
 
 
 @pytest.mark.parametrize("kept", [False, True])
 @pytest.mark.parametrize(
-    "scales", [(None, None), ((0, 1.25), (1.25, 1.25))], ids=["always", "stochastic depth"]
+    "scales",
+    [
+        *[(None, None), (None, (1.25, 0)), ((0, 1.25), (1.25, 1.25)), ((1.25, 0), (0, 0))],
+        *[((0, 0), (1.25, 1.25)), ((0, 0), (0, 0))],
+    ],
+    ids=str,
 )
 @pytest.mark.parametrize("bias", [True, False])
 def test_proj_mlp_equals_the_plain_layers(chunked, scales, bias, kept, monkeypatch):
@@ -144,6 +150,18 @@ def test_second_derivatives():
         assert torch.autograd.gradgradcheck(
             lambda x, used=used: used(*norm_linear(x, norm, linear)), inputs[:1]
         )
+
+
+def test_dropped_branches_are_not_computed(monkeypatch):
+    monkeypatch.setattr(pytorch, "_FEWEST_ROWS", H * W)
+    computed = []
+    inner = pytorch.linear_gelu
+    monkeypatch.setattr(
+        pytorch, "linear_gelu", lambda x, *args: computed.append(len(x)) or inner(x, *args)
+    )
+    half = Half(C, (None, torch.tensor((0.0, 1.25)))).float()
+    half.fused(*(draw(B, H, W, C, dtype=torch.float32, seed=i) for i in (1, 2)))
+    assert computed == [H * W]  # of one of two images
 
 
 def test_frozen_layers_get_no_gradient():

@@ -63,9 +63,11 @@ def test_mask_is_finite():
 def test_no_attention_weight_is_subnormal():
     case = (1, 14, 14, 2, 8, 7, 3)
     qkv, qkv_bias, position_bias = make_inputs(case, torch.float32)
-    (chunk,) = cpu._plan(14, 14, 7, 3, 2, largest=cpu._CHUNK).chunks
-    q, k, _ = cpu._windows(qkv.detach()[0], qkv_bias.detach(), chunk, 2, 49)
-    weights = cpu._weights(q, k, position_bias.detach(), chunk, 2, 0.4)
+    plan, spec = cpu._plan(14, 14, 7, 3, 2, largest=cpu._CHUNK), WindowSpec(2, 7, 3, 0.4)
+    (chunk,) = plan.chunks
+    scratch = cpu._scratch(plan, qkv, position_bias, spec)
+    q, k, _ = cpu._windows(qkv.detach()[0], qkv_bias.detach(), chunk, spec, scratch)
+    weights = cpu._weights(q, k, position_bias.detach(), chunk, spec, scratch)
     assert not ((weights > 0) & (weights < torch.finfo(torch.float32).tiny)).any()
     assert (weights == 0).any()
 
