@@ -49,6 +49,8 @@ _INDEXING = {"aten::index", "aten::index_put", "aten::index_put_", "aten::_index
 _MASKS = (torch.bool, torch.uint8)
 _FROM_NUMBERS = {"tensor", "as_tensor", "new_tensor"}
 _TO_HOST = {"cpu", "numpy", "tolist", "__array__"}
+# What only CPUs do: they read which branches stochastic depth drops, and leave these out.
+_ON_CPUS_ONLY = {("swin_dense/ops/block/pytorch.py", "copy to the host")}
 _FRAME = re.compile(r'File "(.+)", line (\d+)')
 _LIBRARIES = tuple(str(Path(str(m.__file__)).parent) + "/" for m in (torch, torchvision))
 _OPTIMIZERS = str(Path(torch.optim.__file__).parent) + "/"
@@ -179,7 +181,7 @@ class WaitCounter:
     def count(self, call: str) -> None:
         """Counts a wait in the line that is running."""
         place = None if self._ignored else _place()
-        if place:
+        if place and (place[0], call) not in _ON_CPUS_ONLY:
             self.waits[Wait(*place, call)] += 1
 
 

@@ -94,7 +94,7 @@ def test_equals_reference(options, mode, launches):
 
 
 @pytest.mark.parametrize(
-    "where", ["stages.0.blocks.0.attn", "stages.0.blocks.1.norm2", "stages.0.blocks.1", ""]
+    "where", ["stages.0.blocks.0.attn.w_msa", "stages.0.blocks.1.norm2", "stages.0.blocks.1", ""]
 )
 def test_hooks_see_what_they_see_of_the_reference(where):
     """Forward and backward hooks on a submodule or the model, which change what they are given."""

@@ -248,7 +248,8 @@ def test_errors_of_ours_are_raised(monkeypatch):
 
 
 def test_ours_in_float32_beside_bf16():
-    record = measure_backbone(tiny(64), {}, replace(RUN, dtype="bf16"), fp32=True)
+    # Of smaller images, copies of the weights in bf16 outweigh what their maps save.
+    record = measure_backbone(tiny(192), {}, replace(RUN, dtype="bf16"), fp32=True)
     ours, fp32 = record["models"]
     assert (ours["name"], fp32["name"]) == (OURS, baselines.OURS_FP32)
     assert fp32["training"]["memory_mb"] > ours["training"]["memory_mb"]

@@ -161,10 +161,13 @@ def random_change(rng: Rng, height: int, width: int) -> Callable[[BitmapMasks], 
     x, y = rng.integers(0, width), rng.integers(0, height)
     box = np.array([x, y, x + rng.integers(1, width + 9), y + rng.integers(1, height + 9)])
     scale = (int(rng.integers(9, 120)), int(rng.integers(9, 120)))
+    factor = 0.7
+    if not all(min(mmcv.rescale_size((width, height), s)) for s in (scale, factor)):
+        scale, factor = (width, height), 1.0  # OpenCV makes no image of no pixels
     changes: list[Callable[[BitmapMasks], BitmapMasks]] = [
         lambda masks: masks.resize(shape),
         lambda masks: masks.rescale(scale),
-        lambda masks: masks.rescale(0.7),
+        lambda masks: masks.rescale(factor),
         lambda masks: masks.flip(direction),
         lambda masks: masks.pad(larger, fill),
         lambda masks: masks.crop(box),
