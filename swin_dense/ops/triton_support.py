@@ -83,6 +83,12 @@ def multiprocessors(device: torch.device) -> int:
     return gpu_properties(device).multi_processor_count
 
 
+def shared_memory(device: torch.device) -> int:
+    """Bytes of shared memory that a program on a GPU may have."""
+    # ROCm does not tell: AMD's multiprocessors have 64 KiB.
+    return getattr(gpu_properties(device), "shared_memory_per_block_optin", 64 * 1024)
+
+
 def fp32_precision() -> str:
     """How kernels multiply fp32 numbers: 'tf32' or 'ieee', as PyTorch's own matrix products do."""
     return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee"

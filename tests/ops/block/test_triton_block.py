@@ -141,6 +141,16 @@ def test_unsupported_reason_for_linear_layers(monkeypatch, channels, dtype, shar
 
 
 @TRITON
+def test_gpu_that_does_not_tell_its_shared_memory(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(major=9))
+    assert support.unsupported_product_reason(OnCuda(96), torch.float16, 384) is None
+    found = support.unsupported_product_reason(OnCuda(192), torch.float16, 768)
+    assert found == "needs a GPU with 160 KiB of shared memory for 192 channels"
+    found = support.unsupported_linear_reason(OnCuda(384), torch.float16, 1536)
+    assert found == "needs a GPU with 227 KiB of shared memory for 384 channels"
+
+
+@TRITON
 def test_unsupported_reason_for_norms(monkeypatch):
     properties = SimpleNamespace(major=9)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: properties)

@@ -40,8 +40,7 @@ def unsupported_product_reason(x: Tensor, dtype: torch.dtype, features: int) -> 
         return f"needs a multiple of {HIDDEN_MULTIPLE} features, got {features}"
     reason = unsupported_reason(x, dtype)
     if reason is None and x.is_cuda and x.shape[1] > NARROW:
-        gpu = triton_support.gpu_properties(x.device)
-        if gpu.shared_memory_per_block_optin < SHARED_MEMORY:
+        if triton_support.shared_memory(x.device) < SHARED_MEMORY:
             return f"needs a GPU with 160 KiB of shared memory for {x.shape[1]} channels"
     return reason
 
@@ -54,8 +53,7 @@ def unsupported_linear_reason(x: Tensor, dtype: torch.dtype, features: int) -> s
         return f"needs a multiple of {HIDDEN_MULTIPLE} features, got {features}"
     reason = unsupported_reason(x, dtype)
     if reason is None and x.is_cuda:
-        gpu = triton_support.gpu_properties(x.device)
-        if gpu.shared_memory_per_block_optin < WIDE_SHARED_MEMORY:
+        if triton_support.shared_memory(x.device) < WIDE_SHARED_MEMORY:
             return f"needs a GPU with 227 KiB of shared memory for {x.shape[1]} channels"
     return reason
 

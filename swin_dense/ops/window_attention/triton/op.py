@@ -45,9 +45,7 @@ def unsupported_reason(
         return reason
     large = head_dim == _LARGE_HEAD_DIM and window_size >= _LARGE_WINDOW_SIZE
     if large and qkv.dtype == torch.float32 and qkv.is_cuda:
-        # Not known on ROCm.
-        gpu = triton_support.gpu_properties(qkv.device)
-        limit = getattr(gpu, "shared_memory_per_block_optin", _LARGE_SHARED_MEMORY)
+        limit = triton_support.shared_memory(qkv.device)
         if limit < _LARGE_SHARED_MEMORY:
             return (
                 f"needs {_LARGE_SHARED_MEMORY} bytes of shared memory for windows of {window_size} "
