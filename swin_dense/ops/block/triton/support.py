@@ -39,9 +39,8 @@ def unsupported_product_reason(x: Tensor, dtype: torch.dtype, features: int) -> 
     if features < 1 or features % HIDDEN_MULTIPLE:
         return f"needs a multiple of {HIDDEN_MULTIPLE} features, got {features}"
     reason = unsupported_reason(x, dtype)
-    if reason is None and x.is_cuda and x.shape[1] > NARROW:
-        if triton_support.shared_memory(x.device) < SHARED_MEMORY:
-            return f"needs a GPU with 160 KiB of shared memory for {x.shape[1]} channels"
+    if reason is None and x.shape[1] > NARROW and _lacks(x, SHARED_MEMORY):
+        return f"needs a GPU with 160 KiB of shared memory for {x.shape[1]} channels"
     return reason
 
 
@@ -52,9 +51,8 @@ def unsupported_linear_reason(x: Tensor, dtype: torch.dtype, features: int) -> s
     if features < 1 or features % HIDDEN_MULTIPLE:
         return f"needs a multiple of {HIDDEN_MULTIPLE} features, got {features}"
     reason = unsupported_reason(x, dtype)
-    if reason is None and x.is_cuda:
-        if triton_support.shared_memory(x.device) < WIDE_SHARED_MEMORY:
-            return f"needs a GPU with 227 KiB of shared memory for {x.shape[1]} channels"
+    if reason is None and _lacks(x, WIDE_SHARED_MEMORY):
+        return f"needs a GPU with 227 KiB of shared memory for {x.shape[1]} channels"
     return reason
 
 
@@ -63,3 +61,7 @@ def unsupported_sum_reason(x: Tensor, dtype: torch.dtype, features: int) -> str 
     if x.shape[-1] > MOST_SUMMED:
         return f"needs {MOST_SUMMED} channels at most, got {x.shape[-1]}"
     return unsupported_linear_reason(x, dtype, features)
+
+
+def _lacks(x: Tensor, shared_memory: int) -> bool:
+    return x.is_cuda and triton_support.shared_memory(x.device) < shared_memory
