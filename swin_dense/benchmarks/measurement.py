@@ -86,14 +86,15 @@ def interleave(
 ) -> dict[str, Timing]:
     """Time steps one after the other, round by round: A B C A B C ...
 
-    Other work on the machine then affects all of them.
+    Other work on the machine then affects all of them. A step of less than a second is run once
+    untimed each time: what ran before it, larger images for instance, has filled the caches.
 
     Args:
         steps: by name.
         rounds: how often each is timed.
         device: synchronized before and after each measurement, if it is a GPU.
         least_seconds: a step is repeated for about this long, and the average counts.
-        warm_up: run each step once or twice first, untimed; without it no step is repeated.
+        warm_up: run steps untimed first; without it no step is repeated, in a round either.
         on_error: called with the name of a step that raises when it is first run, and its error;
             the step is left out. None raises the error.
     """
@@ -106,22 +107,24 @@ def interleave(
         _synchronize(device)
         return (time.perf_counter() - start) / repeats
 
-    def repeats_of(step: Step) -> int:
+    def repeats_of(step: Step) -> tuple[int, bool]:
         if seconds_of(step, 1) >= 20 * least_seconds:
-            return 1  # long enough for start-up costs not to matter
-        return max(1, round(least_seconds / seconds_of(step, 1)))
+            return 1, False  # long enough for start-up costs not to matter
+        return max(1, round(least_seconds / seconds_of(step, 1))), True
 
-    repeats: dict[str, int] = {}
+    repeats: dict[str, tuple[int, bool]] = {}
     for name, step in steps.items():
         try:
-            repeats[name] = repeats_of(step) if warm_up else 1
+            repeats[name] = repeats_of(step) if warm_up else (1, False)
         except Exception as error:
             if on_error is None:
                 raise
             on_error(name, error)
     seconds: dict[str, list[float]] = {name: [] for name in repeats}
     for _ in range(rounds):
-        for name, count in repeats.items():
+        for name, (count, is_short) in repeats.items():
+            if is_short:
+                steps[name]()
             seconds[name].append(seconds_of(steps[name], count))
     return {name: Timing(tuple(values)) for name, values in seconds.items()}
 

@@ -1,5 +1,7 @@
 """Timing, medians and exponents; costs against counts by hand."""
 
+import time
+
 import pytest
 import torch
 from torch import nn
@@ -32,6 +34,18 @@ def test_short_steps_are_repeated_within_a_round():
     order: list[str] = []
     interleave({"A": lambda: order.append("A")}, 2, CPU, least_seconds=0.001)
     assert len(order) > 20
+
+
+def test_what_ran_before_a_short_step_does_not_count():
+    """Each is run untimed before it is timed: the step before it was another one."""
+    order: list[str] = []
+
+    def step(name: str) -> None:
+        time.sleep(0.002)
+        order.append(name)
+
+    interleave({name: lambda name=name: step(name) for name in "AB"}, 2, CPU, least_seconds=0.001)
+    assert "".join(order) == "AABB" * 3  # the first time to find out how long they take
 
 
 def test_median_and_quartiles():
