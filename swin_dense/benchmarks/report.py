@@ -345,16 +345,17 @@ def _bars(record: Record, axes: Any) -> None:
 def _lines(record: Record, axes: Any) -> None:
     sides = record["settings"]["sides"]
     pixels = [side * side / 1e6 for side in sides]
-    for one in record["models"]:
+    for i, one in enumerate(record["models"]):
         for phase, style in zip(PHASES, ("-", "--"), strict=True):
             if phase in one:
                 times = [size["median_ms"] for size in one[phase]["sizes"]]
                 label = f"{one['name']}, {phase}: pixels^{one[phase]['exponent']:.2f}"
-                axes.plot(pixels, times, style, marker="o", label=label)
+                axes.plot(pixels, times, style, color=f"C{i}", marker="o", label=label)
     axes.set(xscale="log", yscale="log", ylabel="ms")
     axes.set_xticks(pixels, [f"{side}x{side}" for side in sides], rotation=30, fontsize="small")
     axes.minorticks_off()
-    axes.legend(frameon=False, fontsize="small")
+    # Beside the axes: within them, the lines of all baselines would run through it.
+    axes.legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
 
 
 def benchmarks_document(records: Sequence[Record], command: str, plots: Mapping[int, str]) -> str:
