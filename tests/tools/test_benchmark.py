@@ -84,10 +84,11 @@ def test_tune(run, tmp_path, monkeypatch, capsys):
     products, blocks = record["races"][:2], record["races"][2:]
     assert [race["chosen"] in ("MKL", "oneDNN") for race in products] == [True, True]
     assert {race["chosen"] for race in blocks} == {None}  # of no effect on a CPU
-    # Four stages and three mergings, in both phases.
-    assert len(blocks) == 14
-    assert blocks[-1]["what"] == "SwinBlock of 64 channels, float32, training"
-    assert [one["left_out"] for race in blocks for one in race["candidates"]].count(None) == 60
+    # Four stages, three mergings and five norms, in both phases.
+    assert len(blocks) == 24
+    assert blocks[-2]["what"] == "SwinBlock of 64 channels, float32, training"
+    assert blocks[-1]["what"] == "MapNorm to NCHW of 64 channels, float32, training"
+    assert [one["left_out"] for race in blocks for one in race["candidates"]].count(None) == 70
     assert len(list((tmp_path / "cache" / "autotune").iterdir())) == 2
     out = capsys.readouterr().out
     assert "--size 480x640" not in out
