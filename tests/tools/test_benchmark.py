@@ -213,6 +213,21 @@ def test_waits(run, repo, tmp_path, capsys):
     assert "In swin_dense: none." in capsys.readouterr().out
 
 
+def test_compile(run, repo, tmp_path, capsys):
+    path = tmp_path / "compile.json"
+    config = repo / "tests" / "tools" / "tiny_segmentor.py"
+    flags = ["--backend", "eager", "--parts", "backbone", "--json", path]
+    assert run("compile", config, *flags) == 0
+    (one,) = read(path)["models"]
+    assert (one["name"], one["part"]) == ("tiny_segmentor", "backbone")
+    assert (one["graphs"], one["breaks"]) == (1, 0)
+    assert one["losses"] == pytest.approx(one["eager"], rel=1e-4)
+    assert len(set(one["losses"])) == 4
+    assert "loss differs" in capsys.readouterr().out
+    assert run("compile", config, "--parts", "head") == 2
+    assert "--parts 'head': expected backbone or step" in capsys.readouterr().err
+
+
 def test_kernels(run, tmp_path, capsys):
     pytest.importorskip("triton")
     path = tmp_path / "kernels.json"
