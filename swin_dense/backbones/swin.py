@@ -20,11 +20,11 @@ from swin_dense.backbones.layers import (
     BlockOps,
     FeedForward,
     GlobalAttention,
+    NormOfMap,
     PatchEmbed,
     drop_path_rates,
     fusable_block,
     fusable_layer,
-    norm_of_map,
     run_blocks,
 )
 from swin_dense.backbones.swin_args import ResolvedArgs
@@ -317,8 +317,11 @@ class SwinTransformer(Backbone):
         self.stages = nn.ModuleList(_make_stage(args, i) for i in range(len(args.depths)))
         if global_attention:
             self.new_parameter_prefixes = (f"stages.{len(args.depths) - 1}.global_block.",)
+        self.norms_of_maps: dict[int, NormOfMap] = {}
         for i in self.out_indices:
-            self.add_module(f"norm{i}", build_norm_layer(norm_cfg, args.channels[i])[1])
+            norm = build_norm_layer(norm_cfg, args.channels[i])[1]
+            self.add_module(f"norm{i}", norm)
+            self.norms_of_maps[i] = NormOfMap(norm, args.attn_impl, channels_first=True)
         self.freeze()
 
     @with_cuda_graphs
@@ -334,7 +337,7 @@ class SwinTransformer(Backbone):
         for i, stage in enumerate(self.stages):
             out, x = stage(x)
             if i in self.out_indices:
-                outs.append(norm_of_map(getattr(self, f"norm{i}"), out, self.attn_impl, True))
+                outs.append(self.norms_of_maps[i](getattr(self, f"norm{i}"), out))
         return tuple(outs)
 
     def to_native(self, state: State, own: Mapping[str, Tensor]) -> tuple[State, str, list[str]]:

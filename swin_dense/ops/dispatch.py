@@ -121,6 +121,13 @@ def dynamo_disabled(function: Callable[P, R]) -> Callable[P, R]:
     return call
 
 
+def compiler_counts() -> tuple[int, int]:
+    """How many graphs torch.compile has made in this process, and how many graph breaks it met."""
+    from torch._dynamo.utils import counters  # imports the compiler
+
+    return counters["stats"]["unique_graphs"], sum(counters["graph_break"].values())
+
+
 def differentiable_gradients(
     function: Callable[..., Tensor], inputs: Sequence[Any], grad: Tensor
 ) -> list[Tensor | None]:
