@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from swin_dense.ops.block import pytorch
 from swin_dense.ops.block.layers import Linear, Norm, ParamGrads, ProjMlp, Scales
-from swin_dense.ops.block.merging import neighbours
+from swin_dense.ops.block.merging import neighbours, neighbours_backward
 from swin_dense.ops.block.triton.support import unsupported_reason
 from swin_dense.ops.dispatch import cast_together, differentiable_gradients, dynamo_disabled
 
@@ -185,10 +185,8 @@ def _norm_linear_backward(
     merging = _merging(x, merge_stride, weight.dtype, triton)
     if merging is not None:
         return merging.norm_linear_backward(x, grad, norm, weight, grads, d_x)
-    with torch.enable_grad():
-        leaf = x.detach().requires_grad_(merge_stride is not None)
-        joined = leaf if merge_stride is None else neighbours(leaf, merge_stride)
-    rows = joined.detach().reshape(-1, joined.shape[-1])
+    joined = x if merge_stride is None else neighbours(x, merge_stride)
+    rows = joined.reshape(-1, joined.shape[-1])
     arguments = rows, grad.reshape(-1, grad.shape[-1]), norm, weight, grads
     backend = _backend(rows, weight.dtype, triton)
     if backend is pytorch:
@@ -199,7 +197,8 @@ def _norm_linear_backward(
         d_x = d_x if residual is None else None
     dx = dx.view(joined.shape)
     if merge_stride is not None:
-        (dx,) = torch.autograd.grad(joined, leaf, dx)
+        total = torch.zeros_like(x) if d_x is None else d_x.clone()
+        return neighbours_backward(dx, merge_stride, total)
     return dx if d_x is None else dx.add_(d_x)
 
 

@@ -1,4 +1,4 @@
-"""The neighbours that patch merging joins."""
+"""The neighbours that patch merging joins, and their gradient."""
 
 import torch
 from torch import Tensor
@@ -22,3 +22,24 @@ def neighbours(x: Tensor, stride: int) -> Tensor:
     ]
     # OpenMMLab's channel order is nn.Unfold's: the four neighbours of a channel are adjacent.
     return torch.stack(found, dim=-1).flatten(-2)
+
+
+def neighbours_backward(grad: Tensor, stride: int, total: Tensor) -> Tensor:
+    """Add the gradient of :func:`neighbours` to that of its input by other paths, in place.
+
+    Autograd's own would fill a map with zeros for each of the four neighbours, and add these maps.
+
+    Args:
+        grad: of the neighbours, ``(B, ceil(H / s), ceil(W / s), 4C)``.
+        stride: s.
+        total: ``(B, H, W, C)``, written to.
+
+    Returns:
+        ``total``.
+    """
+    parts = grad.unflatten(-1, (-1, 2, 2))
+    for i in (0, 1):
+        for j in (0, 1):
+            tokens = total[:, i::stride, j::stride]  # with a stride of 1, one fewer than parts
+            tokens += parts[:, : tokens.shape[1], : tokens.shape[2], :, i, j]
+    return total
