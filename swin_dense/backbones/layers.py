@@ -9,13 +9,13 @@ from mmcv.cnn import build_activation_layer, build_norm_layer
 from mmcv.cnn.bricks import DropPath
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
 from swin_dense.backbones import tuning
 from swin_dense.backbones.tuning import Choice
 from swin_dense.ops.block import Linear, Norm, norm_map
 from swin_dense.ops.dispatch import AttnImpl, Decision, has_hooks, is_eager
+from swin_dense.ops.torch_versions import SDPBackend, is_compiling, sdpa_kernel
 
 # These never hold all scores: 2200 tokens of a 1600-pixel image have 5 million for each head.
 _FUSED_SDPA = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
@@ -48,7 +48,7 @@ class PatchEmbed(nn.Module):
         # Not -h % patch_size: the compiler knows that whole patches come out of this one.
         rows, columns = (-(-size // self.patch_size) for size in (h, w))
         bottom, right = rows * self.patch_size - h, columns * self.patch_size - w
-        compiling = torch.compiler.is_compiling()
+        compiling = is_compiling()
         if compiling or bottom or right:
             x = F.pad(x, (0, right, 0, bottom))
         # In a compiled graph the gradient of a convolution is for one size, of a product for all.

@@ -24,6 +24,7 @@ from swin_dense.ops import autotune, triton_support
 from swin_dense.ops.autotune import Candidate, Race
 from swin_dense.ops.block.triton import support
 from swin_dense.ops.dispatch import AttnImpl, is_observed
+from swin_dense.ops.torch_versions import autocast_dtype
 from swin_dense.ops.window_attention.triton import op
 from swin_dense.ops.window_attention.windows import mask_store
 
@@ -51,12 +52,11 @@ class Settings(NamedTuple):
     @classmethod
     def current(cls, x: Tensor, weight: Tensor) -> "Settings":
         """Those of a call with input ``x``; ``weight`` is one of the layer's."""
-        device = x.device.type
         return cls(
             x.device,
             x.dtype,
             weight.dtype,
-            torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None,
+            autocast_dtype(x.device.type),
             triton_support.fp32_precision(),
             torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad),
             torch.are_deterministic_algorithms_enabled(),

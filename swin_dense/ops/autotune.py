@@ -42,6 +42,8 @@ from platformdirs import user_cache_path
 from torch import Tensor
 from torch import distributed as dist
 
+from swin_dense.ops.torch_versions import is_compiling
+
 try:
     import fcntl
 except ImportError:  # on Windows
@@ -135,7 +137,7 @@ def forget() -> None:
 
 def fixed_reason() -> str | None:
     """Why nothing may be measured now; None if it may."""
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+    if is_compiling() or torch.jit.is_tracing():
         return "PyTorch is tracing"
     if os.environ.get("SWIN_DENSE_AUTOTUNE") == "0":
         return "SWIN_DENSE_AUTOTUNE=0"
@@ -383,7 +385,7 @@ class _Trial:
             found = function()
             synchronize(self._device)
         except Exception as error:
-            short = isinstance(error, (torch.OutOfMemoryError, MemoryError))
+            short = isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError))
             short = short or bool(_NO_MEMORY.search(str(error)))
             self.starved |= short
             first = str(error).partition("\n")[0]
