@@ -14,6 +14,7 @@ REPO = Path(__file__).resolve().parents[1]
 ROOMS = (
     "errors",
     "registry",
+    "packaged",
     "config_tree",
     "ops",
     "checkpoints",

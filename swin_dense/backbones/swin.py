@@ -317,11 +317,10 @@ class SwinTransformer(Backbone):
         self.stages = nn.ModuleList(_make_stage(args, i) for i in range(len(args.depths)))
         if global_attention:
             self.new_parameter_prefixes = (f"stages.{len(args.depths) - 1}.global_block.",)
-        self.norms_of_maps: dict[int, NormOfMap] = {}
-        for i in self.out_indices:
-            norm = build_norm_layer(norm_cfg, args.channels[i])[1]
+        norms = {i: build_norm_layer(norm_cfg, args.channels[i])[1] for i in self.out_indices}
+        for i, norm in norms.items():
             self.add_module(f"norm{i}", norm)
-            self.norms_of_maps[i] = NormOfMap(norm, args.attn_impl, channels_first=True)
+        self.norms_of_maps = {i: NormOfMap(n, args.attn_impl, True) for i, n in norms.items()}
         self.freeze()
 
     @with_cuda_graphs
