@@ -317,11 +317,14 @@ class SwinTransformer(Backbone):
         self.stages = nn.ModuleList(_make_stage(args, i) for i in range(len(args.depths)))
         if global_attention:
             self.new_parameter_prefixes = (f"stages.{len(args.depths) - 1}.global_block.",)
-        norms = {i: build_norm_layer(norm_cfg, args.channels[i])[1] for i in self.out_indices}
-        for i, norm in norms.items():
-            self.add_module(f"norm{i}", norm)
-        self.norms_of_maps = {i: NormOfMap(n, args.attn_impl, True) for i, n in norms.items()}
+        self.norms_of_maps = {i: self._add_norm(norm_cfg, args, i) for i in self.out_indices}
         self.freeze()
+
+    def _add_norm(self, norm_cfg: dict, args: ResolvedArgs, i: int) -> NormOfMap:
+        """Adds the norm of stage i's feature map; returns what computes it."""
+        norm = build_norm_layer(norm_cfg, args.channels[i])[1]
+        self.add_module(f"norm{i}", norm)
+        return NormOfMap(norm, args.attn_impl, channels_first=True)
 
     @with_cuda_graphs
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
