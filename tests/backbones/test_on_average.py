@@ -4,6 +4,8 @@ A training of the demo that ends with another AP, on another processor or with a
 then differs by chance.
 """
 
+from pathlib import Path
+
 import pytest
 import torch
 from mmengine.config import Config
@@ -12,7 +14,7 @@ from swin_dense import SwinTransformer
 from swin_dense.ops import dispatch
 from swin_dense.ops.dispatch import onednn_available
 
-CONFIG = "configs/cascade_swin_nano_shapes.py"
+CONFIG = Path(__file__).parents[2] / "configs" / "cascade_swin_nano_shapes.py"
 
 
 def demo_backbone(dtype, attn_impl, **options):
