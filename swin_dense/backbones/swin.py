@@ -124,10 +124,10 @@ class SwinBlock(nn.Module):
         drop_path: Any = self.drop_path
         if not (drop_path.drop_prob and drop_path.training):
             return None
-        # Drawn by the layer in the branch's precision: the same random numbers as by the modules.
-        drawn = drop_path(branch.new_ones(branch.shape[0], 1, 1, 1)).flatten()
-        dtype = torch.promote_types(branch.dtype, torch.float32)
-        return (drawn > 0).to(dtype) / (1 - drop_path.drop_prob)
+        # The layer's own arithmetic, in the branch's precision: the same branches are dropped.
+        keep = 1 - drop_path.drop_prob
+        drawn = keep + torch.rand(len(branch), dtype=branch.dtype, device=branch.device)
+        return (drawn >= 1).to(torch.promote_types(branch.dtype, torch.float32)).div_(keep)
 
 
 def _block_ops(block: SwinBlock) -> BlockOps | None:
