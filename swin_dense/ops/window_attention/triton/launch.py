@@ -40,6 +40,7 @@ class Tiles(NamedTuple):
     backward_queries: int
     backward_keys: int
     keys: tuple[int, ...]
+    keys_backward: tuple[int, ...]
     queries: tuple[int, ...]
 
 
@@ -48,19 +49,19 @@ def tiles(window_size: int, dtype: torch.dtype) -> Tiles:
     """Tiles for windows of ``window_size`` x ``window_size`` tokens.
 
     Chosen by compiling for sm_90 without a GPU: their speed is not measured. In 16 bit they are
-    those with the fewest instructions. Hopper's products take 64 rows at least; 64 columns at a
-    time spare registers where no row is needed as a whole. For windows of more than 12 the weights
-    of 64 queries and their gradients would be more than all registers and the L1 cache hold. In
-    fp32 16 rows are as fast as 64, and fit into registers; 64 columns fit into shared memory.
+    those with the fewest instructions. Hopper's products take 64 rows at least; 32 columns at a
+    time spare registers where no row is needed as a whole. In fp32 16 rows are as fast as 64, and
+    fit into registers; 64 columns fit into shared memory.
     """
     n = window_size**2
     if n <= 64:
         side = triton.next_power_of_2(n)
-        return Tiles(side, side, side, (side,), (side,))
+        return Tiles(side, side, side, (side,), (side,), (side,))
     if dtype == torch.float32:
-        return Tiles(16, 16, 16, _cut(n, 64), _cut(n, 64))
+        return Tiles(16, 16, 16, _cut(n, 64), _cut(n, 64), _cut(n, 64))
     keys = _cut(n, 1 << (n.bit_length() - 1))
-    return Tiles(64, 64 if n <= 144 else 16, 64, keys, _cut(n, 64))
+    # Backward of larger windows computes weights twice, a tile at a time: see the kernel.
+    return Tiles(64, 64, 64, keys, keys if n <= 144 else _cut(n, 64), _cut(n, 32))
 
 
 def _cut(tokens: int, side: int) -> tuple[int, ...]:
@@ -282,9 +283,9 @@ def _backward_large(
     tile = tiles(problem.window_size, problem.dtype)
     statistics = problem.floats(problem.windows, problem.heads, 3, problem.tokens)
     tensors = (*inputs, statistics)
-    problem.plan("backward_queries", tensors, BLOCK=tile.backward_queries, TILES=tile.keys).launch(
-        *tensors
-    )
+    problem.plan(
+        "backward_queries", tensors, BLOCK=tile.backward_queries, TILES=tile.keys_backward
+    ).launch(*tensors)
     sums = [torch.float32 if want else None for want in (want_pairs, want_padding)]
     plan = problem.plan(
         "backward_keys", (*tensors, *sums), BLOCK=tile.backward_keys, TILES=tile.queries
