@@ -5,6 +5,7 @@ tools/benchmark.py memory             what it keeps for backward, of an image, a
 tools/benchmark.py scaling            time against pixels
 tools/benchmark.py detector CONFIG    a training step with our backbone and with OpenMMLab's
 tools/benchmark.py waits CONFIG...    where a training step waits for a GPU, found without one
+tools/benchmark.py compile CONFIG...  graphs that torch.compile makes of a training step
 tools/benchmark.py evaluation         COCO evaluation against mmdet's
 tools/benchmark.py pipeline CONFIG    images a second of the input pipeline on one core
 tools/benchmark.py kernels            what the Triton kernels take of a GPU, which need not be there
@@ -32,6 +33,7 @@ from swin_dense.benchmarks.backbone import (
     measure_scaling,
 )
 from swin_dense.benchmarks.baselines import BASELINES, Spec, installed, parse_baselines
+from swin_dense.benchmarks.compiling import PARTS, measure_compile
 from swin_dense.benchmarks.detector import box_samplers, measure_detector
 from swin_dense.benchmarks.evaluation import measure_evaluation
 from swin_dense.benchmarks.kernel_code import TARGETS, parse_target
@@ -123,9 +125,18 @@ def make_parser() -> OneLineParser:
     waits = commands.add_parser("waits", help="where a training step waits for a GPU")
     waits.add_argument("configs", nargs="+", metavar="CONFIG", help="of detectors and segmentors")
     waits.set_defaults(size="256x384", batch=2)
-    for one in (backbone, memory, detector, waits, tune):
+    compiled = commands.add_parser("compile", help="graphs of a compiled training step")
+    compiled.add_argument(
+        "configs", nargs="+", metavar="CONFIG", help="of detectors and segmentors"
+    )
+    compiled.add_argument("--backend", default="aot_eager", help="of torch.compile")
+    compiled.add_argument(
+        "--parts", default=",".join(PARTS), help="compiled: the backbone, the step"
+    )
+    compiled.set_defaults(size="64x64", batch=2)
+    for one in (backbone, memory, detector, waits, compiled, tune):
         one.add_argument("--size", metavar="HxW", help="of the images, in pixels")
-    for one in (backbone, memory, scaling, detector, waits, tune):
+    for one in (backbone, memory, scaling, detector, waits, compiled, tune):
         one.add_argument("--batch", type=int, help="images at a time")
     for one in (backbone, memory, scaling, detector, tune):
         one.add_argument("--dtype", choices=list(DTYPES), help="fp16 and bf16 by autocast")
@@ -147,8 +158,8 @@ def make_parser() -> OneLineParser:
         one.add_argument("--cfg-options", nargs="+", action=ConfigOptions, metavar="KEY=VALUE")
     for one in (backbone, scaling, detector, evaluation, pipeline, kernels):
         one.add_argument("--rounds", type=int, help="how often each model is timed")
-    measured = (backbone, memory, scaling, detector, waits, evaluation, pipeline, kernels, tune)
-    for one in measured:
+    measured = (backbone, memory, scaling, detector, waits, compiled, evaluation, pipeline, kernels)
+    for one in (*measured, tune):
         one.add_argument("--json", metavar="FILE", type=Path, help="write the record there")
         one.add_argument("--remark", help="what else the record should say of the circumstances")
     kernels.set_defaults(rounds=20)
@@ -275,6 +286,15 @@ def _waits(args: Namespace, device: torch.device) -> dict[str, Any]:
         return measure_waits(configs, parse_size(args.size), args.batch)
 
 
+def _compile(args: Namespace, device: torch.device) -> dict[str, Any]:
+    configs = {Path(path).stem: load_config(path, from_scratch=True) for path in args.configs}
+    parts = args.parts.split(",")
+    if unknown := set(parts) - set(PARTS):
+        raise UserError(f"--parts {min(unknown)!r}: expected {' or '.join(PARTS)}")
+    with console().status("compiling"):
+        return measure_compile(configs, parse_size(args.size), args.batch, args.backend, parts)
+
+
 def _evaluation(args: Namespace, device: torch.device) -> dict[str, Any]:
     kinds = args.metric.split(",")
     if unknown := set(kinds) - {"bbox", "segm"}:
@@ -330,6 +350,7 @@ _MEASURE = {
     "scaling": _scaling,
     "detector": _detector,
     "waits": _waits,
+    "compile": _compile,
     "evaluation": _evaluation,
     "pipeline": _pipeline,
     "kernels": _kernels,

@@ -11,7 +11,8 @@ import mmcv
 import pytest
 
 import swin_dense
-from swin_dense.compat.mmcv_ext import ExtensionFinder, SoftNmsFinder
+from swin_dense.compat.import_hooks import ExecutionFinder
+from swin_dense.compat.mmcv_ext import ExtensionFinder
 from swin_dense.compat.warning_filters import ignore_openmmlab_warnings
 from swin_dense.errors import UserError
 
@@ -93,7 +94,7 @@ def test_installing_again_changes_nothing() -> None:
     swin_dense.compat.install()
     assert sys.meta_path == finders
     assert warnings.filters == filters
-    assert sum(isinstance(f, (ExtensionFinder, SoftNmsFinder)) for f in finders) == 2
+    assert sum(isinstance(f, (ExtensionFinder, ExecutionFinder)) for f in finders) == 2
 
 
 def test_full_mmcv_is_not_changed(full_mmcv: Path) -> None:
@@ -118,6 +119,9 @@ def test_soft_nms_of_mmcv_is_ours() -> None:
 
 
 def test_missing_pkg_resources_names_the_fix(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "pkg_resources" else find(name)
+    )
     with pytest.raises(UserError, match=r"pkg_resources.*pip install .*setuptools"):
         swin_dense.compat.check_pkg_resources()
