@@ -8,6 +8,8 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
+import swin_dense
+
 try:
     import tomllib
 except ModuleNotFoundError:  # Python 3.10, where pytest brings the same parser
@@ -35,7 +37,8 @@ def test_licence_is_apache_2_and_ships_with_the_package(repo, project):
 def test_citation_names_the_paper_and_the_version(repo, project):
     citation = yaml.safe_load((repo / "CITATION.cff").read_text())
     assert {"cff-version", "message", "title", "authors"} <= set(citation)
-    assert citation["version"] == project["version"]
+    assert citation["version"] == swin_dense.__version__
+    assert "version" in project["dynamic"]
     assert citation["license"] == project["license"]
     paper = citation["preferred-citation"]
     assert len(paper["authors"]) == 8

@@ -23,6 +23,8 @@ _LAUNCHERS = {
 class OtherProcessError(UserError):
     """A user error that the first process reports; the other processes only stop."""
 
+    is_shown = False
+
 
 def choose_device(name: str = "auto", launcher: str = "none") -> torch.device:
     """The device that ``--device`` names; a GPU becomes the current one.
