@@ -39,6 +39,8 @@ def make_parser() -> OneLineParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command that the first word names; returns its exit status."""
     words = list(sys.argv[1:] if argv is None else argv)
+    if words[:1] == ["--debug"]:  # it is the command's
+        words = [*words[1:], "--debug"]
     if words == ["--version"]:
         print(f"swin-dense {version('swin-dense')}")
         return 0
