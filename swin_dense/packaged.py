@@ -31,7 +31,8 @@ def find_config(name: str) -> Path:
 def close_names(name: str) -> str:
     """'; did you mean ...?' with this package's configs whose names are close; else ''."""
     stem = Path(name).name.removesuffix(".py")
-    close = difflib.get_close_matches(stem, config_names(), n=3)
+    names = config_names()
+    close = [stem] if stem in names else difflib.get_close_matches(stem, names, n=3)
     return f"; did you mean {' or '.join(close)}?" if close else ""
 
 

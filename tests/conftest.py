@@ -2,6 +2,7 @@
 
 import functools
 import http.server
+import importlib
 import os
 import subprocess
 import sys
@@ -55,6 +56,18 @@ def run_python(*args: str, **env: str) -> str:
 def python() -> Callable[..., str]:
     """See :func:`run_python`."""
     return run_python
+
+
+@pytest.fixture(scope="session")
+def tool() -> Callable[..., int]:
+    """Runs a tool in this process: ``tool("train", config, "--seed", 0)`` is its exit status."""
+    torch.set_num_threads(1)
+
+    def run(name: str, *args) -> int:
+        module = importlib.import_module(f"swin_dense_cli.{name}")
+        return module.main([str(a) for a in args])
+
+    return run
 
 
 @pytest.fixture(scope="session")

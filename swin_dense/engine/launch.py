@@ -31,6 +31,8 @@ _HOW = {
 class OtherProcessError(UserError):
     """A user error that the first process reports; the other processes only stop."""
 
+    is_shown = False
+
 
 def adopt_process(launcher: str) -> None:
     """Gives a process that Slurm or MPI started the variables that torchrun would have set.

@@ -1,12 +1,12 @@
 """Reading a config file, and changing it by dotted keys."""
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from inspect import signature
 from pathlib import Path
 from typing import Any
 
-from mmengine.config import Config
+from mmengine.config import Config, DictAction
 from mmengine.runner import Runner
 
 from swin_dense.errors import UserError
@@ -38,6 +38,22 @@ def read_config(path: str | Path) -> Config:
         raise UserError(f"{path} is not valid Python: line {error.lineno}: {error.msg}") from error
     except (ImportError, NameError, KeyError, AttributeError, TypeError, ValueError) as error:
         raise UserError(f"{path} cannot be read: {type(error).__name__}: {error}") from error
+
+
+def parse_options(items: Iterable[str]) -> dict[str, Any]:
+    """The values of ``--cfg-options key=value ...``, read as OpenMMLab's tools do.
+
+    Raises:
+        UserError: brackets do not match.
+    """
+    options = {}
+    for item in items:
+        key, _, value = item.partition("=")
+        try:
+            options[key] = DictAction._parse_iterable(value)
+        except AssertionError as error:
+            raise UserError(f"--cfg-options: brackets do not match in {item!r}") from error
+    return options
 
 
 def merge_options(cfg: Config, options: Mapping[str, Any]) -> None:
