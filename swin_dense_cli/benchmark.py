@@ -5,6 +5,7 @@ tools/benchmark.py memory             what it keeps for backward, of an image, a
 tools/benchmark.py scaling            time against pixels
 tools/benchmark.py detector CONFIG    a training step with our backbone and with OpenMMLab's
 tools/benchmark.py waits CONFIG...    where a training step waits for a GPU, found without one
+tools/benchmark.py compile CONFIG...  graphs that torch.compile makes of a training step
 tools/benchmark.py evaluation         COCO evaluation against mmdet's
 tools/benchmark.py pipeline CONFIG    images a second of the input pipeline on one core
 tools/benchmark.py kernels            what the Triton kernels take of a GPU, which need not be there
@@ -24,6 +25,7 @@ from swin_dense_cli.parsing import OneLineParser, add_config_options, run_tool
 
 RECORDS = Path("docs/benchmarks")
 BASELINES = "mmdet,timm,hf,torchvision"
+PARTS = "backbone,step"
 DTYPES = ("fp32", "fp16", "bf16")
 GPUS = "sm_80, sm_86, sm_89, sm_90, sm_100, sm_120"
 
@@ -93,6 +95,14 @@ def _add_whole_models(commands: Any) -> None:
     waits.add_argument("configs", nargs="+", metavar="CONFIG", help="of detectors and segmentors")
     _add_setting(waits, "size", "batch")
     waits.set_defaults(size="256x384", batch=2)
+    compiled = commands.add_parser("compile", help="graphs of a compiled training step")
+    compiled.add_argument(
+        "configs", nargs="+", metavar="CONFIG", help="of detectors and segmentors"
+    )
+    compiled.add_argument("--backend", default="aot_eager", help="of torch.compile")
+    compiled.add_argument("--parts", default=PARTS, help="compiled: the backbone, the step")
+    _add_setting(compiled, "size", "batch")
+    compiled.set_defaults(size="64x64", batch=2)
 
 
 def _add_evaluation_and_pipeline(commands: Any) -> None:

@@ -41,6 +41,19 @@ def make_parser(prog: str | None = None) -> OneLineParser:
     parser.add_argument(
         "--from-scratch", action="store_true", help="train without pretrained weights"
     )
+    parser.add_argument(
+        "--strategy",
+        choices=["ddp", "fsdp"],
+        default="ddp",
+        help="what the processes share: ddp the gradients, fsdp also parameters and optimizer "
+        "states, for models that do not fit one GPU",
+    )
+    parser.add_argument(
+        "--accumulate",
+        type=int,
+        metavar="N",
+        help="add up the gradients of N batches for each step of the optimizer",
+    )
     parser.add_argument("--seed", type=int, help="of the random number generators")
     return parser
 

@@ -16,6 +16,7 @@ import torch
 from mmengine.registry import DefaultScope
 
 import swin_dense  # noqa: F401  (prepares OpenMMLab before any test imports it)
+from swin_dense.checkpoints import files
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)  # the workers already share the cores
@@ -97,6 +98,14 @@ def web_folder(tmp_path, monkeypatch) -> Iterator[tuple[Path, str]]:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield folder, f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
+
+
+@pytest.fixture(params=["PyTorch's", "ours"])
+def reader(request, monkeypatch) -> None:
+    """Who reads checkpoints: PyTorch, or we, as where PyTorch is too old to be safe."""
+    if request.param == "PyTorch's" and not files.SAFE_PYTORCH:
+        pytest.skip("PyTorch's own reader is safe from 2.10 on")
+    monkeypatch.setattr(files, "SAFE_PYTORCH", request.param == "PyTorch's")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -199,8 +199,10 @@ def _attention_flops(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> in
 # Operators of matrix products that PyTorch's counter does not know. PyTorch counts multiplications
 # and additions, so these do too.
 _MORE_OPERATORS = {torch.ops.torchvision.deform_conv2d: _deform_conv_flops} | {
-    getattr(torch.ops.aten, f"_scaled_dot_product_{kind}"): _attention_flops
+    getattr(torch.ops.aten, name): _attention_flops
     for kind in ("flash_attention_for_cpu", "fused_attention_overrideable")
+    # Not every version has both.
+    if hasattr(torch.ops.aten, name := f"_scaled_dot_product_{kind}")
 }
 
 
@@ -226,7 +228,8 @@ def pool_shapes(model: nn.Module) -> None:
     # An extractor that two heads share has two names.
     for name, module in list(model.named_modules(remove_duplicate=False)):
         if isinstance(module, SingleRoIExtractor):
-            model.set_submodule(name, PooledShapes(module))
+            parent, _, child = name.rpartition(".")
+            setattr(model.get_submodule(parent), child, PooledShapes(module))
 
 
 def forward_segmentor(model: Any, images: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from swin_dense.checkpoints import (
     local_file,
 )
 from swin_dense.checkpoints.loading import convert_before_loading
+from swin_dense.ops.torch_versions import register_load_state_dict_pre_hook
 
 
 class Backbone(BaseModule, LoadableBackbone):
@@ -36,7 +37,7 @@ class Backbone(BaseModule, LoadableBackbone):
         super().__init__(init_cfg=init_cfg)
         self.frozen_stages = frozen_stages
         # A pre-hook acts for every caller: this module, a detector that has it, the runner.
-        self.register_load_state_dict_pre_hook(_convert_weights)
+        register_load_state_dict_pre_hook(self, _convert_weights)
 
     def frozen_parts(self) -> Iterable[nn.Module | nn.Parameter]:
         """What ``frozen_stages`` freezes, if it is 0 or more."""

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from swin_dense.errors import UserError
 from swin_dense.ops.dispatch import is_eager, is_observed, storage_signature
+from swin_dense.ops.torch_versions import autocast_dtype, fp32_settings
 from swin_dense.ops.window_attention.windows import mask_store
 
 logger = logging.getLogger(__name__)
@@ -190,26 +191,20 @@ def _is_on_gpu(x: Tensor) -> bool:
 def _settings() -> tuple[Any, ...]:
     """What else decides which kernels run."""
     return (
-        torch.is_autocast_enabled("cuda"),
-        torch.get_autocast_dtype("cuda"),
-        torch.backends.cuda.matmul.fp32_precision,
-        torch.backends.cudnn.conv.fp32_precision,  # type: ignore[attr-defined]
+        autocast_dtype("cuda"),
+        *fp32_settings(),
         torch.are_deterministic_algorithms_enabled(),
     )
 
 
 def _autocast() -> torch.autocast:
     """Autocast as it is, but weights are cast in every replay, as they may have changed."""
-    return torch.autocast(
-        "cuda",
-        dtype=torch.get_autocast_dtype("cuda"),
-        enabled=torch.is_autocast_enabled("cuda"),
-        cache_enabled=False,
-    )
+    dtype = autocast_dtype("cuda")
+    return torch.autocast("cuda", dtype=dtype, enabled=dtype is not None, cache_enabled=False)
 
 
 def _is_out_of_memory(error: BaseException | None) -> bool:
     """Whether this error, or one that led to it, is about missing memory."""
-    while error is not None and not isinstance(error, torch.OutOfMemoryError):
+    while error is not None and not isinstance(error, torch.cuda.OutOfMemoryError):
         error = error.__context__
     return error is not None

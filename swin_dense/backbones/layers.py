@@ -1,6 +1,7 @@
 """Layers that Swin backbones share, and when our functions may compute a block in their place."""
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -8,12 +9,13 @@ from mmcv.cnn import build_activation_layer, build_norm_layer
 from mmcv.cnn.bricks import DropPath
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
+from swin_dense.backbones import tuning
 from swin_dense.backbones.tuning import Choice
 from swin_dense.ops.block import Linear, Norm, norm_map
-from swin_dense.ops.dispatch import AttnImpl, has_hooks, is_eager
+from swin_dense.ops.dispatch import AttnImpl, Decision, has_hooks, is_eager
+from swin_dense.ops.torch_versions import SDPBackend, is_compiling, sdpa_kernel
 
 # These never hold all scores: 2200 tokens of a 1600-pixel image have 5 million for each head.
 _FUSED_SDPA = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
@@ -38,6 +40,7 @@ class PatchEmbed(nn.Module):
         self.attn_impl = attn_impl
         self.projection = nn.Conv2d(in_channels, embed_dims, patch_size, patch_size)
         self.norm = build_norm_layer(norm_cfg, embed_dims)[1] if norm_cfg else nn.Identity()
+        self.norm_of_map = NormOfMap(self.norm, attn_impl, channels_first=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, in, H, W) -> (B, H', W', C)``."""
@@ -45,12 +48,17 @@ class PatchEmbed(nn.Module):
         # Not -h % patch_size: the compiler knows that whole patches come out of this one.
         rows, columns = (-(-size // self.patch_size) for size in (h, w))
         bottom, right = rows * self.patch_size - h, columns * self.patch_size - w
-        compiling = torch.compiler.is_compiling()
+        compiling = is_compiling()
         if compiling or bottom or right:
             x = F.pad(x, (0, right, 0, bottom))
         # In a compiled graph the gradient of a convolution is for one size, of a product for all.
-        embedded = self._product(x) if compiling else self.projection(x).permute(0, 2, 3, 1)
-        return norm_of_map(self.norm, embedded, self.attn_impl, False)
+        if compiling:
+            embedded = self._product(x)
+        else:
+            if x.device.type == "cpu":  # the map then has its channels last, as the norm takes it
+                x = x.contiguous(memory_format=torch.channels_last)
+            embedded = self.projection(x).permute(0, 2, 3, 1)
+        return self.norm_of_map(self.norm, embedded)
 
     def _product(self, x: Tensor) -> Tensor:
         """The projection as a matrix product, ``(B, H', W', C)``."""
@@ -139,14 +147,69 @@ def drop_path_rates(rate: float, depth: int) -> list[float]:
     return torch.linspace(0, rate, depth, device="cpu").tolist()
 
 
-def norm_of_map(norm: nn.Module, x: Tensor, impl: AttnImpl, channels_first: bool) -> Tensor:
-    """``norm(x)`` of ``(B, H, W, C)``, or the same as ``(B, C, H, W)``; by Triton if it may."""
-    if impl.triton and is_eager(x) and not has_hooks(norm):
-        layer = fusable_layer(norm)
-        if isinstance(layer, Norm):
-            return norm_map(x, layer, channels_first)
+class NormOfMap:
+    """Computes a norm of a feature map, by Triton if it may; with 'auto' if that is faster.
+
+    This is no module: the norm is its owner's, under the name that its parameters have there.
+
+    Args:
+        norm: over C channels.
+        attn_impl: the backbone's.
+        channels_first: whether the result is ``(B, C, H, W)``.
+    """
+
+    def __init__(self, norm: nn.Module, attn_impl: AttnImpl, channels_first: bool) -> None:
+        self._channels_first = channels_first
+        self._ops = Decision(norm, partial(_map_norm_ops, attn_impl, channels_first))
+
+    def __call__(self, norm: nn.Module, x: Tensor) -> Tensor:
+        """``(B, H, W, C)`` to that or ``(B, C, H, W)``; by its modules if ``norm`` is another."""
+        ops = None if has_hooks(norm) else self._ops.current(norm, x)
+        if ops is None:
+            return _norm_by_modules(norm, x, self._channels_first)
+        layer, impl, choice = ops
+        tuned = choice if x.device.type in tuning.DEVICES else None
+        if (impl if tuned is None else tuned.of(x)).triton:
+            return norm_map(x, layer, self._channels_first)
+        return _norm_by_modules(norm, x, self._channels_first)
+
+
+class MapNorm(nn.Module):
+    """A norm of a feature map as a layer of its own, of which 'auto' measures copies."""
+
+    def __init__(self, norm: nn.Module, attn_impl: AttnImpl, channels_first: bool) -> None:
+        super().__init__()
+        self.norm = norm
+        self.attn_impl = attn_impl
+        self.channels_first = channels_first
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, H, W, C)`` to that or ``(B, C, H, W)``."""
+        if self.attn_impl.triton:
+            return norm_map(x, fusable_layer(self.norm), self.channels_first)
+        return _norm_by_modules(self.norm, x, self.channels_first)
+
+
+def _norm_by_modules(norm: nn.Module, x: Tensor, channels_first: bool) -> Tensor:
     x = norm(x)
-    return x.permute(0, 3, 1, 2).contiguous() if channels_first else x
+    if not channels_first:
+        return x
+    if x.device.type == "cpu" and len(x) == 1 and is_eager(x):
+        # PyTorch transposes a matrix in blocks that stay in the cache, but not a batch of them.
+        return x[0].flatten(0, 1).t().contiguous().view(1, -1, *x.shape[1:3])
+    return x.permute(0, 3, 1, 2).contiguous()
+
+
+def _map_norm_ops(
+    impl: AttnImpl, channels_first: bool, norm: nn.Module
+) -> tuple[Norm, AttnImpl, Choice | None] | None:
+    """Who computes a norm: Triton, with 'auto' if it is faster; or None for the module alone."""
+    layer = fusable_layer(norm)
+    auto = impl.name == "auto"
+    if not isinstance(layer, Norm) or not (auto or impl.triton):
+        return None
+    choice = Choice(MapNorm(norm, impl, channels_first), layer.weight) if auto else None
+    return layer, impl, choice
 
 
 class BlockOps(NamedTuple):

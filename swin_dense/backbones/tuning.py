@@ -24,6 +24,7 @@ from swin_dense.ops import autotune, triton_support
 from swin_dense.ops.autotune import Candidate, Race
 from swin_dense.ops.block.triton import support
 from swin_dense.ops.dispatch import AttnImpl, is_observed
+from swin_dense.ops.torch_versions import autocast_dtype
 from swin_dense.ops.window_attention.triton import op
 from swin_dense.ops.window_attention.windows import mask_store
 
@@ -46,20 +47,21 @@ class Settings(NamedTuple):
     training: bool  # gradients are wanted
     deterministic: bool
     in_job: bool
+    channels_first: bool = False  # in memory, although the shape of the input says otherwise
 
     @classmethod
     def current(cls, x: Tensor, weight: Tensor) -> "Settings":
         """Those of a call with input ``x``; ``weight`` is one of the layer's."""
-        device = x.device.type
         return cls(
             x.device,
             x.dtype,
             weight.dtype,
-            torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None,
+            autocast_dtype(x.device.type),
             triton_support.fp32_precision(),
             torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad),
             torch.are_deterministic_algorithms_enabled(),
             autotune.in_job(),
+            not x.is_contiguous() and x.permute(0, 3, 1, 2).is_contiguous(),
         )
 
     @property
@@ -90,19 +92,20 @@ class Choice:
             numbers = type(x) in (Tensor, nn.Parameter)
             # What observes operators would see those of the measurement.
             if drops or not numbers or is_observed() or autotune.is_capturing():
-                return fixed_impl(attention, settings.training)
+                return fixed_impl(self._layer, settings.training)
             found = self._found[settings] = self._choose(x, settings)
         return found
 
     def _choose(self, x: Tensor, settings: Settings) -> AttnImpl:
         race, impls = make_race(self._layer, tuple(x.shape), settings)
-        return impls[autotune.choose(race)]
+        return impls[autotune.choose(race) if len(impls) > 1 else race.fixed]
 
 
-def fixed_impl(attention: Any | None, training: bool) -> AttnImpl:
+def fixed_impl(layer: nn.Module, training: bool) -> AttnImpl:
     """Who computes a layer where nothing may be measured."""
+    attention = _attention(layer)
     if not training:
-        return AttnImpl("sdpa")
+        return AttnImpl("sdpa", fused=not _is_norm(layer))
     # Of a whole feature map the reference would keep all scores.
     whole = attention is not None and not hasattr(attention, "window_size")
     return AttnImpl("sdpa" if whole else "reference", fused=False)
@@ -120,7 +123,7 @@ def make_race(
             name,
             partial(copies.check, impl),
             partial(copies.step, impl),
-            _handicap(impl, settings.training),
+            _handicap(impl, settings.training and not _is_norm(layer)),
             impl.triton or impl.name == "triton",
         )
         for name, impl in impls.items()
@@ -128,12 +131,12 @@ def make_race(
     phase = "training" if settings.training else "inference"
     precision = str(settings.products).removeprefix("torch.")
     race = Race(
-        f"{type(layer).__name__} of {shape[-1]} channels, {precision}, {phase}",
+        f"{_what(layer)} of {shape[-1]} channels, {precision}, {phase}",
         _key(layer, attention, settings),
         candidates,
         copies.exact,
         trusted=_name(_REFERENCE, attention),
-        fixed=_name(fixed_impl(attention, settings.training), attention),
+        fixed=_name(fixed_impl(layer, settings.training), attention),
         device=settings.device,
     )
     return race, impls
@@ -144,6 +147,15 @@ _REFERENCE = AttnImpl("reference", fused=False)
 
 def _attention(layer: nn.Module) -> Any | None:
     return next((part for part in layer.modules() if hasattr(part, "num_heads")), None)
+
+
+def _is_norm(layer: nn.Module) -> bool:
+    """Whether it is the norm of a map, for which there is no function by PyTorch."""
+    return hasattr(layer, "channels_first")
+
+
+def _what(layer: nn.Module) -> str:
+    return type(layer).__name__ + (" to NCHW" if getattr(layer, "channels_first", False) else "")
 
 
 def _weights(layer: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -173,23 +185,24 @@ def _candidates(layer: nn.Module, attention: Any | None, settings: Settings) -> 
         if settings.device.type == "cpu":
             attentions.append("cpu")
     for name in attentions:
-        yield AttnImpl(name)
+        if not _is_norm(layer):
+            yield AttnImpl(name)
         yield AttnImpl(name, fused=False)
         if by_triton:
             yield AttnImpl(name, triton=True)
 
 
-def _handicap(impl: AttnImpl, training: bool) -> float:
+def _handicap(impl: AttnImpl, keeps_more: bool) -> float:
     factor = 1.0
     if not impl.fused:
-        factor = _MODULES_IN_TRAINING if training else _MODULES
+        factor = _MODULES_IN_TRAINING if keeps_more else _MODULES
     return factor * (_TRITON if impl.triton or impl.name == "triton" else 1.0)
 
 
 def _key(layer: nn.Module, attention: Any | None, settings: Settings) -> dict[str, Any]:
     """What a choice depends on."""
     return {
-        "what": type(layer).__name__,
+        "what": _what(layer),
         "device": autotune.describe_device(settings.device),
         "versions": autotune.versions("triton") | {"cuda": torch.version.cuda},
         "parameters": {name: list(p.shape) for name, p in _weights(layer)},
@@ -200,6 +213,7 @@ def _key(layer: nn.Module, attention: Any | None, settings: Settings) -> dict[st
         "autocast": str(settings.autocast),
         "fp32": settings.fp32,
         "training": settings.training,
+        "channels_first": settings.channels_first,
     }
 
 
@@ -232,7 +246,7 @@ class _Copies:
         # Made once, and where they are used.
         self._weights = cache(self._make_weights)
         self._copy = cache(self._make_copy)
-        self._large_input = cache(lambda: self._random(shape).to(settings.stream))
+        self._large_input = cache(lambda: self._input(shape))
         self._gradient = cache(self._make_gradient)
 
     def check(self, impl: AttnImpl) -> list[Tensor]:
@@ -255,7 +269,7 @@ class _Copies:
             factors = self._stochastic_depth(layer)
             if factors and dtype is not None:
                 layer.drop_path = _Replay(factors)
-            x = self._random(self._small).to(self._settings.stream)
+            x = self._input(self._small)
             x = x if dtype is None else x.to(dtype)
             found += self._run(layer, weights, x, dtype)
         return found
@@ -304,6 +318,12 @@ class _Copies:
         device = self._settings.device
         generator = torch.Generator(device).manual_seed(_SEED)
         return torch.randn(shape, generator=generator, device=device)
+
+    def _input(self, shape: tuple[int, ...]) -> Tensor:
+        x = self._random(shape).to(self._settings.stream)
+        if self._settings.channels_first:
+            x = x.permute(0, 3, 1, 2).contiguous().permute(0, 2, 3, 1)
+        return x
 
     def _make_gradient(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """Of an output; the same numbers in every precision."""

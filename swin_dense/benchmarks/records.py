@@ -19,6 +19,7 @@ KINDS = (
     "scaling",
     "detector",
     "waits",
+    "compile",
     "evaluation",
     "pipeline",
     "kernels",

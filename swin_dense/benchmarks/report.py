@@ -11,6 +11,7 @@ from rich.table import Table
 
 from swin_dense.benchmarks.backbone import PHASES
 from swin_dense.benchmarks.baselines import OURS
+from swin_dense.benchmarks.compiling import compile_notes, compile_rows
 from swin_dense.benchmarks.kernels import kernel_notes, kernel_rows
 from swin_dense.benchmarks.measurement import LAUNCHES, MEMORY
 from swin_dense.benchmarks.passes import PREDICTIONS, passes_notes, passes_rows, prediction_rows
@@ -62,9 +63,9 @@ and on a CPU
         --phases forward,training --batch 1             # and 8
     tools/benchmark.py evaluation
 
-`kernels` compiles without a GPU, and times the kernels too where there is one; `passes` and `waits`
-count without one. Records that are given as `--json docs/benchmarks/NAME.json` become part of this
-document.
+`kernels` compiles without a GPU, and times the kernels too where there is one; `passes`, `waits`
+and `compile` count without one. Records that are given as `--json docs/benchmarks/NAME.json`
+become part of this document.
 """
 _KEPT = (
     "Megabytes (1e6 bytes) that a training forward keeps: for each image, and once whatever the "
@@ -114,7 +115,7 @@ def title_of(record: Record) -> str:
         facts.append(f"window {settings['window_size']}")
     for name in ("batch", "images", "detections", "boxes"):
         facts.append(f"{name} {settings[name]}" if settings.get(name) else None)
-    facts += [settings.get("target"), settings.get("only")]
+    facts += [settings.get("backend"), settings.get("target"), settings.get("only")]
     facts.append("sweep" if settings.get("sweep") else None)
     facts.append("CUDA graphs" if settings.get("cuda_graphs") else None)
     facts.append("compiled" if settings.get("compile") else None)
@@ -144,6 +145,8 @@ def notes_of(record: Record) -> list[str]:
             notes.append(_KEPT_ON_CPU)
     if record["kind"] == "waits":
         notes += wait_notes(record)
+    if record["kind"] == "compile":
+        notes += compile_notes(record)
     if record["kind"] == "kernels":
         notes += kernel_notes(record)
     if "mmdet" in record:
@@ -284,6 +287,7 @@ _SECTIONS = {
     "scaling": ("Time against pixels", _scaling),
     "detector": ("Whole training steps", _detector),
     "waits": ("Waits for the GPU", wait_rows),
+    "compile": ("Compiled training steps", compile_rows),
     "evaluation": ("COCO evaluation", _evaluation),
     "pipeline": ("Input pipeline", _pipeline),
     "kernels": ("Triton kernels", kernel_rows),

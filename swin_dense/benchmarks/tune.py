@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from swin_dense.backbones import tuning
+from swin_dense.backbones.layers import MapNorm
 from swin_dense.backbones.swin import PatchMerging, SwinBlock
 from swin_dense.benchmarks.backbone import PHASES
 from swin_dense.benchmarks.baselines import Spec, build_ours
@@ -16,14 +17,15 @@ from swin_dense.ops import autotune, dispatch
 from swin_dense.ops.autotune import Race, Result
 
 _UNUSED = (
-    "On a CPU 'auto' computes blocks as pytorch+cpu and mergings as pytorch, whatever these times "
-    "say; only the products of linear layers are chosen by them."
+    "On a CPU 'auto' computes blocks as pytorch+cpu, mergings as pytorch and norms as modules, "
+    "whatever these times say; only the products of linear layers are chosen by them."
 )
 _LEGEND = (
     "A candidate is 'modules' (plain PyTorch), or our functions by 'pytorch' or 'triton', and the "
-    "attention. A block's time is that of one without and one with shifted windows. Chosen is the "
-    "fastest, but plain modules must be faster by 3 %, in training by 10 % as they keep more for "
-    "backward, Triton by 3 %, and oneDNN by 2 %."
+    "attention. A block's time is that of one without and one with shifted windows. MapNorm is "
+    "the norm of the patch embedding or of an output map. Chosen is the fastest, but plain modules "
+    "must be faster by 3 %, in training by 10 % if they keep more for backward, Triton by 3 %, and "
+    "oneDNN by 2 %."
 )
 
 
@@ -75,24 +77,35 @@ def _races(spec: Spec, run: Run) -> Iterator[tuple[Race, bool]]:
 def _calls(
     model: Any, spec: Spec, run: Run
 ) -> dict[nn.Module, tuple[tuple[int, ...], tuning.Settings]]:
-    """A block and the merging of every stage, with the shape and precisions of its input."""
+    """A block, the merging and norms of every stage, with shapes and precisions of their inputs."""
     calls: dict[nn.Module, tuple[tuple[int, ...], tuning.Settings]] = {}
 
     def note(layer: nn.Module, inputs: Any) -> None:
         weight = next(layer.parameters())
-        calls[layer] = tuple(inputs[0].shape), tuning.Settings.current(inputs[0], weight)
+        calls[layers[layer]] = tuple(inputs[0].shape), tuning.Settings.current(inputs[0], weight)
 
-    layers = [part for stage in model.stages for part in (stage.blocks[0], stage.downsample)]
-    handles = [
-        layer.register_forward_pre_hook(note)
-        for layer in layers
-        if isinstance(layer, (SwinBlock, PatchMerging))
-    ]
+    layers = _layers(model)
+    handles = [layer.register_forward_pre_hook(note) for layer in layers]
     with torch.no_grad(), run.precision():
         model(run.image(spec.size))
     for handle in handles:
         handle.remove()
     return calls
+
+
+def _layers(model: Any) -> dict[nn.Module, nn.Module]:
+    """Modules of a backbone, and what is measured for each."""
+    parts = [part for stage in model.stages for part in (stage.blocks[0], stage.downsample)]
+    layers: dict[nn.Module, nn.Module]
+    layers = {part: part for part in parts if isinstance(part, (SwinBlock, PatchMerging))}
+    maps = {model.patch_embed.norm: False}
+    maps |= {getattr(model, f"norm{i}"): True for i in model.out_indices}
+    layers |= {
+        norm: MapNorm(norm, model.attn_impl, channels_first)
+        for norm, channels_first in maps.items()
+        if isinstance(norm, nn.LayerNorm)
+    }
+    return layers
 
 
 def _record(race: Race, result: Result, used: bool) -> dict[str, Any]:

@@ -12,7 +12,14 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from swin_dense.checkpoints.pickles import numpy_types, read_pickled
 from swin_dense.errors import UserError
+from swin_dense.ops.torch_versions import VERSION
+
+# Whether PyTorch itself reads files without running code from them: see `pickles`.
+SAFE_PYTORCH = VERSION >= (2, 10)
+# What files may hold besides weights and plain data: types and functions by their names in files.
+ALLOWED: dict[str, Any] = {}
 
 # Entries of files that hold weights. Averages over training come first: their authors evaluate
 # them. mmengine stores the averages as state_dict and the trained weights as ema_state_dict, so
@@ -28,12 +35,13 @@ def cached_path(url: str) -> Path:
     return Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(url).path).name
 
 
-def local_file(location: str, otherwise: str = "") -> Path:
+def local_file(location: str, otherwise: str = "", folder: str | None = None) -> Path:
     """The local path of a file, downloaded first if it is a URL that is not in the cache.
 
     Args:
         location: a path, or an http(s) URL.
         otherwise: what else the user can do, for the error message.
+        folder: where downloads are kept, by default PyTorch's cache.
 
     Raises:
         UserError: there is no such file, or it cannot be downloaded; names where to put it.
@@ -43,7 +51,7 @@ def local_file(location: str, otherwise: str = "") -> Path:
         if not path.is_file():
             raise UserError(f"weights {location} are missing: put the file there{otherwise}")
         return path
-    path = cached_path(location)
+    path = cached_path(location) if folder is None else Path(folder, cached_path(location).name)
     if not path.is_file():
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -96,10 +104,8 @@ def _read(file: IO[bytes], name: str, device: torch.device) -> dict[str, Any]:
         raise UserError(f"{name} is empty: download or copy it again")
     is_safetensors = head[8:9] == b"{"  # after the length of the header
     try:
-        if is_safetensors:
-            content = safetensors.torch.load(file.read())
-        else:
-            content = torch.load(file, map_location=device, weights_only=True)
+        read = _read_safetensors if is_safetensors else _unpickle
+        content = read(file, device)
     except Exception as error:  # torch.load raises almost anything for arbitrary bytes
         raise UserError(f"{name} {_complaint(error, head)}") from error
     if not isinstance(content, dict):
@@ -107,7 +113,36 @@ def _read(file: IO[bytes], name: str, device: torch.device) -> dict[str, Any]:
             f"{name} holds a {type(content).__name__}, not a dict of weights: "
             "save the model's state_dict() and give that"
         )
-    return {key: value.to(device) for key, value in content.items()} if is_safetensors else content
+    return content
+
+
+def _read_safetensors(file: IO[bytes], device: torch.device) -> dict[str, Tensor]:
+    return {key: one.to(device) for key, one in safetensors.torch.load(file.read()).items()}
+
+
+def _unpickle(file: IO[bytes], device: torch.device) -> Any:
+    if not SAFE_PYTORCH:
+        return read_pickled(file, device, ALLOWED)
+    allow_in_torch()  # each time, as others may take them off the list
+    return torch.load(file, map_location=device, weights_only=True)
+
+
+def allow_in_torch() -> None:
+    """Let ``torch.load(weights_only=True)`` itself read what :func:`load_checkpoint` does."""
+    if VERSION >= (2, 6):  # earlier, functions with other names would break every torch.load
+        own = [(one, name) for name, one in ALLOWED.items()]
+        torch.serialization.add_safe_globals([*own, *numpy_types()])
+
+
+def load_without_weights(file: str | PathLike[str]) -> dict[str, Any]:
+    """Read a file as :func:`load_checkpoint` does, but not the numbers in its tensors.
+
+    Raises:
+        Exception: almost any, if the file is not a checkpoint.
+    """
+    if not SAFE_PYTORCH:
+        return load_checkpoint(file, "meta")
+    return torch.load(file, map_location="cpu", weights_only=True, mmap=True)
 
 
 def _complaint(error: Exception, head: bytes) -> str:

@@ -16,6 +16,7 @@ from swin_dense.benchmarks.backbone import (
     measure_scaling,
 )
 from swin_dense.benchmarks.baselines import Spec, installed, parse_baselines
+from swin_dense.benchmarks.compiling import PARTS, measure_compile
 from swin_dense.benchmarks.detector import box_samplers, measure_detector
 from swin_dense.benchmarks.evaluation import measure_evaluation
 from swin_dense.benchmarks.kernel_code import parse_target
@@ -175,6 +176,15 @@ def _waits(args: Namespace, device: torch.device) -> dict[str, Any]:
         return measure_waits(configs, parse_size(args.size), args.batch)
 
 
+def _compile(args: Namespace, device: torch.device) -> dict[str, Any]:
+    configs = {Path(path).stem: load_config(path, from_scratch=True) for path in args.configs}
+    parts = args.parts.split(",")
+    if unknown := set(parts) - set(PARTS):
+        raise UserError(f"--parts {min(unknown)!r}: expected {' or '.join(PARTS)}")
+    with console().status("compiling"):
+        return measure_compile(configs, parse_size(args.size), args.batch, args.backend, parts)
+
+
 def _evaluation(args: Namespace, device: torch.device) -> dict[str, Any]:
     kinds = args.metric.split(",")
     if unknown := set(kinds) - {"bbox", "segm"}:
@@ -230,6 +240,7 @@ _MEASURE = {
     "scaling": _scaling,
     "detector": _detector,
     "waits": _waits,
+    "compile": _compile,
     "evaluation": _evaluation,
     "pipeline": _pipeline,
     "kernels": _kernels,

@@ -10,12 +10,15 @@ It prints nothing and compiles nothing. The global state it touches, all of it:
     becomes one that stays on the boxes' device; and six modules of mmengine and mmdet import
     transformers and matplotlib when they use them (:mod:`swin_dense.compat.lazy_imports`).
 ``torch.serialization``'s list of safe globals
-    The few types that mmengine's checkpoints contain are added, so that ``torch.load`` reads them
-    with ``weights_only=True`` (:mod:`swin_dense.compat.checkpoint`).
-``mmengine.runner.checkpoint.load_url``
-    Called with ``weights_only=True``: downloads are checked like local files.
-``mmengine.runner.checkpoint.CheckpointLoader``
-    Reads local ``.safetensors`` files too.
+    From PyTorch 2.6 on, the few types that mmengine's checkpoints contain are added, so that
+    ``torch.load`` reads them with ``weights_only=True`` (:mod:`swin_dense.compat.checkpoint`).
+``mmengine.runner.checkpoint``
+    Reads every file, local or downloaded, by :func:`swin_dense.checkpoints.load_checkpoint`, which
+    runs no code from it and reads ``.safetensors`` too. Its own ``torch.load`` does run code before
+    PyTorch 2.6, and in the fork onedl-mmengine.
+``mmengine.config.utils.MODULE2PACKAGE``
+    Packages that were installed under the name of a fork are found
+    (:mod:`swin_dense.compat.forks`).
 ``mmengine.config``
     ``_base_`` finds packages' configs by their path, ours included, and the text of a config is
     formatted once (:mod:`swin_dense.compat.configs`).
@@ -26,15 +29,14 @@ It prints nothing and compiles nothing. The global state it touches, all of it:
     (:mod:`swin_dense.compat.warning_filters`).
 """
 
-import importlib.util
 import sys
 
 from swin_dense.compat import lazy_imports, mmcv_ext
 from swin_dense.compat.checkpoint import allow_mmengine_types, patch_mmengine_loader
 from swin_dense.compat.configs import find_bases_by_path, format_once
+from swin_dense.compat.forks import check_pkg_resources, name_forks
 from swin_dense.compat.import_hooks import ExecutionFinder
 from swin_dense.compat.warning_filters import ignore_openmmlab_warnings
-from swin_dense.errors import UserError
 
 __all__ = ["install"]
 
@@ -48,6 +50,7 @@ def install() -> None:
     ignore_openmmlab_warnings()
     check_pkg_resources()
     install_finders()
+    name_forks()
     allow_mmengine_types()
     patch_mmengine_loader()
     find_bases_by_path()
@@ -61,16 +64,3 @@ def install_finders() -> None:
     sys.meta_path.insert(0, ExecutionFinder({**mmcv_ext.HOOKS, **lazy_imports.HOOKS}))
     # Last: Python's own finder of files comes first, and with it a compiled extension.
     sys.meta_path.append(mmcv_ext.ExtensionFinder())
-
-
-def check_pkg_resources() -> None:
-    """Raise a :class:`UserError` if ``pkg_resources`` is not installed.
-
-    mmengine 0.10.7 imports it while it reads a config. Python 3.12's virtual environments have no
-    setuptools, and setuptools 82 removed the module.
-    """
-    if importlib.util.find_spec("pkg_resources") is None:
-        raise UserError(
-            "the module pkg_resources, which mmengine imports, is missing: "
-            'run python -m pip install "setuptools>=70.1,<82"'
-        )

@@ -1,19 +1,18 @@
 """mmengine's checkpoints: the types in them that are safe to read, and mmengine's own loader.
 
-Since PyTorch 2.6 ``torch.load`` refuses every type that it does not know, among them those that
-mmengine's checkpoints hold: log histories and numpy scalars. Exactly these are allow-listed here,
-for :func:`swin_dense.checkpoints.load_checkpoint` and for mmengine's loader alike.
+A checkpoint of mmengine holds log histories and numpy scalars beside weights. Exactly these are
+allowed here, for :func:`swin_dense.checkpoints.load_checkpoint`, which mmengine then uses too: its
+own loader runs code from files before PyTorch 2.6, and that of its fork onedl-mmengine always.
 """
 
-import functools
 import pickle
+from types import ModuleType
 from typing import Any
 
-import numpy as np
 import torch
 from mmengine.logging.history_buffer import HistoryBuffer
 
-from swin_dense.checkpoints.files import load_checkpoint
+from swin_dense.checkpoints.files import ALLOWED, allow_in_torch, load_checkpoint, local_file
 
 _STATISTICS = ("min", "max", "current", "mean")
 
@@ -31,43 +30,45 @@ def _history_statistic(owner: Any, name: str) -> Any:
 
 
 def allow_mmengine_types() -> None:
-    """Let ``torch.load(weights_only=True)`` read the checkpoints that mmengine writes.
+    """Let :func:`~swin_dense.checkpoints.load_checkpoint` read the checkpoints of mmengine.
 
-    Allowed are ``HistoryBuffer`` (and its four methods, not ``getattr``), numpy arrays, and numpy
-    scalars of boolean, integer, real and text types. Nothing on the list runs code that a file
-    brings with it.
+    And ``torch.load``, where it has a list of what it may read. Allowed are ``HistoryBuffer`` (and
+    its four methods, not ``getattr``), numpy arrays, and numpy scalars of boolean, integer, real
+    and text types. Nothing on the list runs code that a file brings with it.
     """
-    # What numpy itself pickles arrays and scalars with, in whichever package it keeps them.
-    rebuild = {"_reconstruct": np.zeros(1).__reduce__()[0], "scalar": np.float64(0).__reduce__()[0]}
-    types: list[Any] = [
-        HistoryBuffer,
-        (_history_statistic, "builtins.getattr"),
-        np.ndarray,
-        np.dtype,
-        *(type(np.dtype(code)) for code in "?bhilqBHILQefdU"),
-        # A file names the package of the numpy that wrote it.
-        *(
-            (function, f"numpy.{core}.multiarray.{name}")
-            for core in ("core", "_core")
-            for name, function in rebuild.items()
-        ),
-    ]
-    torch.serialization.add_safe_globals(types)
+    ALLOWED[f"{HistoryBuffer.__module__}.{HistoryBuffer.__name__}"] = HistoryBuffer
+    ALLOWED["builtins.getattr"] = _history_statistic
+    allow_in_torch()
+
+
+def _load(file: Any, map_location: Any = None, **_: Any) -> dict[str, Any]:
+    """In place of ``torch.load``; whatever it is asked for, it runs no code."""
+    return load_checkpoint(file, map_location or "cpu")
+
+
+def _load_from_local(filename: str, map_location: Any = None) -> dict[str, Any]:
+    return _load(filename, map_location)
+
+
+def _load_url(url: str, model_dir: str | None = None, map_location: Any = None, **_: Any) -> Any:
+    return _load(local_file(url, folder=model_dir), map_location)
+
+
+class _TorchWithSafeLoad(ModuleType):
+    """``torch`` for one module, with another ``load``."""
+
+    load = staticmethod(_load)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(torch, name)
 
 
 def patch_mmengine_loader() -> None:
-    """Make mmengine check what it downloads, and read local ``.safetensors`` files.
-
-    For URLs mmengine calls ``torch.hub``'s function, which has ``weights_only=False`` by default.
-    """
+    """Make mmengine read every checkpoint, local or downloaded, by :func:`load_checkpoint`."""
     from mmengine.runner import checkpoint
 
-    if not isinstance(checkpoint.load_url, functools.partial):
-        vars(checkpoint)["load_url"] = functools.partial(checkpoint.load_url, weights_only=True)
-
-    def load_local(filename: str, map_location: Any = None) -> dict[str, Any]:
-        if str(filename).endswith(".safetensors"):
-            return load_checkpoint(filename, map_location or "cpu")
-        return checkpoint.load_from_local(filename, map_location)
-
-    checkpoint.CheckpointLoader.register_scheme(prefixes="", loader=load_local, force=True)
+    _load_from_local.__name__ = "load_from_local"  # mmengine logs what follows "load_from_"
+    checkpoint.CheckpointLoader.register_scheme("", _load_from_local, force=True)
+    vars(checkpoint)["load_url"] = _load_url
+    # For files of other origins, and for mmengine's own functions if they are called by name.
+    vars(checkpoint)["torch"] = _TorchWithSafeLoad("torch")

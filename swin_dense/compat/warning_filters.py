@@ -14,6 +14,8 @@ _IGNORED: tuple[tuple[str, type[Warning], str], ...] = (
     (r"`torch\.cuda\.amp\.", FutureWarning, _OPENMMLAB),
     # Mask heads copy a tensor with ``new_tensor``.
     ("To copy construct from a tensor", UserWarning, _OPENMMLAB),
+    # PyTorch 2.4 and 2.5 say so when mmengine imports its optimizers.
+    ("`TorchScript` support for functional optimizers", Warning, ""),
     # mmdet's anchors call it without ``indexing``; PyTorch names its own file as the module.
     ("torch.meshgrid: in an upcoming release", Warning, ""),
 )

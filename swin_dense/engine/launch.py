@@ -2,6 +2,7 @@
 
 import os
 import re
+import subprocess
 from collections.abc import Callable
 from datetime import timedelta
 
@@ -12,11 +13,17 @@ from mmengine.dist import broadcast_object_list, init_dist, is_distributed, is_m
 
 from swin_dense.errors import UserError
 
-# For each launcher: a variable that it sets, and how it is started.
-_LAUNCHERS = {
-    "pytorch": ("RANK", "torchrun --nproc-per-node N tools/train.py ... --launcher pytorch"),
-    "slurm": ("SLURM_PROCID", "srun python tools/train.py ... --launcher slurm"),
-    "mpi": ("OMPI_COMM_WORLD_RANK", "mpirun -np N python tools/train.py ... --launcher mpi"),
+# What torchrun tells each process, and what other launchers call it.
+_TORCHRUN = ("RANK", "LOCAL_RANK", "WORLD_SIZE")
+_NAMES = {
+    "pytorch": _TORCHRUN,
+    "slurm": ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NTASKS"),
+    "mpi": ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_SIZE"),
+}
+_HOW = {
+    "pytorch": "torchrun --nproc-per-node N tools/train.py ... --launcher pytorch",
+    "slurm": "srun python tools/train.py ... --launcher slurm",
+    "mpi": "mpirun -np N python tools/train.py ... --launcher mpi",
 }
 
 
@@ -24,6 +31,55 @@ class OtherProcessError(UserError):
     """A user error that the first process reports; the other processes only stop."""
 
     is_shown = False
+
+
+def adopt_process(launcher: str) -> None:
+    """Gives a process that Slurm or MPI started the variables that torchrun would have set.
+
+    Raises:
+        UserError: this process was not started by that launcher, or the address of the first
+            process is unknown.
+    """
+    if launcher == "none":
+        return
+    if any(name not in os.environ for name in _NAMES[launcher]):
+        raise UserError(f"--launcher {launcher} needs processes started by it: {_HOW[launcher]}")
+    for name, theirs in zip(_TORCHRUN, _NAMES[launcher], strict=True):
+        os.environ[name] = os.environ[theirs]
+    if launcher == "slurm":
+        if torch.cuda.device_count() == 1:  # srun --gpus-per-task=1 shows each task its own alone
+            os.environ["LOCAL_RANK"] = "0"
+        if "MASTER_ADDR" not in os.environ:
+            os.environ["MASTER_ADDR"] = _first_node()
+        # Not the same for all: two jobs may share a node. Ports from 32768 are the system's.
+        os.environ.setdefault("MASTER_PORT", str(10000 + int(os.environ["SLURM_JOB_ID"]) % 20000))
+    if launcher == "mpi":
+        if "MASTER_ADDR" not in os.environ:
+            raise UserError("--launcher mpi needs the environment variable MASTER_ADDR")
+        os.environ.setdefault("MASTER_PORT", "29500")
+
+
+def _first_node() -> str:
+    """The name of the node of a Slurm job step's first task."""
+    command = ["scontrol", "show", "hostnames", os.environ.get("SLURM_STEP_NODELIST", "")]
+    try:
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[0]
+    except (OSError, subprocess.CalledProcessError, IndexError) as error:
+        raise UserError(
+            "--launcher slurm cannot find the first node by `scontrol show hostnames`: set "
+            "MASTER_ADDR to its address"
+        ) from error
+
+
+def continues_by_itself(launcher: str) -> bool:
+    """Whether a training that was stopped is started again, and so continues where it was.
+
+    That is the case with ``torchrun --max-restarts N``, from the start: only the agent whose worker
+    failed counts a restart, and an agent that replaces another has counted none. In a job that
+    Slurm put into its queue again, all tasks know.
+    """
+    name = {"pytorch": "TORCHELASTIC_MAX_RESTARTS", "slurm": "SLURM_RESTART_COUNT"}.get(launcher)
+    return name is not None and os.environ.get(name, "0") != "0"
 
 
 def choose_device(name: str = "auto", launcher: str = "none") -> torch.device:
@@ -59,31 +115,14 @@ def init_distributed(cfg: Config) -> None:
     """Joins the process group of ``cfg.launcher``: gloo if ``cfg.device`` is 'cpu', else NCCL.
 
     ``cfg.env_cfg.dist_cfg`` keeps its other settings (such as the timeout).
-
-    Raises:
-        UserError: this process was not started by that launcher.
     """
-    launcher = cfg.get("launcher", "none")
-    if launcher == "none" or is_distributed():
+    if cfg.get("launcher", "none") == "none" or is_distributed():
         return
-    variable, how = _LAUNCHERS[launcher]
-    if variable not in os.environ:
-        raise UserError(f"--launcher {launcher} needs processes started by it: {how}")
     dist_cfg = dict(cfg.get("env_cfg", {}).get("dist_cfg", {}))
     if cfg.device != "cpu":
-        init_dist(launcher, **dist_cfg)
+        init_dist("pytorch", **dist_cfg)  # of all launchers, see adopt_process
         return
-    if launcher == "slurm":
-        raise UserError("--launcher slurm needs GPUs: start CPU processes with torchrun")
     # mmengine's init_dist selects a CUDA device, which a machine without one cannot do.
-    if launcher == "mpi":
-        if "MASTER_ADDR" not in os.environ:
-            raise UserError("--launcher mpi needs the environment variable MASTER_ADDR")
-        # Variables that torchrun would have set.
-        for name in ("RANK", "LOCAL_RANK"):
-            os.environ.setdefault(name, os.environ[f"OMPI_COMM_WORLD_{name}"])
-        os.environ.setdefault("WORLD_SIZE", os.environ["OMPI_COMM_WORLD_SIZE"])
-        os.environ.setdefault("MASTER_PORT", "29500")
     seconds = dist_cfg.get("timeout", 1800)
     torch.distributed.init_process_group("gloo", timeout=timedelta(seconds=seconds))
 

@@ -10,6 +10,7 @@ from mmengine.config import Config
 from mmengine.optim import OptimWrapper
 from torch import nn
 
+from swin_dense.checkpoints.files import load_without_weights
 from swin_dense.registry import OPTIM_WRAPPERS
 
 PRECISIONS = ("fp32", "fp16", "bf16")
@@ -67,8 +68,8 @@ def trained_precision(checkpoint: str | Path) -> str | None:
     of its loss scaler. A file that cannot be read is left for the error of those that load it.
     """
     try:
-        content = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
-    except Exception:  # torch.load raises almost anything for arbitrary bytes
+        content = load_without_weights(checkpoint)
+    except Exception:  # almost any, for arbitrary bytes
         return None
     meta, optimizer = (
         part if isinstance(part, Mapping) else {}

@@ -12,6 +12,7 @@ from mmengine.logging import MMLogger
 from mmengine.model import (
     BaseDataPreprocessor,
     MMDistributedDataParallel,
+    convert_sync_batchnorm,
     is_model_wrapper,
     revert_sync_batchnorm,
 )
@@ -29,6 +30,7 @@ from swin_dense.checkpoints import (
 )
 from swin_dense.engine.config.pretrained import local_weights
 from swin_dense.engine.precision import precision_of
+from swin_dense.engine.sharding import is_sharded, keep_state_whole, shard
 from swin_dense.engine.terminal.console import notify_user, redirect_log
 from swin_dense.engine.terminal.hooks import ProgressHook
 from swin_dense.engine.weights import without_wrappers
@@ -44,6 +46,7 @@ class Runner(MMEngineRunner):
     - The visualizer belongs to this run (mmengine reuses the first one of the process).
     - ``env_cfg.tf32`` lets float32 matrices be multiplied in TF32. ``compile_backbone``, True or
       torch.compile's arguments, compiles the backbone. A GPU copies batches while it computes.
+    - With ``fsdp`` the model is sharded among the processes, see :mod:`~.sharding`.
     - A checkpoint tells in which precision it was trained, for ``--resume``.
     """
 
@@ -81,10 +84,15 @@ class Runner(MMEngineRunner):
             model.get_submodule("backbone").compile(**arguments)
         if self.cfg.get("device") == "cuda":
             copy_ahead(model)
-        if self.cfg.get("device") != "cpu" or is_model_wrapper(model):
+        on_cpu, sharded = self.cfg.get("device") == "cpu", self.cfg.get("fsdp", False)
+        if is_model_wrapper(model) or not (on_cpu or sharded):
             return super().wrap_model(model_wrapper_cfg, model)
-        model = revert_sync_batchnorm(model.to("cpu"))  # torch's SyncBatchNorm is for GPUs only
-        if not self.distributed:
+        model = model.to(self.cfg.device)
+        if on_cpu:
+            model = revert_sync_batchnorm(model)  # torch's SyncBatchNorm is for GPUs only
+        elif kind := self.cfg.get("sync_bn"):
+            model = convert_sync_batchnorm(model, kind)
+        if sharded or not self.distributed:
             return model
         settings = {
             "broadcast_buffers": False,
@@ -93,6 +101,24 @@ class Runner(MMEngineRunner):
         }
         settings.pop("type", None)
         return MMDistributedDataParallel(module=model, **settings)
+
+    def build_optim_wrapper(self, optim_wrapper: Any) -> Any:
+        """mmengine's; if ``cfg.fsdp`` is True, of the model after it was initialised and sharded.
+
+        The latter needs whole weights, the optimizer those that are sharded.
+        """
+        shards = self.cfg.get("fsdp", False) and not is_sharded(self.model)
+        if shards:
+            super()._init_model_weights()
+            shard(self.model)
+        optim_wrapper = super().build_optim_wrapper(optim_wrapper)
+        if shards:
+            keep_state_whole(optim_wrapper.optimizer)
+        return optim_wrapper
+
+    def _init_model_weights(self) -> None:
+        if not is_sharded(self.model):
+            super()._init_model_weights()
 
     def load_checkpoint(
         self,
@@ -122,6 +148,11 @@ class Runner(MMEngineRunner):
 
     def save_checkpoint(self, *args: Any, meta: dict | None = None, **settings: Any) -> None:
         """mmengine's, with the precision of the training in ``meta``."""
+        if is_sharded(self.model) and get_rank():  # hand over what the first process writes
+            self.model.state_dict()
+            if settings.get("save_optimizer", True):
+                self.optim_wrapper.state_dict()
+            return
         meta = {**(meta or {}), "precision": precision_of(self.cfg)}
         super().save_checkpoint(*args, meta=meta, **settings)
 

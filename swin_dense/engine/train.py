@@ -37,6 +37,8 @@ def train(
     launcher: str = "none",
     device: str = "auto",
     seed: int | None = None,
+    strategy: str = "ddp",
+    accumulate: int | None = None,
 ) -> Runner:
     """Trains what a config describes, as ``tools/train.py`` does.
 
@@ -51,8 +53,11 @@ def train(
         tf32: multiply float32 matrices in TF32.
         compile: compile the backbone with torch.compile.
         auto_scale_lr: scale the learning rate to the batch size.
-        resume: None; 'auto' for the latest checkpoint of the work dir; or a checkpoint file.
+        resume: None; 'auto' for the latest checkpoint of the work dir, which a run that the
+            launcher restarts takes in any case; or a checkpoint file.
         seed: of the random number generators; by default the config's, else a random one.
+        strategy: 'ddp', or 'fsdp' to share parameters and optimizer states among the processes.
+        accumulate: batches for each step of the optimizer; by default the config's, else 1.
 
     Returns:
         The runner, after training; the loss of every logged step is in its
@@ -64,7 +69,8 @@ def train(
     run = RunOptions(work_dir, data_root, cfg_options, launcher, device, tf32)
     amp = {True: "auto", False: None}.get(amp, amp)  # type: ignore[arg-type]
     with quiet_terminal():
-        cfg = prepare_training(config, run, from_scratch, amp, compile, auto_scale_lr, resume, seed)
+        how = (amp, compile, auto_scale_lr, resume, seed, strategy, accumulate)
+        cfg = prepare_training(config, run, from_scratch, *how)
         init_distributed(cfg)
         ensure_pretrained(cfg)
         on_first_process(lambda: _check_inputs(cfg))
@@ -94,7 +100,8 @@ def _notify_start(runner: Runner) -> None:
     millions = sum(p.numel() for p in parameters if p.requires_grad) / 1e6
     where = f"{parameters[0].device}"
     if get_world_size() > 1:
-        where += f", {get_world_size()} processes"
+        how = ", sharded" if runner.cfg.get("fsdp") else ""
+        where += f", {get_world_size()} processes{how}"
     what = f"{type(model).__name__} with {millions:.1f} M parameters"
     notify_user(f"training {what} in {precision_in_words(runner.cfg)} on {where}")
     notify_user(f"log: {runner.logger.log_file}")

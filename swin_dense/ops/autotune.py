@@ -9,6 +9,9 @@ On first use of a configuration, :func:`choose`
    names another one): a file per configuration, which is replaced as a whole, so that processes
    may run, or be killed, at any time.
 
+While candidates run, a second file names the one that does. A candidate that kills its process, or
+hangs until it is killed, is named by what stays behind: the next process leaves it out.
+
 The processes of one job take what the first of them chose. Nothing is measured, and the candidate
 that is named as fixed is taken, with ``SWIN_DENSE_AUTOTUNE=0``, where deterministic algorithms are
 asked for (two measurements may end differently), while PyTorch traces, and while a CUDA graph is
@@ -24,20 +27,27 @@ import platform
 import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from threading import Lock
 from time import monotonic, perf_counter, sleep
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TextIO, TypeVar
 from uuid import uuid4
 
 import torch
 from platformdirs import user_cache_path
 from torch import Tensor
 from torch import distributed as dist
+
+from swin_dense.ops.torch_versions import is_compiling
+
+try:
+    import fcntl
+except ImportError:  # on Windows
+    fcntl = None  # type: ignore[assignment]
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +62,7 @@ _LEAST_SECONDS, _MOST_REPEATS = 2e-3, 100
 _HOPELESS, _ROUNDS_OF_ALL = 1.5, 2
 # Seconds that other processes wait for the first one to begin, and then to finish.
 _BEGIN_SECONDS, _FINISH_SECONDS = 30.0, 600.0
+_LOST = "a process ended while it was tried (tools/benchmark.py tune tries it again)"
 _NO_MEMORY = re.compile("out of memory|can't allocate memory|ALLOC_FAILED")
 
 
@@ -113,8 +124,7 @@ def choose(race: Race) -> str:
 
 def tune(race: Race) -> Result:
     """Measure anew, whatever was found before, and keep the result."""
-    result = measure(race)
-    _save(race, result)
+    result = _measure_and_save(race, again=True)
     _results[_text(race.key), in_job()] = result
     return result
 
@@ -127,7 +137,7 @@ def forget() -> None:
 
 def fixed_reason() -> str | None:
     """Why nothing may be measured now; None if it may."""
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+    if is_compiling() or torch.jit.is_tracing():
         return "PyTorch is tracing"
     if os.environ.get("SWIN_DENSE_AUTOTUNE") == "0":
         return "SWIN_DENSE_AUTOTUNE=0"
@@ -207,9 +217,10 @@ def _load(race: Race) -> Result | None:
     return result if known and result.winner in (c.name for c in race.candidates) else None
 
 
-def _save(race: Race, result: Result) -> None:
+def _save(race: Race, result: Result) -> bool:
+    """Whether the result is now in the file."""
     if result.starved or not result.ms:
-        return
+        return False
     found = {name: value for name, value in asdict(result).items() if name != "starved"}
     path = file_of(race)
     new = path.with_name(f"{uuid4().hex}.tmp")
@@ -224,14 +235,66 @@ def _save(race: Race, result: Result) -> None:
         logger.debug("%s: kept in memory only (%s)", race.what, error)
         with suppress(OSError):
             new.unlink(missing_ok=True)
+        return False
+    return True
+
+
+class _Notes:
+    """A file that names the candidate that runs, and those that earlier processes did not survive.
+
+    It is locked while its process lives: another one that measures the same meanwhile notes
+    nothing. Nor does one without a folder to write to, or on Windows, where files are not locked.
+
+    Args:
+        race: what is measured.
+        again: whether what earlier processes noted is dropped.
+    """
+
+    def __init__(self, race: Race, again: bool = False) -> None:
+        self.lost: list[str] = []
+        self._path = file_of(race).with_suffix(".running")
+        self._file: TextIO | None = None
+        if fcntl is None or not self._path.is_absolute():
+            return
+        with suppress(OSError, ValueError), ExitStack() as stack:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            file = stack.enter_context(self._path.open("a+", encoding="utf-8"))
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            file.seek(0)
+            noted = set() if again else set(file.read().splitlines())
+            # Without the trusted candidate, which is plain PyTorch, no other can be checked.
+            names = [c.name for c in race.candidates if c.name != race.trusted]
+            self.lost = [name for name in names if name in noted]
+            self._file = file
+            stack.pop_all()
+
+    def write(self, *running: str) -> None:
+        """Note who runs; nobody without arguments."""
+        if self._file is not None:
+            with suppress(OSError):
+                self._file.seek(0)
+                self._file.truncate()
+                self._file.write("".join(f"{name}\n" for name in {*self.lost, *running}))
+                self._file.flush()
+
+    def close(self, drop: bool) -> None:
+        """End the notes; ``drop`` also those about earlier processes."""
+        if self._file is not None:
+            with suppress(OSError):
+                if drop or not self.lost:
+                    self._path.unlink(missing_ok=True)
+            self._file.close()
 
 
 def _find(race: Race) -> Result:
     """From the file, or measured."""
-    found = _load(race)
-    if found is None:
-        found = measure(race)
-        _save(race, found)
+    return _load(race) or _measure_and_save(race)
+
+
+def _measure_and_save(race: Race, again: bool = False) -> Result:
+    notes = _Notes(race, again)
+    found = measure(race, notes)
+    notes.close(drop=_save(race, found))
     return found
 
 
@@ -274,8 +337,8 @@ def _wait(store: Any, name: str, seconds: float) -> bool:
     return there
 
 
-def measure(race: Race) -> Result:
-    """Check and time the candidates; keeps nothing.
+def measure(race: Race, notes: _Notes | None = None) -> Result:
+    """Check and time the candidates; keeps nothing, but tells ``notes`` which one runs.
 
     In a thread of its own: autocast, hooks of saved tensors, modes, streams and random numbers of
     the caller, who may be in the middle of a training step, stay as they are.
@@ -283,16 +346,18 @@ def measure(race: Race) -> Result:
     with ThreadPoolExecutor(1) as pool:
         stream = torch.cuda.current_stream(race.device) if race.device.type == "cuda" else None
         threads = torch.get_num_threads()
-        return pool.submit(_measure, race, stream, threads).result()
+        return pool.submit(_measure, race, notes, stream, threads).result()
 
 
-def _measure(race: Race, stream: Any, threads: int) -> Result:
+def _measure(race: Race, notes: _Notes | None, stream: Any, threads: int) -> Result:
     torch.set_num_threads(threads)
     devices = [race.device] if stream else []
     with torch.cuda.stream(stream), torch.random.fork_rng(devices):
-        trial = _Trial(race)
+        trial = _Trial(race, notes)
         _check(race, trial)
         ms = {name: round(1e3 * seconds, 4) for name, seconds in _time(race, trial).items()}
+        if notes is not None:
+            notes.write()
         if stream:
             torch.cuda.empty_cache()
     handicaps = {c.name: c.handicap for c in race.candidates}
@@ -303,20 +368,24 @@ def _measure(race: Race, stream: Any, threads: int) -> Result:
 class _Trial:
     """Runs candidates, and notes those that fail."""
 
-    def __init__(self, race: Race) -> None:
-        self._what, self._device = race.what, race.device
+    def __init__(self, race: Race, notes: _Notes | None) -> None:
+        self._what, self._device, self._notes = race.what, race.device, notes
         self.left_out: dict[str, str] = {}
         self.starved = False
+        for name in () if notes is None else notes.lost:
+            self.leave_out(name, _LOST)
 
     def run(self, name: str, function: Callable[[], R]) -> R | None:
         """``function()``; None if the candidate is left out, now or before."""
         if name in self.left_out:
             return None
+        if self._notes is not None:
+            self._notes.write(name)
         try:
             found = function()
             synchronize(self._device)
         except Exception as error:
-            short = isinstance(error, (torch.OutOfMemoryError, MemoryError))
+            short = isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError))
             short = short or bool(_NO_MEMORY.search(str(error)))
             self.starved |= short
             first = str(error).partition("\n")[0]

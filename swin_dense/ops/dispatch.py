@@ -1,6 +1,6 @@
 """Who computes a layer: PyTorch's modules, or our functions in their place.
 
-The only file that uses private names of PyTorch.
+This file and ``torch_versions.py`` are the only ones that use private names of PyTorch.
 """
 
 from __future__ import annotations
@@ -20,11 +20,17 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd import forward_ad
 from torch.nn import functional as F
-from torch.nn.modules.module import _has_any_global_hook
+from torch.nn.modules.module import (
+    _global_backward_hooks,
+    _global_backward_pre_hooks,
+    _global_forward_hooks,
+    _global_forward_pre_hooks,
+)
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from swin_dense.ops import autotune, triton_support
 from swin_dense.ops.autotune import Candidate, Race
+from swin_dense.ops.torch_versions import is_compiling
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -74,7 +80,7 @@ def is_eager(*tensors: Tensor | None) -> bool:
     forward-mode differentiation, nor for meta, fake and other wrapped tensors: there only
     operators that PyTorch itself knows can run. Where kernels are only compiled, any tensor does.
     """
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or forward_ad._current_level >= 0:
+    if is_compiling() or torch.jit.is_tracing() or forward_ad._current_level >= 0:
         return False
     for x in tensors:
         if x is not None and (
@@ -86,11 +92,21 @@ def is_eager(*tensors: Tensor | None) -> bool:
     return True
 
 
+def has_global_hooks() -> bool:
+    """Whether something is called before or after every module."""
+    return bool(
+        _global_forward_hooks
+        or _global_forward_pre_hooks
+        or _global_backward_hooks
+        or _global_backward_pre_hooks
+    )
+
+
 def has_hooks(module: nn.Module) -> bool:
     """Whether something is called before or after this module."""
     forward = module._forward_hooks or module._forward_pre_hooks
     backward = module._backward_hooks or module._backward_pre_hooks
-    return bool(forward or backward or _has_any_global_hook())
+    return bool(forward or backward or has_global_hooks())
 
 
 def is_observed() -> bool:
@@ -99,7 +115,7 @@ def is_observed() -> bool:
     Where kernels are only compiled, modes see tensors without numbers, and these run as others do.
     """
     modes = torch._C._len_torch_dispatch_stack() and not triton_support.compiles_only()
-    return bool(modes) or _has_any_global_hook()
+    return bool(modes) or has_global_hooks()
 
 
 _disabled = lru_cache(maxsize=None)(torch.compiler.disable)
@@ -119,6 +135,13 @@ def dynamo_disabled(function: Callable[P, R]) -> Callable[P, R]:
         return function(*args, **kwargs)
 
     return call
+
+
+def compiler_counts() -> tuple[int, int]:
+    """How many graphs torch.compile has made in this process, and how many graph breaks it met."""
+    from torch._dynamo.utils import counters  # imports the compiler
+
+    return counters["stats"]["unique_graphs"], sum(counters["graph_break"].values())
 
 
 def differentiable_gradients(
@@ -186,7 +209,7 @@ class Decision(Generic[R]):
                 module that the decision is about, and gets None.
             x: its input.
         """
-        if module is not self._module or not is_eager(x) or _has_any_global_hook():
+        if module is not self._module or not is_eager(x) or has_global_hooks():
             return None
         # All of it runs in C: every forward pass of every block comes here.
         values = list(chain.from_iterable(map(dict.values, self._watched)))

@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from swin_dense.ops.torch_versions import is_compiling, products_in_tf32, too_old
+
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 MAJOR_CAPABILITY = 8
 
@@ -35,7 +37,7 @@ def compiling_for(gpu: Any) -> Iterator[None]:
 def compiles_only() -> bool:
     """Whether kernels are only compiled, so that tensors without numbers do: see the above."""
     # torch.compile does not trace context variables, and never runs within this context.
-    return not torch.compiler.is_compiling() and _compiling_for.get() is not None
+    return not is_compiling() and _compiling_for.get() is not None
 
 
 def interpreted() -> bool:
@@ -43,9 +45,15 @@ def interpreted() -> bool:
     return _INTERPRETED
 
 
+def old_pytorch() -> str | None:
+    """Why this PyTorch is too old for the kernels, as 'needs ...'; None if it is not."""
+    return too_old(2, 6)  # which came with Triton 3.2
+
+
 def unavailable_reason() -> str | None:
     """Why no kernel can run in this process, as 'needs ...'; None if one can."""
-    return None if _INSTALLED else "needs the package triton (Linux: pip install triton)"
+    missing = None if _INSTALLED else "needs the package triton (Linux: pip install triton)"
+    return old_pytorch() or missing
 
 
 def unsupported_dtype_reason(*dtypes: torch.dtype) -> str | None:
@@ -91,7 +99,7 @@ def shared_memory(device: torch.device) -> int:
 
 def fp32_precision() -> str:
     """How kernels multiply fp32 numbers: 'tf32' or 'ieee', as PyTorch's own matrix products do."""
-    return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee"
+    return "tf32" if products_in_tf32() else "ieee"
 
 
 def device_guard(device: torch.device) -> torch.cuda.device:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from small_swin import SMALL
 from torch import nn
 
 from swin_dense import SwinTransformer
@@ -17,15 +18,6 @@ from swin_dense.ops.dispatch import AttnImpl, Decision
 from swin_dense.ops.window_attention import cpu, reference, sdpa
 
 PACKAGE = str(Path(swin.__file__).parents[1])
-SMALL = {
-    "embed_dims": 16,
-    "depths": (2, 2),
-    "num_heads": (2, 2),
-    "strides": (4, 2),
-    "out_indices": (0, 1),
-    "window_size": 5,
-    "global_attention": True,
-}
 
 
 def calls_of_ours(function):

@@ -1,31 +1,18 @@
 """Blocks computed by ``ops.block``: equal to their modules, which run in all other cases."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
 from mmcv.cnn.bricks import DropPath
+from small_swin import small_model
 from torch import nn
 from torch.nn.utils import parametrizations
 
 from swin_dense.backbones import swin
-from swin_dense.backbones.swin import SwinTransformer
 
-SMALL = {
-    "embed_dims": 16,
-    "depths": (2, 2),
-    "num_heads": (2, 2),
-    "strides": (4, 2),
-    "out_indices": (0, 1),
-}
-
-
-def make(**kwargs):
-    torch.manual_seed(0)
-    model = SwinTransformer(**{**SMALL, "window_size": 5, **kwargs})
-    for p in model.parameters():
-        nn.init.normal_(p, std=0.3)
-    return model
+make = partial(small_model, global_attention=False)
 
 
 def step(model, image):

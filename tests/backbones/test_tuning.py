@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from small_swin import small_model
 from torch.utils.checkpoint import checkpoint
 
-from swin_dense import SwinTransformer
 from swin_dense.backbones import tuning
 from swin_dense.backbones.tuning import Settings, fixed_impl, make_race
 from swin_dense.ops import autotune
@@ -19,15 +18,6 @@ from swin_dense.ops.dispatch import AttnImpl, OperatorCounter
 from swin_dense.ops.window_attention import cpu, sdpa
 
 CPU = torch.device("cpu")
-SMALL = {
-    "embed_dims": 16,
-    "depths": (2, 2),
-    "num_heads": (2, 2),
-    "strides": (4, 2),
-    "out_indices": (0, 1),
-    "window_size": 5,
-    "global_attention": True,
-}
 BLOCK_IMPLS = {
     f"{layers}+{attention}"
     for layers in ("modules", "pytorch")
@@ -53,7 +43,7 @@ def winner(monkeypatch):
     races = []
 
     def win(name):
-        def measure(race):
+        def measure(race, _):
             races.append(race)
             names = [c.name for c in race.candidates]
             chosen = name if name in names else name.partition("+")[0]
@@ -67,14 +57,6 @@ def winner(monkeypatch):
 
 def settings(training=False, autocast=None, stream=torch.float32):
     return Settings(CPU, stream, torch.float32, autocast, "ieee", training, False, False)
-
-
-def small_model(**options):
-    torch.manual_seed(0)
-    model = SwinTransformer(**{**SMALL, **options})
-    for p in model.parameters():
-        nn.init.normal_(p, std=0.3)
-    return model
 
 
 @pytest.mark.parametrize("training", [False, True], ids=["inference", "training"])

@@ -173,10 +173,13 @@ def wide_records() -> list[dict]:
     memory = {"kind": "memory", "baseline": {"name": "mmdet", "version": "3.3.0"}, "models": models}
     packages = dict.fromkeys(("swin_dense", "mmdet", "mmcv", "mmengine"), 1234)
     waits = {"name": "mask_reppoints_v2_swin_t_coco", "waits": packages, "lines": []}
+    losses = {"losses": [1.0, 2.0], "eager": [1.0, 2.5], "graphs": 1234, "breaks": 1234}
+    compiled = {"name": "mask_reppoints_v2_swin_t_coco", "part": "step"} | losses
     return [
         *(common | {"kind": kind, "models": ones} for kind, ones in compared.items()),
         common | memory,
         common | {"kind": "waits", "models": [waits]},
+        common | {"kind": "compile", "models": [compiled]},
     ]
 
 

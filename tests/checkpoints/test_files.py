@@ -8,6 +8,8 @@ import torch
 from swin_dense.checkpoints import cached_path, load_checkpoint, local_file
 from swin_dense.errors import UserError
 
+pytestmark = pytest.mark.usefixtures("reader")
+
 
 def test_download_is_cached(tmp_path, web_folder):
     folder, address = web_folder

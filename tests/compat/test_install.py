@@ -119,6 +119,9 @@ def test_soft_nms_of_mmcv_is_ours() -> None:
 
 
 def test_missing_pkg_resources_names_the_fix(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "pkg_resources" else find(name)
+    )
     with pytest.raises(UserError, match=r"pkg_resources.*pip install .*setuptools"):
         swin_dense.compat.check_pkg_resources()

@@ -89,6 +89,9 @@ def failing(error):
     return function
 
 
+_BIG = candidate("big", check=failing(MemoryError()))
+
+
 def test_fastest_is_chosen_once_and_found_again(folder):
     runs = []
     contest = race(candidate("fast", 0.001, runs), candidate("slow", 0.008))
@@ -148,7 +151,7 @@ def test_lack_of_memory_is_not_kept_in_the_file(error, where, messages, folder):
     contest = race(candidate("big", 0.0, **{where: failing(error)}), candidate("good", 0.001))
     assert autotune.choose(contest) == "good"
     assert messages(logging.WARNING) == ["squares: big is left out: out of memory"]
-    assert not folder.exists()
+    assert not list(folder.iterdir())
     fitting = race(candidate("big", 0.0), candidate("good", 0.001))
     assert autotune.choose(fitting) == "good"  # in memory it is kept
     autotune.forget()
@@ -184,7 +187,7 @@ def test_nothing_is_chosen_if_nothing_is_right(messages, folder):
     contest = race(fixed="other", exact=failing(ValueError("no")))
     assert autotune.choose(contest) == "other"
     assert messages(logging.WARNING) == ["squares: the exact result is left out: ValueError: no"]
-    assert not folder.exists()
+    assert not list(folder.iterdir())
 
 
 def test_caller_is_not_disturbed():
@@ -343,6 +346,58 @@ def test_several_processes_at_once(folder):
         time.sleep(0.02)
     assert [process.returncode for process in running] == [0, 0]
     assert len(list(folder.iterdir())) == 3
+
+
+_LOST = """
+import os, signal, time
+def end():
+    print("tried", flush=True)
+    os.kill(os.getpid(), signal.SIGKILL) if sys.argv[1] == "crashes" else time.sleep(1000)
+autotune.choose(race(candidate("lethal", **{sys.argv[2]: end}), candidate("good", 0.001)))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no locks of files")
+@pytest.mark.parametrize(("how", "where"), [("crashes", "check"), ("hangs", "step")])
+def test_candidate_that_ended_a_process_is_left_out_by_the_next(how, where, folder, messages):
+    command = [sys.executable, "-c", _START + _LOST, how, where]
+    runs = []
+    contest = race(candidate("lethal", 0.0, runs), candidate("good", 0.001))
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "tried\n"
+        if how == "hangs":  # while its process lives, nobody knows that it will not come back
+            assert not autotune._Notes(contest).lost
+            process.kill()
+    assert process.returncode < 0
+    (notes,) = folder.iterdir()
+    assert notes.suffix == ".running"
+
+    starved = replace(contest, candidates=[*contest.candidates, _BIG])
+    for i in range(2):  # what is not kept in the file does not end the notes either
+        autotune.forget()
+        assert autotune.choose(starved) == "good"
+        assert len(messages(logging.WARNING)) == 2 * (i + 1)
+    assert [*folder.iterdir()] == [notes]
+
+    autotune.forget()
+    assert autotune.choose(contest) == "good"
+    assert messages(logging.WARNING)[-1].startswith("squares: lethal is left out: a process ended")
+    assert not runs
+    (file,) = folder.iterdir()
+    assert json.loads(file.read_text())["left_out"].keys() == {"lethal"}
+    autotune.forget()
+    assert autotune.choose(contest) == "good"
+    assert len(messages(logging.WARNING)) == 5  # from the file: no more warning
+    assert autotune.tune(contest).winner == "lethal"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no locks of files")
+def test_trusted_candidate_is_never_left_out(folder):
+    contest = race(candidate("good", 0.001))
+    folder.mkdir()
+    autotune.file_of(contest).with_suffix(".running").write_text("plain\nunknown\n")
+    assert autotune.choose(contest) == "good"
+    assert [file.suffix for file in folder.iterdir()] == [".json"]
 
 
 _JOB = """

@@ -85,10 +85,11 @@ def test_tune(run, tmp_path, monkeypatch, capsys):
     products, blocks = record["races"][:2], record["races"][2:]
     assert [race["chosen"] in ("MKL", "oneDNN") for race in products] == [True, True]
     assert {race["chosen"] for race in blocks} == {None}  # of no effect on a CPU
-    # Four stages and three mergings, in both phases.
-    assert len(blocks) == 14
-    assert blocks[-1]["what"] == "SwinBlock of 64 channels, float32, training"
-    assert [one["left_out"] for race in blocks for one in race["candidates"]].count(None) == 60
+    # Four stages, three mergings and five norms, in both phases.
+    assert len(blocks) == 24
+    assert blocks[-2]["what"] == "SwinBlock of 64 channels, float32, training"
+    assert blocks[-1]["what"] == "MapNorm to NCHW of 64 channels, float32, training"
+    assert [one["left_out"] for race in blocks for one in race["candidates"]].count(None) == 70
     assert len(list((tmp_path / "cache" / "autotune").iterdir())) == 2
     out = capsys.readouterr().out
     assert "--size 480x640" not in out
@@ -211,6 +212,21 @@ def test_waits(run, repo, tmp_path, capsys):
     assert set(one["waits"]) == {"mmseg"}
     assert sum(count for *_, count in one["lines"]) == one["waits"]["mmseg"] > 0
     assert "In swin_dense: none." in capsys.readouterr().out
+
+
+def test_compile(run, repo, tmp_path, capsys):
+    path = tmp_path / "compile.json"
+    config = repo / "tests" / "tools" / "tiny_segmentor.py"
+    flags = ["--backend", "eager", "--parts", "backbone", "--json", path]
+    assert run("compile", config, *flags) == 0
+    (one,) = read(path)["models"]
+    assert (one["name"], one["part"]) == ("tiny_segmentor", "backbone")
+    assert (one["graphs"], one["breaks"]) == (1, 0)
+    assert one["losses"] == pytest.approx(one["eager"], rel=1e-4)
+    assert len(set(one["losses"])) == 4
+    assert "loss differs" in capsys.readouterr().out
+    assert run("compile", config, "--parts", "head") == 2
+    assert "--parts 'head': expected backbone or step" in capsys.readouterr().err
 
 
 def test_kernels(run, tmp_path, capsys):

@@ -122,8 +122,28 @@ def adapt_workers(cfg: Config) -> None:
             loader.pop("prefetch_factor", None)
 
 
+def accumulate_gradients(cfg: Config, batches: int) -> None:
+    """Adds up the gradients of so many batches for each step of the optimizer.
+
+    The sum is that of a batch of all their images as far as the loss is a mean over images, as it
+    is in segmentation without batch normalisation. A detector divides by what it counts in a batch.
+
+    Raises:
+        UserError: it is less than one batch.
+    """
+    if batches < 1:
+        raise UserError(f"--accumulate {batches}: give a number of batches, 1 or more")
+    cfg.optim_wrapper.accumulative_counts = batches
+
+
+def _accumulated(cfg: Config) -> int:
+    return (cfg.get("optim_wrapper") or {}).get("accumulative_counts", 1)
+
+
 def scale_learning_rate(cfg: Config, path: str) -> None:
     """Scales the learning rate with the batch size, as ``--auto-scale-lr`` does in mmdet.
+
+    Batches whose gradients are added up count as one.
 
     Raises:
         UserError: the config does not tell the batch size that its learning rate is for.
@@ -134,6 +154,8 @@ def scale_learning_rate(cfg: Config, path: str) -> None:
             "batch size that its learning rate is for"
         )
     cfg.auto_scale_lr.enable = True
+    if (batches := _accumulated(cfg)) > 1:  # mmengine does not count them
+        cfg.auto_scale_lr.base_batch_size /= batches
 
 
 def advise_learning_rate(cfg: Config) -> None:
@@ -142,6 +164,6 @@ def advise_learning_rate(cfg: Config) -> None:
     base, size = scale.get("base_batch_size"), cfg.train_dataloader.get("batch_size")
     if base is None or size is None or scale.get("enable"):
         return
-    if (batch := size * get_world_size()) != base:
+    if (batch := size * get_world_size() * _accumulated(cfg)) != base:
         text = f"the learning rate is for a batch size of {base}, this run has {batch}"
         notify_user(f"{text}: --auto-scale-lr scales it")

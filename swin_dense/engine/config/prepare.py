@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from mmengine.config import Config
 from mmengine.runner import find_latest_checkpoint
 
 from swin_dense import config_tree
 from swin_dense.engine.config.data_root import set_data_root
 from swin_dense.engine.config.hardware import (
+    accumulate_gradients,
     adapt_workers,
     allow_tf32,
     scale_learning_rate,
@@ -22,8 +24,10 @@ from swin_dense.engine.config.load import merge_options, read_config
 from swin_dense.engine.config.own_data import apply_own_data
 from swin_dense.engine.config.pretrained import drop_pretrained
 from swin_dense.engine.config.tta import use_tta
-from swin_dense.engine.launch import choose_device
+from swin_dense.engine.launch import adopt_process, choose_device, continues_by_itself
 from swin_dense.engine.paths import check_checkpoint_path
+from swin_dense.engine.sharding import use_sharding
+from swin_dense.engine.terminal.console import notify_user
 from swin_dense.errors import UserError
 
 _FOR_TRAINING = ("model", "train_dataloader", "train_cfg", "optim_wrapper")
@@ -90,6 +94,8 @@ def prepare_training(
     auto_scale_lr: bool = False,
     resume: str | None = None,
     seed: int | None = None,
+    strategy: str = "ddp",
+    accumulate: int | None = None,
 ) -> Config:
     """The config of a training; the arguments are those of :func:`swin_dense.engine.train.train`.
 
@@ -97,22 +103,24 @@ def prepare_training(
 
     1. :func:`load_config`.
     2. ``launcher`` and ``device``; a GPU becomes the current one.
-    3. ``resume``: a checkpoint, searched for in the work dir, replaces pretrained weights.
+    3. ``resume``: a checkpoint, searched for in the work dir, replaces pretrained weights; also
+       without it, if the launcher restarts processes.
     4. ``amp``, else the checkpoint's precision; float32 where the device lacks what it or the
        config asks for.
     5. ``tf32``; and what is faster on a GPU, where the config does not say otherwise.
     6. ``compile``.
-    7. ``auto_scale_lr``.
-    8. ``seed``.
-    9. Data loaders without workers; hooks that show progress and metrics on the terminal.
+    7. ``accumulate``.
+    8. ``auto_scale_lr``.
+    9. ``seed``.
+    10. ``strategy``.
+    11. Data loaders without workers; hooks that show progress and metrics on the terminal.
 
     Raises:
         UserError: the config cannot be read or trained, or an option does not fit it.
     """
     cfg = load_config(path, run.cfg_options, run.data_root, from_scratch, run.work_dir)
     _require(cfg, path, _FOR_TRAINING, "trained")
-    device = choose_device(run.device, run.launcher)
-    cfg.launcher, cfg.device = run.launcher, device.type
+    device = _set_device(cfg, run)
     _set_resume(cfg, resume)
     set_precision(cfg, device, amp)
     if run.tf32:
@@ -120,10 +128,14 @@ def prepare_training(
     use_gpu(cfg, device)
     if compile:
         _compile_backbone(cfg, path)
+    if accumulate is not None:
+        accumulate_gradients(cfg, accumulate)
     if auto_scale_lr:
         scale_learning_rate(cfg, str(path))
     if seed is not None:
         cfg.randomness = {**(cfg.get("randomness") or {}), "seed": seed}
+    if strategy == "fsdp":
+        use_sharding(cfg)
     adapt_workers(cfg)
     _add_terminal_hooks(cfg)
     return cfg
@@ -155,8 +167,7 @@ def prepare_test(
     check_checkpoint_path(checkpoint)
     cfg = load_config(path, run.cfg_options, run.data_root, work_dir=run.work_dir)
     _require(cfg, path, _FOR_TEST, "tested")
-    device = choose_device(run.device, run.launcher)
-    cfg.launcher, cfg.device = run.launcher, device.type
+    device = _set_device(cfg, run)
     drop_pretrained(cfg)
     cfg.resume, cfg.load_from = False, str(checkpoint)
     for key in _NOT_FOR_TEST:
@@ -197,13 +208,24 @@ def _require(cfg: Config, path: str | Path, keys: Sequence[str], purpose: str) -
         raise UserError(f"{path} cannot be {purpose}: it has no {', '.join(missing)}")
 
 
+def _set_device(cfg: Config, run: RunOptions) -> torch.device:
+    adopt_process(run.launcher)
+    device = choose_device(run.device, run.launcher)
+    cfg.launcher, cfg.device = run.launcher, device.type
+    return device
+
+
 def _set_resume(cfg: Config, resume: str | None) -> None:
-    """Sets what the runner resumes from, for ``--resume`` or the config's ``resume``."""
-    if resume is None and not cfg.get("resume"):
+    """Sets what the runner resumes from, for ``--resume``, the config's ``resume`` or a restart."""
+    latest = find_latest_checkpoint(cfg.work_dir) if os.path.isdir(cfg.work_dir) else None
+    if latest and continues_by_itself(cfg.launcher):
+        resume = latest
+        notify_user(f"continuing from {latest}, as the launcher may restart processes")
+    elif resume is None and not cfg.get("resume"):
         return
     checkpoint = resume if resume not in (None, "auto") else cfg.get("load_from")
     if resume == "auto" or checkpoint is None:
-        checkpoint = find_latest_checkpoint(cfg.work_dir) if os.path.isdir(cfg.work_dir) else None
+        checkpoint = latest
         if checkpoint is None:
             raise UserError(
                 f"nothing to resume: {cfg.work_dir} has no checkpoint; give --resume a checkpoint "

@@ -9,9 +9,10 @@ from torch.nn import functional as F
 
 from swin_dense.ops.block import pytorch
 from swin_dense.ops.block.layers import Linear, Norm, ParamGrads, ProjMlp, Scales
-from swin_dense.ops.block.merging import neighbours
+from swin_dense.ops.block.merging import neighbours, neighbours_backward
 from swin_dense.ops.block.triton.support import unsupported_reason
 from swin_dense.ops.dispatch import cast_together, differentiable_gradients, dynamo_disabled
+from swin_dense.ops.torch_versions import autocast_dtype
 
 # Up to so many channels, fc1 is cheaper to recompute than its result is to keep.
 RECOMPUTED_CHANNELS = 256
@@ -53,7 +54,7 @@ def norm_map(x: Tensor, norm: Norm, channels_first: bool) -> Tensor:
             ``(B, H, W, C)``.
     """
     # Autocast computes norms in fp32 on a GPU; on a CPU, which interprets kernels, it does not.
-    dtype = torch.float32 if x.is_cuda and torch.is_autocast_enabled("cuda") else x.dtype
+    dtype = torch.float32 if x.is_cuda and autocast_dtype("cuda") else x.dtype
     rows = x.new_empty(0, x.shape[-1])
     if unsupported_reason(rows, dtype) is not None:
         return _plain_norm_map(x, channels_first, dtype, norm.eps, *norm[:2])
@@ -102,10 +103,9 @@ def proj_mlp(
 
 def _product_dtype(weight: Tensor) -> torch.dtype:
     """Precision of matrix products with ``weight``: autocast's, or the weight's own."""
-    device = weight.device.type
-    if torch.is_autocast_enabled(device) and weight.dtype != torch.float64:
-        return torch.get_autocast_dtype(device)
-    return weight.dtype
+    if weight.dtype == torch.float64:
+        return weight.dtype
+    return autocast_dtype(weight.device.type) or weight.dtype
 
 
 def _backend(rows: Tensor, dtype: torch.dtype, triton: bool) -> ModuleType:
@@ -185,10 +185,8 @@ def _norm_linear_backward(
     merging = _merging(x, merge_stride, weight.dtype, triton)
     if merging is not None:
         return merging.norm_linear_backward(x, grad, norm, weight, grads, d_x)
-    with torch.enable_grad():
-        leaf = x.detach().requires_grad_(merge_stride is not None)
-        joined = leaf if merge_stride is None else neighbours(leaf, merge_stride)
-    rows = joined.detach().reshape(-1, joined.shape[-1])
+    joined = x if merge_stride is None else neighbours(x, merge_stride)
+    rows = joined.reshape(-1, joined.shape[-1])
     arguments = rows, grad.reshape(-1, grad.shape[-1]), norm, weight, grads
     backend = _backend(rows, weight.dtype, triton)
     if backend is pytorch:
@@ -199,7 +197,8 @@ def _norm_linear_backward(
         d_x = d_x if residual is None else None
     dx = dx.view(joined.shape)
     if merge_stride is not None:
-        (dx,) = torch.autograd.grad(joined, leaf, dx)
+        total = torch.zeros_like(x) if d_x is None else d_x.clone()
+        return neighbours_backward(dx, merge_stride, total)
     return dx if d_x is None else dx.add_(d_x)
 
 

@@ -36,6 +36,7 @@ from swin_dense.ops.dispatch import (
     is_eager,
     is_observed,
 )
+from swin_dense.ops.torch_versions import is_compiling
 from swin_dense.ops.window_attention import compiled, cpu, reference, sdpa
 from swin_dense.ops.window_attention.triton import op as triton
 from swin_dense.ops.window_attention.windows import WindowSpec
@@ -81,7 +82,7 @@ def shifted_window_attention(
     _check_input(*inputs)
     if name == "auto":
         name = choose(qkv)
-        if not torch.compiler.is_compiling():  # logging would break the graph of torch.compile
+        if not is_compiling():  # logging would break the graph of torch.compile
             _log_choice(name, qkv.device.type, qkv.dtype, num_heads, window_size)
     if name == "triton":
         reason = triton.unsupported_reason(qkv, num_heads, window_size, dropout_p)
@@ -90,7 +91,7 @@ def shifted_window_attention(
         if is_eager(*inputs[:3]) and not is_observed():
             return _attend(triton.kernels(), *inputs)
         return triton.shifted_window_attention(*inputs[:3], *spec)
-    if torch.compiler.is_compiling():
+    if is_compiling():
         attend = sdpa.attend if name == "sdpa" else compiled.attend
         return compiled.shifted_window_attention(*inputs, dropout_p, attend=attend)
     if name == "cpu":
@@ -108,9 +109,7 @@ def choose(qkv: Tensor) -> str:
         return "cpu"
     training = torch.is_grad_enabled() and qkv.requires_grad
     # A compiler fuses neither, and the reference would keep all scores.
-    return (
-        "sdpa" if qkv.is_cuda and (torch.compiler.is_compiling() or not training) else "reference"
-    )
+    return "sdpa" if qkv.is_cuda and (is_compiling() or not training) else "reference"
 
 
 @lru_cache

@@ -213,7 +213,7 @@ def backward(
                 torch.bmm(p.transpose(1, 2), do, out=dv)
                 ds = softmax_backward(torch.bmm(do, v.transpose(1, 2)), p)
                 if d_bias is not None:
-                    d_bias += ds.view(num_heads, -1, n, n).sum(1, dtype=d_bias.dtype)
+                    d_bias += ds.view(num_heads, -1, n, n).sum(1)  # in fp32, rounded once
                 dq.baddbmm_(ds, k, beta=0, alpha=scale)
                 dk.baddbmm_(ds.transpose(1, 2), q, beta=0, alpha=scale)
                 if d_qkv_bias is not None and len(at[0]):

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from swin_dense.ops.torch_versions import SDPBackend, sdpa_kernel
 from swin_dense.ops.window_attention import windows
 from swin_dense.ops.window_attention.windows import WindowSpec
 

@@ -50,6 +50,68 @@ def test_checkpoint_to_resume_is_searched_in_the_work_dir(tmp_path):
     assert cfg.model.backbone.init_cfg is None, "it replaces pretrained weights"
 
 
+def write_checkpoint(work_dir: Path, name: str) -> str:
+    """A checkpoint, without content, that is the latest of a work dir; its path."""
+    work_dir.mkdir(exist_ok=True)
+    (work_dir / name).touch()
+    (work_dir / "last_checkpoint").write_text(str(work_dir / name))
+    return str(work_dir / name)
+
+
+@pytest.mark.parametrize(
+    ("launcher", "variables"),
+    [
+        ("pytorch", {"TORCHELASTIC_MAX_RESTARTS": "2"}),
+        ("slurm", {"SLURM_RESTART_COUNT": "1"}),
+    ],
+)
+def test_runs_that_may_be_restarted_continue(tmp_path, monkeypatch, launcher, variables):
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_PORT"):
+        monkeypatch.setenv(name, "0")
+    for name in ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NTASKS", "SLURM_JOB_ID", "MASTER_ADDR"):
+        monkeypatch.setenv(name, "0")
+    run = run_options(tmp_path, launcher=launcher)
+    monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "0")
+    earlier = tmp_path / "earlier.pth"
+    earlier.touch()
+    latest = write_checkpoint(tmp_path / "work", "iter_3.pth")
+    assert prepare_training(DETECTOR, run).get("resume") is False
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    for resume in (None, "auto", str(earlier)):
+        cfg = prepare_training(DETECTOR, run, resume=resume)
+        assert (cfg.resume, cfg.load_from) == (True, latest)
+    empty = run_options(tmp_path, launcher=launcher, work_dir=tmp_path / "new")
+    assert prepare_training(DETECTOR, empty, resume=str(earlier)).load_from == str(earlier)
+    assert prepare_training(DETECTOR, empty).resume is False
+
+
+def test_accumulated_batches_count_for_the_learning_rate(tmp_path):
+    cfg = prepare_training(DETECTOR, run_options(tmp_path), auto_scale_lr=True, accumulate=4)
+    assert cfg.optim_wrapper.accumulative_counts == 4
+    assert cfg.auto_scale_lr.base_batch_size == 16 / 4
+    with pytest.raises(UserError, match="--accumulate 0"):
+        prepare_training(DETECTOR, run_options(tmp_path), accumulate=0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"cfg_options": {"custom_hooks": [{"type": "EMAHook"}]}}, "EMAHook"),
+        ({"compile": True}, "--compile"),
+        ({"launcher": "none"}, "torchrun"),
+    ],
+)
+def test_what_sharding_does_not_go_with(tmp_path, monkeypatch, settings, message):
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):
+        monkeypatch.setenv(name, "0")
+    compiles = settings.pop("compile", False)
+    run = run_options(tmp_path, **{"launcher": "pytorch", **settings})
+    assert prepare_training(DETECTOR, run_options(tmp_path)).get("fsdp") is None
+    with pytest.raises(UserError, match=f"--strategy fsdp .*{message}"):
+        prepare_training(DETECTOR, run, compile=compiles, strategy="fsdp")
+
+
 def test_training_on_a_cpu(tmp_path):
     loader = {"train_dataloader.prefetch_factor": 2, "train_dataloader.persistent_workers": True}
     amp = {"optim_wrapper.type": "AmpOptimWrapper", "randomness.deterministic": True}

@@ -52,17 +52,16 @@ def mlp_schedule(direction: str, channels: int, hidden: int, dtype: torch.dtype)
     """Tiles, warps and stages of an MLP's kernel.
 
     Chosen by compiling for sm_90 without a GPU: the largest that leave little or nothing in local
-    memory. Their speed is not measured.
+    memory within the loop. A warp has 16 rows: with more warps than rows / 16, several compute the
+    same hidden units. Their speed is not measured.
     """
-    rows, chunk, warps, stages = 64, 32, 8, 2
+    rows, chunk, warps, stages = 64, 32, 4, 2
     if dtype == torch.float32:  # tensor cores or not
-        rows, stages = 32, 1
+        rows, warps, stages = 32, 8, 1
     elif direction == "forward" and channels > 128:
-        rows = 128
+        rows, warps = 128, 8
     elif direction == "forward":
-        chunk, warps = 64, 4
-    elif channels <= 128:
-        warps = 4
+        chunk = 64
     if hidden % chunk:
         chunk = 32
     sizes = {"HIDDEN": hidden, "ROWS": rows, "CHUNK": chunk}

@@ -4,13 +4,8 @@ A program owns one head, of D channels, and one block of a window's tokens, and 
 windows of all images. Roll, padding, partition and mask are index arithmetic, so q, k and v are
 read from the feature map where the linear layer wrote them, and results are written to where they
 belong; sizes are run-time arguments. The scores of a query never leave the chip. Backward computes
-them again:
-
-* windows of up to 64 tokens: one kernel, the whole window in a tile;
-* larger windows: one kernel by blocks of queries (gradients of q), then one by blocks of keys
-  (gradients of k, v and the position bias), whose rows are keys: so products take weights and
-  their gradients from registers. What a block is multiplied with is cut into tiles, since a
-  tile's sides are powers of 2 and 144 tokens are better 128 + 16 than 256.
+them again: here for windows of up to 64 tokens, which are one tile; for larger ones in
+:mod:`.large_kernels`.
 
 Only windows at the edge of the feature map have padding or a mask. Every kernel has two loops: one
 over the inner windows, without either, then one over those at the edge.
@@ -28,11 +23,11 @@ import triton.language as tl
 _LOG2_E = tl.constexpr(1.4426950408889634)
 
 # Integers that depend on the size of the input: a kernel is not compiled again for their values.
-_SIZES = ("n_windows", "rows", "columns", "height", "width", "heads")
+SIZES = ("n_windows", "rows", "columns", "height", "width", "heads")
 
 
 @triton.jit
-def _program(heads, BLOCKS: tl.constexpr):
+def own_block(heads, BLOCKS: tl.constexpr):
     """Head and block of this program, its first window, and the step to its next.
 
     Heads vary fastest: programs that run side by side read the same cache lines.
@@ -51,7 +46,9 @@ def _inner(size, M: tl.constexpr, SHIFT: tl.constexpr):
 
 
 @triton.jit
-def _share(first, step, n_windows, size, M: tl.constexpr, SHIFT: tl.constexpr, EDGE: tl.constexpr):
+def own_windows(
+    first, step, n_windows, size, M: tl.constexpr, SHIFT: tl.constexpr, EDGE: tl.constexpr
+):
     """First and end of this program's indices among inner windows, or among those at the edge.
 
     Those at the edge come after the inner ones, so that programs have as many windows as before.
@@ -67,7 +64,7 @@ def _share(first, step, n_windows, size, M: tl.constexpr, SHIFT: tl.constexpr, E
 
 
 @triton.jit
-def _window(
+def window_at(
     index, size, M: tl.constexpr, SHIFT: tl.constexpr, WIDE: tl.constexpr, EDGE: tl.constexpr
 ):
     """Image, row and column of a window: those at the edge are the last rows, then columns."""
@@ -94,7 +91,7 @@ def _window(
 
 
 @triton.jit
-def _place(window, n, size, M: tl.constexpr, SHIFT: tl.constexpr, EDGE: tl.constexpr):
+def place(window, n, size, M: tl.constexpr, SHIFT: tl.constexpr, EDGE: tl.constexpr):
     """Tokens n of a window: row of each in the feature map, whether it is on it, its region.
 
     A token is off the feature map if it is padding, or beyond the window's M * M.
@@ -118,7 +115,7 @@ def _place(window, n, size, M: tl.constexpr, SHIFT: tl.constexpr, EDGE: tl.const
 
 
 @triton.jit
-def _load(qkv, qkv_bias, column, stride, row, on_map, D: tl.constexpr, EDGE: tl.constexpr):
+def load(qkv, qkv_bias, column, stride, row, on_map, D: tl.constexpr, EDGE: tl.constexpr):
     """Columns ``column + 0..D - 1`` of some rows of qkv; for padding the bias, in qkv's dtype."""
     d = tl.arange(0, D)
     at = row[:, None] * stride + column + d[None, :]
@@ -131,19 +128,19 @@ def _load(qkv, qkv_bias, column, stride, row, on_map, D: tl.constexpr, EDGE: tl.
 
 
 @triton.jit
-def _load_keys(
+def load_keys(
     qkv, qkv_bias, c, column, window, n, size,
     M: tl.constexpr, SHIFT: tl.constexpr, D: tl.constexpr, EDGE: tl.constexpr,
 ):  # fmt: skip
     """Keys, values and regions of tokens n of a window."""
-    row, on_map, region = _place(window, n, size, M, SHIFT, EDGE)
-    k = _load(qkv, qkv_bias, c + column, 3 * c, row, on_map, D, EDGE)
-    v = _load(qkv, qkv_bias, 2 * c + column, 3 * c, row, on_map, D, EDGE)
+    row, on_map, region = place(window, n, size, M, SHIFT, EDGE)
+    k = load(qkv, qkv_bias, c + column, 3 * c, row, on_map, D, EDGE)
+    v = load(qkv, qkv_bias, 2 * c + column, 3 * c, row, on_map, D, EDGE)
     return k, v, region
 
 
 @triton.jit
-def _store(pointer, column, stride, row, on_map, tile):
+def store(pointer, column, stride, row, on_map, tile):
     """Write a tile to columns ``column + 0..D - 1`` of the rows that are not padding."""
     d = tl.arange(0, tile.shape[1])
     at = row[:, None] * stride + column + d[None, :]
@@ -151,19 +148,19 @@ def _store(pointer, column, stride, row, on_map, tile):
 
 
 @triton.jit
-def _exponent(x, dtype: tl.constexpr):
-    """x in the unit of what :func:`_exp` takes: in 16 bit, log2 e times x."""
+def exponent(x, dtype: tl.constexpr):
+    """x in the unit of what :func:`exp` takes: in 16 bit, log2 e times x."""
     return x if dtype == tl.float32 else x * _LOG2_E
 
 
 @triton.jit
-def _exp(x, dtype: tl.constexpr):
+def exp(x, dtype: tl.constexpr):
     """e^x of scores in that unit: 2^x is one instruction instead of five, but less exact."""
     return tl.exp(x) if dtype == tl.float32 else tl.exp2(x)
 
 
 @triton.jit
-def _bias(position_bias, head, q, k, M: tl.constexpr, dtype: tl.constexpr):
+def load_bias(position_bias, head, q, k, M: tl.constexpr, dtype: tl.constexpr):
     """What is added to scores of queries q against keys k, in fp32: -inf for keys off the window.
 
     Of q and k, one is a column and one a row.
@@ -174,18 +171,18 @@ def _bias(position_bias, head, q, k, M: tl.constexpr, dtype: tl.constexpr):
     else:
         at = (head * N + q) * N + k
         bias = tl.load(position_bias + at, mask=(q < N) & (k < N), other=0.0)
-        bias = tl.where(k < N, _exponent(bias.to(tl.float32), dtype), float("-inf"))
+        bias = tl.where(k < N, exponent(bias.to(tl.float32), dtype), float("-inf"))
     return bias
 
 
 @triton.jit
-def _tokens(i: tl.constexpr, TILES: tl.constexpr):
+def tokens(i: tl.constexpr, TILES: tl.constexpr):
     """Tokens of a tile: all tiles but the last have the first's number."""
     return i * TILES[0] + tl.arange(0, TILES[i])
 
 
 @triton.jit
-def _top(scores):
+def largest(scores):
     """Largest score of every query."""
     top = tl.max(scores[0], 1)
     for i in tl.static_range(1, len(scores)):
@@ -194,20 +191,20 @@ def _top(scores):
 
 
 @triton.jit
-def _scores(
+def scores_of(
     x, y, bias, region_x, region_y, scale, SHIFT: tl.constexpr, PRECISION: tl.constexpr
 ):  # fmt: skip
     """Exponents of queries against keys, or the reverse, in fp32: product, bias, mask."""
     scores = tl.dot(x, tl.trans(y), input_precision=PRECISION)
-    scores = scores * _exponent(scale, x.dtype) + bias
+    scores = scores * exponent(scale, x.dtype) + bias
     if SHIFT > 0:
-        masked = scores - _exponent(100.0, x.dtype)
+        masked = scores - exponent(100.0, x.dtype)
         scores = tl.where(region_x[:, None] == region_y[None, :], scores, masked)
     return scores
 
 
 @triton.jit
-def _store_pairs(pointer, group, head, heads, q, k, tile, M: tl.constexpr):
+def store_pairs(pointer, group, head, heads, q, k, tile, M: tl.constexpr):
     """Write a program's sum over windows for pairs of tokens, ``(groups, heads, N, N)``."""
     N: tl.constexpr = M * M
     at = ((group * heads + head).to(tl.int64) * N + q) * N + k
@@ -215,7 +212,7 @@ def _store_pairs(pointer, group, head, heads, q, k, tile, M: tl.constexpr):
 
 
 @triton.jit
-def _store_padding(pointer, at, head, heads, dk, dv):
+def store_padding(pointer, at, head, heads, dk, dv):
     """Write a program's sums over padded tokens, to ``(..., 2, heads, D)``."""
     D: tl.constexpr = dk.shape[0]
     d = tl.arange(0, D)
@@ -223,7 +220,7 @@ def _store_padding(pointer, at, head, heads, dk, dv):
     tl.store(pointer + ((2 * at + 1) * heads + head) * D + d, dv)
 
 
-@triton.jit(do_not_specialize=_SIZES)
+@triton.jit(do_not_specialize=SIZES)
 def forward(
     qkv, qkv_bias, position_bias, out,
     n_windows, rows, columns, height, width, heads, scale,
@@ -232,40 +229,40 @@ def forward(
 ):  # fmt: skip
     """Out of a block of queries, ``(B, H, W, C)``; a row of their keys is cut into tiles."""
     BLOCKS: tl.constexpr = (M * M + BLOCK - 1) // BLOCK
-    head, block, first, step = _program(heads, BLOCKS)
+    head, block, first, step = own_block(heads, BLOCKS)
     size = (rows, columns, height, width)
     c, column = heads * D, head * D
     dtype: tl.constexpr = qkv.dtype.element_ty
     n_q = block * BLOCK + tl.arange(0, BLOCK)
     bias = ()
     for i in tl.static_range(len(TILES)):
-        n_k = _tokens(i, TILES)
-        bias += (_bias(position_bias, head, n_q[:, None], n_k[None, :], M, dtype),)
+        n_k = tokens(i, TILES)
+        bias += (load_bias(position_bias, head, n_q[:, None], n_k[None, :], M, dtype),)
     for EDGE in tl.static_range(1 + (PADDED or SHIFT > 0)):
-        begin, end = _share(first, step, n_windows, size, M, SHIFT, EDGE)
+        begin, end = own_windows(first, step, n_windows, size, M, SHIFT, EDGE)
         for index in range(begin, end, step):
-            window = _window(index, size, M, SHIFT, WIDE, EDGE)
-            row_q, on_q, region_q = _place(window, n_q, size, M, SHIFT, EDGE)
-            q = _load(qkv, qkv_bias, column, 3 * c, row_q, on_q, D, EDGE)
+            window = window_at(index, size, M, SHIFT, WIDE, EDGE)
+            row_q, on_q, region_q = place(window, n_q, size, M, SHIFT, EDGE)
+            q = load(qkv, qkv_bias, column, 3 * c, row_q, on_q, D, EDGE)
             scores, values = (), ()
             for i in tl.static_range(len(TILES)):
-                k, v, region = _load_keys(
-                    qkv, qkv_bias, c, column, window, _tokens(i, TILES), size,
+                k, v, region = load_keys(
+                    qkv, qkv_bias, c, column, window, tokens(i, TILES), size,
                     M, SHIFT, D, EDGE)  # fmt: skip
-                s = _scores(q, k, bias[i], region_q, region, scale, SHIFT * EDGE, PRECISION)
+                s = scores_of(q, k, bias[i], region_q, region, scale, SHIFT * EDGE, PRECISION)
                 scores += (s,)
                 values += (v,)
-            top = _top(scores)
+            top = largest(scores)
             o = tl.zeros((BLOCK, D), tl.float32)
             total = tl.zeros((BLOCK,), tl.float32)
             for i in tl.static_range(len(TILES)):
-                p = _exp(scores[i] - top[:, None], dtype)
+                p = exp(scores[i] - top[:, None], dtype)
                 total += tl.sum(p, 1)
                 o = tl.dot(p.to(q.dtype), values[i], o, input_precision=PRECISION)
-            _store(out, column, c, row_q, on_q, o * (1.0 / total)[:, None])
+            store(out, column, c, row_q, on_q, o * (1.0 / total)[:, None])
 
 
-@triton.jit(do_not_specialize=_SIZES)
+@triton.jit(do_not_specialize=SIZES)
 def backward(
     qkv, qkv_bias, position_bias, d_out, d_qkv, d_position_bias, d_padding,
     n_windows, rows, columns, height, width, heads, scale,
@@ -273,27 +270,27 @@ def backward(
     PRECISION: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """All gradients of windows that fit into one tile, M * M <= BLOCK."""
-    head, _, first, step = _program(heads, 1)
+    head, _, first, step = own_block(heads, 1)
     size = (rows, columns, height, width)
     c, column = heads * D, head * D
     dtype: tl.constexpr = qkv.dtype.element_ty
     n = tl.arange(0, BLOCK)
-    bias = _bias(position_bias, head, n[:, None], n[None, :], M, dtype)
+    bias = load_bias(position_bias, head, n[:, None], n[None, :], M, dtype)
     pairs = tl.zeros((BLOCK, BLOCK), tl.float32)
     padded_k = tl.zeros((D,), tl.float32)
     padded_v = tl.zeros((D,), tl.float32)
     for EDGE in tl.static_range(1 + (PADDED or SHIFT > 0)):
-        begin, end = _share(first, step, n_windows, size, M, SHIFT, EDGE)
+        begin, end = own_windows(first, step, n_windows, size, M, SHIFT, EDGE)
         for index in range(begin, end, step):
-            window = _window(index, size, M, SHIFT, WIDE, EDGE)
-            row, on_map, region = _place(window, n, size, M, SHIFT, EDGE)
-            q = _load(qkv, qkv_bias, column, 3 * c, row, on_map, D, EDGE)
-            k = _load(qkv, qkv_bias, c + column, 3 * c, row, on_map, D, EDGE)
-            v = _load(qkv, qkv_bias, 2 * c + column, 3 * c, row, on_map, D, EDGE)
+            window = window_at(index, size, M, SHIFT, WIDE, EDGE)
+            row, on_map, region = place(window, n, size, M, SHIFT, EDGE)
+            q = load(qkv, qkv_bias, column, 3 * c, row, on_map, D, EDGE)
+            k = load(qkv, qkv_bias, c + column, 3 * c, row, on_map, D, EDGE)
+            v = load(qkv, qkv_bias, 2 * c + column, 3 * c, row, on_map, D, EDGE)
             # 0 off the map: such queries send no gradient to anything.
-            do = _load(d_out, None, column, c, row, on_map, D, False)
-            s = _scores(q, k, bias, region, region, scale, SHIFT * EDGE, PRECISION)
-            p = _exp(s - tl.max(s, 1)[:, None], dtype)
+            do = load(d_out, None, column, c, row, on_map, D, False)
+            s = scores_of(q, k, bias, region, region, scale, SHIFT * EDGE, PRECISION)
+            p = exp(s - tl.max(s, 1)[:, None], dtype)
             p = p * (1.0 / tl.sum(p, 1))[:, None]
             dp = tl.dot(do, tl.trans(v), input_precision=PRECISION)
             ds = p * (dp - tl.sum(p * dp, 1)[:, None])
@@ -303,164 +300,14 @@ def backward(
             dq = tl.dot(ds, k, input_precision=PRECISION) * scale
             dk = tl.dot(tl.trans(ds), q, input_precision=PRECISION) * scale
             dv = tl.dot(tl.trans(p.to(q.dtype)), do, input_precision=PRECISION)
-            _store(d_qkv, column, 3 * c, row, on_map, dq)
-            _store(d_qkv, c + column, 3 * c, row, on_map, dk)
-            _store(d_qkv, 2 * c + column, 3 * c, row, on_map, dv)
+            store(d_qkv, column, 3 * c, row, on_map, dq)
+            store(d_qkv, c + column, 3 * c, row, on_map, dk)
+            store(d_qkv, 2 * c + column, 3 * c, row, on_map, dv)
             if EDGE and d_padding is not None:
                 padded = ((n < M * M) & (on_map == 0))[:, None]
                 padded_k += tl.sum(tl.where(padded, dk, 0.0), 0)
                 padded_v += tl.sum(tl.where(padded, dv, 0.0), 0)
     if d_position_bias is not None:
-        _store_pairs(d_position_bias, first, head, heads, n[:, None], n[None, :], pairs, M)
+        store_pairs(d_position_bias, first, head, heads, n[:, None], n[None, :], pairs, M)
     if d_padding is not None:
-        _store_padding(d_padding, first, head, heads, padded_k, padded_v)
-
-
-@triton.jit(do_not_specialize=_SIZES)
-def backward_queries(
-    qkv, qkv_bias, position_bias, d_out, d_qkv, statistics,
-    n_windows, rows, columns, height, width, heads, scale,
-    M: tl.constexpr, SHIFT: tl.constexpr, PADDED: tl.constexpr, WIDE: tl.constexpr, D: tl.constexpr,
-    PRECISION: tl.constexpr, BLOCK: tl.constexpr, TILES: tl.constexpr,
-):  # fmt: skip
-    """Gradients of a block of queries; stores what the kernel for keys needs of them."""
-    BLOCKS: tl.constexpr = (M * M + BLOCK - 1) // BLOCK
-    head, block, first, step = _program(heads, BLOCKS)
-    size = (rows, columns, height, width)
-    c, column = heads * D, head * D
-    dtype: tl.constexpr = qkv.dtype.element_ty
-    n_q = block * BLOCK + tl.arange(0, BLOCK)
-    bias = ()
-    for i in tl.static_range(len(TILES)):
-        n_k = _tokens(i, TILES)
-        bias += (_bias(position_bias, head, n_q[:, None], n_k[None, :], M, dtype),)
-    for EDGE in tl.static_range(1 + (PADDED or SHIFT > 0)):
-        begin, end = _share(first, step, n_windows, size, M, SHIFT, EDGE)
-        for index in range(begin, end, step):
-            window = _window(index, size, M, SHIFT, WIDE, EDGE)
-            row_q, on_q, region_q = _place(window, n_q, size, M, SHIFT, EDGE)
-            q = _load(qkv, qkv_bias, column, 3 * c, row_q, on_q, D, EDGE)
-            do = _load(d_out, None, column, c, row_q, on_q, D, False)
-            scores, keys, values = (), (), ()
-            for i in tl.static_range(len(TILES)):
-                k, v, region = _load_keys(
-                    qkv, qkv_bias, c, column, window, _tokens(i, TILES), size,
-                    M, SHIFT, D, EDGE)  # fmt: skip
-                s = _scores(q, k, bias[i], region_q, region, scale, SHIFT * EDGE, PRECISION)
-                scores += (s,)
-                keys += (k,)
-                values += (v,)
-            top = _top(scores)
-            total = tl.zeros((BLOCK,), tl.float32)
-            mean = tl.zeros((BLOCK,), tl.float32)
-            weights, d_weights = (), ()
-            for i in tl.static_range(len(TILES)):
-                p = _exp(scores[i] - top[:, None], dtype)
-                dp = tl.dot(do, tl.trans(values[i]), input_precision=PRECISION)
-                total += tl.sum(p, 1)
-                mean += tl.sum(p * dp, 1)
-                weights += (p,)
-                d_weights += (dp,)
-            share = 1.0 / total
-            mean *= share
-            dq = tl.zeros((BLOCK, D), tl.float32)
-            for i in tl.static_range(len(TILES)):
-                ds = weights[i] * share[:, None] * (d_weights[i] - mean[:, None])
-                dq = tl.dot(ds.to(q.dtype), keys[i], dq, input_precision=PRECISION)
-            _store(d_qkv, column, 3 * c, row_q, on_q, dq * scale)
-            _store_statistics(statistics, window, size, head, heads, n_q, top, share, mean, M)
-
-
-@triton.jit
-def _statistics(pointer, window, size, head, heads, M: tl.constexpr):
-    """Where the statistics of a window's head begin: ``(nW, heads, 3, N)`` fp32.
-
-    Of every query the largest score, 1 over the softmax's denominator, and the mean of the
-    weights' gradients. The first two are stored apart, as rounding the logarithm of what they
-    make together would show in fp32 gradients.
-    """
-    rows, columns, _, _ = size
-    image, row, column = window
-    return pointer + (((image * rows + row) * columns + column) * heads + head) * (3 * M * M)
-
-
-@triton.jit
-def _store_statistics(pointer, window, size, head, heads, n_q, top, share, mean, M: tl.constexpr):
-    N: tl.constexpr = M * M
-    at = _statistics(pointer, window, size, head, heads, M) + n_q
-    tl.store(at, top, mask=n_q < N)
-    tl.store(at + N, share, mask=n_q < N)
-    tl.store(at + 2 * N, mean, mask=n_q < N)
-
-
-@triton.jit
-def _load_statistics(at, n_q, M: tl.constexpr):
-    N: tl.constexpr = M * M
-    # Beyond the window, exp(score - inf) makes a weight of 0.
-    top = tl.load(at + n_q, mask=n_q < N, other=float("inf"))
-    share = tl.load(at + N + n_q, mask=n_q < N, other=0.0)
-    mean = tl.load(at + 2 * N + n_q, mask=n_q < N, other=0.0)
-    return top, share, mean
-
-
-@triton.jit(do_not_specialize=_SIZES)
-def backward_keys(
-    qkv, qkv_bias, position_bias, d_out, d_qkv, statistics, d_position_bias, d_padding,
-    n_windows, rows, columns, height, width, heads, scale,
-    M: tl.constexpr, SHIFT: tl.constexpr, PADDED: tl.constexpr, WIDE: tl.constexpr, D: tl.constexpr,
-    PRECISION: tl.constexpr, BLOCK: tl.constexpr, TILES: tl.constexpr,
-):  # fmt: skip
-    """Gradients of a block of keys and values, and of their position bias."""
-    BLOCKS: tl.constexpr = (M * M + BLOCK - 1) // BLOCK
-    head, block, first, step = _program(heads, BLOCKS)
-    size = (rows, columns, height, width)
-    c, column = heads * D, head * D
-    dtype: tl.constexpr = qkv.dtype.element_ty
-    n_k = block * BLOCK + tl.arange(0, BLOCK)
-    bias, pairs = (), ()
-    for i in tl.static_range(len(TILES)):
-        n_q = _tokens(i, TILES)
-        bias += (_bias(position_bias, head, n_q[None, :], n_k[:, None], M, dtype),)
-        if d_position_bias is not None:
-            pairs += (tl.zeros_like(bias[i]),)
-    padded_k = tl.zeros((D,), tl.float32)
-    padded_v = tl.zeros((D,), tl.float32)
-    for EDGE in tl.static_range(1 + (PADDED or SHIFT > 0)):
-        begin, end = _share(first, step, n_windows, size, M, SHIFT, EDGE)
-        for index in range(begin, end, step):
-            window = _window(index, size, M, SHIFT, WIDE, EDGE)
-            row_k, on_k, region_k = _place(window, n_k, size, M, SHIFT, EDGE)
-            k = _load(qkv, qkv_bias, c + column, 3 * c, row_k, on_k, D, EDGE)
-            v = _load(qkv, qkv_bias, 2 * c + column, 3 * c, row_k, on_k, D, EDGE)
-            at = _statistics(statistics, window, size, head, heads, M)
-            dk = tl.zeros((BLOCK, D), tl.float32)
-            dv = tl.zeros((BLOCK, D), tl.float32)
-            sums = ()
-            for i in tl.static_range(len(TILES)):
-                n_q = _tokens(i, TILES)
-                row_q, on_q, region_q = _place(window, n_q, size, M, SHIFT, EDGE)
-                q = _load(qkv, qkv_bias, column, 3 * c, row_q, on_q, D, EDGE)
-                do = _load(d_out, None, column, c, row_q, on_q, D, False)
-                top, share, mean = _load_statistics(at, n_q, M)
-                s = _scores(k, q, bias[i], region_k, region_q, scale, SHIFT * EDGE, PRECISION)
-                p = _exp(s - top[None, :], dtype) * share[None, :]
-                dp = tl.dot(v, tl.trans(do), input_precision=PRECISION)
-                ds = p * (dp - mean[None, :])
-                dk = tl.dot(ds.to(q.dtype), q, dk, input_precision=PRECISION)
-                dv = tl.dot(p.to(q.dtype), do, dv, input_precision=PRECISION)
-                if d_position_bias is not None:
-                    sums += (pairs[i] + ds,)
-            pairs = sums
-            dk = dk * scale
-            _store(d_qkv, c + column, 3 * c, row_k, on_k, dk)
-            _store(d_qkv, 2 * c + column, 3 * c, row_k, on_k, dv)
-            if EDGE and d_padding is not None:
-                padded = ((n_k < M * M) & (on_k == 0))[:, None]
-                padded_k += tl.sum(tl.where(padded, dk, 0.0), 0)
-                padded_v += tl.sum(tl.where(padded, dv, 0.0), 0)
-    if d_position_bias is not None:
-        for i in tl.static_range(len(TILES)):
-            q, k = _tokens(i, TILES)[None, :], n_k[:, None]
-            _store_pairs(d_position_bias, first, head, heads, q, k, pairs[i], M)
-    if d_padding is not None:
-        _store_padding(d_padding, first * BLOCKS + block, head, heads, padded_k, padded_v)
+        store_padding(d_padding, first, head, heads, padded_k, padded_v)

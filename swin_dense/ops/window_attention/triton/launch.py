@@ -15,12 +15,18 @@ from swin_dense.ops.triton_support import (
     gpu_properties,
     multiprocessors,
 )
-from swin_dense.ops.window_attention.triton import kernels
+from swin_dense.ops.window_attention.triton import kernels, large_kernels
 from swin_dense.ops.window_attention.windows import WindowSpec, padded_size
 
 # The interpreter runs one program after the other; its tests have several share the windows.
 _INTERPRETED_PROGRAMS = 4
 _LARGEST_INT32 = 2**31 - 1
+_KERNELS = {
+    "forward": kernels.forward,
+    "backward": kernels.backward,
+    "backward_queries": large_kernels.backward_queries,
+    "backward_keys": large_kernels.backward_keys,
+}
 
 
 class Tiles(NamedTuple):
@@ -106,7 +112,7 @@ def concurrent_programs(
         device: where it is to run, the current device.
         processors: its multiprocessors; GPUs that kernels are only compiled for differ in them.
     """
-    function = getattr(kernels, kernel)
+    function = _KERNELS[kernel]
     if not isinstance(function, triton.JITFunction):
         return _INTERPRETED_PROGRAMS
     compiled = function.warmup(*dtypes, *[1] * sizes, 1.0, grid=(1,), **dict(constants))
@@ -169,7 +175,7 @@ class _Problem:
         )
         blocks = triton.cdiv(self.tokens, tile["BLOCK"])
         groups = groups_of_windows(self.windows, self.heads * blocks, concurrent)
-        return _Plan(getattr(kernels, kernel), self, options, blocks, groups)
+        return _Plan(_KERNELS[kernel], self, options, blocks, groups)
 
     def padding_token(self, qkv_bias: Tensor | None) -> Tensor | None:
         """q, k and v of padding in the precision of qkv; None where there is none, or it is 0."""

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.library import custom_op
 
 from swin_dense.ops import triton_support
 from swin_dense.ops.window_attention.windows import WindowSpec
@@ -84,31 +83,50 @@ def _backward_operator(
 
 
 _NAME = "swin_dense::shifted_window_attention"
-shifted_window_attention = custom_op(_NAME, _forward_operator, mutates_args=())
-_gradients = custom_op(f"{_NAME}_backward", _backward_operator, mutates_args=())
+# PyTorch before 2.7 cannot read it from the annotations.
+_ARGUMENTS = (
+    "Tensor qkv, Tensor? qkv_bias, Tensor? position_bias, "
+    "int num_heads, int window_size, int shift_size, float scale"
+)
 
 
-def _setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
-    tensors, ctx.sizes = inputs[:3], inputs[3:]
-    ctx.save_for_backward(*tensors)
+def _declare() -> Any:
+    """Declare the operator and its gradient to PyTorch; returns the operator."""
+    operator = torch.library.custom_op(
+        _NAME, _forward_operator, mutates_args=(), schema=f"({_ARGUMENTS}) -> Tensor"
+    )
+    gradients = torch.library.custom_op(
+        f"{_NAME}_backward",
+        _backward_operator,
+        mutates_args=(),
+        schema=f"(Tensor d_out, {_ARGUMENTS}, bool want_qkv_bias, bool want_position_bias)"
+        " -> Tensor[]",
+    )
+
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+        tensors, ctx.sizes = inputs[:3], inputs[3:]
+        ctx.save_for_backward(*tensors)
+
+    def backward(ctx: Any, d_out: Tensor) -> tuple:
+        _, *wanted = ctx.needs_input_grad[:3]
+        d_qkv, *found = gradients(d_out, *ctx.saved_tensors, *ctx.sizes, *wanted)
+        return d_qkv, *(found.pop(0) if want else None for want in wanted), *[None] * len(ctx.sizes)
+
+    operator.register_autograd(backward, setup_context=setup_context)
+    operator.register_fake(_fake_forward)
+    gradients.register_fake(_fake_gradients)
+    return operator
 
 
-def _backward(ctx: Any, d_out: Tensor) -> tuple:
-    _, *wanted = ctx.needs_input_grad[:3]
-    d_qkv, *found = _gradients(d_out, *ctx.saved_tensors, *ctx.sizes, *wanted)
-    return d_qkv, *(found.pop(0) if want else None for want in wanted), *[None] * len(ctx.sizes)
-
-
-shifted_window_attention.register_autograd(_backward, setup_context=_setup_context)
-
-
-@shifted_window_attention.register_fake
 def _fake_forward(qkv: Tensor, *_: Any) -> Tensor:
     return qkv.new_empty(*qkv.shape[:-1], qkv.shape[-1] // 3)
 
 
-@_gradients.register_fake
 def _fake_gradients(d_out: Tensor, qkv: Tensor, *others: Any) -> list[Tensor]:
     biases = zip(others[:2], others[-2:], strict=True)
     wanted = (bias for bias, want in biases if want and bias is not None)
     return [torch.empty_like(x, memory_format=torch.contiguous_format) for x in (qkv, *wanted)]
+
+
+# Where PyTorch is too old for the kernels, nobody calls it.
+shifted_window_attention: Any = _declare() if triton_support.old_pytorch() is None else None
