@@ -25,8 +25,8 @@ from swin_dense_cli.parsing import OneLineParser, add_config_options, run_tool
 
 RECORDS = Path("docs/benchmarks")
 BASELINES = "mmdet,timm,hf,torchvision"
-PARTS = "backbone,step"
 DTYPES = ("fp32", "fp16", "bf16")
+PARTS = "backbone,step"
 GPUS = "sm_80, sm_86, sm_89, sm_90, sm_100, sm_120"
 
 
@@ -96,11 +96,9 @@ def _add_whole_models(commands: Any) -> None:
     _add_setting(waits, "size", "batch")
     waits.set_defaults(size="256x384", batch=2)
     compiled = commands.add_parser("compile", help="graphs of a compiled training step")
-    compiled.add_argument(
-        "configs", nargs="+", metavar="CONFIG", help="of detectors and segmentors"
-    )
+    compiled.add_argument("configs", nargs="+", metavar="CONFIG", help="of detectors, segmentors")
     compiled.add_argument("--backend", default="aot_eager", help="of torch.compile")
-    compiled.add_argument("--parts", default=PARTS, help="compiled: the backbone, the step")
+    compiled.add_argument("--parts", default=PARTS, help="what is compiled: the backbone, the step")
     _add_setting(compiled, "size", "batch")
     compiled.set_defaults(size="64x64", batch=2)
 
