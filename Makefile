@@ -4,11 +4,12 @@ BIN := .venv/bin
 DEMO := work_dirs/demo
 SHAPES := data/shapes
 
-.PHONY: help demo demo-segmentation test lint clean
+.PHONY: help demo demo-segmentation test matrix lint clean
 help:
 	@echo "make demo               set up .venv, train and evaluate a detector on generated shapes"
 	@echo "make demo-segmentation  the same with a segmentor"
 	@echo "make test               set up .venv, run the test suite"
+	@echo "make matrix             the package with other versions (ENV=name: in one environment)"
 	@echo "make lint               ruff and mypy"
 	@echo "make clean              remove .venv and the demo's files"
 
@@ -38,6 +39,9 @@ demo-segmentation: OUT := $(DEMO)-segmentation
 
 test: .venv/.ready
 	$(BIN)/python -m pytest -n 2
+
+matrix: .venv/.ready
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python tests/matrix.py $(ENV)
 
 lint: .venv/.ready
 	$(BIN)/ruff check .

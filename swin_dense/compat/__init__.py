@@ -25,8 +25,7 @@ It prints nothing and compiles nothing. The global state it touches, all of it:
     (:mod:`swin_dense.compat.warning_filters`).
 """
 
-from swin_dense.compat.checkpoint import allow_mmengine_types, patch_mmengine_loader
-from swin_dense.compat.forks import check_pkg_resources, name_forks
+from swin_dense.compat.forks import check_openmmlab, check_pkg_resources, name_forks
 from swin_dense.compat.mmcv_ext import install_finder
 from swin_dense.compat.warning_filters import ignore_openmmlab_warnings
 
@@ -37,8 +36,11 @@ def install() -> None:
     """Make OpenMMLab importable and usable on today's PyTorch; calling it again changes nothing.
 
     Raises:
-        UserError: ``pkg_resources``, which mmengine imports, is not installed.
+        UserError: mmengine or mmcv is not installed, or ``pkg_resources``, which mmengine imports.
     """
+    check_openmmlab()
+    from swin_dense.compat.checkpoint import allow_mmengine_types, patch_mmengine_loader
+
     ignore_openmmlab_warnings()
     check_pkg_resources()
     install_finder()

@@ -14,6 +14,7 @@ import torch
 from mmengine.config import DictAction
 
 import swin_dense
+from swin_dense.compat.forks import missing_package
 from swin_dense.engine.launch import OtherProcessError
 from swin_dense.errors import UserError
 
@@ -138,6 +139,8 @@ def as_user_error(error: BaseException) -> UserError | None:
     if isinstance(error, UserError):
         return error
     text = _message(error)
+    if isinstance(error, ModuleNotFoundError):
+        return missing_package((error.name or "").partition(".")[0])
     if isinstance(error, torch.cuda.OutOfMemoryError):
         return UserError(
             "the GPU's memory is used up: lower train_dataloader.batch_size, or add --amp or "
