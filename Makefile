@@ -1,10 +1,14 @@
-# make demo | make test | make lint ; PYTHON=python3.12 picks the interpreter of .venv
+# make demo | make test | make lint ; PYTHON=python3.12 picks the interpreter of .venv, and CPU=1
+# PyTorch's build for CPUs
 PYTHON ?= python3
 BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+# Where PyTorch's CPU builds are: PyTorch's own index, another one, or a folder with the wheels.
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 DEMO := work_dirs/demo
 SHAPES := data/shapes
 
-.PHONY: help demo demo-segmentation test matrix lint clean
+.PHONY: help demo demo-segmentation test matrix lint clean cpu-torch
 help:
 	@echo "make demo               set up .venv, train and evaluate a detector on generated shapes"
 	@echo "make demo-segmentation  the same with a segmentor"
@@ -12,21 +16,33 @@ help:
 	@echo "make matrix             the package with other versions (ENV=name: in one environment)"
 	@echo "make lint               ruff and mypy"
 	@echo "make clean              remove .venv and the demo's files"
+	@echo "PYTHON=python3.12 picks the interpreter; CPU=1 takes PyTorch's build for CPUs"
 
 # opencv-python needs a desktop's libraries (libGL, libX11); the headless build is the same
 # library without windows, and runs on a bare server.
 .venv/.ready: requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' || \
 	  { echo "$(PYTHON) is not Python 3.10-3.13: make PYTHON=python3.12 ..." >&2; exit 2; }
-	@echo "Setting up .venv: several minutes, 3 GB to download, most of it PyTorch"
+	@echo "Setting up .venv: several minutes$(if $(filter 1,$(CPU)),,, 3 GB to download, most of it PyTorch)"
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --disable-pip-version-check -r requirements.txt
-	$(BIN)/python -m pip uninstall --yes --quiet opencv-python
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet --force-reinstall --no-deps \
-	  "opencv-python-headless==$$(sed -n 's/^opencv-python==//p' requirements.txt)"
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps \
-	  --no-build-isolation --editable .
+	@$(if $(filter 1,$(CPU)),$(MAKE) --no-print-directory cpu-torch)
+	$(PIP) install -r requirements.txt
+	$(PIP) uninstall --yes --quiet opencv-python
+	$(PIP) install --quiet --force-reinstall --no-deps \
+	  "opencv-python-headless$(call pin,opencv-python)"
+	$(PIP) install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
+
+# '==' and the tested version of a package.
+pin = $(shell sed -n 's/^$(1)\(==.*\)/\1/p' requirements.txt)
+
+# The versions of requirements.txt: what is installed already, that one does not replace.
+cpu-torch:
+	@$(PIP) install --quiet --no-deps --retries 0 --timeout 20 \
+	  $(if $(wildcard $(TORCH_INDEX)),--no-index --find-links,--index-url) $(TORCH_INDEX) \
+	  torch$(call pin,torch)+cpu torchvision$(call pin,torchvision)+cpu 2>/dev/null || \
+	  echo "No CPU build of torch$(call pin,torch) in $(TORCH_INDEX): taking the default build, 3 GB" \
+	    "with CUDA. TORCH_INDEX=... names another index, or a folder with the wheels" >&2
 
 demo demo-segmentation: .venv/.ready
 	@$(BIN)/python tools/make_shapes.py $(SHAPES)

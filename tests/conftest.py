@@ -2,6 +2,7 @@
 
 import functools
 import http.server
+import importlib
 import os
 import re
 import subprocess
@@ -77,6 +78,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             for item in items:
                 if re.search(pattern, item.nodeid):
                     item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(scope="session")
+def tool() -> Callable[..., int]:
+    """Runs a tool in this process: ``tool("train", config, "--seed", 0)`` is its exit status."""
+    torch.set_num_threads(1)
+
+    def run(name: str, *args) -> int:
+        module = importlib.import_module(f"swin_dense_cli.{name}")
+        return module.main([str(a) for a in args])
+
+    return run
 
 
 @pytest.fixture(scope="session")

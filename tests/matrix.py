@@ -166,7 +166,7 @@ def make(run: Run) -> None:
         run.uv("pip", "uninstall", "--python", run.python, "opencv-python", *environment.removed)
         run.uv(*install, "--reinstall", "--no-deps", f"opencv-python-headless=={headless}")
         before = run.versions()
-        run.uv("build", "--wheel", "--out-dir", MATRIX / "wheels", REPO)
+        run.uv("build", "--out-dir", MATRIX / "wheels", REPO)
         run.uv(*install, max((MATRIX / "wheels").glob("swin_dense-*.whl")))
         changed = {name for name, version in before.items() if run.versions()[name] != version}
         if changed:

@@ -3,6 +3,7 @@
 import ast
 import graphlib
 import re
+import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -14,6 +15,7 @@ REPO = Path(__file__).resolve().parents[1]
 ROOMS = (
     "errors",
     "registry",
+    "packaged",
     "config_tree",
     "ops",
     "checkpoints",
@@ -25,6 +27,7 @@ ROOMS = (
     "engine",
     "analysis",
     "benchmarks",
+    "commands",
 )
 LONGEST_FUNCTION = 60
 MOST_ARGUMENTS = 10
@@ -79,7 +82,9 @@ def functions(kernels: bool = False) -> Iterator[tuple[str, ast.FunctionDef]]:
                 if kernels or "triton.jit" not in decorators:
                     yield f"{prefix}.{child.name}", child
 
-    for name, tree in sources().items():
+    command_line = sorted((REPO / "swin_dense_cli").glob("*.py"))
+    trees = {f"cli.{path.stem}": ast.parse(path.read_text(), path) for path in command_line}
+    for name, tree in (sources() | trees).items():
         yield from below(tree, name)
 
 
@@ -126,6 +131,17 @@ def test_subpackages_without_openmmlab(room):
             assert not re.search(r"^\s*(import|from) (mmengine|mmcv|mmdet|mmseg)\b", text, re.M), (
                 name
             )
+
+
+def test_command_line_is_parsed_by_the_standard_library():
+    """At the top of its modules; what commands do is imported in functions."""
+    for path in sorted((REPO / "swin_dense_cli").glob("*.py")):
+        for node in ast.parse(path.read_text()).body:
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [str(node.module)] if isinstance(node, ast.ImportFrom) else []
+            roots = {name.partition(".")[0] for name in names}
+            assert roots <= {*sys.stdlib_module_names, "swin_dense_cli"}, path
+    assert not [name for name, tree in sources().items() if "swin_dense_cli" in ast.unparse(tree)]
 
 
 def test_no_mocks_in_the_package():

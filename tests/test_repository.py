@@ -1,12 +1,19 @@
 """The files around the package: licence, citation, pre-commit, and versions that agree."""
 
 import shlex
+import shutil
+import subprocess
+import sys
+import venv
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from packaging.requirements import Requirement
+
+import swin_dense
 
 try:
     import tomllib
@@ -35,7 +42,8 @@ def test_licence_is_apache_2_and_ships_with_the_package(repo, project):
 def test_citation_names_the_paper_and_the_version(repo, project):
     citation = yaml.safe_load((repo / "CITATION.cff").read_text())
     assert {"cff-version", "message", "title", "authors"} <= set(citation)
-    assert citation["version"] == project["version"]
+    assert citation["version"] == swin_dense.__version__
+    assert "version" in project["dynamic"]
     assert citation["license"] == project["license"]
     paper = citation["preferred-citation"]
     assert len(paper["authors"]) == 8
@@ -68,3 +76,62 @@ def test_pinned_versions_are_those_that_the_package_accepts(repo, project):
         elif wanted.name.lower() in pins:
             version = pins[wanted.name.lower()]
             assert wanted.specifier.contains(version), f"{line} excludes {version}"
+
+
+def test_cpu_build_of_torch_is_taken_where_there_is_one(repo, tmp_path):
+    """`make CPU=1`, as far as PyTorch goes, with a folder of wheels as the index."""
+    make = ["make", "-C", repo, "--no-print-directory", "cpu-torch", f"TORCH_INDEX={tmp_path}"]
+    venv.create(tmp_path / "venv", with_pip=False)
+    pip = f"{sys.executable} -m pip --python {tmp_path / 'venv' / 'bin' / 'python'}"
+
+    def run() -> str:
+        done = subprocess.run([*make, f"PIP={pip}"], capture_output=True, text=True, check=True)
+        return done.stdout + done.stderr
+
+    line = run()
+    assert line.startswith(f"No CPU build of torch==2.11.0 in {tmp_path}: taking the default")
+    assert line.count("\n") == 1
+    for name, version in (("torch", "2.11.0"), ("torchvision", "0.26.0")):
+        write_wheel(tmp_path, name, f"{version}+cpu")
+    assert run() == ""
+    (site,) = (tmp_path / "venv" / "lib").glob("python*/site-packages")
+    assert {path.name for path in site.glob("*.dist-info")} == {
+        "torch-2.11.0+cpu.dist-info",
+        "torchvision-0.26.0+cpu.dist-info",
+    }
+
+
+def write_wheel(folder: Path, name: str, version: str) -> None:
+    """The smallest wheel that pip installs."""
+    info = f"{name}-{version}.dist-info"
+    with zipfile.ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as wheel:
+        wheel.writestr(
+            f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+        )
+        wheel.writestr(
+            f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        wheel.writestr(f"{info}/RECORD", "")
+
+
+def test_wheel_holds_configs_and_tools(repo, tmp_path):
+    """Built as a release is, from a copy without what git ignores."""
+    for name in ("pyproject.toml", "README.md", "LICENSE", "NOTICE"):
+        shutil.copy(repo / name, tmp_path)
+    unneeded = shutil.ignore_patterns("__pycache__")
+    for name in ("swin_dense", "swin_dense_cli", "configs", "tools"):
+        shutil.copytree(repo / name, tmp_path / name, symlinks=True, ignore=unneeded)
+    build = "from setuptools.build_meta import build_wheel; print(build_wheel('.'))"
+    done = subprocess.run(
+        [sys.executable, "-c", build], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    with zipfile.ZipFile(tmp_path / done.stdout.splitlines()[-1]) as wheel:
+        names = set(wheel.namelist())
+        (points,) = (wheel.read(name).decode() for name in names if "entry_points" in name)
+    for folder in ("configs", "tools"):
+        files = {f"swin_dense/.mim/{p.relative_to(repo)}" for p in (repo / folder).rglob("*.py")}
+        assert files <= names
+    assert "swin_dense/py.typed" in names
+    assert f"swin_dense-{swin_dense.__version__}.dist-info/METADATA" in names
+    assert not [name for name in names if name.endswith(".pyc") or name.startswith("tests")]
+    assert points.strip() == "[console_scripts]\nswin-dense = swin_dense_cli.main:main"

@@ -1,40 +1,8 @@
 """Tests a checkpoint of a detector or a segmentor on the config's test data."""
 
 import sys
-from collections.abc import Sequence
 
-from swin_dense.engine.terminal.cli import OneLineParser, add_run_arguments, build_parser, run_tool
-from swin_dense.engine.test import evaluate
-
-
-def make_parser() -> OneLineParser:
-    """The command line."""
-    parser = build_parser(__doc__)
-    parser.add_argument("checkpoint", help="weights of the config's model, a file or a URL")
-    add_run_arguments(parser)
-    parser.add_argument(
-        "--out",
-        help="save the predictions: a .pkl file or, for segmentation, a folder of label maps",
-    )
-    parser.add_argument("--show-dir", help="folder for pictures of ground truth and prediction")
-    parser.add_argument(
-        "--score-thr",
-        type=float,
-        default=0.3,
-        help="lowest score of drawn detections (0.3)",
-    )
-    parser.add_argument(
-        "--tta",
-        action="store_true",
-        help="test-time augmentation: predict several views of each image and merge them",
-    )
-    return parser
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the tool; returns its exit status."""
-    return run_tool(make_parser(), lambda args: evaluate(**vars(args)), argv)
-
+from swin_dense_cli.test import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -52,7 +52,12 @@ class PatchEmbed(nn.Module):
         if compiling or bottom or right:
             x = F.pad(x, (0, right, 0, bottom))
         # In a compiled graph the gradient of a convolution is for one size, of a product for all.
-        embedded = self._product(x) if compiling else self.projection(x).permute(0, 2, 3, 1)
+        if compiling:
+            embedded = self._product(x)
+        else:
+            if x.device.type == "cpu":  # the map then has its channels last, as the norm takes it
+                x = x.contiguous(memory_format=torch.channels_last)
+            embedded = self.projection(x).permute(0, 2, 3, 1)
         return self.norm_of_map(self.norm, embedded)
 
     def _product(self, x: Tensor) -> Tensor:
@@ -187,7 +192,12 @@ class MapNorm(nn.Module):
 
 def _norm_by_modules(norm: nn.Module, x: Tensor, channels_first: bool) -> Tensor:
     x = norm(x)
-    return x.permute(0, 3, 1, 2).contiguous() if channels_first else x
+    if not channels_first:
+        return x
+    if x.device.type == "cpu" and len(x) == 1 and is_eager(x):
+        # PyTorch transposes a matrix in blocks that stay in the cache, but not a batch of them.
+        return x[0].flatten(0, 1).t().contiguous().view(1, -1, *x.shape[1:3])
+    return x.permute(0, 3, 1, 2).contiguous()
 
 
 def _map_norm_ops(

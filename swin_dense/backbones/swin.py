@@ -124,10 +124,10 @@ class SwinBlock(nn.Module):
         drop_path: Any = self.drop_path
         if not (drop_path.drop_prob and drop_path.training):
             return None
-        # Drawn by the layer in the branch's precision: the same random numbers as by the modules.
-        drawn = drop_path(branch.new_ones(branch.shape[0], 1, 1, 1)).flatten()
-        dtype = torch.promote_types(branch.dtype, torch.float32)
-        return (drawn > 0).to(dtype) / (1 - drop_path.drop_prob)
+        # The layer's own arithmetic, in the branch's precision: the same branches are dropped.
+        keep = 1 - drop_path.drop_prob
+        drawn = keep + torch.rand(len(branch), dtype=branch.dtype, device=branch.device)
+        return (drawn >= 1).to(torch.promote_types(branch.dtype, torch.float32)).div_(keep)
 
 
 def _block_ops(block: SwinBlock) -> BlockOps | None:
@@ -317,12 +317,14 @@ class SwinTransformer(Backbone):
         self.stages = nn.ModuleList(_make_stage(args, i) for i in range(len(args.depths)))
         if global_attention:
             self.new_parameter_prefixes = (f"stages.{len(args.depths) - 1}.global_block.",)
-        self.norms_of_maps: dict[int, NormOfMap] = {}
-        for i in self.out_indices:
-            norm = build_norm_layer(norm_cfg, args.channels[i])[1]
-            self.add_module(f"norm{i}", norm)
-            self.norms_of_maps[i] = NormOfMap(norm, args.attn_impl, channels_first=True)
+        self.norms_of_maps = {i: self._add_norm(norm_cfg, args, i) for i in self.out_indices}
         self.freeze()
+
+    def _add_norm(self, norm_cfg: dict, args: ResolvedArgs, i: int) -> NormOfMap:
+        """Adds the norm of stage i's feature map; returns what computes it."""
+        norm = build_norm_layer(norm_cfg, args.channels[i])[1]
+        self.add_module(f"norm{i}", norm)
+        return NormOfMap(norm, args.attn_impl, channels_first=True)
 
     @with_cuda_graphs
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:

@@ -67,6 +67,7 @@ class Target:
     def properties(self) -> SimpleNamespace:
         """What launches ask of a GPU, by the names of ``torch.cuda.get_device_properties``."""
         return SimpleNamespace(
+            major=self.capability[0],
             multi_processor_count=self.multiprocessors,
             regs_per_multiprocessor=REGISTERS,
             warp_size=32,

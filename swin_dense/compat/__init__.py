@@ -4,10 +4,11 @@
 It prints nothing and compiles nothing. The global state it touches, all of it:
 
 ``sys.meta_path``
-    Two finders (:mod:`swin_dense.compat.mmcv_ext`). The last one finds ``mmcv._ext``, and is asked
-    only if the installed mmcv has no compiled one: a full mmcv stays untouched. The first replaces
-    ``soft_nms`` in ``mmcv.ops.nms``, if that runs on our extension, by one that stays on the
-    boxes' device.
+    Two finders. The last one finds ``mmcv._ext`` (:mod:`swin_dense.compat.mmcv_ext`), and is asked
+    only if the installed mmcv has no compiled one: a full mmcv stays untouched. The first changes
+    modules as they are imported: ``soft_nms`` in ``mmcv.ops.nms``, if that runs on our extension,
+    becomes one that stays on the boxes' device; and six modules of mmengine and mmdet import
+    transformers and matplotlib when they use them (:mod:`swin_dense.compat.lazy_imports`).
 ``torch.serialization``'s list of safe globals
     From PyTorch 2.6 on, the few types that mmengine's checkpoints contain are added, so that
     ``torch.load`` reads them with ``weights_only=True`` (:mod:`swin_dense.compat.checkpoint`).
@@ -18,6 +19,9 @@ It prints nothing and compiles nothing. The global state it touches, all of it:
 ``mmengine.config.utils.MODULE2PACKAGE``
     Packages that were installed under the name of a fork are found
     (:mod:`swin_dense.compat.forks`).
+``mmengine.config``
+    ``_base_`` finds packages' configs by their path, ours included, and the text of a config is
+    formatted once (:mod:`swin_dense.compat.configs`).
 ``OMP_WAIT_POLICY``
     Set to PASSIVE, unless it is set, by :mod:`swin_dense` itself: PyTorch reads it when loaded.
 ``warnings.filters``
@@ -25,9 +29,20 @@ It prints nothing and compiles nothing. The global state it touches, all of it:
     (:mod:`swin_dense.compat.warning_filters`).
 """
 
+import sys
+
 from swin_dense.compat.forks import check_openmmlab, check_pkg_resources, name_forks
-from swin_dense.compat.mmcv_ext import install_finder
-from swin_dense.compat.warning_filters import ignore_openmmlab_warnings
+
+check_openmmlab()  # before anything below imports it
+
+from swin_dense.compat import lazy_imports, mmcv_ext  # noqa: E402
+from swin_dense.compat.checkpoint import (  # noqa: E402
+    allow_mmengine_types,
+    patch_mmengine_loader,
+)
+from swin_dense.compat.configs import find_bases_by_path, format_once  # noqa: E402
+from swin_dense.compat.import_hooks import ExecutionFinder  # noqa: E402
+from swin_dense.compat.warning_filters import ignore_openmmlab_warnings  # noqa: E402
 
 __all__ = ["install"]
 
@@ -36,14 +51,22 @@ def install() -> None:
     """Make OpenMMLab importable and usable on today's PyTorch; calling it again changes nothing.
 
     Raises:
-        UserError: mmengine or mmcv is not installed, or ``pkg_resources``, which mmengine imports.
+        UserError: ``pkg_resources``, which mmengine imports, is not installed.
     """
-    check_openmmlab()
-    from swin_dense.compat.checkpoint import allow_mmengine_types, patch_mmengine_loader
-
     ignore_openmmlab_warnings()
     check_pkg_resources()
-    install_finder()
+    install_finders()
     name_forks()
     allow_mmengine_types()
     patch_mmengine_loader()
+    find_bases_by_path()
+    format_once()
+
+
+def install_finders() -> None:
+    """Put the two finders on ``sys.meta_path``, once."""
+    if any(isinstance(finder, mmcv_ext.ExtensionFinder) for finder in sys.meta_path):
+        return
+    sys.meta_path.insert(0, ExecutionFinder({**mmcv_ext.HOOKS, **lazy_imports.HOOKS}))
+    # Last: Python's own finder of files comes first, and with it a compiled extension.
+    sys.meta_path.append(mmcv_ext.ExtensionFinder())

@@ -8,13 +8,13 @@ one module name with the operators of :mod:`swin_dense.compat.ops`; any other op
 
 import importlib.abc
 import importlib.machinery
-import sys
 from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
+from swin_dense.compat.import_hooks import Execute, Hook
+
 EXTENSION = "mmcv._ext"
-_NMS_MODULE = "mmcv.ops.nms"
 
 _FULL_MMCV = (
     "Install a full mmcv, compiled from source (about 10 minutes; it needs a C++ compiler, and "
@@ -63,39 +63,16 @@ class ExtensionFinder(importlib.abc.MetaPathFinder):
         return importlib.machinery.ModuleSpec(fullname, _ExtensionLoader(), origin=__name__)
 
 
-class SoftNmsFinder(importlib.abc.MetaPathFinder):
-    """Replaces ``soft_nms`` in ``mmcv.ops.nms``, if that uses our extension.
+def replace_soft_nms(execute: Execute, module: ModuleType) -> None:
+    """Executes ``mmcv.ops.nms``, and replaces its ``soft_nms`` if that uses our extension.
 
     mmcv's own function moves the boxes to the CPU; ours computes on their device.
     """
+    execute(module)
+    if isinstance(module.ext_module.__spec__.loader, _ExtensionLoader):
+        from swin_dense.compat.ops.boxes import soft_nms
 
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> importlib.machinery.ModuleSpec | None:
-        """The usual spec of ``mmcv.ops.nms``, with one more step; None for any other name."""
-        if fullname != _NMS_MODULE:
-            return None
-        spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
-        if spec is None or spec.loader is None:
-            return None
-        execute = spec.loader.exec_module
-
-        def execute_and_replace(module: ModuleType) -> None:
-            execute(module)
-            if isinstance(module.ext_module.__spec__.loader, _ExtensionLoader):
-                from swin_dense.compat.ops.boxes import soft_nms
-
-                vars(module)["soft_nms"] = soft_nms
-
-        # On the loader itself, so that it still answers for the module's source.
-        vars(spec.loader)["exec_module"] = execute_and_replace
-        return spec
+        vars(module)["soft_nms"] = soft_nms
 
 
-def install_finder() -> None:
-    """Put the two finders on ``sys.meta_path``, once."""
-    if any(isinstance(finder, ExtensionFinder) for finder in sys.meta_path):
-        return
-    sys.meta_path.insert(0, SoftNmsFinder())
-    # Last: Python's own finder of files comes first, and with it a compiled extension.
-    sys.meta_path.append(ExtensionFinder())
+HOOKS: dict[str, Hook] = {"mmcv.ops.nms": replace_soft_nms}

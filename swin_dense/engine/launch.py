@@ -11,6 +11,7 @@ from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.dist import broadcast_object_list, init_dist, is_distributed, is_main_process
 
+from swin_dense.engine.terminal.console import notify_user
 from swin_dense.errors import UserError
 
 # What torchrun tells each process, and what other launchers call it.
@@ -30,6 +31,8 @@ _HOW = {
 class OtherProcessError(UserError):
     """A user error that the first process reports; the other processes only stop."""
 
+    is_shown = False
+
 
 def adopt_process(launcher: str) -> None:
     """Gives a process that Slurm or MPI started the variables that torchrun would have set.
@@ -44,6 +47,11 @@ def adopt_process(launcher: str) -> None:
         raise UserError(f"--launcher {launcher} needs processes started by it: {_HOW[launcher]}")
     for name, theirs in zip(_TORCHRUN, _NAMES[launcher], strict=True):
         os.environ[name] = os.environ[theirs]
+    if launcher == "pytorch" and _restarts_in_one_store():
+        notify_user(
+            "warning: restarted processes may wait for those before them: start torchrun with "
+            "--rdzv-backend c10d and TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in its environment"
+        )
     if launcher == "slurm":
         if torch.cuda.device_count() == 1:  # srun --gpus-per-task=1 shows each task its own alone
             os.environ["LOCAL_RANK"] = "0"
@@ -55,6 +63,15 @@ def adopt_process(launcher: str) -> None:
         if "MASTER_ADDR" not in os.environ:
             raise UserError("--launcher mpi needs the environment variable MASTER_ADDR")
         os.environ.setdefault("MASTER_PORT", "29500")
+
+
+def _restarts_in_one_store() -> bool:
+    """Whether torchrun may restart processes, and these then meet where the first ones met.
+
+    They may read addresses of these: https://github.com/pytorch/pytorch/issues/135712.
+    """
+    shared = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    return shared and continues_by_itself("pytorch")
 
 
 def _first_node() -> str:

@@ -91,6 +91,13 @@ def multiprocessors(device: torch.device) -> int:
     return gpu_properties(device).multi_processor_count
 
 
+def major_capability(device: torch.device) -> int:
+    """Major compute capability of a GPU; 0 of no GPU."""
+    if device.type != "cuda" and not compiles_only():
+        return 0
+    return gpu_properties(device).major
+
+
 def shared_memory(device: torch.device) -> int:
     """Bytes of shared memory that a program on a GPU may have."""
     # ROCm does not tell: AMD's multiprocessors have 64 KiB.

@@ -12,7 +12,8 @@ import pytest
 
 import swin_dense
 from swin_dense.compat import forks
-from swin_dense.compat.mmcv_ext import ExtensionFinder, SoftNmsFinder
+from swin_dense.compat.import_hooks import ExecutionFinder
+from swin_dense.compat.mmcv_ext import ExtensionFinder
 from swin_dense.compat.warning_filters import ignore_openmmlab_warnings
 from swin_dense.errors import UserError
 
@@ -94,7 +95,7 @@ def test_installing_again_changes_nothing() -> None:
     swin_dense.compat.install()
     assert sys.meta_path == finders
     assert warnings.filters == filters
-    assert sum(isinstance(f, (ExtensionFinder, SoftNmsFinder)) for f in finders) == 2
+    assert sum(isinstance(f, (ExtensionFinder, ExecutionFinder)) for f in finders) == 2
 
 
 def test_full_mmcv_is_not_changed(full_mmcv: Path) -> None:

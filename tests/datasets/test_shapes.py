@@ -1,7 +1,6 @@
 """The generated data set: images, files, and atomic writing."""
 
 import json
-import runpy
 from pathlib import Path
 
 import cv2
@@ -19,6 +18,7 @@ from pycocotools.coco import COCO
 from swin_dense.datasets import shapes
 from swin_dense.datasets.shapes import CLASSES, ShapesSpec, draw_scene, write_shapes
 from swin_dense.errors import UserError
+from swin_dense_cli.make_shapes import main
 
 SPEC = ShapesSpec(train=5, val=2, size=96, seed=3)
 
@@ -210,8 +210,7 @@ def test_invalid_arguments_raise(wrong: dict[str, int]):
         ShapesSpec(**wrong)
 
 
-def test_tool(repo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    main = runpy.run_path(str(repo / "tools" / "make_shapes.py"))["main"]
+def test_tool(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     arguments = [str(tmp_path / "s"), "--train", "2", "--val", "1", "--size", "48"]
     assert main(arguments) == 0
     assert "2 + 1 images) written to" in capsys.readouterr().out

@@ -1,33 +1,14 @@
 """Fixtures: the tools as functions, a tiny data set, and tiny models trained on it once."""
 
-import importlib.util
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 
 import pytest
-import torch
 
 from swin_dense.datasets.shapes import ShapesSpec, write_shapes
 
 HERE = Path(__file__).parent
-
-
-def load_tool(name: str) -> ModuleType:
-    path = HERE.parents[1] / "tools" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(f"swin_dense_tool_{name}", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="session")
-def tool() -> Callable[..., int]:
-    """Runs a tool in this process: ``tool("train", config, "--seed", 0)`` is its exit status."""
-    torch.set_num_threads(1)
-    names = ("train", "test", "predict", "compare_swap", "convert_checkpoint")
-    modules = {name: load_tool(name) for name in names}
-    return lambda name, *args: modules[name].main([str(a) for a in args])
 
 
 @pytest.fixture
@@ -48,18 +29,6 @@ def failure(tool, capfd, tmp_path, monkeypatch) -> Callable[..., str]:
         return err
 
     return run
-
-
-@pytest.fixture(scope="session")
-def reproduce_tool() -> ModuleType:
-    """The module of ``tools/reproduce.py``, whose rows a test may replace."""
-    return load_tool("reproduce")
-
-
-@pytest.fixture(scope="session")
-def benchmark_tool() -> ModuleType:
-    """The module of ``tools/benchmark.py``."""
-    return load_tool("benchmark")
 
 
 @pytest.fixture(scope="session")

@@ -29,6 +29,7 @@ OF_SEGMENTOR = {
     "model.decode_head.dropout_ratio": 0.0,
     "model.auxiliary_head.dropout_ratio": 0.0,
     "default_hooks.checkpoint.interval": 2,
+    "train_cfg.val_interval": 2,  # in between, which gathers weights too
 }
 
 

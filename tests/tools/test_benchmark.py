@@ -1,5 +1,6 @@
 """``tools/benchmark.py``: its commands, the records that they write, and user errors."""
 
+import functools
 import json
 
 import pytest
@@ -9,16 +10,16 @@ from swin_dense.backbones import swin, swin_args
 from swin_dense.benchmarks import detector
 from swin_dense.benchmarks.baselines import BASELINES
 from swin_dense.benchmarks.records import read
-from swin_dense.benchmarks.report import (
-    benchmarks_document,
-)
+from swin_dense.benchmarks.report import benchmarks_document
+from swin_dense.commands import benchmark as command
+from swin_dense_cli.benchmark import make_parser
 
 
 @pytest.fixture
-def run(benchmark_tool, monkeypatch):
+def run(tool, monkeypatch):
     """Runs the tool with very small sizes for "tiny"; returns its exit status."""
     monkeypatch.setitem(swin_args.ARCHS, "tiny", (8, (1, 1, 2, 1), (1, 2, 2, 4)))
-    return lambda *args: benchmark_tool.main([str(arg) for arg in args])
+    return functools.partial(tool, "benchmark")
 
 
 def test_backbone(run, tmp_path, capsys):
@@ -104,13 +105,13 @@ def test_tune_where_nothing_may_be_measured(run, tmp_path, monkeypatch, capsys):
     assert "nothing may be measured: SWIN_DENSE_AUTOTUNE=0" in capsys.readouterr().err
 
 
-def test_defaults_of_a_segmentor(benchmark_tool, repo):
-    parse = benchmark_tool.make_parser().parse_args
+def test_defaults_of_a_segmentor(repo):
+    parse = make_parser().parse_args
     found = {}
     for name in ("cascade_swin_t_coco", "upernet_swin_t_ade20k"):
         args = parse(["detector", str(repo / "configs" / f"{name}.py")])
-        args.cfg = benchmark_tool.load_config(args.config, None, from_scratch=True)
-        benchmark_tool._fill_in(args, torch.device("cuda"))
+        args.cfg = command.load_config(args.config, None, from_scratch=True)
+        command._fill_in(args, torch.device("cuda"))
         found[name] = (args.size, args.batch, args.dtype)
     assert found == {
         "cascade_swin_t_coco": ("800x1344", 2, "bf16"),

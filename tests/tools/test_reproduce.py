@@ -1,5 +1,6 @@
 """``tools/reproduce.py`` as a user calls it, on few rows."""
 
+import functools
 import json
 import re
 from pathlib import Path
@@ -18,6 +19,7 @@ from swin_dense.analysis.evaluation import (
     scores_table,
 )
 from swin_dense.analysis.paper import ROWS, WEIGHTS, Row
+from swin_dense.commands import reproduce as command
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 KEYS = {
@@ -27,15 +29,15 @@ KEYS = {
 
 
 @pytest.fixture
-def reproduce(reproduce_tool, tmp_path, monkeypatch):
+def reproduce(tool, tmp_path, monkeypatch):
     """Runs the tool in an empty folder, without weights and data."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
-    return lambda *args: reproduce_tool.main([str(a) for a in args])
+    return functools.partial(tool, "reproduce")
 
 
-def test_all_rows_as_json_and_markdown(reproduce, reproduce_tool, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(reproduce_tool, "ROWS", [r for r in ROWS if "atss" in r.config])
+def test_all_rows_as_json_and_markdown(reproduce, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(command, "ROWS", [r for r in ROWS if "atss" in r.config])
     assert reproduce("--json", tmp_path / "rows.json", "--markdown", "rows.md") == 0
     entries = json.loads((tmp_path / "rows.json").read_text())
     assert [(e["table"], e["method"], e["backbone"]) for e in entries] == [
@@ -91,13 +93,13 @@ def test_user_errors(reproduce, capsys, args, message):
     assert err.count("\n") == 1
 
 
-def test_ablation(reproduce, reproduce_tool, tmp_path, monkeypatch, capsys):
+def test_ablation(reproduce, tmp_path, monkeypatch, capsys):
     counts = Counts(10**6, 10**9, (512, 2048), {}, {}, {})
     variants = [Variant(name, "upernet_swin_t_ade20k", counts) for name in VARIANTS]
-    monkeypatch.setattr(reproduce_tool, "ROWS", [])
-    monkeypatch.setattr(reproduce_tool, "count_variants", lambda configs: variants)
+    monkeypatch.setattr(command, "ROWS", [])
+    monkeypatch.setattr(command, "count_variants", lambda configs: variants)
     monkeypatch.setattr(
-        reproduce_tool,
+        command,
         "measure_stages",
         lambda device, batch: ablation.measure_stages(device, batch=1, seconds=0.001, rounds=2),
     )
@@ -121,11 +123,9 @@ def tiny_row(trained) -> Row:
     return Row("not_published", "", "", trained.config.stem, 1, 1, **scores)
 
 
-def test_row_with_weights_and_data_is_tested(
-    reproduce, reproduce_tool, trained, tiny_row, monkeypatch, capsys
-):
-    monkeypatch.setattr(reproduce_tool, "find_rows", lambda name, configs: [tiny_row])
-    monkeypatch.setattr(reproduce_tool, "CONFIGS", trained.config.parent)
+def test_row_with_weights_and_data_is_tested(reproduce, trained, tiny_row, monkeypatch, capsys):
+    monkeypatch.setattr(command, "find_rows", lambda name, configs: [tiny_row])
+    monkeypatch.setattr(command, "CONFIGS", trained.config.parent)
     flags = ["--data-root", trained.data_root, "--device", "cpu", "--json", "row.json"]
     assert reproduce("--row", "tiny", "--checkpoint", trained.checkpoint, *flags) == 0
     (entry,) = json.loads(Path("row.json").read_text())

@@ -20,7 +20,7 @@ def test_command_line(tmp_path):
     command = [sys.executable, HERE.parents[1] / "tools" / "train.py", tmp_path / "none.py"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 2
-    assert done.stdout == ""
+    assert done.stdout == f"train {tmp_path / 'none.py'}: loading PyTorch and OpenMMLab\n"
     assert done.stderr == f"error: no such config: {tmp_path / 'none.py'}\n"
 
 

@@ -1,15 +1,16 @@
 """Reading a config file, and changing it by dotted keys."""
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from inspect import signature
 from pathlib import Path
 from typing import Any
 
-from mmengine.config import Config
+from mmengine.config import Config, DictAction
 from mmengine.runner import Runner
 
 from swin_dense.errors import UserError
+from swin_dense.packaged import close_names, config_names, find_config
 
 # What a runner reads from a config, so that these may be set where the config does not.
 RUNNER_KEYS = set(signature(Runner.__init__).parameters) - {"self", "cfg"}
@@ -19,24 +20,40 @@ RUNNER_KEYS |= {"tta_model", "tta_pipeline"}
 
 
 def read_config(path: str | Path) -> Config:
-    """Reads a config file.
+    """Reads a config file, or a config of this package by its name.
 
     Raises:
         UserError: there is no such file, or it, or a file it inherits from, cannot be read.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"no such config: {path}{_similar_config(path)}")
+    path = find_file(path)
     if path.suffix not in (".py", ".json", ".yaml", ".yml"):
         raise UserError(f"{path} is not a config: expected a .py, .json or .yaml file")
     try:
         return Config.fromfile(path)
+    except UserError:
+        raise
     except FileNotFoundError as error:
         raise UserError(f"{path} inherits from a file that is missing: {error}") from error
     except SyntaxError as error:
         raise UserError(f"{path} is not valid Python: line {error.lineno}: {error.msg}") from error
     except (ImportError, NameError, KeyError, AttributeError, TypeError, ValueError) as error:
         raise UserError(f"{path} cannot be read: {type(error).__name__}: {error}") from error
+
+
+def parse_options(items: Iterable[str]) -> dict[str, Any]:
+    """The values of ``--cfg-options key=value ...``, read as OpenMMLab's tools do.
+
+    Raises:
+        UserError: brackets do not match.
+    """
+    options = {}
+    for item in items:
+        key, _, value = item.partition("=")
+        try:
+            options[key] = DictAction._parse_iterable(value)
+        except AssertionError as error:
+            raise UserError(f"--cfg-options: brackets do not match in {item!r}") from error
+    return options
 
 
 def merge_options(cfg: Config, options: Mapping[str, Any]) -> None:
@@ -84,8 +101,18 @@ def _check_key(cfg: Config, key: str) -> None:
             return
 
 
-def _similar_config(path: Path) -> str:
-    folder = path.parent if path.parent.is_dir() else Path("configs")
-    names = {p.name: p for p in folder.glob("*.py")}
+def find_file(config: str | Path) -> Path:
+    """The file that is meant by a path, or by the name of one of this package's configs.
+
+    Raises:
+        UserError: there is none; the message has files or names that are close to it.
+    """
+    path = Path(config)
+    if path.is_file():
+        return path
+    if path.name == str(config) and path.name.removesuffix(".py") in config_names():
+        return find_config(path.name)
+    names = {p.name: p for p in path.parent.glob("*.py")}
     close = difflib.get_close_matches(path.with_suffix(".py").name, names, n=1)
-    return f"; did you mean {names[close[0]]}?" if close else ""
+    hint = f"; did you mean {names[close[0]]}?" if close else close_names(path.name)
+    raise UserError(f"no such config: {path}{hint}")

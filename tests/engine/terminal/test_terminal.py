@@ -11,8 +11,8 @@ from rich.console import Console
 
 from swin_dense.engine.paths import write_json
 from swin_dense.engine.terminal import console as terminal
-from swin_dense.engine.terminal.cli import as_user_error
 from swin_dense.engine.terminal.hooks import ProgressHook, metrics_table, plain_values
+from swin_dense.engine.terminal.user_errors import as_user_error
 from swin_dense.errors import UserError
 
 

@@ -13,6 +13,7 @@ def normal_cdf(h, dtype: tl.constexpr):
     For results in 16 bits it is a polynomial, cut off at 0 and 1: a third of erf's instructions.
     The largest error of GELU is 4.3e-5, rounding of fp32 included; that of its derivative 2.9e-5.
     Beyond 4.35 the polynomial leaves [0, 1] and never comes back: GELU is exactly 0 or h.
+    :func:`gelu_of` has a shorter one for GELU alone.
     """
     if dtype == tl.float32:
         cdf = 0.5 * (1.0 + tl.erf(h * 0.7071067811865476))
@@ -32,6 +33,28 @@ def normal_cdf(h, dtype: tl.constexpr):
 
 
 @triton.jit
+def gelu_of(h, dtype: tl.constexpr):
+    """GELU of h for results in ``dtype``; in 16 bits its largest error is 4.6e-5.
+
+    The polynomial is in (h^2 - 31.75)^2, which saves one multiply-add of ten. The probability
+    alone is off by up to 8.4e-5, near 0: too much for the derivative.
+    """
+    if dtype == tl.float32:
+        cdf = normal_cdf(h, dtype)
+    else:
+        t = h * h - 31.75
+        t = t * t
+        p = t * 3.518129e-19 - 6.136891e-16
+        p = p * t + 5.336115e-13
+        p = p * t - 1.037804e-10
+        p = p * t + 1.245797e-08
+        p = p * t + 1.140053e-04
+        p = p * t + 9.600266e-02
+        cdf = tl.clamp(h * p + 0.5, 0.0, 1.0)
+    return h * cdf
+
+
+@triton.jit
 def gelu_derivative(h, cdf):
     """Derivative of GELU at h, with :func:`normal_cdf` of h: the density is 2^(...)."""
     # -1 / (2 ln 2), and the logarithm of 1 / sqrt(2 pi).
@@ -44,7 +67,7 @@ def gelu(h, g, size, BLOCK: tl.constexpr):
     first = tl.cast(tl.program_id(0), tl.int64) * BLOCK
     at = tl.arange(0, BLOCK)
     value = tl.load(h + first + at, mask=at < size - first, other=0.0).to(tl.float32)
-    value *= normal_cdf(value, h.dtype.element_ty)
+    value = gelu_of(value, h.dtype.element_ty)
     tl.store(g + first + at, value.to(g.dtype.element_ty), mask=at < size - first)
 
 

@@ -12,7 +12,7 @@ half a row needs half the registers. A ``block`` is what ``block_rows`` returns.
 import triton
 import triton.language as tl
 
-from swin_dense.ops.block.triton.gelu_kernels import gelu_derivative, normal_cdf
+from swin_dense.ops.block.triton.gelu_kernels import gelu_derivative, gelu_of, normal_cdf
 from swin_dense.ops.block.triton.norm_kernels import SIZES, block_rows, scaled
 
 
@@ -106,7 +106,7 @@ def linear(
         if g is not None:
             # Rounded before it is activated: backward will have this result.
             y = y.to(g.dtype.element_ty).to(tl.float32)
-            store(g, block, first, y * normal_cdf(y, g.dtype.element_ty), FEATURES, CHUNK)
+            store(g, block, first, gelu_of(y, g.dtype.element_ty), FEATURES, CHUNK)
         if out is not None:
             store(out, block, first, y, FEATURES, CHUNK)
 
@@ -167,10 +167,11 @@ def mlp(
     for first in range(0, HIDDEN, CHUNK):
         w1_1 = load_features(w1, first, 0, C, CHUNK, C_1)
         w1_2 = load_features(w1, first, C_1, C, CHUNK, C_2)
-        h = tl.dot(n_1, tl.trans(w1_1), input_precision=PRECISION)
+        # What products are added to: it is loaded into registers, not by asynchronous copies.
+        h = tl.broadcast_to(vector(b1, first, CHUNK), (ROWS, CHUNK))
+        h = tl.dot(n_1, tl.trans(w1_1), h, input_precision=PRECISION)
         h = tl.dot(n_2, tl.trans(w1_2), h, input_precision=PRECISION)
-        h += vector(b1, first, CHUNK)
-        g = (h * normal_cdf(h, dtype)).to(dtype)
+        g = gelu_of(h, dtype).to(dtype)
         w2_1 = _load_w2(w2, first, 0, HIDDEN, CHUNK, C_1)
         w2_2 = _load_w2(w2, first, C_1, HIDDEN, CHUNK, C_2)
         sum_1 = tl.dot(g, tl.trans(w2_1), sum_1, input_precision=PRECISION)
@@ -295,11 +296,11 @@ def mlp_backward(
         w1_2 = load_features(w1, first, C_1, C, CHUNK, C_2)
         w2_1 = _load_w2(w2, first, 0, HIDDEN, CHUNK, C_1)
         w2_2 = _load_w2(w2, first, C_1, HIDDEN, CHUNK, C_2)
-        h = tl.dot(n_1, tl.trans(w1_1), input_precision=PRECISION)
+        h = tl.broadcast_to(vector(b1, first, CHUNK), (ROWS, CHUNK))
+        h = tl.dot(n_1, tl.trans(w1_1), h, input_precision=PRECISION)
         d = tl.dot(d_1, w2_1, input_precision=PRECISION)
         h = tl.dot(n_2, tl.trans(w1_2), h, input_precision=PRECISION)
         d = tl.dot(d_2, w2_2, d, input_precision=PRECISION)
-        h += vector(b1, first, CHUNK)
         cdf = normal_cdf(h, dtype)
         store(g, block, first, h * cdf, HIDDEN, CHUNK)
         d = (d * gelu_derivative(h, cdf)).to(dtype)

@@ -98,19 +98,20 @@ def place(window, n, size, M: tl.constexpr, SHIFT: tl.constexpr, EDGE: tl.conste
     """
     rows, columns, height, width = size
     image, window_row, window_column = window
-    y = window_row * M + n // M
-    x = window_column * M + n % M
+    y = window_row * M + SHIFT + n // M
+    x = window_column * M + SHIFT + n % M
     on_map = n < M * M
-    # What the cyclic shift moves to the opposite end is a region of its own (figure 4).
-    wraps_y = y >= rows * M - SHIFT
-    wraps_x = x >= columns * M - SHIFT
-    y += SHIFT
-    x += SHIFT
+    region = tl.zeros_like(n)
     if EDGE:
-        y -= tl.where(wraps_y, rows * M, 0)
-        x -= tl.where(wraps_x, columns * M, 0)
+        if SHIFT > 0:
+            # What the cyclic shift moves to the opposite end is a region of its own (figure 4).
+            # All but the last line depends on n alone: it is computed once, outside of the loop.
+            region += (n // M >= M - SHIFT).to(tl.int32) * 2
+            region += (n % M >= M - SHIFT).to(tl.int32)
+            region &= tl.where(window_row == rows - 1, 2, 0) + (window_column == columns - 1)
+            y -= tl.where(region >= 2, rows * M, 0)
+            x -= tl.where(region % 2 > 0, columns * M, 0)
         on_map &= (y < height) & (x < width)
-    region = wraps_y.to(tl.int32) * 2 + wraps_x.to(tl.int32)
     return (image * height + y) * width + x, on_map, region
 
 
@@ -160,7 +161,7 @@ def exp(x, dtype: tl.constexpr):
 
 
 @triton.jit
-def load_bias(position_bias, head, q, k, M: tl.constexpr, dtype: tl.constexpr):
+def load_bias(position_bias, head, q, k, M: tl.constexpr):
     """What is added to scores of queries q against keys k, in fp32: -inf for keys off the window.
 
     Of q and k, one is a column and one a row.
@@ -171,7 +172,7 @@ def load_bias(position_bias, head, q, k, M: tl.constexpr, dtype: tl.constexpr):
     else:
         at = (head * N + q) * N + k
         bias = tl.load(position_bias + at, mask=(q < N) & (k < N), other=0.0)
-        bias = tl.where(k < N, exponent(bias.to(tl.float32), dtype), float("-inf"))
+        bias = tl.where(k < N, bias.to(tl.float32), float("-inf"))
     return bias
 
 
@@ -194,12 +195,11 @@ def largest(scores):
 def scores_of(
     x, y, bias, region_x, region_y, scale, SHIFT: tl.constexpr, PRECISION: tl.constexpr
 ):  # fmt: skip
-    """Exponents of queries against keys, or the reverse, in fp32: product, bias, mask."""
+    """Scores of queries against keys, or the reverse, in fp32: product, bias, mask."""
     scores = tl.dot(x, tl.trans(y), input_precision=PRECISION)
-    scores = scores * exponent(scale, x.dtype) + bias
+    scores = scores * scale + bias
     if SHIFT > 0:
-        masked = scores - exponent(100.0, x.dtype)
-        scores = tl.where(region_x[:, None] == region_y[None, :], scores, masked)
+        scores = tl.where(region_x[:, None] == region_y[None, :], scores, scores - 100.0)
     return scores
 
 
@@ -237,7 +237,7 @@ def forward(
     bias = ()
     for i in tl.static_range(len(TILES)):
         n_k = tokens(i, TILES)
-        bias += (load_bias(position_bias, head, n_q[:, None], n_k[None, :], M, dtype),)
+        bias += (load_bias(position_bias, head, n_q[:, None], n_k[None, :], M),)
     for EDGE in tl.static_range(1 + (PADDED or SHIFT > 0)):
         begin, end = own_windows(first, step, n_windows, size, M, SHIFT, EDGE)
         for index in range(begin, end, step):
@@ -252,11 +252,11 @@ def forward(
                 s = scores_of(q, k, bias[i], region_q, region, scale, SHIFT * EDGE, PRECISION)
                 scores += (s,)
                 values += (v,)
-            top = largest(scores)
+            top = exponent(largest(scores), dtype)
             o = tl.zeros((BLOCK, D), tl.float32)
             total = tl.zeros((BLOCK,), tl.float32)
             for i in tl.static_range(len(TILES)):
-                p = exp(scores[i] - top[:, None], dtype)
+                p = exp(exponent(scores[i], dtype) - top[:, None], dtype)
                 total += tl.sum(p, 1)
                 o = tl.dot(p.to(q.dtype), values[i], o, input_precision=PRECISION)
             store(out, column, c, row_q, on_q, o * (1.0 / total)[:, None])
@@ -275,7 +275,7 @@ def backward(
     c, column = heads * D, head * D
     dtype: tl.constexpr = qkv.dtype.element_ty
     n = tl.arange(0, BLOCK)
-    bias = load_bias(position_bias, head, n[:, None], n[None, :], M, dtype)
+    bias = load_bias(position_bias, head, n[:, None], n[None, :], M)
     pairs = tl.zeros((BLOCK, BLOCK), tl.float32)
     padded_k = tl.zeros((D,), tl.float32)
     padded_v = tl.zeros((D,), tl.float32)
@@ -290,7 +290,8 @@ def backward(
             # 0 off the map: such queries send no gradient to anything.
             do = load(d_out, None, column, c, row, on_map, D, False)
             s = scores_of(q, k, bias, region, region, scale, SHIFT * EDGE, PRECISION)
-            p = exp(s - tl.max(s, 1)[:, None], dtype)
+            top = exponent(tl.max(s, 1), dtype)
+            p = exp(exponent(s, dtype) - top[:, None], dtype)
             p = p * (1.0 / tl.sum(p, 1))[:, None]
             dp = tl.dot(do, tl.trans(v), input_precision=PRECISION)
             ds = p * (dp - tl.sum(p * dp, 1)[:, None])

@@ -7,7 +7,7 @@ and 144 tokens are better 128 + 16 than 256. The rest is as in :mod:`.kernels`.
 """
 
 # Tuples of tiles grow while a kernel is compiled.
-# mypy: disable-error-code="assignment"
+# mypy: disable-error-code="assignment,var-annotated"
 
 import triton
 import triton.language as tl
@@ -15,7 +15,7 @@ import triton.language as tl
 from swin_dense.ops.window_attention.triton.kernels import (
     SIZES,
     exp,
-    largest,
+    exponent,
     load,
     load_bias,
     load_keys,
@@ -29,6 +29,9 @@ from swin_dense.ops.window_attention.triton.kernels import (
     tokens,
     window_at,
 )
+
+# Weights that registers hold, with their gradients and the position bias.
+_KEPT = tl.constexpr(64 * 144)
 
 
 @triton.jit(do_not_specialize=SIZES)
@@ -45,10 +48,12 @@ def backward_queries(
     c, column = heads * D, head * D
     dtype: tl.constexpr = qkv.dtype.element_ty
     n_q = block * BLOCK + tl.arange(0, BLOCK)
+    # More than these are not kept, but computed again once the softmax's denominator is known.
+    AGAIN: tl.constexpr = BLOCK * M * M > _KEPT
     bias = ()
     for i in tl.static_range(len(TILES)):
         n_k = tokens(i, TILES)
-        bias += (load_bias(position_bias, head, n_q[:, None], n_k[None, :], M, dtype),)
+        bias += (load_bias(position_bias, head, n_q[:, None], n_k[None, :], M),)
     for EDGE in tl.static_range(1 + (PADDED or SHIFT > 0)):
         begin, end = own_windows(first, step, n_windows, size, M, SHIFT, EDGE)
         for index in range(begin, end, step):
@@ -56,43 +61,59 @@ def backward_queries(
             row_q, on_q, region_q = place(window, n_q, size, M, SHIFT, EDGE)
             q = load(qkv, qkv_bias, column, 3 * c, row_q, on_q, D, EDGE)
             do = load(d_out, None, column, c, row_q, on_q, D, False)
-            scores, keys, values = (), (), ()
+            top = tl.full((BLOCK,), float("-inf"), tl.float32)
+            total, mean = tl.zeros((BLOCK,), tl.float32), tl.zeros((BLOCK,), tl.float32)
+            loaded, kept = (), ()
             for i in tl.static_range(len(TILES)):
                 k, v, region = load_keys(
                     qkv, qkv_bias, c, column, window, tokens(i, TILES), size,
                     M, SHIFT, D, EDGE)  # fmt: skip
                 s = scores_of(q, k, bias[i], region_q, region, scale, SHIFT * EDGE, PRECISION)
-                scores += (s,)
-                keys += (k,)
-                values += (v,)
-            top = largest(scores)
-            total = tl.zeros((BLOCK,), tl.float32)
-            mean = tl.zeros((BLOCK,), tl.float32)
-            weights, d_weights = (), ()
-            for i in tl.static_range(len(TILES)):
-                p = exp(scores[i] - top[:, None], dtype)
-                dp = tl.dot(do, tl.trans(values[i]), input_precision=PRECISION)
-                total += tl.sum(p, 1)
-                mean += tl.sum(p * dp, 1)
-                weights += (p,)
-                d_weights += (dp,)
-            share = 1.0 / total
-            mean *= share
+                dp = tl.dot(do, tl.trans(v), input_precision=PRECISION)
+                p, top, total, mean = _sum_up(s, dp, top, total, mean, dtype)
+                loaded += ((k, v, region),)
+                kept += ((p, dp, top),)
+            mean /= total
+            at = _statistics(statistics, window, size, head, heads, M)
+            _store_statistics(at, n_q, top, total, mean, M, dtype)
+            if AGAIN:
+                # From what is loaded again, or the compiler would keep the products in registers.
+                q = load(qkv, qkv_bias, column, 3 * c, row_q, on_q, D, EDGE)
+                do = load(d_out, None, column, c, row_q, on_q, D, False)
             dq = tl.zeros((BLOCK, D), tl.float32)
             for i in tl.static_range(len(TILES)):
-                ds = weights[i] * share[:, None] * (d_weights[i] - mean[:, None])
-                dq = tl.dot(ds.to(q.dtype), keys[i], dq, input_precision=PRECISION)
+                k, v, region = loaded[i]
+                p, dp, before = kept[i]
+                if AGAIN:
+                    s = scores_of(q, k, bias[i], region_q, region, scale, SHIFT * EDGE, PRECISION)
+                    dp = tl.dot(do, tl.trans(v), input_precision=PRECISION)
+                    p = exp(exponent(s, dtype) - top[:, None], dtype)
+                    before = top
+                share = exp(before - top, dtype) / total
+                ds = p * (dp * share[:, None] - (mean * share)[:, None])
+                dq = tl.dot(ds.to(dtype), k, dq, input_precision=PRECISION)
             store(d_qkv, column, 3 * c, row_q, on_q, dq * scale)
-            _store_statistics(statistics, window, size, head, heads, n_q, top, share, mean, M)
+
+
+@triton.jit
+def _sum_up(s, dp, top, total, mean, dtype: tl.constexpr):
+    """Weights of a tile, e to the scores less their largest so far; that, and sums over all tiles.
+
+    The sums are of the weights, and of their products with their gradients.
+    """
+    before, top = top, tl.maximum(top, exponent(tl.max(s, 1), dtype))
+    p = exp(exponent(s, dtype) - top[:, None], dtype)
+    rest = exp(before - top, dtype)
+    return p, top, total * rest + tl.sum(p, 1), mean * rest + tl.sum(p * dp, 1)
 
 
 @triton.jit
 def _statistics(pointer, window, size, head, heads, M: tl.constexpr):
     """Where the statistics of a window's head begin: ``(nW, heads, 3, N)`` fp32.
 
-    Of every query the largest score, 1 over the softmax's denominator, and the mean of the
-    weights' gradients. The first two are stored apart, as rounding the logarithm of what they
-    make together would show in fp32 gradients.
+    Of every query the logarithm of the softmax's denominator, and the mean of the weights'
+    gradients. In fp32, where rounding the logarithm would show in gradients, the largest score
+    stands in its place, and the third is 1 over the rest of the denominator.
     """
     rows, columns, _, _ = size
     image, row, column = window
@@ -100,22 +121,27 @@ def _statistics(pointer, window, size, head, heads, M: tl.constexpr):
 
 
 @triton.jit
-def _store_statistics(pointer, window, size, head, heads, n_q, top, share, mean, M: tl.constexpr):
+def _store_statistics(at, n_q, top, total, mean, M: tl.constexpr, dtype: tl.constexpr):
     N: tl.constexpr = M * M
-    at = _statistics(pointer, window, size, head, heads, M) + n_q
-    tl.store(at, top, mask=n_q < N)
-    tl.store(at + N, share, mask=n_q < N)
-    tl.store(at + 2 * N, mean, mask=n_q < N)
+    if dtype == tl.float32:
+        tl.store(at + 2 * N + n_q, 1.0 / total, mask=n_q < N)
+    else:
+        top += tl.log2(total)
+    tl.store(at + n_q, top, mask=n_q < N)
+    tl.store(at + N + n_q, mean, mask=n_q < N)
 
 
 @triton.jit
-def _load_statistics(at, n_q, M: tl.constexpr):
+def _load_statistics(at, n_q, M: tl.constexpr, dtype: tl.constexpr):
     N: tl.constexpr = M * M
     # Beyond the window, exp(score - inf) makes a weight of 0.
     top = tl.load(at + n_q, mask=n_q < N, other=float("inf"))
-    share = tl.load(at + N + n_q, mask=n_q < N, other=0.0)
-    mean = tl.load(at + 2 * N + n_q, mask=n_q < N, other=0.0)
-    return top, share, mean
+    mean = tl.load(at + N + n_q, mask=n_q < N, other=0.0)
+    if dtype == tl.float32:
+        share = tl.load(at + 2 * N + n_q, mask=n_q < N, other=0.0)
+    else:
+        share = tl.full(n_q.shape, 1.0, tl.float32)
+    return top, mean, share
 
 
 @triton.jit(do_not_specialize=SIZES)
@@ -135,7 +161,7 @@ def backward_keys(
     bias, pairs = (), ()
     for i in tl.static_range(len(TILES)):
         n_q = tokens(i, TILES)
-        bias += (load_bias(position_bias, head, n_q[None, :], n_k[:, None], M, dtype),)
+        bias += (load_bias(position_bias, head, n_q[None, :], n_k[:, None], M),)
         if d_position_bias is not None:
             pairs += (tl.zeros_like(bias[i]),)
     padded_k = tl.zeros((D,), tl.float32)
@@ -156,9 +182,9 @@ def backward_keys(
                 row_q, on_q, region_q = place(window, n_q, size, M, SHIFT, EDGE)
                 q = load(qkv, qkv_bias, column, 3 * c, row_q, on_q, D, EDGE)
                 do = load(d_out, None, column, c, row_q, on_q, D, False)
-                top, share, mean = _load_statistics(at, n_q, M)
+                top, mean, share = _load_statistics(at, n_q, M, dtype)
                 s = scores_of(k, q, bias[i], region_k, region_q, scale, SHIFT * EDGE, PRECISION)
-                p = exp(s - top[None, :], dtype) * share[None, :]
+                p = exp(exponent(s, dtype) - top[None, :], dtype) * share[None, :]
                 dp = tl.dot(v, tl.trans(do), input_precision=PRECISION)
                 ds = p * (dp - mean[None, :])
                 dk = tl.dot(ds.to(q.dtype), q, dk, input_precision=PRECISION)

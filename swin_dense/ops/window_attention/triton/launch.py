@@ -13,6 +13,7 @@ from swin_dense.ops.triton_support import (
     device_guard,
     fp32_precision,
     gpu_properties,
+    major_capability,
     multiprocessors,
 )
 from swin_dense.ops.window_attention.triton import kernels, large_kernels
@@ -40,27 +41,30 @@ class Tiles(NamedTuple):
     backward_queries: int
     backward_keys: int
     keys: tuple[int, ...]
+    keys_backward: tuple[int, ...]
     queries: tuple[int, ...]
 
 
 @lru_cache
-def tiles(window_size: int, dtype: torch.dtype) -> Tiles:
+def tiles(window_size: int, dtype: torch.dtype, head_dim: int) -> Tiles:
     """Tiles for windows of ``window_size`` x ``window_size`` tokens.
 
     Chosen by compiling for sm_90 without a GPU: their speed is not measured. In 16 bit they are
-    those with the fewest instructions. Hopper's products take 64 rows at least; 64 columns at a
-    time spare registers where no row is needed as a whole. For windows of more than 12 the weights
-    of 64 queries and their gradients would be more than all registers and the L1 cache hold. In
-    fp32 16 rows are as fast as 64, and fit into registers; 64 columns fit into shared memory.
+    those with the fewest instructions. Hopper's products take 64 rows at least; 32 columns at a
+    time spare registers where no row is needed as a whole. In fp32 16 rows are as fast as 64, and
+    fit into registers; 64 columns fit into shared memory.
     """
     n = window_size**2
     if n <= 64:
         side = triton.next_power_of_2(n)
-        return Tiles(side, side, side, (side,), (side,))
+        return Tiles(side, side, side, (side,), (side,), (side,))
     if dtype == torch.float32:
-        return Tiles(16, 16, 16, _cut(n, 64), _cut(n, 64))
+        return Tiles(16, 16, 16, _cut(n, 64), _cut(n, 64), _cut(n, 64))
     keys = _cut(n, 1 << (n.bit_length() - 1))
-    return Tiles(64, 64 if n <= 144 else 16, 64, keys, _cut(n, 64))
+    if n > 144 and head_dim > 32:
+        return Tiles(64, 16, 64, keys, keys, _cut(n, 32))  # for the sake of shared memory
+    # Backward of larger windows computes weights twice, a tile at a time: see the kernel.
+    return Tiles(64, 64, 64, keys, keys if n <= 144 else _cut(n, 64), _cut(n, 32))
 
 
 def _cut(tokens: int, side: int) -> tuple[int, ...]:
@@ -68,14 +72,20 @@ def _cut(tokens: int, side: int) -> tuple[int, ...]:
     return (side,) * whole + ((max(triton.next_power_of_2(rest), 16),) if rest else ())
 
 
-def schedule(kernel: str, dtype: torch.dtype) -> dict[str, int]:
+def schedule(kernel: str, dtype: torch.dtype, window_size: int, major: int) -> dict[str, int]:
     """Warps of a program, and windows that it has in flight.
 
     Without tensor cores, as fp32 in full precision is, a tile needs twice the threads. Backward
     has no registers left for the next window's loads.
+
+    Of capability 10 (B200), whose products of 4 or 8 warps pass through tensor memory, windows of
+    one tile take 2 warps: then Triton multiplies from registers. Compiled for sm_100 without a GPU,
+    a window of 7 takes 691 instructions of 2 warps forward and 1460 backward.
     """
     if dtype == torch.float32:
         return {"num_warps": 8, "num_stages": 1}
+    if major == 10 and window_size <= 8:
+        return {"num_warps": 2, "num_stages": 2 if kernel == "forward" else 1}
     return {"num_warps": 4, "num_stages": 2 if kernel == "forward" else 1}
 
 
@@ -168,7 +178,8 @@ class _Problem:
     def plan(self, kernel: str, tensors: tuple, **tile: Any) -> _Plan:
         """How to launch a kernel; for tensors that depend on it, their dtype may be given."""
         dtypes = tuple(x.dtype if isinstance(x, Tensor) else x for x in tensors)
-        options = {**self.constants, **schedule(kernel, self.dtype), **tile}
+        chosen = schedule(kernel, self.dtype, self.window_size, major_capability(self.device))
+        options = {**self.constants, **chosen, **tile}
         where = self.device, multiprocessors(self.device)
         concurrent = concurrent_programs(
             kernel, dtypes, len(self.sizes) - 1, tuple(options.items()), *where
@@ -220,7 +231,7 @@ def forward(
     problem = _Problem(qkv, spec)
     out = qkv.new_empty(*qkv.shape[:3], qkv.shape[3] // 3)
     tensors = (qkv, problem.padding_token(qkv_bias), position_bias, out)
-    tile = tiles(spec.window_size, qkv.dtype)
+    tile = tiles(spec.window_size, qkv.dtype, problem.head_dim)
     with device_guard(qkv.device):
         problem.plan("forward", tensors, BLOCK=tile.forward, TILES=tile.keys).launch(*tensors)
     return out
@@ -267,7 +278,9 @@ def _backward_small(
     """One kernel; returns what its programs summed up for pairs of tokens and for padding."""
     sums = [torch.float32 if want else None for want in (want_pairs, want_padding)]
     plan = problem.plan(
-        "backward", (*inputs, *sums), BLOCK=tiles(problem.window_size, problem.dtype).forward
+        "backward",
+        (*inputs, *sums),
+        BLOCK=tiles(problem.window_size, problem.dtype, problem.head_dim).forward,
     )
     pairs = problem.pairs(plan.groups) if want_pairs else None
     padding = problem.padding(plan.groups) if want_padding else None
@@ -279,12 +292,12 @@ def _backward_large(
     problem: _Problem, inputs: tuple, want_padding: bool, want_pairs: bool
 ) -> tuple[Tensor | None, Tensor | None]:
     """A kernel for the queries and one for the keys; returns as :func:`_backward_small`."""
-    tile = tiles(problem.window_size, problem.dtype)
+    tile = tiles(problem.window_size, problem.dtype, problem.head_dim)
     statistics = problem.floats(problem.windows, problem.heads, 3, problem.tokens)
     tensors = (*inputs, statistics)
-    problem.plan("backward_queries", tensors, BLOCK=tile.backward_queries, TILES=tile.keys).launch(
-        *tensors
-    )
+    problem.plan(
+        "backward_queries", tensors, BLOCK=tile.backward_queries, TILES=tile.keys_backward
+    ).launch(*tensors)
     sums = [torch.float32 if want else None for want in (want_pairs, want_padding)]
     plan = problem.plan(
         "backward_keys", (*tensors, *sums), BLOCK=tile.backward_keys, TILES=tile.queries

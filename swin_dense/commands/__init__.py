@@ -1,0 +1,1 @@
+"""What the commands of ``swin-dense`` do that have no place elsewhere."""

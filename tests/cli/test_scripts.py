@@ -1,0 +1,53 @@
+"""``python -m swin_dense SCRIPT``: a script runs as Python runs it, on operators of ours."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import mmdet
+import pytest
+
+SHOW = """
+import __main__, sys
+from pathlib import Path
+import mmdet.models  # before anything else: mmcv-lite alone could not
+import beside
+print(sys.argv[1:], Path(sys.argv[0]).name, __name__, __main__.__file__ == __file__ == sys.argv[0])
+print(Path(sys.path[0]).name, str(Path.cwd()) in sys.path, __main__.SHOW_ME)
+"""
+
+
+def run(*words: object, cwd: Path | None = None) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-W", "ignore", *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False)
+
+
+def test_script_sees_what_python_gives_it(tmp_path: Path) -> None:
+    folder = tmp_path / "tools"
+    folder.mkdir()
+    (folder / "beside.py").touch()
+    (folder / "show.py").write_text(f"SHOW_ME = 7\n{SHOW}\nsys.exit(3)\n")
+    done = run("-m", "swin_dense", "tools/show.py", "--flag", "a b", cwd=tmp_path)
+    assert done.returncode == 3, done.stderr
+    assert done.stdout == "['--flag', 'a b'] show.py __main__ True\ntools False 7\n"
+
+
+@pytest.mark.parametrize("package", ["mmdet"])
+def test_stock_tools_read_their_configs(package: str, tmp_path: Path) -> None:
+    """mmdet's own test script imports mmdet.models before any config, up to the checkpoint."""
+    script = Path(mmdet.__file__).parent / ".mim" / "tools" / "test.py"
+    config = tmp_path / "mine.py"
+    config.write_text("_base_ = 'swin_dense::cascade_swin_nano_shapes'\n")
+    words = [config, tmp_path / "none.pth", "--work-dir", tmp_path / "w"]
+    done = run("-m", "swin_dense", script, *words, cwd=tmp_path)
+    assert done.returncode != 0
+    assert "annotations/instances_val2017.json" in done.stderr, done.stderr[-3000:]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"), [([], "usage: "), (["none.py"], "error: no such script: none.py\n")]
+)
+def test_mistakes(words: list[str], message: str) -> None:
+    done = run("-m", "swin_dense", *words)
+    assert done.returncode == 2
+    assert message in done.stdout + done.stderr

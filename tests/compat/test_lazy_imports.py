@@ -1,0 +1,109 @@
+"""transformers and matplotlib are imported when they are used, and then work as before."""
+
+import importlib
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.registry import OPTIMIZERS
+
+# What OpenMMLab takes from transformers, in a package of that name.
+TRANSFORMERS = {
+    "__init__.py": """
+from torch import nn
+class BertConfig:
+    chunk_size_feed_forward, hidden_size, num_attention_heads = 0, 4, 2
+    attention_probs_dropout_prob, is_decoder = 0, False
+class BertPreTrainedModel(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+class BertModel: ...
+class AutoTokenizer:
+    from_pretrained = staticmethod('tokens of {}'.format)
+class Adafactor: ...
+""",
+    "modeling_utils.py": "def apply_chunking_to_forward(*args): ...",
+    "models/__init__.py": "",
+    "models/bert/__init__.py": "",
+    "models/bert/modeling_bert.py": """
+from torch import nn
+class BertAttention(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+class BertIntermediate(BertAttention): ...
+class BertOutput(BertAttention): ...
+""",
+}
+SCRIPT = """
+import pickle, sys
+import swin_dense, mmdet.models, mmdet.datasets, mmdet.engine, mmdet.evaluation
+lazy = {'matplotlib', 'transformers'}
+assert not lazy & set(sys.modules)
+
+from mmdet.models.utils import BertEncoderLayer, VLFuse, vlfuse_helper
+from mmdet.models.language_models import bert
+assert bert.AutoTokenizer.from_pretrained('a') == 'tokens of a'
+assert lazy & set(sys.modules) == {'transformers'}
+import transformers
+layer = BertEncoderLayer(transformers.BertConfig())
+assert isinstance(layer, transformers.BertPreTrainedModel)
+assert pickle.loads(pickle.dumps(layer)).attention.__class__ is vlfuse_helper.BertAttention
+assert vlfuse_helper.VLFuse is VLFuse  # not a second one
+from mmengine.registry import OPTIMIZERS
+assert type(OPTIMIZERS.build({'type': 'Adafactor'})) is transformers.Adafactor
+"""
+
+
+def test_imports_wait_for_use(python, tmp_path: Path) -> None:
+    for name, text in TRANSFORMERS.items():
+        path = tmp_path / "transformers" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    python("-c", f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n{SCRIPT}")
+
+
+def test_adafactor_trains() -> None:
+    pytest.importorskip("transformers")
+    weight = torch.nn.Parameter(torch.ones(3))
+    optimizer = OPTIMIZERS.build({"type": "Adafactor", "params": [weight], "lr": None})
+    weight.sum().backward()
+    optimizer.step()
+    assert bool((weight < 1).all())
+
+
+def test_language_model_of_grounding_dino(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    from mmdet.registry import MODELS
+
+    config = transformers.BertConfig(
+        vocab_size=8, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8
+    )
+    transformers.BertModel(config).save_pretrained(tmp_path)
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", "cat", "?"]
+    (tmp_path / "vocab.txt").write_text("\n".join(words))
+    transformers.BertTokenizer(str(tmp_path / "vocab.txt")).save_pretrained(tmp_path)
+    model = MODELS.build(
+        {"type": "mmdet.BertModel", "name": str(tmp_path), "num_layers_of_embedded": 1}
+    )
+    found = model(["cat. dog."])
+    assert found["embedded"].shape[0] == 1
+    assert found["embedded"].shape[2] == 8
+
+
+def test_pictures_of_tracks_still_have_matplotlib() -> None:
+    import mmdet.utils.mot_error_visualize as drawing
+
+    assert drawing.plt.figure.__module__ == "matplotlib.pyplot"
+    assert drawing.Rectangle((0, 0), 1, 2).get_height() == 2
+
+
+def test_nothing_is_deferred_that_is_not_installed(monkeypatch) -> None:
+    from swin_dense.compat import lazy_imports
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.delitem(sys.modules, "transformers", raising=False)
+    with lazy_imports._deferring("transformers") as deferred:
+        assert not deferred
+        assert "transformers" not in sys.modules
