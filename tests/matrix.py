@@ -199,10 +199,11 @@ def checks(run: Run) -> Iterator[tuple[str, list[list[object]]]]:
     if len(parts) == len(PACKAGES):  # these tests import both
         golden = REPO / "tests/backbones/test_swin_parity.py"
         yield "golden parity", [[*tests, golden, "-k", "official or same_as_stock"]]
-        yield "core tests", [[*tests, *(REPO / path for path in CORE.split())]]
     for part in parts:
         yield f"{part} demo", list(demo(run, part))
         yield f"{part} stock tools", list(stock(run, part))
+    if len(parts) == len(PACKAGES):
+        yield "core tests", [[*tests, *(REPO / path for path in CORE.split())]]
 
 
 def demo(run: Run, part: str) -> Iterator[list[object]]:
