@@ -7,7 +7,7 @@ It prints nothing and compiles nothing. The global state it touches, all of it:
     Two finders. The last one finds ``mmcv._ext`` (:mod:`swin_dense.compat.mmcv_ext`), and is asked
     only if the installed mmcv has no compiled one: a full mmcv stays untouched. The first changes
     modules as they are imported: ``soft_nms`` in ``mmcv.ops.nms``, if that runs on our extension,
-    becomes one that stays on the boxes' device; and six modules of mmengine and mmdet import
+    becomes one that stays on the boxes' device; and some modules of mmengine and mmdet import
     transformers and matplotlib when they use them (:mod:`swin_dense.compat.lazy_imports`).
 ``torch.serialization``'s list of safe globals
     From PyTorch 2.6 on, the few types that mmengine's checkpoints contain are added, so that
@@ -31,12 +31,18 @@ It prints nothing and compiles nothing. The global state it touches, all of it:
 
 import sys
 
-from swin_dense.compat import lazy_imports, mmcv_ext
-from swin_dense.compat.checkpoint import allow_mmengine_types, patch_mmengine_loader
-from swin_dense.compat.configs import find_bases_by_path, format_once
-from swin_dense.compat.forks import check_pkg_resources, name_forks
-from swin_dense.compat.import_hooks import ExecutionFinder
-from swin_dense.compat.warning_filters import ignore_openmmlab_warnings
+from swin_dense.compat.forks import check_openmmlab, check_pkg_resources, name_forks
+
+check_openmmlab()  # before anything below imports it
+
+from swin_dense.compat import lazy_imports, mmcv_ext  # noqa: E402
+from swin_dense.compat.checkpoint import (  # noqa: E402
+    allow_mmengine_types,
+    patch_mmengine_loader,
+)
+from swin_dense.compat.configs import find_bases_by_path, format_once  # noqa: E402
+from swin_dense.compat.import_hooks import ExecutionFinder  # noqa: E402
+from swin_dense.compat.warning_filters import ignore_openmmlab_warnings  # noqa: E402
 
 __all__ = ["install"]
 

@@ -29,6 +29,7 @@ from swin_dense.engine.paths import check_checkpoint_path
 from swin_dense.engine.sharding import use_sharding
 from swin_dense.engine.terminal.console import notify_user
 from swin_dense.errors import UserError
+from swin_dense.ops.torch_versions import too_old
 
 _FOR_TRAINING = ("model", "train_dataloader", "train_cfg", "optim_wrapper")
 _FOR_TEST = ("model", "test_dataloader", "test_cfg", "test_evaluator")
@@ -237,6 +238,8 @@ def _set_resume(cfg: Config, resume: str | None) -> None:
 
 
 def _compile_backbone(cfg: Config, path: str | Path) -> None:
+    if reason := too_old(2, 6):
+        raise UserError(f"--compile {reason}: remove it")
     if not cfg.model.get("backbone"):
         raise UserError(f"--compile: the model of {path} has no backbone to compile: remove it")
     cfg.compile_backbone = cfg.get("compile_backbone") or True

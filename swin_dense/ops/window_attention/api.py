@@ -36,12 +36,15 @@ from swin_dense.ops.dispatch import (
     is_eager,
     is_observed,
 )
-from swin_dense.ops.torch_versions import is_compiling
+from swin_dense.ops.torch_versions import VERSION, is_compiling
 from swin_dense.ops.window_attention import compiled, cpu, reference, sdpa
 from swin_dense.ops.window_attention.triton import op as triton
 from swin_dense.ops.window_attention.windows import WindowSpec
 
 logger = logging.getLogger(__name__)
+
+# Earlier, the graph breaks at the choice of PyTorch's kernel.
+_COMPILES_SDPA = VERSION >= (2, 6)
 
 
 def shifted_window_attention(
@@ -92,7 +95,7 @@ def shifted_window_attention(
             return _attend(triton.kernels(), *inputs)
         return triton.shifted_window_attention(*inputs[:3], *spec)
     if is_compiling():
-        attend = sdpa.attend if name == "sdpa" else compiled.attend
+        attend = sdpa.attend if name == "sdpa" and _COMPILES_SDPA else compiled.attend
         return compiled.shifted_window_attention(*inputs, dropout_p, attend=attend)
     if name == "cpu":
         if qkv.is_cuda:
