@@ -8,11 +8,12 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 DEMO := work_dirs/demo
 SHAPES := data/shapes
 
-.PHONY: help demo demo-segmentation test lint clean cpu-torch
+.PHONY: help demo demo-segmentation test matrix lint clean cpu-torch
 help:
 	@echo "make demo               set up .venv, train and evaluate a detector on generated shapes"
 	@echo "make demo-segmentation  the same with a segmentor"
 	@echo "make test               set up .venv, run the test suite"
+	@echo "make matrix             the package with other versions (ENV=name: in one environment)"
 	@echo "make lint               ruff and mypy"
 	@echo "make clean              remove .venv and the demo's files"
 	@echo "PYTHON=python3.12 picks the interpreter; CPU=1 takes PyTorch's build for CPUs"
@@ -54,6 +55,9 @@ demo-segmentation: OUT := $(DEMO)-segmentation
 
 test: .venv/.ready
 	$(BIN)/python -m pytest -n 2
+
+matrix: .venv/.ready
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python tests/matrix.py $(ENV)
 
 lint: .venv/.ready
 	$(BIN)/ruff check .

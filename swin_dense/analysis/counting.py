@@ -29,6 +29,8 @@ from swin_dense.analysis.building import build_on_meta
 from swin_dense.backbones.swin import WindowAttention
 from swin_dense.config_tree import is_segmentation
 from swin_dense.engine.config.load import read_config
+from swin_dense.errors import UserError
+from swin_dense.ops.torch_versions import too_old
 
 Forward = Callable[[nn.Module, Tensor], Any]
 FeatureMaps = tuple[Tensor, ...]
@@ -139,7 +141,12 @@ def count_model(model: nn.Module, forward: Forward, image_size: tuple[int, int])
     """Count ``forward(model, image)`` for one RGB image of ``image_size`` (height, width).
 
     The image is on the meta device, and so should the model be.
+
+    Raises:
+        UserError: PyTorch's counter is too old.
     """
+    if reason := too_old(2, 4):
+        raise UserError(f"counting FLOPs {reason}")
     image = torch.empty(1, 3, *image_size, device="meta")
     # The counter learns a module's name from its caller: let the model be the one that is called.
     call = _Call(model, forward)

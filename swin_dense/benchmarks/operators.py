@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from torch import Tensor
-from torch.utils.flop_counter import flop_registry
+from torch.utils import flop_counter
 
 from swin_dense.benchmarks.kernel_code import Launch, Target, record_launches
 from swin_dense.benchmarks.kernels import describe
@@ -182,7 +182,7 @@ class _Operators(OperatorCounter):
             copied = [x for x in taken if not x.is_contiguous()]
             kernels += len(copied)
             size += sum(stored_bytes(x) + x.numel() * x.element_size() for x in copied)
-        flops = flop_registry.get(func.overloadpacket)
+        flops = flop_counter.flop_registry.get(func.overloadpacket)
         products = flops(*args, **kwargs, out_val=out) if flops else 0
         seconds = max(size / self.rates.copy, products / self.rates.matmul)
         self.costs[name] += Cost(kernels, size, seconds)

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import get_gradient_edge
+from torch.autograd import graph
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
@@ -110,8 +110,8 @@ def gradients(
         inputs: leaves.
         grads: gradients of the results.
     """
-    edges = [get_gradient_edge(x) for x in outputs]
-    leaves = [get_gradient_edge(x).node for x in inputs]
+    edges = [graph.get_gradient_edge(x) for x in outputs]
+    leaves = [graph.get_gradient_edge(x).node for x in inputs]
     waiting = _edges_into([edge.node for edge in edges])
     received: dict[Any, list[Tensor | None]] = {}
     ready: list[tuple[int, int, Any]] = []

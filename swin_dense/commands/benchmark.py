@@ -42,6 +42,7 @@ from swin_dense.engine.paths import make_output_dir, write_json
 from swin_dense.engine.terminal.console import console, notify_user, quiet_terminal
 from swin_dense.errors import UserError
 from swin_dense.ops import autotune
+from swin_dense.ops.torch_versions import too_old
 
 RECORDS = Path("docs/benchmarks")
 WORK = Path("work_dirs/benchmarks")
@@ -78,6 +79,8 @@ _DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {
 
 def run(args: Namespace) -> None:
     """Measures what the arguments ask for, and shows and keeps the record."""
+    if reason := too_old(2, 9):
+        raise UserError(f"tools/benchmark.py {reason}")
     with quiet_terminal():
         if args.kind == "report":
             _report(args)

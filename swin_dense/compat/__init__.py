@@ -31,12 +31,18 @@ It prints nothing and compiles nothing. The global state it touches, all of it:
 
 import sys
 
-from swin_dense.compat import lazy_imports, mmcv_ext
-from swin_dense.compat.checkpoint import allow_mmengine_types, patch_mmengine_loader
-from swin_dense.compat.configs import find_bases_by_path, format_once
-from swin_dense.compat.forks import check_pkg_resources, name_forks
-from swin_dense.compat.import_hooks import ExecutionFinder
-from swin_dense.compat.warning_filters import ignore_openmmlab_warnings
+from swin_dense.compat.forks import check_openmmlab, check_pkg_resources, name_forks
+
+check_openmmlab()  # before anything below imports it
+
+from swin_dense.compat import lazy_imports, mmcv_ext  # noqa: E402
+from swin_dense.compat.checkpoint import (  # noqa: E402
+    allow_mmengine_types,
+    patch_mmengine_loader,
+)
+from swin_dense.compat.configs import find_bases_by_path, format_once  # noqa: E402
+from swin_dense.compat.import_hooks import ExecutionFinder  # noqa: E402
+from swin_dense.compat.warning_filters import ignore_openmmlab_warnings  # noqa: E402
 
 __all__ = ["install"]
 

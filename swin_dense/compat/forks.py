@@ -1,10 +1,32 @@
-"""OpenMMLab's forks, which are distributed under other names: onedl-mmengine, onedl-mmdetection."""
+"""OpenMMLab's packages: which are there, also from forks with other names, as onedl-mmdetection."""
 
 import importlib.util
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from swin_dense.errors import UserError
+
+_INSTALL = "python -m pip install "
+_PACKAGES = {
+    "mmengine": '"mmengine>=0.10.7,<0.11"',
+    "mmcv": "mmcv-lite==2.1.0",
+    "mmdet": '"mmdet>=3.3,<3.4"',
+    "mmseg": '"mmsegmentation>=1.2.2,<1.3" ftfy regex',
+}
+
+
+def missing_package(name: str) -> UserError | None:
+    """The error that says how to install one of OpenMMLab's packages; None for any other."""
+    if name not in _PACKAGES:
+        return None
+    return UserError(f"this needs {name}, which is not installed: run {_INSTALL}{_PACKAGES[name]}")
+
+
+def check_openmmlab() -> None:
+    """Raise a :class:`UserError` if one of the packages that everything needs is missing."""
+    for name in ("mmengine", "mmcv"):
+        if importlib.util.find_spec(name) is None:
+            raise UserError(f"swin_dense needs {name}: run {_INSTALL}{_PACKAGES[name]}")
 
 
 def name_forks() -> None:

@@ -81,7 +81,8 @@ def _without_pyplot(execute: Execute, module: ModuleType) -> None:
     if importlib.util.find_spec("seaborn") is not None:  # it imports matplotlib, in earnest
         execute(module)
         return
-    with _deferring("matplotlib", "matplotlib.pyplot", "matplotlib.patches"):
+    parts = ("pyplot", "patches", "colors")  # the last one in onedl-mmdetection
+    with _deferring("matplotlib", *(f"matplotlib.{part}" for part in parts)):
         execute(module)
 
 

@@ -1,6 +1,9 @@
 """Warnings about OpenMMLab's own code, on which its user can do nothing."""
 
+import importlib
 import warnings
+
+from swin_dense.ops.torch_versions import VERSION
 
 _OPENMMLAB = r"(mmcv|mmdet|mmengine|mmseg)\b"
 # Message, category, module: arguments of ``warnings.filterwarnings``.
@@ -14,8 +17,6 @@ _IGNORED: tuple[tuple[str, type[Warning], str], ...] = (
     (r"`torch\.cuda\.amp\.", FutureWarning, _OPENMMLAB),
     # Mask heads copy a tensor with ``new_tensor``.
     ("To copy construct from a tensor", UserWarning, _OPENMMLAB),
-    # PyTorch 2.4 and 2.5 say so when mmengine imports its optimizers.
-    ("`TorchScript` support for functional optimizers", Warning, ""),
     # mmdet's anchors call it without ``indexing``; PyTorch names its own file as the module.
     ("torch.meshgrid: in an upcoming release", Warning, ""),
 )
@@ -25,3 +26,7 @@ def ignore_openmmlab_warnings() -> None:
     """Ignore, for the whole process, the warnings that OpenMMLab's code causes."""
     for message, category, module in _IGNORED:
         warnings.filterwarnings("ignore", message=message, category=category, module=module)
+    if VERSION in ((2, 4), (2, 5)):
+        # mmengine imports it, and it warns whatever filters say.
+        with warnings.catch_warnings(record=True):
+            importlib.import_module("torch.distributed.optim")

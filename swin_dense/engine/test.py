@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mmdet.evaluation import DumpDetResults
 from mmengine.config import Config
 from mmengine.evaluator import DumpResults
 from mmengine.runner import Runner
@@ -65,7 +64,7 @@ def evaluate(
         runner = build_runner(cfg)
         runner.exact_weights = True  # type: ignore[attr-defined]
         if is_pickle:
-            dump = DumpLabelMaps if is_segmentation(cfg) else DumpDetResults
+            dump = DumpLabelMaps if is_segmentation(cfg) else _dump_of_detections()
             runner.test_loop.evaluator.metrics.append(dump(str(out)))  # type: ignore[attr-defined]
         if show_dir is not None:
             runner.register_hook(DrawHook(str(show_dir), score_thr))
@@ -100,6 +99,12 @@ class DumpLabelMaps(DumpResults):
             }
             for sample in predictions
         ]
+
+
+def _dump_of_detections() -> type[DumpResults]:
+    from mmdet.evaluation import DumpDetResults  # segmentors do without mmdet
+
+    return DumpDetResults
 
 
 def _notify_results(runner: Runner, metrics: dict, out: Any, show_dir: Any) -> None:

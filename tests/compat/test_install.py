@@ -9,12 +9,14 @@ from pathlib import Path
 
 import mmcv
 import pytest
+from mmengine.config import utils as config_utils
 
 import swin_dense
 from swin_dense.compat import forks
 from swin_dense.compat.import_hooks import ExecutionFinder
 from swin_dense.compat.mmcv_ext import ExtensionFinder
 from swin_dense.compat.warning_filters import ignore_openmmlab_warnings
+from swin_dense.engine.terminal.user_errors import as_user_error
 from swin_dense.errors import UserError
 
 
@@ -128,3 +130,20 @@ def test_missing_pkg_resources_names_the_fix(monkeypatch: pytest.MonkeyPatch) ->
     )
     with pytest.raises(UserError, match=r"pkg_resources.*pip install .*setuptools"):
         swin_dense.compat.check_pkg_resources()
+
+
+def test_missing_packages_are_named(repo: Path) -> None:
+    result = run_python("import swin_dense", "-S", path=repo)  # without what is installed
+    last = result.stderr.splitlines()[-1]
+    assert "UserError: swin_dense needs mmengine: run python -m pip install " in last
+    error = as_user_error(ModuleNotFoundError("No module named 'mmdet'", name="mmdet.models"))
+    assert str(error) == (
+        'this needs mmdet, which is not installed: run python -m pip install "mmdet>=3.3,<3.4"'
+    )
+    assert as_user_error(ModuleNotFoundError("No module named 'mine'", name="mine")) is None
+
+
+def test_forks_are_found_by_their_module(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(config_utils, "MODULE2PACKAGE", {"mmseg": "not-distributed", "none": "n"})
+    forks.name_forks()
+    assert config_utils.MODULE2PACKAGE == {"mmseg": "mmseg", "none": "n"}

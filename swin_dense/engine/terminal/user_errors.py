@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 import swin_dense
+from swin_dense.compat.forks import missing_package
 from swin_dense.errors import UserError
 
 _EXCEPTION_NAME = re.compile(r"^[\w.]+: ")
@@ -18,6 +19,8 @@ def as_user_error(error: BaseException) -> UserError | None:
     if isinstance(error, UserError):
         return error
     text = _message(error)
+    if isinstance(error, ModuleNotFoundError):
+        return missing_package((error.name or "").partition(".")[0])
     if isinstance(error, torch.cuda.OutOfMemoryError):
         return UserError(
             "the GPU's memory is used up: lower train_dataloader.batch_size, or add --amp or "
