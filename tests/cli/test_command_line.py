@@ -47,7 +47,6 @@ def run(*args: object, **env: str) -> subprocess.CompletedProcess:
         capture_output=True,
         text=True,
         env={**os.environ, **env},
-        timeout=120,
         check=False,
     )
 
