@@ -55,7 +55,7 @@ class PatchEmbed(nn.Module):
         if compiling:
             embedded = self._product(x)
         else:
-            if x.device.type == "cpu":  # the map then has its channels last, as the norm takes it
+            if is_eager(x) and x.device.type == "cpu":  # the norm takes its channels last
                 x = x.contiguous(memory_format=torch.channels_last)
             embedded = self.projection(x).permute(0, 2, 3, 1)
         return self.norm_of_map(self.norm, embedded)
@@ -194,7 +194,7 @@ def _norm_by_modules(norm: nn.Module, x: Tensor, channels_first: bool) -> Tensor
     x = norm(x)
     if not channels_first:
         return x
-    if x.device.type == "cpu" and len(x) == 1 and is_eager(x):
+    if is_eager(x) and x.device.type == "cpu" and len(x) == 1:
         # PyTorch transposes a matrix in blocks that stay in the cache, but not a batch of them.
         return x[0].flatten(0, 1).t().contiguous().view(1, -1, *x.shape[1:3])
     return x.permute(0, 3, 1, 2).contiguous()

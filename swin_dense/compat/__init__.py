@@ -7,7 +7,7 @@ It prints nothing and compiles nothing. The global state it touches, all of it:
     Two finders. The last one finds ``mmcv._ext`` (:mod:`swin_dense.compat.mmcv_ext`), and is asked
     only if the installed mmcv has no compiled one: a full mmcv stays untouched. The first changes
     modules as they are imported: ``soft_nms`` in ``mmcv.ops.nms``, if that runs on our extension,
-    becomes one that stays on the boxes' device; and six modules of mmengine and mmdet import
+    becomes one that stays on the boxes' device; and some modules of mmengine and mmdet import
     transformers and matplotlib when they use them (:mod:`swin_dense.compat.lazy_imports`).
 ``torch.serialization``'s list of safe globals
     From PyTorch 2.6 on, the few types that mmengine's checkpoints contain are added, so that

@@ -6,12 +6,12 @@ from these libraries is a :class:`Deferred`. Where the library is not installed,
 already, nothing is changed.
 """
 
+import functools
 import importlib
 import importlib.util
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -27,6 +27,8 @@ class Deferred:
         self._load = load
 
     def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):  # probes of copy and inspect
+            raise AttributeError(name)
         return getattr(self._load(), name)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:  # noqa: D102
@@ -67,7 +69,7 @@ def _deferring(*names: str) -> Iterator[bool]:
 def _attribute(module: str, name: str) -> Deferred:
     if name.startswith("__"):  # probes of the import system, such as __path__
         raise AttributeError(f"module {module!r} has no attribute {name!r}")
-    return Deferred(partial(_load_from, module, name))
+    return Deferred(functools.partial(_load_from, module, name))
 
 
 def _without_transformers(execute: Execute, module: ModuleType) -> None:
@@ -92,7 +94,7 @@ def _without_bert_layers(execute: Execute, module: ModuleType) -> None:
     with _deferring("transformers") as deferred:
         execute(module)
     if deferred:
-        vars(module)["BertEncoderLayer"] = Deferred(partial(_bert_encoder_layer, module))
+        vars(module)["BertEncoderLayer"] = Deferred(functools.partial(_bert_encoder_layer, module))
 
 
 def _bert_encoder_layer(module: ModuleType) -> Any:
@@ -108,6 +110,35 @@ def _bert_encoder_layer(module: ModuleType) -> Any:
     return vars(module)["BertEncoderLayer"]
 
 
+class _Figure(Deferred):
+    """A figure, of which mmengine's visualizer wants one thing before it draws."""
+
+    def get_dpi(self) -> None:
+        """Not known yet: the visualizer gets it together with the figure."""
+
+
+def _with_figure_when_drawn(execute: Execute, module: ModuleType) -> None:
+    """Lets a visualizer make its figure when it first draws; most of them only write numbers."""
+    execute(module)
+    make = getattr(module.Visualizer, "_initialize_fig", None)
+    if make is None:
+        return
+
+    @functools.wraps(make)
+    def initialize(self: Any, settings: dict[str, Any]) -> tuple[Deferred, Deferred, Deferred]:
+        @functools.cache
+        def parts() -> tuple[Any, Any, Any]:
+            made = make(self, settings)
+            self.fig_save_canvas, self.fig_save, self.ax_save = made
+            self.dpi = self.fig_save.get_dpi()
+            return made
+
+        canvas, axes = Deferred(lambda: parts()[0]), Deferred(lambda: parts()[2])
+        return canvas, _Figure(lambda: parts()[1]), axes
+
+    module.Visualizer._initialize_fig = initialize
+
+
 HOOKS: dict[str, Hook] = {
     "mmdet.datasets.transforms.text_transformers": _without_transformers,
     "mmdet.models.dense_heads.atss_vlfusion_head": _without_transformers,
@@ -115,4 +146,5 @@ HOOKS: dict[str, Hook] = {
     _FUSION: _without_bert_layers,
     "mmdet.utils.mot_error_visualize": _without_pyplot,
     "mmengine.optim.optimizer.builder": _without_transformers,
+    "mmengine.visualization.visualizer": _with_figure_when_drawn,
 }

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from swin_dense.benchmarks.baselines import BASELINES
+from swin_dense.benchmarks.compiling import PARTS
 from swin_dense.benchmarks.kernel_code import TARGETS as GPUS
 from swin_dense.benchmarks.measurement import DTYPES
 from swin_dense.checkpoints import TARGETS
@@ -109,5 +110,6 @@ def test_options_are_those_of_the_library() -> None:
     assert train.PRECISIONS == PRECISIONS
     assert list(convert_checkpoint.TARGETS) == list(TARGETS)
     assert ",".join(BASELINES) == benchmark.BASELINES
+    assert ",".join(PARTS) == benchmark.PARTS
     assert list(benchmark.DTYPES) == list(DTYPES)
     assert ", ".join(GPUS) == benchmark.GPUS

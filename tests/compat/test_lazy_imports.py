@@ -1,13 +1,14 @@
 """transformers and matplotlib are imported when they are used, and then work as before."""
 
-import importlib
 import importlib.util
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from mmengine.registry import OPTIMIZERS
+from mmengine.visualization import Visualizer
 
 # What OpenMMLab takes from transformers, in a package of that name.
 TRANSFORMERS = {
@@ -40,6 +41,8 @@ SCRIPT = """
 import pickle, sys
 import swin_dense, mmdet.models, mmdet.datasets, mmdet.engine, mmdet.evaluation
 lazy = {'matplotlib', 'transformers'}
+from mmengine.visualization import Visualizer
+Visualizer.get_instance('numbers')
 assert not lazy & set(sys.modules)
 
 from mmdet.models.utils import BertEncoderLayer, VLFuse, vlfuse_helper
@@ -97,6 +100,21 @@ def test_pictures_of_tracks_still_have_matplotlib() -> None:
 
     assert drawing.plt.figure.__module__ == "matplotlib.pyplot"
     assert drawing.Rectangle((0, 0), 1, 2).get_height() == 2
+
+
+def test_visualizers_draw_as_before() -> None:
+    class Eager(Visualizer):
+        _initialize_fig = Visualizer._initialize_fig.__wrapped__
+
+    image = np.full((20, 30, 3), 7, np.uint8)
+    pictures = []
+    for kind in (Visualizer, Eager):
+        drawing = kind(kind.__name__)
+        drawing.set_image(image)
+        drawing.draw_bboxes(np.array([[3, 4, 15, 16]])).draw_texts("a", np.array([5, 5]))
+        pictures.append(drawing.get_image())
+    assert (pictures[0] == pictures[1]).all()
+    assert (pictures[0] != image).any()
 
 
 def test_nothing_is_deferred_that_is_not_installed(monkeypatch) -> None:

@@ -15,7 +15,7 @@ from swin_dense.errors import UserError
 HERE = Path(__file__).parent
 
 pytestmark = pytest.mark.skipif(
-    sharding.fully_shard is None, reason="needs fully_shard of PyTorch 2.6 or above"
+    sharding.REASON_WITHOUT is not None, reason=f"fully_shard {sharding.REASON_WITHOUT}"
 )
 
 
