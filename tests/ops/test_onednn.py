@@ -129,7 +129,7 @@ def test_faster_backend_is_chosen_once(setting, monkeypatch, tmp_path, backward,
     """A tie goes to PyTorch's own."""
     runs = []
 
-    def measure(race):
+    def measure(race, notes):
         runs.append(race.what)
         times = {"MKL": 1.0, "oneDNN": faster}
         handicaps = {c.name: c.handicap for c in race.candidates}
