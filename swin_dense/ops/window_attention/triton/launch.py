@@ -294,6 +294,11 @@ def _backward_large(
 ) -> tuple[Tensor | None, Tensor | None]:
     """A kernel for the queries and one for the keys; returns as :func:`_backward_small`."""
     tile = tiles(problem.window_size, problem.dtype, problem.head_dim)
+    if major_capability(problem.device) == 10:  # two warps hold 32 rows
+        tile = tile._replace(
+            backward_queries=min(32, tile.backward_queries),
+            backward_keys=min(32, tile.backward_keys),
+        )
     statistics = problem.floats(problem.windows, problem.heads, 3, problem.tokens)
     tensors = (*inputs, statistics)
     problem.plan(
