@@ -46,15 +46,25 @@ else:
             yield
 
 
+if VERSION >= (2, 4):
+    from torch import get_autocast_dtype, is_autocast_enabled
+else:
+
+    def is_autocast_enabled(device_type: str) -> bool:  # type: ignore[no-redef]
+        """Whether autocast is on for a kind of device."""
+        if device_type == "cpu":
+            return torch.is_autocast_cpu_enabled()
+        return device_type == "cuda" and torch.is_autocast_enabled()
+
+    def get_autocast_dtype(device_type: str) -> torch.dtype:
+        """The precision of autocast on a kind of device, 'cpu' or 'cuda'."""
+        cpu = device_type == "cpu"
+        return torch.get_autocast_cpu_dtype() if cpu else torch.get_autocast_gpu_dtype()
+
+
 def autocast_dtype(device_type: str) -> torch.dtype | None:
     """The precision of autocast on a kind of device; None where autocast is off."""
-    if VERSION >= (2, 4):
-        enabled = torch.is_autocast_enabled(device_type)
-        return torch.get_autocast_dtype(device_type) if enabled else None
-    if device_type == "cpu":
-        return torch.get_autocast_cpu_dtype() if torch.is_autocast_cpu_enabled() else None
-    enabled = device_type == "cuda" and torch.is_autocast_enabled()
-    return torch.get_autocast_gpu_dtype() if enabled else None
+    return get_autocast_dtype(device_type) if is_autocast_enabled(device_type) else None
 
 
 def fp32_settings() -> tuple[Any, Any]:

@@ -12,7 +12,7 @@ from swin_dense.ops.block.layers import Linear, Norm, ParamGrads, ProjMlp, Scale
 from swin_dense.ops.block.merging import neighbours, neighbours_backward
 from swin_dense.ops.block.triton.support import unsupported_reason
 from swin_dense.ops.dispatch import cast_together, differentiable_gradients, dynamo_disabled
-from swin_dense.ops.torch_versions import autocast_dtype
+from swin_dense.ops.torch_versions import get_autocast_dtype, is_autocast_enabled
 
 # Up to so many channels, fc1 is cheaper to recompute than its result is to keep.
 RECOMPUTED_CHANNELS = 256
@@ -54,7 +54,7 @@ def norm_map(x: Tensor, norm: Norm, channels_first: bool) -> Tensor:
             ``(B, H, W, C)``.
     """
     # Autocast computes norms in fp32 on a GPU; on a CPU, which interprets kernels, it does not.
-    dtype = torch.float32 if x.is_cuda and autocast_dtype("cuda") else x.dtype
+    dtype = torch.float32 if x.is_cuda and is_autocast_enabled("cuda") else x.dtype
     rows = x.new_empty(0, x.shape[-1])
     if unsupported_reason(rows, dtype) is not None:
         return _plain_norm_map(x, channels_first, dtype, norm.eps, *norm[:2])
@@ -105,7 +105,8 @@ def _product_dtype(weight: Tensor) -> torch.dtype:
     """Precision of matrix products with ``weight``: autocast's, or the weight's own."""
     if weight.dtype == torch.float64:
         return weight.dtype
-    return autocast_dtype(weight.device.type) or weight.dtype
+    kind = weight.device.type
+    return get_autocast_dtype(kind) if is_autocast_enabled(kind) else weight.dtype
 
 
 def _backend(rows: Tensor, dtype: torch.dtype, triton: bool) -> ModuleType:
