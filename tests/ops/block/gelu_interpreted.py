@@ -41,8 +41,10 @@ def errors(h, dtype):
 @pytest.mark.parametrize("dtype", [tl.float16, tl.bfloat16])
 def test_error_in_16_bits(dtype):
     """A fifth of what rounding a number below 1 to fp16 costs, 2.4e-4 at most."""
-    found = errors(torch.linspace(-8, 8, 2**20), dtype)
-    assert [f"{error:.1e}" for error in found] == ["4.6e-05", "4.3e-05", "2.9e-05"]  # as documented
+    forward, backward, derivative = errors(torch.linspace(-8, 8, 2**20), dtype)
+    assert forward < 4.6e-5
+    assert backward < 4.4e-5
+    assert derivative < 2.95e-5
 
 
 @pytest.mark.parametrize("dtype", [tl.float16, tl.bfloat16])
