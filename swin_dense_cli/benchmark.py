@@ -15,13 +15,11 @@ tools/benchmark.py report             docs/benchmarks.md from the records in doc
 """
 
 import argparse
-import sys
-from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from swin_dense_cli.parsing import OneLineParser, add_config_options, run_tool
+from swin_dense_cli.parsing import OneLineParser, add_config_options, run_command
 
 RECORDS = Path("docs/benchmarks")
 BASELINES = "mmdet,timm,hf,torchvision"
@@ -151,15 +149,6 @@ def _sides(text: str) -> tuple[int, ...]:
     return tuple(map(int, sides))
 
 
-def run(args: Namespace) -> None:
-    """Runs what the arguments ask for."""
-    from swin_dense.commands.benchmark import run
-
-    run(args)
-
-
 def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
     """Runs the command; returns its exit status."""
-    parser = make_parser(prog)
-    parser.set_defaults(command=sys.argv[1:] if argv is None else argv)
-    return run_tool(parser, run, argv)
+    return run_command("benchmark", make_parser(prog), argv)

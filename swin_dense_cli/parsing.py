@@ -1,6 +1,7 @@
 """What the commands share: common flags, and one-line messages for user errors."""
 
 import argparse
+import importlib
 import os
 import sys
 import traceback
@@ -128,6 +129,18 @@ def run_tool(
             print(f"error: {' '.join(str(user_error).split())}", file=sys.stderr)
         return _USER_ERROR_STATUS
     return 0
+
+
+def run_command(
+    name: str, parser: argparse.ArgumentParser, argv: Sequence[str] | None = None
+) -> int:
+    """Runs ``swin_dense.commands.NAME``, which also gets the command line, for its records."""
+    parser.set_defaults(command=sys.argv[1:] if argv is None else argv)
+
+    def run(args: argparse.Namespace) -> None:
+        importlib.import_module(f"swin_dense.commands.{name}").run(args)
+
+    return run_tool(parser, run, argv)
 
 
 def _announce(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:

@@ -6,12 +6,10 @@ tools/reproduce.py --row cascade_swin_t   one row, also timed on a GPU, and test
 tools/reproduce.py --ablation             also tables 4 and 5
 """
 
-import sys
-from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
-from swin_dense_cli.parsing import OneLineParser, run_tool
+from swin_dense_cli.parsing import OneLineParser, run_command
 
 
 def make_parser(prog: str | None = None) -> OneLineParser:
@@ -28,15 +26,6 @@ def make_parser(prog: str | None = None) -> OneLineParser:
     return parser
 
 
-def run(args: Namespace) -> None:
-    """Runs what the arguments ask for."""
-    from swin_dense.commands.reproduce import run
-
-    run(args)
-
-
 def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
     """Runs the command; returns its exit status."""
-    parser = make_parser(prog)
-    parser.set_defaults(command=sys.argv[1:] if argv is None else argv)
-    return run_tool(parser, run, argv)
+    return run_command("reproduce", make_parser(prog), argv)
