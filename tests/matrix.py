@@ -204,6 +204,8 @@ def checks(run: Run) -> Iterator[tuple[str, list[list[object]]]]:
         yield f"{part} stock tools", list(stock(run, part))
     if len(parts) == len(PACKAGES):
         yield "core tests", [[*tests, *(REPO / path for path in CORE.split())]]
+        nodes = REPO / "tests/tools/test_two_nodes.py"
+        yield "two nodes", [[*tests, "-rs", nodes]]  # of torchrun and of Slurm
 
 
 def demo(run: Run, part: str) -> Iterator[list[object]]:
@@ -263,8 +265,9 @@ def run_checks(name: str) -> None:
     for check, commands in checks(run):
         try:
             output = [run.call(*command) for command in commands][-1]
-            passed = re.findall(r"\d+ passed(?:, \d+ skipped)?", output)
-            keep(check, passed[-1] if passed else "ok")
+            passed = re.findall(r"\d+ passed(?:, \d+ skipped)?|\d+ skipped", output)
+            reasons = re.findall(r"no Slurm here.*", output)
+            keep(check, "; ".join((passed[-1:] or ["ok"]) + reasons))
         except RuntimeError as error:
             keep(check, f"failed: {error}")
 
@@ -272,13 +275,14 @@ def run_checks(name: str) -> None:
 CHECKS = (
     *("installation", "import", "malicious files", "golden parity", "core tests"),
     *("detector demo", "segmentor demo", "detector stock tools", "segmentor stock tools"),
+    "two nodes",
 )
 SHOWN = ("torch", "numpy", "mmengine", "mmcv", "mmdet", "mmdetection", "mmsegmentation")
 
 
 def applies(check: str, environment: Environment) -> bool:
     """Whether an environment has what a check is about."""
-    if check in ("golden parity", "core tests"):  # these tests import mmdet and mmseg
+    if check in ("golden parity", "core tests", "two nodes"):  # these tests import mmdet and mmseg
         return len(environment.parts) == len(PACKAGES)
     part = check.partition(" ")[0]
     return part not in PACKAGES or part in environment.parts
