@@ -14,6 +14,7 @@ REPO = Path(__file__).resolve().parents[1]
 # From the bottom up: a subpackage imports from itself and from those before it.
 ROOMS = (
     "errors",
+    "files",
     "registry",
     "packaged",
     "config_tree",
@@ -160,6 +161,15 @@ def test_private_names_of_pytorch_are_in_two_files():
         if of_torch.search(ast.unparse(tree)) or of_modules.search(ast.unparse(tree))
     }
     assert found == {"ops.dispatch", "ops.torch_versions"}
+
+
+def test_files_are_written_in_one_module():
+    """Elsewhere one could be left half written. Shapes get their folder at the end, notes grow."""
+    writes = re.compile(
+        r"os\.replace\(|\.write_(text|bytes)\(|\.imwrite\(|\.tofile\(|open\([^)]*['\"][wax]b?\+?['\"]"
+    )
+    found = {name for name, tree in sources().items() if writes.search(ast.unparse(tree))}
+    assert found == {"files", "datasets.shapes", "ops.autotune"}
 
 
 def test_functions_are_short():

@@ -1,6 +1,5 @@
 """COCO evaluation: ours against mmdet's, on random ground truth and detections."""
 
-import json
 import tempfile
 from collections.abc import Sequence
 from functools import partial
@@ -18,6 +17,7 @@ from swin_dense.benchmarks.baselines import OURS
 from swin_dense.benchmarks.measurement import interleave
 from swin_dense.errors import UserError
 from swin_dense.evaluation import CocoMetric
+from swin_dense.files import write_json
 
 _METRICS = {OURS: CocoMetric, "mmdet": StockMetric}
 _CLASSES = CocoDataset.METAINFO["classes"]
@@ -84,7 +84,7 @@ def make_scene(path: Path, images: int, detections: int) -> list[dict]:
         "annotations": annotations,
         "categories": [{"id": i, "name": name} for i, name in enumerate(_CLASSES)],
     }
-    path.write_text(json.dumps(content))
+    write_json(path, content)
     return samples
 
 

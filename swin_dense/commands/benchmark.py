@@ -38,9 +38,10 @@ from swin_dense.config_tree import is_segmentation
 from swin_dense.datasets.check import check_data
 from swin_dense.engine.config.prepare import load_config
 from swin_dense.engine.launch import choose_device
-from swin_dense.engine.paths import make_output_dir, write_json
+from swin_dense.engine.paths import make_output_dir
 from swin_dense.engine.terminal.console import console, notify_user, quiet_terminal
 from swin_dense.errors import UserError
+from swin_dense.files import write_json, write_text
 from swin_dense.ops import autotune
 from swin_dense.ops.torch_versions import too_old
 
@@ -295,5 +296,5 @@ def _report(args: Namespace) -> None:
         if save_plot(record, picture):
             plots[i] = f"{picture.parent.name}/{picture.name}"
     command = f"tools/benchmark.py {shlex.join(args.command)}"
-    args.markdown.write_text(benchmarks_document(records, command, plots), encoding="utf-8")
+    write_text(args.markdown, benchmarks_document(records, command, plots))
     notify_user(f"document: {args.markdown}")

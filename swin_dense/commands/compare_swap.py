@@ -25,6 +25,7 @@ from swin_dense.engine.paths import make_output_dir
 from swin_dense.engine.terminal.console import console, quiet_terminal
 from swin_dense.engine.terminal.tables import markdown_table, terminal_table
 from swin_dense.errors import UserError
+from swin_dense.files import write_text
 
 # Rounding of float32 through 24 blocks; a mistake is thousands of times larger.
 _TOLERANCE = 1e-5
@@ -67,7 +68,7 @@ def run(args: Namespace) -> None:
             header = _HEADER.format(command=command, versions=describe_versions())
             lines = (["<br>".join(names), *_cells(result)] for names, result in rows)
             table = markdown_table(["configs", *_HEADINGS], lines)
-            args.markdown.write_text(f"{header}\n{table}", encoding="utf-8")
+            write_text(args.markdown, f"{header}\n{table}")
     different = [names[0] for names, result in rows if not _same(result)]
     if different:
         raise UserError(f"the two backbones differ: {', '.join(different)}")

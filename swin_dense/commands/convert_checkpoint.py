@@ -1,6 +1,5 @@
 """Converts Swin weights between the layouts of OpenMMLab, the authors, timm, HF, torchvision."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from swin_dense.checkpoints.conversion import Converted, as_checkpoint
 from swin_dense.checkpoints.loading import first
 from swin_dense.engine.terminal.console import notify_user
 from swin_dense.errors import UserError
+from swin_dense.files import replace_file
 
 _TORCH = (".pth", ".pt", ".bin", ".ckpt")
 
@@ -59,17 +59,13 @@ def _check_target(target: Path, overwrite: bool) -> None:
 
 def _write(target: Path, converted: Converted, content: dict[str, Any]) -> None:
     """Writes a temporary file first, so that a failure leaves an existing target unchanged."""
-    part = target.with_name(f".{target.name}.part")
     try:
-        with part.open("wb") as file:
+        with replace_file(target) as file:
             if target.suffix == ".safetensors":
                 # safetensors refuses tensors that share memory; transformers asks for "pt".
                 state = {name: value.clone() for name, value in converted.state.items()}
                 file.write(safetensors.torch.save(state, {"format": "pt"}))
             else:
                 torch.save(content, file)
-        os.replace(part, target)
     except OSError as error:
         raise UserError(f"cannot write {target}: {error.strerror or error}") from error
-    finally:
-        part.unlink(missing_ok=True)

@@ -36,9 +36,10 @@ from swin_dense.analysis.reproduction import (
     variants_table,
 )
 from swin_dense.engine.launch import choose_device
-from swin_dense.engine.paths import check_checkpoint_path, make_output_dir, write_json
+from swin_dense.engine.paths import check_checkpoint_path, make_output_dir
 from swin_dense.engine.terminal.console import console, notify_user, quiet_terminal
 from swin_dense.errors import UserError
+from swin_dense.files import write_json, write_text
 
 CONFIGS = packaged.CONFIGS.resolve()  # documents link to the folder at the top of a clone
 # Images at a time for table 5: a GPU is not kept busy by few, a CPU not by many.
@@ -69,7 +70,7 @@ def run(args: Namespace) -> None:
                 configs=os.path.relpath(CONFIGS, args.markdown.resolve().parent),
                 measured_on=measured_on,
             )
-            args.markdown.write_text(text, encoding="utf-8")
+            write_text(args.markdown, text)
 
 
 def _check(args: Namespace) -> torch.device:

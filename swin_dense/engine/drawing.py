@@ -13,7 +13,7 @@ import numpy as np
 from mmengine.hooks import Hook
 from numpy.typing import NDArray
 
-from swin_dense.engine.images import UnreadableImageError, read_image
+from swin_dense.engine.images import UnreadableImageError, read_image, write_image
 from swin_dense.registry import HOOKS
 
 Image = NDArray[np.uint8]
@@ -157,8 +157,7 @@ class DrawHook(Hook):
             panels = [draw_sample(image, sample, meta, self.score_thr)]
             if "gt_sem_seg" in sample or "bboxes" in sample.get("gt_instances", ()):
                 panels.insert(0, draw_sample(image, sample, meta, truth=True))
-            self.out_dir.mkdir(parents=True, exist_ok=True)
-            cv2.imwrite(str(self.out_dir / f"{path.stem}.jpg"), np.hstack(panels))
+            write_image(self.out_dir / f"{path.stem}.jpg", np.hstack(panels))
 
 
 def class_name(classes: Sequence[str], label: int) -> str:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from swin_dense.errors import UserError
+from swin_dense.files import replace_file
 
 
 class UnreadableImageError(ValueError):
@@ -74,3 +75,14 @@ def _decode(data: bytes) -> Image.Image | None:
         return None
     except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error ...
         raise UnreadableImageError(f"damaged or cut off ({error})") from error
+
+
+def write_image(path: Path, pixels: NDArray) -> None:
+    """Writes an image of the kind that the suffix names; see :func:`swin_dense.files.replace_file`.
+
+    Args:
+        path: the file; folders on the way are made.
+        pixels: (H, W, 3) BGR or (H, W), of 8 or, where the kind has them, 16 bits.
+    """
+    with replace_file(path) as file:
+        file.write(cv2.imencode(path.suffix.lower(), pixels)[1].tobytes())

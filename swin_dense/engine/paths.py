@@ -1,10 +1,8 @@
 """Paths of checkpoints and results, checked before the work that depends on them."""
 
-import json
 import os
 import tempfile
 from pathlib import Path
-from typing import Any
 
 from swin_dense.errors import UserError
 
@@ -28,11 +26,3 @@ def make_output_dir(path: str | Path, flag: str) -> None:
     except OSError as error:
         reason = error.strerror or error
         raise UserError(f"cannot write to {path}: {reason}; give another {flag}") from error
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Replaces a JSON file in one step, so that an interruption leaves the old one complete."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    os.replace(part, path)

@@ -5,19 +5,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 from rich.progress import track
 
 from swin_dense.engine.drawing import class_name, draw_sample
-from swin_dense.engine.images import UnreadableImageError, find_images, read_image
+from swin_dense.engine.images import UnreadableImageError, find_images, read_image, write_image
 from swin_dense.engine.launch import choose_device
-from swin_dense.engine.paths import check_checkpoint_path, make_output_dir, write_json
+from swin_dense.engine.paths import check_checkpoint_path, make_output_dir
 from swin_dense.engine.predictor import Predictor
 from swin_dense.engine.terminal.console import console, notify_user, quiet_terminal
 from swin_dense.errors import UserError
+from swin_dense.files import write_json
 
 
 def predict(
@@ -150,7 +150,7 @@ class _FilePredictor:
         name = path.name if path.suffix.lower() in (".jpg", ".jpeg", ".png") else f"{path.stem}.png"
         picture = unique_name(name, self._taken)
         drawn = draw_sample(image, sample, self.predictor.meta, self.score_thr)
-        _write_picture(self.out / picture, drawn)
+        write_image(self.out / picture, drawn)
         height, width = image.shape[:2]
         entry = {"file": path.name, "picture": picture, "width": width, "height": height}
         classes = self.predictor.classes
@@ -158,15 +158,9 @@ class _FilePredictor:
             label_map = sample.pred_sem_seg.data.squeeze(0).cpu().numpy()
             name = unique_name(f"label_maps/{path.stem}.png", self._taken)
             depth = np.uint8 if len(classes) <= 256 else np.uint16
-            _write_picture(self.out / name, label_map.astype(depth))
+            write_image(self.out / name, label_map.astype(depth))
             entry["label_map"] = name
             entry["areas"] = class_areas(label_map, classes)
         else:
             entry["instances"] = instance_entries(sample, classes, self.score_thr)
         self.entries.append(entry)
-
-
-def _write_picture(path: Path, pixels: NDArray) -> None:
-    """Writes an image file; unlike ``cv2.imwrite``, with an error where the disk is full."""
-    path.parent.mkdir(exist_ok=True)
-    path.write_bytes(cv2.imencode(path.suffix.lower(), pixels)[1].tobytes())

@@ -1,7 +1,5 @@
 """Training a detector or a segmentor from a config."""
 
-import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ from swin_dense.engine.precision import precision_in_words
 from swin_dense.engine.runner import build_runner, run_with_progress
 from swin_dense.engine.terminal.console import notify_user, quiet_terminal
 from swin_dense.engine.terminal.hooks import metrics_file
+from swin_dense.files import link_file
 
 
 def train(
@@ -113,28 +112,12 @@ def _notify_results(runner: Runner) -> None:
         return
     checkpoint = find_latest_checkpoint(runner.work_dir)
     if checkpoint is not None:
-        notify_user(f"checkpoint: {checkpoint}, also as {link_latest(checkpoint)}")
+        last = Path(checkpoint).with_name("last.pth")
+        link_file(checkpoint, last)
+        notify_user(f"checkpoint: {checkpoint}, also as {last}")
     for key, value in runner.message_hub.runtime_info.items():
         if key.startswith("best_ckpt"):
             notify_user(f"best checkpoint: {value}")
     if metrics_file(runner).is_file():
         notify_user(f"metrics: {metrics_file(runner)}")
     notify_user(f"log: {runner.logger.log_file}")
-
-
-def link_latest(checkpoint: str | Path) -> Path:
-    """Gives a checkpoint the name ``last.pth`` too, the same after every run.
-
-    Returns:
-        Its path: a link, or a copy where the file system has no links.
-    """
-    checkpoint = Path(checkpoint)
-    link = checkpoint.with_name("last.pth")
-    part = link.with_name("last.pth.part")
-    part.unlink(missing_ok=True)
-    try:
-        part.symlink_to(checkpoint.name)
-    except OSError:
-        shutil.copyfile(checkpoint, part)
-    os.replace(part, link)
-    return link

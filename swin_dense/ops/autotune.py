@@ -35,13 +35,13 @@ from pathlib import Path
 from threading import Lock
 from time import monotonic, perf_counter, sleep
 from typing import Any, NamedTuple, TextIO, TypeVar
-from uuid import uuid4
 
 import torch
 from platformdirs import user_cache_path
 from torch import Tensor
 from torch import distributed as dist
 
+from swin_dense.files import write_json
 from swin_dense.ops.torch_versions import is_compiling
 
 try:
@@ -223,18 +223,12 @@ def _save(race: Race, result: Result) -> bool:
         return False
     found = {name: value for name, value in asdict(result).items() if name != "starved"}
     path = file_of(race)
-    new = path.with_name(f"{uuid4().hex}.tmp")
     try:
         if not path.is_absolute():
             raise OSError(f"{path.parent}: this user has no home folder")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        text = json.dumps({"what": race.what, **found, "key": race.key}, indent=1)
-        new.write_text(text, encoding="utf-8")
-        os.replace(new, path)
+        write_json(path, {"what": race.what, **found, "key": race.key})
     except OSError as error:
         logger.debug("%s: kept in memory only (%s)", race.what, error)
-        with suppress(OSError):
-            new.unlink(missing_ok=True)
         return False
     return True
 

@@ -13,9 +13,9 @@ from mmengine.runner import EpochBasedTrainLoop
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextColumn
 from rich.table import Table
 
-from swin_dense.engine.paths import write_json
 from swin_dense.engine.terminal.console import console
 from swin_dense.engine.terminal.tables import terminal_table
+from swin_dense.files import write_json
 from swin_dense.registry import HOOKS
 
 _REFRESH_SECONDS = 0.2

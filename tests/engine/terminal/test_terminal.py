@@ -1,7 +1,6 @@
 """Output to the terminal and the log file, progress, and metric tables."""
 
 import io
-import json
 import warnings
 from types import SimpleNamespace
 
@@ -9,7 +8,6 @@ import pytest
 from mmengine.logging import MMLogger
 from rich.console import Console
 
-from swin_dense.engine.paths import write_json
 from swin_dense.engine.terminal import console as terminal
 from swin_dense.engine.terminal.hooks import ProgressHook, metrics_table, plain_values
 from swin_dense.engine.terminal.user_errors import as_user_error
@@ -82,9 +80,6 @@ def test_only_plain_values_are_written(tmp_path):
 
     found = plain_values({"a": np.float32(0.5), "b": [1, 2], "c": 3})
     assert found == {"a": 0.5, "c": 3}
-    write_json(tmp_path / "deep" / "m.json", found)
-    assert json.loads((tmp_path / "deep" / "m.json").read_text()) == found
-    assert [p.name for p in (tmp_path / "deep").iterdir()] == ["m.json"]
 
 
 def test_time_left_includes_iterations_and_evaluations(monkeypatch, capsys):

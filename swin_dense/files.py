@@ -1,0 +1,87 @@
+"""Writing files so that none is ever seen half written, whatever ends the process or machine."""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+
+@contextmanager
+def replace_file(path: str | Path) -> Iterator[BinaryIO]:
+    """Writes a file beside ``path``, which takes its place when it is complete and on the disk.
+
+    Until then, and if anything fails, what was at ``path`` stays. A process that is killed leaves
+    ``.NAME.PID.part``, see :func:`remove_parts`. Folders on the way are made.
+
+    Raises:
+        OSError: the disk is full or cannot be written to; names ``path``.
+    """
+    path = Path(path)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with part.open("wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(part, path)
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
+        _sync_folder(path.parent)
+    except OSError as error:
+        if error.filename in (None, str(part)):
+            error.filename = str(path)
+        raise
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Replaces a text file, in UTF-8; see :func:`replace_file`."""
+    with replace_file(path) as file:
+        file.write(text.encode())
+
+
+def write_json(path: str | Path, content: Any) -> None:
+    """Replaces a JSON file; see :func:`replace_file`."""
+    write_text(path, json.dumps(content, indent=1) + "\n")
+
+
+def link_file(target: str | Path, link: str | Path) -> None:
+    """Gives a file a second name in its folder, which replaces what has that name.
+
+    It is a symbolic link, or a copy where the file system has none.
+    """
+    target, link = Path(target), Path(link)
+    part = link.with_name(f".{link.name}.{os.getpid()}.part")
+    try:
+        part.symlink_to(target.name)
+    except OSError:
+        with replace_file(link) as copy, target.open("rb") as file:
+            while block := file.read(1 << 24):
+                copy.write(block)
+        return
+    os.replace(part, link)
+    _sync_folder(link.parent)
+
+
+def remove_parts(folder: str | Path) -> None:
+    """Removes what processes that were killed while they wrote have left in a folder."""
+    for part in Path(folder).glob(".*.part"):
+        part.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Puts the names in a folder on the disk, where the system can."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:  # Windows opens no folders
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError:  # some network file systems cannot
+        pass
+    finally:
+        os.close(descriptor)
