@@ -30,7 +30,7 @@ from swin_dense.checkpoints import (
 )
 from swin_dense.engine.config.pretrained import local_weights
 from swin_dense.engine.precision import precision_of
-from swin_dense.engine.resuming import as_resume_error, check_resumable
+from swin_dense.engine.resume_check import as_resume_error, check_resumable
 from swin_dense.engine.sharding import is_sharded, keep_state_whole, shard
 from swin_dense.engine.terminal.console import notify_user, redirect_log
 from swin_dense.engine.terminal.hooks import ProgressHook

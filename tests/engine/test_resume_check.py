@@ -6,7 +6,7 @@ import torch
 from tiny_runner import tiny_runner
 
 from swin_dense.checkpoints import load_checkpoint
-from swin_dense.engine.resuming import as_resume_error
+from swin_dense.engine.resume_check import as_resume_error
 from swin_dense.errors import UserError
 
 NAN = float("nan")
