@@ -29,6 +29,7 @@ from swin_dense.checkpoints import (
     no_conversion,
 )
 from swin_dense.engine.config.pretrained import local_weights
+from swin_dense.engine.launch import on_first_process
 from swin_dense.engine.precision import precision_of
 from swin_dense.engine.resume_check import as_resume_error, check_resumable
 from swin_dense.engine.sharding import is_sharded, keep_state_whole, shard
@@ -159,14 +160,18 @@ class Runner(MMEngineRunner):
             super().resume(filename, *args, **settings)
 
     def save_checkpoint(self, *args: Any, meta: dict | None = None, **settings: Any) -> None:
-        """mmengine's, with the precision of the training in ``meta``."""
+        """mmengine's, with the precision of the training in ``meta``; called by all processes.
+
+        Raises:
+            UserError: a hook refuses it, as :mod:`.finite_loss` does.
+        """
         if is_sharded(self.model) and get_rank():  # hand over what the first process writes
             self.model.state_dict()
             if settings.get("save_optimizer", True):
                 self.optim_wrapper.state_dict()
-            return
         meta = {**(meta or {}), "precision": precision_of(self.cfg)}
-        super().save_checkpoint(*args, meta=meta, **settings)
+        save = super().save_checkpoint
+        on_first_process(lambda: save(*args, meta=meta, **settings))
 
     def dump_config(self) -> None:
         """Writes the config beside this run's log, and into the work dir when a training starts.
