@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from swin_dense import config_tree
-from swin_dense.datasets.coco_file import CocoFile, read_coco, shortened
+from swin_dense.datasets.coco_file import CocoFile, read_coco
 from swin_dense.datasets.image_files import UnreadableImageError, image_sizes
 from swin_dense.datasets.label_maps import check_label_maps, missing_files
+from swin_dense.datasets.names import shortened
 from swin_dense.errors import UserError
 
 _STUFF_MAPS = (
@@ -52,7 +53,8 @@ def check_data(cfg: Any, splits: Iterable[str] = ("train", "val")) -> list[str]:
             _check_root(dataset, split)
             classes = config_tree.class_names(cfg, dataset)
             if has_label_maps:
-                warnings += check_label_maps(cfg, dataset, len(classes))
+                skips = split == "train" and bool(cfg.get("skip_bad_images"))
+                warnings += check_label_maps(cfg, dataset, classes, skips)
             else:
                 warnings += _check_coco(cfg, dataset, classes, split, files)
             _check_heads(cfg, classes, split)
@@ -108,7 +110,7 @@ def _check_coco(
     for metric in evaluated:
         warnings += _check_evaluator(metric, file, classes, split, files)
     skips = split == "train" and bool(cfg.get("skip_bad_images"))
-    return warnings + _check_headers(file, folder, _turns(dataset), skips)
+    return warnings + _check_headers(file, folder, config_tree.turns_images(dataset), skips)
 
 
 def _coco_evaluators(cfg: Any, split: str) -> list[dict]:
@@ -212,15 +214,6 @@ def _check_headers(file: CocoFile, folder: Path, turned: bool, skips: bool) -> l
             f"{problems[0]}; correct the images or the file, or train with --skip-bad-images"
         )
     return [f"{problem}; training skips them" for problem in problems]
-
-
-def _turns(dataset: dict) -> bool:
-    """Whether the pipeline turns images by their EXIF tag, as OpenCV and Pillow do by default."""
-    for step in config_tree.steps(dataset.get("pipeline")):
-        if str(step.get("type")).rpartition(".")[2] == "LoadImageFromFile":
-            backend, colours = step.get("imdecode_backend"), str(step.get("color_type", "color"))
-            return backend in (None, "cv2", "pillow") and colours in ("color", "grayscale")
-    return True
 
 
 def _check_usable(file: CocoFile, classes: Sequence[str], min_size: int) -> None:

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from swin_dense.datasets import segmentations
+from swin_dense.datasets.names import shortened
 from swin_dense.errors import UserError
 
 _ID = (int, str)
 _NUMBER = (int, float)
 _HIGHEST = 2**63  # of ids, and of numbers: beyond it, others fail to read them
 _FAR = 10  # sides of the image: a box that reaches further outside is a mistake
-_SHOWN = 5  # names or ids in a message
 _LONGEST = 80  # characters of a value in a message
 
 
@@ -261,8 +261,3 @@ def _is_text(value: str) -> bool:
 def _shown(value: Any) -> str:
     text = repr(value)
     return text if len(text) < _LONGEST else f"{text[:_LONGEST]}..."
-
-
-def shortened(values: Sequence[Any]) -> str:
-    """The first few, in words."""
-    return ", ".join(map(str, values[:_SHOWN])) + (", ..." if len(values) > _SHOWN else "")

@@ -137,7 +137,7 @@ BROKEN = {
     "missing image": (change("images", file_name="x/9.png"), "2 of 2 images .*first is x/9.png"),
     "no image listed": (lambda c: c.update(images=[], annotations=[]), "lists no images"),
     "box far outside": (
-        change("annotations", bbox=[0, 0, 1e30, 9]),
+        change("annotations", bbox=[0, 0, 1e6, 9]),
         "bbox of annotation 0 is .*48 x 40",
     ),
     "area not finite": (
@@ -430,6 +430,10 @@ BROKEN_MAPS = {
     "other size": (draw(1, (10, 30)), "1.png is 30 x 10 pixels, but .*1.jpg is 30 x 20"),
     "colours": (draw(1, (20, 30, 3)), "1.png is an image of mode RGB, not a label map"),
     "no image": (lambda path: path.write_text("?"), "1.png is truncated or not an image"),
+    "16 bits": (
+        lambda path: cv2.imwrite(str(path), np.full((20, 30), 300, np.uint16)),
+        "1.png contains the value 300, but label maps are read with 8 bits",
+    ),
 }
 
 
@@ -441,6 +445,7 @@ def test_invalid_label_maps_raise(damage, message, roads):
 
 
 def test_reduce_zero_label(roads):
+    draw(3)(roads / "seg" / "0.png")
     assert check_data(segmentor(roads, reduce_zero_label=True)) == []
     draw(4)(roads / "seg" / "2.png")
     with pytest.raises(UserError, match="3 classes are numbered 1 to 3"):
@@ -451,6 +456,39 @@ def test_label_maps_without_a_label_are_reported(roads):
     for i in range(3):
         draw(255)(roads / "seg" / f"{i}.png")
     assert "no pixel is labelled" in check_data(segmentor(roads))[0]
+
+
+def test_255_instead_of_1(roads):
+    for i in range(3):
+        path = roads / "seg" / f"{i}.png"
+        cv2.imwrite(str(path), 255 * (cv2.imread(str(path), cv2.IMREAD_UNCHANGED) == 1))
+    with pytest.raises(
+        UserError, match=r"values 0 and 255 alone, .*no pixel is car: save .* 0 to 2"
+    ):
+        check_data(segmentor(roads))
+
+
+def test_classes_that_no_label_map_has_are_named(roads):
+    for i in range(3):
+        draw(i // 2)(roads / "seg" / f"{i}.png")
+    (warning,) = check_data(segmentor(roads))
+    assert warning.endswith("1 of 3 classes are in none of the 3 label maps that were read: sky")
+
+
+def test_more_classes_than_label_maps_can_tell(roads):
+    cfg = segmentor(roads, metainfo={"classes": [f"c{i}" for i in range(256)]})
+    with pytest.raises(UserError, match="256 classes, but label maps are read with 8 bits"):
+        check_data(cfg)
+
+
+def test_bad_pairs_are_a_warning_if_training_skips_them(roads):
+    draw(1, (10, 30))(roads / "seg" / "1.png")
+    (roads / "img" / "2.jpg").write_bytes(b"")
+    cfg = segmentor(roads)
+    cfg.skip_bad_images = True
+    (warning,) = check_data(cfg)
+    assert "2 of 3 images cannot be used" in warning
+    assert "training skips them" in warning
 
 
 def test_suffixes_and_split_files_of_the_data_set_are_used(roads):
@@ -475,7 +513,8 @@ def test_real_ade20k_passes_and_full_ade20k_raises(shared, repo, tmp_path):
     source = shared / "data" / "ade_mini"
     for split in ("train", "val"):
         cfg[f"{split}_dataloader"].dataset.data_root = str(source)
-    assert check_data(cfg) == []
+    for warning in check_data(cfg):
+        assert "of 150 classes are in none of the" in warning
     for kind in ("images", "annotations"):
         (tmp_path / kind / "training").mkdir(parents=True)
     name = "ADE_train_00000001"
