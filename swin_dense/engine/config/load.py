@@ -36,8 +36,11 @@ def read_config(path: str | Path) -> Config:
         raise UserError(f"{path} inherits from a file that is missing: {error}") from error
     except SyntaxError as error:
         raise UserError(f"{path} is not valid Python: line {error.lineno}: {error.msg}") from error
-    except (ImportError, NameError, KeyError, AttributeError, TypeError, ValueError) as error:
-        raise UserError(f"{path} cannot be read: {type(error).__name__}: {error}") from error
+    except RecursionError as error:
+        raise UserError(f"{path} inherits from itself: correct its _base_") from error
+    except (Exception, SystemExit) as error:  # a config is a program, and may raise anything
+        text = f"{type(error).__name__}: {error}".removesuffix(": ")
+        raise UserError(f"{path} cannot be read: {text}") from error
 
 
 def parse_options(items: Iterable[str]) -> dict[str, Any]:
