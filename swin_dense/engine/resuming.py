@@ -4,6 +4,7 @@ Generators of random numbers have no part in it: each step seeds them, see
 :mod:`swin_dense.engine.loops`.
 """
 
+import operator
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from swin_dense.engine.loops import EpochLoop, IterationLoop
 from swin_dense.engine.sharding import is_sharded
 from swin_dense.engine.terminal.console import notify_user
 from swin_dense.engine.weights import without_wrappers
+from swin_dense.errors import UserError
 
 # Parts of mmdet that remember images or sizes, of which a checkpoint has nothing.
 _WITH_MEMORY = {"CachedMosaic", "CachedMixUp", "BatchSyncRandomResize", "CustomSampleSizeSampler"}
@@ -49,29 +51,45 @@ def state_of_training(runner: Any, by_epoch: bool) -> dict[str, Any]:
 
 
 def restore_training(runner: Any, checkpoint: Mapping[str, Any], name: str) -> None:
-    """Continues what :func:`state_of_training` says; tells the user if that is not exact."""
-    loop, state = runner.train_loop, checkpoint["meta"].get("training")
+    """Continues what :func:`state_of_training` says; tells the user if that is not exact.
+
+    Raises:
+        UserError: the checkpoint does not hold what it should.
+    """
+    loop, state = runner.train_loop, (checkpoint.get("meta") or {}).get("training")
     if not isinstance(loop, (EpochLoop, IterationLoop)):
-        notify_user(f"resuming is not exact: {type(loop).__name__} is not a loop of mmengine")
-        return
-    if not isinstance(state, Mapping):
-        notify_user(f"resuming is not exact: {name} does not tell how its training drew numbers")
-        return
-    now = _circumstances(loop)
-    changed = [
-        f"{words} were {state.get(key)}, are {now[key]}"
-        for key, words in _IN_WORDS.items()
-        if state.get(key) != now[key]
-    ]
-    if not changed:
-        loop.batches = state["batches"]
-        _restore_gradients(runner, state["gradients"])
-    for hook, (score, count) in zip(_early_stopping(runner), state["early_stopping"], strict=False):
-        hook.best_score, hook.wait_count = score, count
-    kinds = {str(part.get("type")).rpartition(".")[2] for part in mappings(runner.cfg._cfg_dict)}
-    changed += [f"{kind} does not continue" for kind in sorted(kinds & _WITH_MEMORY)]
+        changed = [f"{type(loop).__name__} is not a loop of mmengine"]
+    elif state is None:
+        changed = [f"{name} does not tell how its training drew random numbers"]
+    else:
+        try:
+            changed = _restore(runner, loop, state)
+        except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise UserError(
+                f"{name} cannot be resumed, its meta.training is damaged ({reason}): give another "
+                "checkpoint"
+            ) from error
+        kinds = {str(one.get("type")).rpartition(".")[2] for one in mappings(runner.cfg._cfg_dict)}
+        changed += [f"what {kind} keeps is not saved" for kind in sorted(kinds & _WITH_MEMORY)]
     if changed:
         notify_user(f"resuming is not exact: {'; '.join(changed)}")
+
+
+def _restore(runner: Any, loop: EpochLoop | IterationLoop, state: dict[str, Any]) -> list[str]:
+    """Continues a training; returns what has changed since, in words."""
+    for hook, saved in zip(_early_stopping(runner), state["early_stopping"], strict=False):
+        hook.best_score, hook.wait_count = float(saved[0]), int(saved[1])
+    now = _circumstances(loop)
+    changed = [
+        f"{words} were {state[key]}, are {now[key]}"
+        for key, words in _IN_WORDS.items()
+        if state[key] != now[key]
+    ]
+    if not changed:  # else the place in the epoch means nothing: it starts anew, as in mmengine
+        loop.batches = operator.index(state["batches"])
+        _restore_gradients(runner, state["gradients"])
+    return changed
 
 
 def trained_seed(checkpoint: str | Path) -> int | None:

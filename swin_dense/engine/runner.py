@@ -86,8 +86,9 @@ class Runner(MMEngineRunner):
 
     def build_log_processor(self, log_processor: Any) -> MMEngineLogProcessor:
         """mmengine's, which knows of all processes."""
-        if isinstance(log_processor, dict):
-            log_processor = {"type": LogProcessor, **log_processor}
+        is_config = isinstance(log_processor, dict)
+        if is_config and log_processor.get("type", "LogProcessor") == "LogProcessor":
+            log_processor = {**log_processor, "type": LogProcessor}
         return super().build_log_processor(log_processor)
 
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
