@@ -30,6 +30,7 @@ from swin_dense.checkpoints import (
 )
 from swin_dense.engine.config.pretrained import local_weights
 from swin_dense.engine.precision import precision_of
+from swin_dense.engine.resume_check import as_resume_error, check_resumable
 from swin_dense.engine.sharding import is_sharded, keep_state_whole, shard
 from swin_dense.engine.terminal.console import notify_user, redirect_log
 from swin_dense.engine.terminal.hooks import ProgressHook
@@ -135,7 +136,9 @@ class Runner(MMEngineRunner):
         checkpoint = load_checkpoint(local_weights(filename, otherwise=""), map_location="cpu")
         model = without_wrappers(self.model)
         report = LoadReport(filename)
-        if not self._resume:
+        if self._resume:
+            check_resumable(self, checkpoint, filename)
+        else:
             checkpoint, report = convert_checkpoint(model, checkpoint, filename, revise_keys)
         with no_conversion():  # hooks may load the weights too, as EMAHook does
             self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
@@ -145,6 +148,15 @@ class Runner(MMEngineRunner):
         self._has_loaded = True
         self.logger.info(f"Load checkpoint from {filename}")
         return checkpoint
+
+    def resume(self, filename: str, *args: Any, **settings: Any) -> None:
+        """Continues the training that saved a checkpoint.
+
+        Raises:
+            UserError: it was not saved by a training, or by another one.
+        """
+        with as_resume_error(filename):
+            super().resume(filename, *args, **settings)
 
     def save_checkpoint(self, *args: Any, meta: dict | None = None, **settings: Any) -> None:
         """mmengine's, with the precision of the training in ``meta``."""

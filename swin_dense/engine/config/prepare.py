@@ -24,6 +24,7 @@ from swin_dense.engine.config.load import merge_options, read_config
 from swin_dense.engine.config.own_data import apply_own_data
 from swin_dense.engine.config.pretrained import drop_pretrained
 from swin_dense.engine.config.tta import use_tta
+from swin_dense.engine.config.values import check_values
 from swin_dense.engine.launch import adopt_process, choose_device, continues_by_itself
 from swin_dense.engine.paths import check_checkpoint_path
 from swin_dense.engine.sharding import use_sharding
@@ -63,7 +64,7 @@ def load_config(
     The steps, each of which may override those before it:
 
     1. The file, with what it inherits.
-    2. ``cfg_options``: dotted keys and their new values.
+    2. ``cfg_options``: dotted keys and their new values; what cannot be meant is refused.
     3. ``data_root``, also of ``own_data``.
     4. ``own_data`` becomes data sets, evaluators and numbers of classes; with ``classes``, its
        training annotations need not be read.
@@ -77,6 +78,7 @@ def load_config(
     cfg = read_config(path)
     if cfg_options:
         merge_options(cfg, cfg_options)
+    check_values(cfg._cfg_dict)
     if data_root is not None:
         set_data_root(cfg, data_root)
     apply_own_data(cfg, classes)
