@@ -1,7 +1,12 @@
 """Trainings that are killed at random moments and resumed end as one that nothing interrupts."""
 
+import json
+import re
 import signal
 import time
+from pathlib import Path
+
+import torch
 
 from processes import Child
 from rounds import Failed, Round
@@ -76,8 +81,20 @@ def check_stopped(children: list[Child]) -> None:
         raise Failed(f"a traceback after a signal: {errors([first])}")
     if first.status == 0 or "\ntrain " not in first.out.replace("\r", "\n"):
         return
-    if "--resume" not in (first.out + first.err).rpartition("train ")[2]:
-        raise Failed(f"does not say how to go on: status {first.status}: {errors([first])}")
+    if first.status not in (128 + signal.SIGTERM, 128 + signal.SIGUSR1):
+        raise Failed(f"status {first.status} after a signal: {errors([first])}")
+    says = re.search(r"after iteration (\d+): --resume continues from (\S+)$", first.err.strip())
+    if says is None:
+        raise Failed(f"does not say how to go on: {errors([first])}")
+    saved = torch.load(says[2], map_location="cpu", weights_only=False)["meta"]["iter"]
+    logged = [
+        json.loads(row)["step"]
+        for file in Path(says[2]).parent.glob("*/vis_data/scalars.json")
+        for row in file.read_text().splitlines()
+        if "loss" in row
+    ]
+    if not saved == int(says[1]) >= max(logged, default=0):
+        raise Failed(f"saved iteration {saved}, says {says[1]}, logged {logged[-1]}")
 
 
 def finish(children: list[Child], timeout: float = SLOW) -> None:

@@ -173,37 +173,27 @@ def base_config(model: str) -> Config:
 def settings(variant: Variant, data: Path) -> dict[str, Any]:
     """The settings of a variant: EMA, drop path, a schedule by iterations, short loops."""
     steps = EPOCHS * IMAGES // BATCH // variant.processes
-    hook = "default_hooks.checkpoint"
+    hook, by_steps = "default_hooks.checkpoint", {"by_epoch": False}
+    sampler = "DefaultSampler" if variant.by_epoch else "InfiniteSampler"
     found: dict[str, Any] = {
         "train_dataloader.batch_size": BATCH,
         "train_dataloader.num_workers": variant.workers,
         "train_dataloader.persistent_workers": variant.workers > 0,
-        "train_dataloader.sampler.type": "DefaultSampler"
-        if variant.by_epoch
-        else "InfiniteSampler",
+        "train_dataloader.sampler.type": sampler,
         "model.backbone.drop_path_rate": 0.3,
         "custom_hooks": [{"type": "EMAHook", "momentum": 0.1}],
         "param_scheduler": [
-            {"type": "LinearLR", "start_factor": 0.1, "by_epoch": False, "begin": 0, "end": 4},
-            {
-                "type": "CosineAnnealingLR",
-                "T_max": steps,
-                "by_epoch": False,
-                "begin": 4,
-                "end": steps,
-            },
+            {**by_steps, "type": "LinearLR", "start_factor": 0.1, "begin": 0, "end": 4},
+            {**by_steps, "type": "CosineAnnealingLR", "T_max": steps, "begin": 4, "end": steps},
         ],
         f"{hook}.by_epoch": variant.by_epoch,
         f"{hook}.interval": 1 if variant.by_epoch else 4,
         f"{hook}.max_keep_ckpts": variant.keep,
         "default_hooks.logger.log_metric_by_epoch": variant.by_epoch,
     }
+    loop: dict[str, Any]
     if variant.by_epoch:
-        loop: dict[str, Any] = {
-            "type": "EpochBasedTrainLoop",
-            "max_epochs": EPOCHS,
-            "val_interval": 2,
-        }
+        loop = {"type": "EpochBasedTrainLoop", "max_epochs": EPOCHS, "val_interval": 2}
     else:
         loop = {"type": "IterBasedTrainLoop", "max_iters": steps, "val_interval": steps // 2 + 1}
     found["train_cfg"] = {"_delete_": True, **loop}
