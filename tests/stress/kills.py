@@ -7,7 +7,6 @@ import time
 from pathlib import Path
 
 import torch
-
 from processes import Child
 from rounds import Failed, Round
 from trainings import SLOW, Trainings, Variant
@@ -77,9 +76,10 @@ class Kills:
 def check_stopped(children: list[Child]) -> None:
     """A training that was asked to stop says how to go on, if it had begun and not ended."""
     first = children[0]
+    out = first.out.replace("\r", "\n")
     if "Traceback" in first.err:
         raise Failed(f"a traceback after a signal: {errors([first])}")
-    if first.status == 0 or "\ntrain " not in first.out.replace("\r", "\n"):
+    if first.status == 0 or "\ntrain " not in out or "\ncheckpoint: " in out:
         return
     if first.status not in (128 + signal.SIGTERM, 128 + signal.SIGUSR1):
         raise Failed(f"status {first.status} after a signal: {errors([first])}")
@@ -87,14 +87,16 @@ def check_stopped(children: list[Child]) -> None:
     if says is None:
         raise Failed(f"does not say how to go on: {errors([first])}")
     saved = torch.load(says[2], map_location="cpu", weights_only=False)["meta"]["iter"]
-    logged = [
-        json.loads(row)["step"]
-        for file in Path(says[2]).parent.glob("*/vis_data/scalars.json")
-        for row in file.read_text().splitlines()
-        if "loss" in row
-    ]
-    if not saved == int(says[1]) >= max(logged, default=0):
-        raise Failed(f"saved iteration {saved}, says {says[1]}, logged {logged[-1]}")
+    logged = max(logged_steps(Path(says[2]).parent), default=0)
+    if not saved == int(says[1]) >= logged:
+        raise Failed(f"saved iteration {saved}, says {says[1]}, logged {logged}")
+
+
+def logged_steps(work_dir: Path) -> list[int]:
+    """The iterations in the logs of a training."""
+    files = work_dir.glob("*/vis_data/scalars.json")
+    rows = [json.loads(row) for file in files for row in file.read_text().splitlines()]
+    return [row["iter"] for row in rows if "iter" in row]
 
 
 def finish(children: list[Child], timeout: float = SLOW) -> None:

@@ -20,7 +20,7 @@ from swin_dense_cli.train import make_parser
 
 TOOLS = Path(__file__).parents[1] / "tools"
 COMPARED = ("state_dict", "ema_state_dict", "optimizer", "param_schedulers")
-SLOW = 120  # seconds that no training of this size takes
+SLOW = 300  # seconds that no training of this size takes
 IMAGES, BATCH, EPOCHS = 8, 2, 3
 
 
