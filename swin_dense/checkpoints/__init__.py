@@ -1,5 +1,6 @@
 """Swin weights from elsewhere: files, layouts, resizing, loading, conversion."""
 
+from swin_dense.checkpoints.contents import dataset_meta
 from swin_dense.checkpoints.conversion import convert
 from swin_dense.checkpoints.files import cached_path, load_checkpoint, local_file, weights_of
 from swin_dense.checkpoints.layouts import TARGETS, find_backbone
@@ -19,6 +20,7 @@ __all__ = [
     "cached_path",
     "convert",
     "convert_checkpoint",
+    "dataset_meta",
     "find_backbone",
     "load_backbone",
     "load_checkpoint",

@@ -159,13 +159,23 @@ def _state(runner) -> str:
 class MetricsHook(Hook):
     """Shows each evaluation as a table and saves all in ``metrics.json`` of the log folder.
 
-    The file is a list of ``{"epoch": ..., "iter": ..., "metrics": {...}}``, oldest first.
+    The file is a list of ``{"epoch": ..., "iter": ..., "metrics": {...}}``, oldest first. A resumed
+    training continues that of the checkpoint.
     """
 
     priority = "LOWEST"
 
     def __init__(self) -> None:
         self._history: list[dict[str, Any]] = []
+
+    def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
+        """Keeps the evaluations."""
+        checkpoint["meta"]["evaluations"] = list(self._history)
+
+    def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
+        """Continues the evaluations of a training that is resumed."""
+        if runner._resume:
+            self._history = list((checkpoint.get("meta") or {}).get("evaluations", []))
 
     @master_only
     def after_val_epoch(self, runner, metrics: dict[str, float] | None = None) -> None:
