@@ -24,8 +24,10 @@ from swin_dense.engine.config.load import merge_options, read_config
 from swin_dense.engine.config.own_data import apply_own_data
 from swin_dense.engine.config.pretrained import drop_pretrained
 from swin_dense.engine.config.tta import use_tta
+from swin_dense.engine.config.values import check_values
 from swin_dense.engine.launch import adopt_process, choose_device, continues_by_itself
 from swin_dense.engine.paths import check_checkpoint_path
+from swin_dense.engine.resuming import trained_seed
 from swin_dense.engine.sharding import use_sharding
 from swin_dense.engine.terminal.console import notify_user
 from swin_dense.errors import UserError
@@ -63,7 +65,7 @@ def load_config(
     The steps, each of which may override those before it:
 
     1. The file, with what it inherits.
-    2. ``cfg_options``: dotted keys and their new values.
+    2. ``cfg_options``: dotted keys and their new values; what cannot be meant is refused.
     3. ``data_root``, also of ``own_data``.
     4. ``own_data`` becomes data sets, evaluators and numbers of classes; with ``classes``, its
        training annotations need not be read.
@@ -77,6 +79,7 @@ def load_config(
     cfg = read_config(path)
     if cfg_options:
         merge_options(cfg, cfg_options)
+    check_values(cfg._cfg_dict)
     if data_root is not None:
         set_data_root(cfg, data_root)
     apply_own_data(cfg, classes)
@@ -112,7 +115,7 @@ def prepare_training(
     6. ``compile``.
     7. ``accumulate``.
     8. ``auto_scale_lr``.
-    9. ``seed``.
+    9. The resumed checkpoint's seed, else ``seed``.
     10. ``strategy``.
     11. Data loaders without workers; hooks that show progress and metrics on the terminal, and one
         that ends a training whose loss is not finite.
@@ -134,8 +137,7 @@ def prepare_training(
         accumulate_gradients(cfg, accumulate)
     if auto_scale_lr:
         scale_learning_rate(cfg, str(path))
-    if seed is not None:
-        cfg.randomness = {**(cfg.get("randomness") or {}), "seed": seed}
+    _set_seed(cfg, seed)
     if strategy == "fsdp":
         use_sharding(cfg)
     adapt_workers(cfg)
@@ -236,6 +238,15 @@ def _set_resume(cfg: Config, resume: str | None) -> None:
     check_checkpoint_path(checkpoint)
     drop_pretrained(cfg)
     cfg.resume, cfg.load_from = True, str(checkpoint)
+
+
+def _set_seed(cfg: Config, seed: int | None) -> None:
+    trained = trained_seed(cfg.load_from) if cfg.get("resume") else None
+    if trained is not None and seed not in (None, trained):
+        notify_user(f"continuing with seed {trained}, that of the checkpoint, not with {seed}")
+    seed = trained if trained is not None else seed
+    if seed is not None:
+        cfg.randomness = {**(cfg.get("randomness") or {}), "seed": seed}
 
 
 def _compile_backbone(cfg: Config, path: str | Path) -> None:
