@@ -179,7 +179,8 @@ class Runner(MMEngineRunner):
 
     def save_checkpoint(self, *args: Any, meta: dict | None = None, **settings: Any) -> None:
         """mmengine's, with the state of the training and its precision in ``meta``."""
-        state = state_of_training(self, settings.get("by_epoch", True))
+        epoch = (meta or {}).get("epoch", self.epoch + settings.get("by_epoch", True))
+        state = state_of_training(self, epoch)
         if is_sharded(self.model) and get_rank():  # hand over what the first process writes
             self.model.state_dict()
             if settings.get("save_optimizer", True):
