@@ -170,7 +170,7 @@ def _drop_configs(content: Mapping[Any, Any]) -> None:
                 holder.pop(key, None)
 
 
-def check_weights(weights: Mapping[Any, Tensor]) -> None:
+def check_state(weights: Mapping[Any, Tensor]) -> None:
     """Requires names, and finite numbers but for masks, which add -inf to scores.
 
     Raises:

@@ -4,7 +4,7 @@ import re
 import warnings
 import zipfile
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
 from typing import IO, Any
@@ -14,7 +14,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from swin_dense.checkpoints.contents import BadContentError, as_plain, check_weights
+from swin_dense.checkpoints.contents import BadContentError, as_plain, check_state
 from swin_dense.checkpoints.pickles import numpy_types, read_pickled
 from swin_dense.errors import UserError
 from swin_dense.ops.torch_versions import VERSION
@@ -121,8 +121,7 @@ def _read(file: IO[bytes], name: str, device: torch.device) -> dict[str, Any]:
         )
     try:
         content = as_plain(content, on_meta=device.type == "meta")
-        for weights in _all_weights(content):
-            check_weights(weights)
+        check_weights(content)
     except BadContentError as error:
         raise UserError(f"{name} {error}") from error
     return content
@@ -217,10 +216,14 @@ def weights_of(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
     return state
 
 
-def _all_weights(checkpoint: Mapping[str, Any]) -> Iterator[Mapping[Any, Tensor]]:
-    """The weights that different readers may take from a checkpoint."""
-    for one in _wrapped(checkpoint) or [checkpoint]:
-        yield weights_of(one)
+def check_weights(checkpoint: Mapping[str, Any]) -> None:
+    """Require finite weights with names, of all that different readers may take.
+
+    Raises:
+        BadContentError: names the first weight for which this does not hold.
+    """
+    for state in _wrapped(checkpoint) or [checkpoint]:
+        check_state(weights_of(state))
 
 
 def _wrapped(checkpoint: Mapping[str, Any]) -> list[Mapping[str, Any]]:

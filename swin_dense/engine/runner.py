@@ -32,6 +32,7 @@ from swin_dense.checkpoints import (
 )
 from swin_dense.datasets.reading import guard_reading
 from swin_dense.engine.config.pretrained import local_weights
+from swin_dense.engine.launch import on_first_process
 from swin_dense.engine.log import LogProcessor
 from swin_dense.engine.loops import exact_loop
 from swin_dense.engine.precision import precision_of
@@ -194,15 +195,21 @@ class Runner(MMEngineRunner):
             super().resume(filename, *args, **settings)
 
     def save_checkpoint(self, *args: Any, meta: dict | None = None, **settings: Any) -> None:
-        """mmengine's, with the state of the training and its precision in ``meta``."""
+        """mmengine's, with the state of the training and its precision in ``meta``.
+
+        All processes have to call it.
+
+        Raises:
+            UserError: a hook refuses it, as :mod:`.finite_loss` does.
+        """
         state = state_of_training(self, settings.get("by_epoch", True))
         if is_sharded(self.model) and get_rank():  # hand over what the first process writes
             self.model.state_dict()
             if settings.get("save_optimizer", True):
                 self.optim_wrapper.state_dict()
-            return
         meta = {**(meta or {}), **state, "precision": precision_of(self.cfg)}
-        super().save_checkpoint(*args, meta=meta, **settings)
+        save = super().save_checkpoint
+        on_first_process(lambda: save(*args, meta=meta, **settings))
 
     def dump_config(self) -> None:
         """Writes the config beside this run's log, and into the work dir when a training starts.

@@ -117,7 +117,8 @@ def prepare_training(
     8. ``auto_scale_lr``.
     9. The resumed checkpoint's seed, else ``seed``.
     10. ``strategy``.
-    11. Data loaders without workers; hooks that show progress and metrics on the terminal.
+    11. Data loaders without workers; hooks that show progress and metrics on the terminal, and one
+        that ends a training whose loss is not finite.
 
     Raises:
         UserError: the config cannot be read or trained, or an option does not fit it.
@@ -140,7 +141,7 @@ def prepare_training(
     if strategy == "fsdp":
         use_sharding(cfg)
     adapt_workers(cfg)
-    _add_terminal_hooks(cfg)
+    _add_hooks(cfg, "FiniteLossHook", "MetricsHook", "ProgressHook")
     return cfg
 
 
@@ -184,7 +185,7 @@ def prepare_test(
         for evaluator in config_tree.split_evaluators(cfg, "test"):
             evaluator["output_dir"] = str(label_maps)
     adapt_workers(cfg)
-    _add_terminal_hooks(cfg)
+    _add_hooks(cfg, "MetricsHook", "ProgressHook")
     return cfg
 
 
@@ -256,9 +257,8 @@ def _compile_backbone(cfg: Config, path: str | Path) -> None:
     cfg.compile_backbone = cfg.get("compile_backbone") or True
 
 
-def _add_terminal_hooks(cfg: Config) -> None:
-    """Adds the hooks that show progress and metrics, unless the config has its own."""
+def _add_hooks(cfg: Config, *names: str) -> None:
+    """Adds hooks of ours, unless the config has its own of that name."""
     hooks = list(cfg.get("custom_hooks") or [])
     present = {str(hook.get("type")).rpartition(".")[2] for hook in hooks}
-    names = {"ProgressHook", "MetricsHook"} - present
-    cfg.custom_hooks = hooks + [{"type": f"swin_dense.{name}"} for name in sorted(names)]
+    cfg.custom_hooks = hooks + [{"type": f"swin_dense.{n}"} for n in names if n not in present]
