@@ -14,7 +14,7 @@ from mmengine.registry import MODELS, init_default_scope
 from numpy.typing import NDArray
 
 from swin_dense import config_tree
-from swin_dense.checkpoints import load_checkpoint
+from swin_dense.checkpoints import dataset_meta, load_checkpoint
 from swin_dense.config_tree import is_segmentation
 from swin_dense.engine.config.prepare import prepare_prediction
 from swin_dense.engine.config.pretrained import local_weights
@@ -41,7 +41,7 @@ class Predictor:
         cfg_options: Mapping[str, Any] | None = None,
     ) -> None:
         content = load_checkpoint(local_weights(str(checkpoint), otherwise=""))
-        meta = _dataset_meta(content)
+        meta = dataset_meta(content)
         self.cfg = prepare_prediction(config, cfg_options, meta.get("classes"))
         self.is_segmentation = is_segmentation(self.cfg)
         init_default_scope(self.cfg.get("default_scope", "mmdet"))
@@ -86,13 +86,6 @@ def _image_pipeline(cfg: Config, path: str) -> list[dict]:
             steps = dataset["pipeline"]
             return [step for step in steps if str(step["type"]).rpartition(".")[2] not in _LOADS]
     raise UserError(f"{path} has no test_dataloader, whose pipeline prepares the images")
-
-
-def _dataset_meta(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
-    """Class names and palette as mmengine, or before it mmdet 2 and mmseg 0, wrote them."""
-    meta = checkpoint.get("meta") or {}
-    old_names = {key: meta[key] for key in ("CLASSES", "PALETTE") if meta.get(key)}
-    return {key.lower(): value for key, value in (meta.get("dataset_meta") or old_names).items()}
 
 
 def _config_meta(cfg: Config) -> dict[str, Any]:

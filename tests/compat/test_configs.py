@@ -52,6 +52,8 @@ def test_unknown_names_suggest_close_ones(tmp_path: Path) -> None:
 
 
 def test_formatted_text_is_kept() -> None:
+    if not hasattr(config, "FormatCode"):
+        pytest.skip("this mmengine formats no configs by yapf")
     format_code = config.FormatCode
     first = format_code("a = 1 ;b=2\n", style_config={"based_on_style": "pep8"})
     assert first == format_code.__wrapped__("a = 1 ;b=2\n", style_config="pep8")

@@ -27,6 +27,7 @@ from swin_dense.engine.config.tta import use_tta
 from swin_dense.engine.config.values import check_values
 from swin_dense.engine.launch import adopt_process, choose_device, continues_by_itself
 from swin_dense.engine.paths import check_checkpoint_path
+from swin_dense.engine.resuming import trained_seed
 from swin_dense.engine.sharding import use_sharding
 from swin_dense.engine.terminal.console import notify_user
 from swin_dense.errors import UserError
@@ -114,9 +115,10 @@ def prepare_training(
     6. ``compile``.
     7. ``accumulate``.
     8. ``auto_scale_lr``.
-    9. ``seed``.
+    9. The resumed checkpoint's seed, else ``seed``.
     10. ``strategy``.
-    11. Data loaders without workers; hooks that show progress and metrics on the terminal.
+    11. Data loaders without workers; hooks that show progress and metrics on the terminal, and one
+        that ends a training whose loss is not finite.
 
     Raises:
         UserError: the config cannot be read or trained, or an option does not fit it.
@@ -135,12 +137,11 @@ def prepare_training(
         accumulate_gradients(cfg, accumulate)
     if auto_scale_lr:
         scale_learning_rate(cfg, str(path))
-    if seed is not None:
-        cfg.randomness = {**(cfg.get("randomness") or {}), "seed": seed}
+    _set_seed(cfg, seed)
     if strategy == "fsdp":
         use_sharding(cfg)
     adapt_workers(cfg)
-    _add_terminal_hooks(cfg)
+    _add_hooks(cfg, "FiniteLossHook", "MetricsHook", "ProgressHook")
     return cfg
 
 
@@ -184,7 +185,7 @@ def prepare_test(
         for evaluator in config_tree.split_evaluators(cfg, "test"):
             evaluator["output_dir"] = str(label_maps)
     adapt_workers(cfg)
-    _add_terminal_hooks(cfg)
+    _add_hooks(cfg, "MetricsHook", "ProgressHook")
     return cfg
 
 
@@ -239,6 +240,15 @@ def _set_resume(cfg: Config, resume: str | None) -> None:
     cfg.resume, cfg.load_from = True, str(checkpoint)
 
 
+def _set_seed(cfg: Config, seed: int | None) -> None:
+    trained = trained_seed(cfg.load_from) if cfg.get("resume") else None
+    if trained is not None and seed not in (None, trained):
+        notify_user(f"continuing with seed {trained}, that of the checkpoint, not with {seed}")
+    seed = trained if trained is not None else seed
+    if seed is not None:
+        cfg.randomness = {**(cfg.get("randomness") or {}), "seed": seed}
+
+
 def _compile_backbone(cfg: Config, path: str | Path) -> None:
     if reason := too_old(2, 6):
         raise UserError(f"--compile {reason}: remove it")
@@ -247,9 +257,8 @@ def _compile_backbone(cfg: Config, path: str | Path) -> None:
     cfg.compile_backbone = cfg.get("compile_backbone") or True
 
 
-def _add_terminal_hooks(cfg: Config) -> None:
-    """Adds the hooks that show progress and metrics, unless the config has its own."""
+def _add_hooks(cfg: Config, *names: str) -> None:
+    """Adds hooks of ours, unless the config has its own of that name."""
     hooks = list(cfg.get("custom_hooks") or [])
     present = {str(hook.get("type")).rpartition(".")[2] for hook in hooks}
-    names = {"ProgressHook", "MetricsHook"} - present
-    cfg.custom_hooks = hooks + [{"type": f"swin_dense.{name}"} for name in sorted(names)]
+    cfg.custom_hooks = hooks + [{"type": f"swin_dense.{n}"} for n in names if n not in present]
