@@ -69,7 +69,7 @@ class FileOperations:
         size = max(path.stat().st_size for path in folder.glob("*.pth"))
         seen: Counter[str] = Counter()
         for number, operation in enumerate(operations, 1):
-            seen[operation] += 1
+            seen[operation] += ".part" not in operation
             if seen[operation] > SAME:
                 continue
             self._points.append((variant, number, None))
