@@ -7,6 +7,7 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
+import yaml
 from mmengine.config import Config, DictAction
 from mmengine.runner import Runner
 
@@ -16,7 +17,13 @@ from swin_dense.packaged import close_names, config_names, find_config
 # What a runner reads from a config, so that these may be set where the config does not.
 RUNNER_KEYS = set(signature(Runner.__init__).parameters) - {"self", "cfg"}
 RUNNER_KEYS |= {"activation_checkpointing", "compile", "compile_backbone", "custom_imports"}
-RUNNER_KEYS |= {"data_root", "find_unused_parameters", "model_wrapper_cfg", "sync_bn"}
+RUNNER_KEYS |= {
+    "skip_bad_images",
+    "data_root",
+    "find_unused_parameters",
+    "model_wrapper_cfg",
+    "sync_bn",
+}
 RUNNER_KEYS |= {"tta_model", "tta_pipeline"}
 _SPACE = "\x1f"  # stands for a space where mmengine would remove it
 
@@ -38,6 +45,8 @@ def read_config(path: str | Path) -> Config:
         raise UserError(f"{path} inherits from a file that is missing: {error}") from error
     except SyntaxError as error:
         raise UserError(f"{path} is not valid Python: line {error.lineno}: {error.msg}") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not plain YAML: {' '.join(str(error).split())}") from error
     except RecursionError as error:
         raise UserError(f"{path} inherits from itself: correct its _base_") from error
     except (Exception, SystemExit) as error:  # a config is a program, and may raise anything
