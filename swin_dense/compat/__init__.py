@@ -25,6 +25,9 @@ It prints nothing and compiles nothing. The global state it touches, all of it:
 ``mmengine.config``
     ``_base_`` finds packages' configs by their path, ours included, and the text of a config is
     formatted once (:mod:`swin_dense.compat.configs`).
+``mmengine.fileio``
+    YAML files are read as data; mmengine's loader runs Python that they name
+    (:mod:`swin_dense.compat.configs`).
 ``OMP_WAIT_POLICY``
     Set to PASSIVE, unless it is set, by :mod:`swin_dense` itself: PyTorch reads it when loaded.
 ``warnings.filters``
@@ -43,7 +46,11 @@ from swin_dense.compat.checkpoint import (  # noqa: E402
     allow_mmengine_types,
     patch_mmengine_loader,
 )
-from swin_dense.compat.configs import find_bases_by_path, format_once  # noqa: E402
+from swin_dense.compat.configs import (  # noqa: E402
+    find_bases_by_path,
+    format_once,
+    read_yaml_safely,
+)
 from swin_dense.compat.import_hooks import ExecutionFinder  # noqa: E402
 from swin_dense.compat.warning_filters import ignore_openmmlab_warnings  # noqa: E402
 
@@ -64,6 +71,7 @@ def install() -> None:
     patch_mmengine_loader()
     find_bases_by_path()
     format_once()
+    read_yaml_safely()
 
 
 def install_finders() -> None:

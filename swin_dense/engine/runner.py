@@ -205,7 +205,8 @@ class Runner(MMEngineRunner):
         Raises:
             UserError: a hook refuses it, as :mod:`.finite_loss` does.
         """
-        state = state_of_training(self, settings.get("by_epoch", True))
+        epoch = (meta or {}).get("epoch", self.epoch + settings.get("by_epoch", True))
+        state = state_of_training(self, epoch)
         if is_sharded(self.model) and get_rank():  # hand over what the first process writes
             self.model.state_dict()
             if settings.get("save_optimizer", True):

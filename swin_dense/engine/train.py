@@ -77,16 +77,20 @@ def train(
         how = (amp, compile, auto_scale_lr, resume, seed, strategy, accumulate)
         cfg = prepare_training(config, run, from_scratch, *how)
         cfg.skip_bad_images = skip_bad_images or cfg.get("skip_bad_images", False)
-        init_distributed(cfg)
-        ensure_pretrained(cfg)
-        on_first_process(lambda: _check_inputs(cfg))
-        advise_learning_rate(cfg)
-        runner = build_runner(cfg)
-        _notify_start(runner)
-        run_with_progress(runner, runner.train)
-        _notify_skipped(runner)
-        _notify_results(runner)
-        return runner
+        return _train(cfg)
+
+
+def _train(cfg: Config) -> Runner:
+    init_distributed(cfg)
+    ensure_pretrained(cfg)
+    on_first_process(lambda: _check_inputs(cfg))
+    advise_learning_rate(cfg)
+    runner = build_runner(cfg)
+    _notify_start(runner)
+    run_with_progress(runner, runner.train)
+    _notify_skipped(runner)
+    _notify_results(runner)
+    return runner
 
 
 def _check_inputs(cfg: Config) -> None:

@@ -7,6 +7,7 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
+import yaml
 from mmengine.config import Config, DictAction
 from mmengine.runner import Runner
 
@@ -44,6 +45,8 @@ def read_config(path: str | Path) -> Config:
         raise UserError(f"{path} inherits from a file that is missing: {error}") from error
     except SyntaxError as error:
         raise UserError(f"{path} is not valid Python: line {error.lineno}: {error.msg}") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not plain YAML: {' '.join(str(error).split())}") from error
     except RecursionError as error:
         raise UserError(f"{path} inherits from itself: correct its _base_") from error
     except (Exception, SystemExit) as error:  # a config is a program, and may raise anything
