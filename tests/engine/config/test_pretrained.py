@@ -61,7 +61,7 @@ def test_weights_are_downloaded_to_the_cache_of_pytorch(tmp_path, monkeypatch):
 
     monkeypatch.setattr(torch.hub, "download_url_to_file", download)
     found = local_weights("https://x.invalid/weights.pth")
-    assert found == str(tmp_path / "home" / "hub" / "checkpoints" / "weights.pth")
+    assert Path(found).parent == tmp_path / "home" / "hub" / "checkpoints"
     assert Path(found).read_bytes() == source.read_bytes()
 
 
