@@ -41,7 +41,7 @@ from swin_dense.engine.resuming import restore_training, state_of_training
 from swin_dense.engine.sharding import is_sharded, keep_state_whole, shard
 from swin_dense.engine.terminal.console import notify_user, redirect_log
 from swin_dense.engine.terminal.hooks import ProgressHook
-from swin_dense.engine.weights import without_wrappers
+from swin_dense.engine.weights import check_classes, without_wrappers
 
 
 class Runner(MMEngineRunner):
@@ -165,11 +165,14 @@ class Runner(MMEngineRunner):
         """Loads weights, safely, and reports how well they fit.
 
         Raises:
-            UserError: the file is no checkpoint, or is one of another model.
+            UserError: the file is no checkpoint, or is one of another model, or of the same classes
+                in another order.
         """
         checkpoint = load_checkpoint(local_weights(filename, otherwise=""), map_location="cpu")
         model = without_wrappers(self.model)
         report = LoadReport(filename)
+        if self._resume or self.exact_weights:
+            check_classes(self.cfg, checkpoint, filename)
         if self._resume:
             check_resumable(self, checkpoint, filename)
         else:

@@ -61,8 +61,7 @@ def train(
         seed: of the random number generators; by default the config's, else a random one.
         strategy: 'ddp', or 'fsdp' to share parameters and optimizer states among the processes.
         accumulate: batches for each step of the optimizer; by default the config's, else 1.
-        skip_bad_images: take other images instead of those that cannot be read, and list these at
-            the end.
+        skip_bad_images: replace images that cannot be read by others, and list them at the end.
 
     Returns:
         The runner, after training; the loss of every logged step is in its

@@ -104,3 +104,63 @@ def test_bad_images_stop_an_evaluation(trained, data, failure, tmp_path):
     options = ["--data-root", data, "--work-dir", tmp_path / "w"]
     line = failure("test", trained.config, trained.checkpoint, *options)
     assert "000000000002.jpg cannot be read: damaged or cut off" in line
+
+
+def test_thin_images_do_not_end_a_prediction(trained, data, tool, tmp_path, capsys):
+    images, out = data / "val2017", tmp_path / "out"
+    cv2.imwrite(str(images / "thin.png"), np.zeros((1, 3000, 3), np.uint8))
+    arguments = [trained.config, trained.checkpoint, images, "--out", out, "--batch-size", 3]
+    assert tool("predict", *arguments) == 0
+    document = json.loads((out / "predictions.json").read_text())
+    assert len(document["images"]) == 4
+    (skipped,) = document["skipped"]
+    assert skipped["file"] == "thin.png"
+    assert "cannot be resized from 3000 x 1" in skipped["reason"]
+    assert "skipped thin.png" in capsys.readouterr().err
+
+
+def test_pictures_and_label_maps_keep_their_folders(trained, data, tool, tmp_path):
+    images, maps = data / "val2017", data / "annotations" / "validation"
+    annotations = data / "annotations" / "instances_val2017.json"
+    content = json.loads(annotations.read_text())
+    for i, image in enumerate(content["images"]):
+        name = Path(f"d{i}", "0.jpg")
+        for folder, old in (
+            (images, image["file_name"]),
+            (maps, f"{Path(image['file_name']).stem}.png"),
+        ):
+            new = (folder / name).with_suffix(Path(old).suffix)
+            new.parent.mkdir()
+            (folder / old).rename(new)
+        image["file_name"] = str(name)
+    annotations.write_text(json.dumps(content))
+    options = ["--data-root", data, "--work-dir", tmp_path / "w", "--show-dir", tmp_path / "show"]
+    options += ["--out", tmp_path / "maps"] if trained.kind == "segmentor" else []
+    assert tool("test", trained.config, trained.checkpoint, *options) == 0
+    assert {str(p.relative_to(tmp_path / "show")) for p in (tmp_path / "show").rglob("*.jpg")} == {
+        f"d{i}/0.jpg" for i in range(4)
+    }
+    if trained.kind == "segmentor":
+        assert sorted(p.parent.name for p in (tmp_path / "maps").rglob("0.png")) == [
+            f"d{i}" for i in range(4)
+        ]
+        written = cv2.imread(str(tmp_path / "maps" / "d0" / "0.png"), cv2.IMREAD_UNCHANGED)
+        assert written.shape == (64, 64)
+        assert written.max() < 5
+
+
+def test_classes_in_another_order_than_the_checkpoint(trained, data, failure, tool, tmp_path):
+    """Every number is that of other classes, though all sizes fit."""
+    import torch
+
+    content = torch.load(trained.checkpoint, weights_only=True)
+    classes = content["meta"]["dataset_meta"]["classes"]
+    content["meta"]["dataset_meta"]["classes"] = tuple(reversed(classes))
+    torch.save(content, "reversed.pth")
+    options = ["--data-root", data, "--work-dir", tmp_path / "w"]
+    for line in (
+        failure("test", trained.config, "reversed.pth", *options),
+        failure("train", trained.config, "--resume", "reversed.pth", *options),
+    ):
+        assert "reversed.pth was trained on the same classes in another order" in line
+        assert f"label 0 is '{classes[0]}' in the config and '{classes[-1]}' there" in line
