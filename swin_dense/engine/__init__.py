@@ -1,6 +1,7 @@
 """Training, testing and prediction, on mmengine's runner; what the tools in ``tools/`` call."""
 
+from swin_dense.engine.checkpoint_hook import CheckpointHook
 from swin_dense.engine.drawing import DrawHook
 from swin_dense.engine.terminal.hooks import MetricsHook, ProgressHook
 
-__all__ = ["DrawHook", "MetricsHook", "ProgressHook"]
+__all__ = ["CheckpointHook", "DrawHook", "MetricsHook", "ProgressHook"]

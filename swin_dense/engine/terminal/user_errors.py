@@ -31,7 +31,7 @@ def as_user_error(error: BaseException) -> UserError | None:
     if isinstance(error, (PermissionError, IsADirectoryError, NotADirectoryError)):
         return UserError(f"cannot use {error.filename or text}: {error.strerror or text}")
     if isinstance(error, OSError) and error.errno == 28:
-        return UserError(f"no space left on the disk of {error.filename or 'the work directory'}")
+        return UserError(f"no space left on the disk of {error.filename or 'the results'}")
     found = re.search(r"^['\"]?(\S+) is not in the (\S+) registry", text)
     if found and isinstance(error, KeyError):
         return UserError(
@@ -40,6 +40,11 @@ def as_user_error(error: BaseException) -> UserError | None:
         )
     if _is_bad_argument(error):
         return UserError(f"the config does not fit the type it asks for: {text}")
+    if text.startswith("DataLoader worker (pid"):
+        return UserError(
+            f"a process that loads data was ended ({text.splitlines()[0]}), most often because "
+            "memory ran out: lower train_dataloader.num_workers; --resume continues"
+        )
     if re.search(r"Cannot find valid image after \d+", text):
         return UserError(
             "the training data has no image that can be read: check data_prefix and --data-root"
