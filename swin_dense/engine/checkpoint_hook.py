@@ -60,7 +60,7 @@ class CheckpointHook(MMEngineCheckpointHook):
         done = runner.iter + 1
         if self.save_every and done % self.save_every == 0:
             self._is_due = True
-        if self._is_due and is_between_steps(runner) and not ends_epoch(runner, batch_idx):
+        if self._is_due and is_between_steps(runner, done) and not ends_epoch(runner, batch_idx):
             self.save_between(runner, runner.epoch, done)
 
     def after_train_epoch(self, runner) -> None:
@@ -175,10 +175,10 @@ class _RemoveLater:
     rmtree = remove
 
 
-def is_between_steps(runner) -> bool:
-    """Whether an iteration ends without gradients that are still being added up."""
+def is_between_steps(runner, done: int) -> bool:
+    """Whether after so many iterations no gradients are still being added up."""
     count = getattr(runner.optim_wrapper, "_accumulative_counts", 1)
-    return (runner.iter + 1) % count == 0 or runner.iter + 1 == runner.max_iters
+    return done % count == 0 or done == runner.max_iters
 
 
 def ends_epoch(runner, batch_idx: int) -> bool:

@@ -86,8 +86,9 @@ class StopHook(Hook):
         wanted = self._request.signal is not None
         if not self._agreed:
             self._agreed = self._votes.cast(self._request) if self._votes else wanted
-        if self._agreed and is_between_steps(runner) and not ends_epoch(runner, batch_idx):
-            self._stop(runner, runner.epoch, runner.iter + 1)
+        done = runner.iter + 1
+        if self._agreed and is_between_steps(runner, done) and not ends_epoch(runner, batch_idx):
+            self._stop(runner, runner.epoch, done)
 
     def after_train_epoch(self, runner) -> None:
         """Stops after the epoch was saved, before its evaluation."""
@@ -101,7 +102,7 @@ class StopHook(Hook):
         hook = _checkpoint_hook(runner)
         if hook is None or hook.saved_at == runner.iter:
             self._finish(runner, hook and hook.last_ckpt, runner.iter)
-        if self._votes is None:
+        if self._votes is None and is_between_steps(runner, runner.iter):
             for one in runner.hooks:
                 if isinstance(one, EMAHook):
                     one.after_val_epoch(runner)  # the model has averaged weights until then

@@ -128,7 +128,7 @@ def _prepare_work_dir(cfg: Config, stack: contextlib.ExitStack) -> None:
 
 def _how_to_go_on(cfg: Config) -> str | None:
     checkpoint = named_checkpoint(cfg.work_dir)
-    return checkpoint and f"then --resume continues from {checkpoint}"
+    return checkpoint and f"--resume continues from {checkpoint} when that is mended"
 
 
 def _notify_start(runner: Runner) -> None:

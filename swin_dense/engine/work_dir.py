@@ -140,10 +140,7 @@ def _newest_first(work_dir: Path) -> list[Path]:
             dated.append((("", 0), path))
             continue
         meta = content.get("meta") if isinstance(content, Mapping) else None
-        if (
-            isinstance(meta, Mapping)
-            and isinstance(meta.get("iter"), int)
-            and "optimizer" in content
-        ):
-            dated.append(((str(meta.get("time")), meta["iter"]), path))
+        done = meta.get("iter") if isinstance(meta, Mapping) else None
+        if isinstance(done, int) and "optimizer" in content:
+            dated.append(((str(meta.get("time")), done), path))
     return [path for _, path in sorted(dated, key=lambda one: one[0], reverse=True)]
