@@ -5,6 +5,7 @@ import warnings
 import zipfile
 from collections import OrderedDict
 from collections.abc import Mapping
+from hashlib import sha256
 from os import PathLike
 from pathlib import Path
 from typing import IO, Any
@@ -24,6 +25,14 @@ SAFE_PYTORCH = VERSION >= (2, 10)
 # What files may hold besides weights and plain data: types and functions by their names in files.
 ALLOWED: dict[str, Any] = {}
 
+# Where every file has a name of its own.
+_UNIQUE_NAMES = (
+    "https://github.com/SwinTransformer/",
+    "https://download.openmmlab.com/",
+    "https://download.pytorch.org/",
+    "https://dl.fbaipublicfiles.com/",
+)
+
 # Entries of files that hold weights. Averages over training come first: their authors evaluate
 # them. mmengine stores the averages as state_dict and the trained weights as ema_state_dict, so
 # the latter counts only where it is alone.
@@ -34,8 +43,14 @@ _WRAPPERS = (
 
 
 def cached_path(url: str) -> Path:
-    """The cache file of a download, which PyTorch and mmengine use too."""
-    return Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(url).path).name
+    """The cache file of a download.
+
+    Files of :data:`_UNIQUE_NAMES` have the name that PyTorch and mmengine give them. Elsewhere many
+    models may be called ``model.safetensors``: the name has a part of the URL's SHA-256 too.
+    """
+    name = Path(urlparse(url).path)
+    key = "" if url.startswith(_UNIQUE_NAMES) else f"-{sha256(url.encode()).hexdigest()[:8]}"
+    return Path(torch.hub.get_dir()) / "checkpoints" / f"{name.stem}{key}{name.suffix}"
 
 
 def local_file(location: str, otherwise: str = "", folder: str | None = None) -> Path:

@@ -1,14 +1,14 @@
-"""Batches of a training that depend on its seed and on their own number alone.
+"""Batches of a training that depend on its seed and on their own place in it alone.
 
-What a process draws while it loads a batch, and which images are in it, does not depend on the
-batches before it, on who loads them or on what else the process draws. So a training that is
-resumed goes on with the batch that it would have had, without loading those before it again, and
-with any number of worker processes.
+Which images are in a batch, and what is drawn to change an image, does not depend on the images
+before it, on who loads them or on what else a process draws. So a training that is resumed goes on
+with the batch that it would have had, without loading those before it again, and with any number of
+worker processes.
 """
 
 import itertools
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -42,9 +42,9 @@ def seed_step(seed: int, step: int) -> None:
 
 
 class Batch(list):
-    """Indices of images, and the numbers that seed how they are loaded and changed."""
+    """Indices of images, and the numbers that seed how these are changed."""
 
-    seed: tuple[int, ...] = ()
+    seeds: Sequence[tuple[int, ...]] = ()
 
 
 class ResumableBatchSampler(BatchSampler):
@@ -105,16 +105,17 @@ class ResumableBatchSampler(BatchSampler):
     def _epoch(self, epoch: int) -> Iterator[Batch]:
         if self._endless and hasattr(self.sampler, "set_epoch"):
             self.sampler.set_epoch(epoch)
-        batches = iter(self._batches)
-        for position in itertools.count():
-            seed_process(self._seed, _ORDER, epoch, position)  # some samplers draw, for each batch
+        batches, done = iter(self._batches), 0
+        while True:
+            seed_process(self._seed, _ORDER, epoch, done)  # some samplers draw, for each batch
             indices = next(batches, None)
             if indices is None:
                 break
             batch = Batch(indices)
-            batch.seed = self._seed, _LOADING, get_rank(), epoch, position
+            numbers = range(done, done := done + len(batch))
+            batch.seeds = [(self._seed, _LOADING, get_rank(), epoch, n) for n in numbers]
             yield batch
-        if position == 0:
+        if done == 0:
             raise UserError(
                 f"the training data set has not one batch of {self.batch_size} images: make "
                 "train_dataloader.batch_size smaller"
@@ -136,13 +137,21 @@ def resumable_loader(loader: dict, seed: int, endless: bool) -> dict:
 
 
 def seed_loading(dataset: Any) -> None:
-    """Lets a data set load each :class:`Batch` with the seed that it brings."""
+    """Lets a data set load each image of a :class:`Batch` with its seed."""
     # PyTorch asks a data set for this method first. It is the object's, not one of a wrapper:
     # hooks of mmengine and mmdet read and replace other attributes of the data set.
     dataset.__getitems__ = partial(_load, dataset, getattr(dataset, "__getitems__", None))
 
 
 def _load(dataset: Any, load: Any, batch: list) -> list:
-    if isinstance(batch, Batch):
-        seed_process(*batch.seed)
-    return load(batch) if load else [dataset[index] for index in batch]
+    seeds = batch.seeds if isinstance(batch, Batch) else []  # none from another data loader
+    if load:  # it may draw for all images together
+        if seeds:
+            seed_process(*seeds[0])
+        return load(batch)
+    images = []
+    for index, seed in itertools.zip_longest(batch, seeds):
+        if seed:
+            seed_process(*seed)
+        images.append(dataset[index])
+    return images

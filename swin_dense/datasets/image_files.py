@@ -18,7 +18,8 @@ _TURNED = ("JPEG", "MPO", "PNG", "WEBP")  # the kinds whose tag OpenCV obeys
 _THREADS = 16  # most of the time is spent waiting for the disk
 _CHUNK = 256
 _TOO_LARGE = f"it has more than {MAX_PIXELS} pixels: cut it into parts"
-_PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8"
+_PNG, _JPEG, _JPEG_END = b"\x89PNG\r\n\x1a\n", b"\xff\xd8", b"\xff\xd9"
+_TAIL = 4096  # bytes; a JPEG that is cut off has no end mark there, but in rare cases
 
 
 class UnreadableImageError(ValueError):
@@ -71,6 +72,19 @@ def check_header(image: Image.Image) -> None:
         )
 
 
+def check_file(path: Path) -> None:
+    """:func:`check_bytes` of a file, of which little is read if it is a JPEG."""
+    with path.open("rb") as file:
+        data = file.read(len(_PNG))
+        if data.startswith(_JPEG):
+            file.seek(0, 2)
+            file.seek(max(0, file.tell() - _TAIL))
+            if _JPEG_END in file.read():
+                return
+        file.seek(0)
+        check_bytes(file.read())
+
+
 def check_bytes(data: bytes) -> None:
     """Find damage that OpenCV does not report: it would give other pixels, or grey ones.
 
@@ -81,8 +95,7 @@ def check_bytes(data: bytes) -> None:
     if data.startswith(_PNG):
         _check_png(data)
     elif data.startswith(_JPEG):
-        # Every whole JPEG has an end mark, and only few damaged ones (within a thumbnail).
-        if b"\xff\xd9" not in data[-4096:]:
+        if _JPEG_END not in data[-_TAIL:]:
             _decode(data)
         return
     elif not data:
@@ -99,17 +112,18 @@ def check_bytes(data: bytes) -> None:
 
 
 def _check_png(data: bytes) -> None:
+    """Check the parts that hold pixels; what comes after them is of no interest."""
     position = len(_PNG)
-    while position + 12 <= len(data):
-        length = int.from_bytes(data[position : position + 4], "big")
-        end = position + 8 + length
+    while position + 8 <= len(data):
+        end = position + 8 + int.from_bytes(data[position : position + 4], "big")
         kind = data[position + 4 : position + 8]
-        if zlib.crc32(data[position + 4 : end]) != int.from_bytes(data[end : end + 4], "big"):
-            raise UnreadableImageError("a checksum of its data is wrong: the file is damaged")
-        if kind == b"IEND":
-            return
+        if kind in (b"IHDR", b"PLTE", b"IDAT"):
+            if end + 4 > len(data):
+                raise UnreadableImageError("damaged or cut off")
+            checksum = int.from_bytes(data[end : end + 4], "big")
+            if zlib.crc32(data[position + 4 : end]) != checksum:
+                raise UnreadableImageError("damaged: a checksum of its pixels is wrong")
         position = end + 4
-    raise UnreadableImageError("damaged or cut off")
 
 
 def _decode(data: bytes) -> None:

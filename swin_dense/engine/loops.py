@@ -1,6 +1,6 @@
 """mmengine's training loops, which go on exactly where a checkpoint was saved.
 
-Every step seeds all generators by its number, after its batch was loaded (see
+Every step seeds all generators by its number, after its images were loaded (see
 :mod:`swin_dense.datasets.batches`). So no state of a generator has to be saved, and evaluations in
 between change nothing.
 """

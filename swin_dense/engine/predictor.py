@@ -56,14 +56,21 @@ class Predictor:
         """The class names: those that the checkpoint was trained on, else the config's."""
         return tuple(self.meta.get("classes") or ())
 
-    @torch.no_grad()
     def predict(self, images: Sequence[NDArray[np.uint8]]) -> list[Any]:
         """Predicts on images of any sizes, each (H, W, 3) BGR.
 
         Returns:
             A DetDataSample or SegDataSample for each, in pixels of the image as it was given.
         """
-        packed = [self._pipeline(_loaded(image, i)) for i, image in enumerate(images)]
+        return self.predict_prepared([self.prepare(image) for image in images])
+
+    def prepare(self, image: NDArray[np.uint8]) -> dict[str, Any]:
+        """What the config's pipeline makes of an image (H, W, 3) BGR."""
+        return self._pipeline(_loaded(image))  # type: ignore[return-value]
+
+    @torch.no_grad()
+    def predict_prepared(self, packed: Sequence[dict[str, Any]]) -> list[Any]:
+        """Predicts on what :meth:`prepare` returned; see :meth:`predict`."""
         samples: list[Any] = []
         # mmdet pads the images of a batch to one size, mmseg cannot.
         for _, group in groupby(packed, lambda p: self.is_segmentation and p["inputs"].shape):
@@ -73,10 +80,10 @@ class Predictor:
         return samples
 
 
-def _loaded(image: NDArray[np.uint8], index: int) -> dict[str, Any]:
+def _loaded(image: NDArray[np.uint8]) -> dict[str, Any]:
     """What the pipeline's image loading would have produced."""
     size = image.shape[:2]
-    return {"img": image, "img_id": index, "img_path": "", "img_shape": size, "ori_shape": size}
+    return {"img": image, "img_id": 0, "img_path": "", "img_shape": size, "ori_shape": size}
 
 
 def _image_pipeline(cfg: Config, path: str) -> list[dict]:

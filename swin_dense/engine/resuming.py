@@ -19,7 +19,6 @@ from swin_dense.engine.loops import EpochLoop, IterationLoop
 from swin_dense.engine.sharding import is_sharded
 from swin_dense.engine.terminal.console import notify_user
 from swin_dense.engine.weights import without_wrappers
-from swin_dense.errors import UserError
 
 # Parts of mmdet that remember images or sizes, of which a checkpoint has nothing.
 _WITH_MEMORY = {"CachedMosaic", "CachedMixUp", "BatchSyncRandomResize", "CustomSampleSizeSampler"}
@@ -31,19 +30,20 @@ _IN_WORDS = {
 }
 
 
-def state_of_training(runner: Any, by_epoch: bool) -> dict[str, Any]:
+def state_of_training(runner: Any, epoch: int) -> dict[str, Any]:
     """The entries of ``meta`` in a checkpoint that is saved now; all processes have to call it.
 
     Args:
         runner: of the training, after a step or an epoch.
-        by_epoch: whether it is saved at the end of an epoch that still counts as the current one.
+        epoch: that of the checkpoint: how many are complete.
     """
     loop = runner.train_loop
     if not isinstance(loop, (EpochLoop, IterationLoop)):
         return {}
     state = {
         **_circumstances(loop),
-        "batches": 0 if by_epoch else loop.batches,
+        # Hooks that are called at the end of an epoch save it as complete; the loop counts later.
+        "batches": loop.batches if epoch == runner.epoch else 0,
         "early_stopping": [[h.best_score, h.wait_count] for h in _early_stopping(runner)],
         "gradients": _unused_gradients(runner),
     }
@@ -51,25 +51,18 @@ def state_of_training(runner: Any, by_epoch: bool) -> dict[str, Any]:
 
 
 def restore_training(runner: Any, checkpoint: Mapping[str, Any], name: str) -> None:
-    """Continues what :func:`state_of_training` says; tells the user if that is not exact.
-
-    Raises:
-        UserError: the checkpoint does not hold what it should.
-    """
-    loop, state = runner.train_loop, (checkpoint.get("meta") or {}).get("training")
+    """Continues what :func:`state_of_training` says; tells the user if that is not exact."""
+    loop, meta = runner.train_loop, checkpoint["meta"]
+    state = meta.get("training")
     if not isinstance(loop, (EpochLoop, IterationLoop)):
         changed = [f"{type(loop).__name__} is not a loop of mmengine"]
     elif state is None:
         changed = [f"{name} does not tell how its training drew random numbers"]
     else:
-        try:
-            changed = _restore(runner, loop, state)
-        except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-            reason = " ".join(str(error).split())
-            raise UserError(
-                f"{name} cannot be resumed, its meta.training is damaged ({reason}): give another "
-                "checkpoint"
-            ) from error
+        changed = _restore(runner, loop, state)
+        steps = getattr(runner.optim_wrapper, "_accumulative_counts", 1)
+        if not state["gradients"] and meta["iter"] % steps:
+            changed.append("gradients that were being added up are not saved")
         kinds = {str(one.get("type")).rpartition(".")[2] for one in mappings(runner.cfg._cfg_dict)}
         changed += [f"what {kind} keeps is not saved" for kind in sorted(kinds & _WITH_MEMORY)]
     if changed:
@@ -86,9 +79,12 @@ def _restore(runner: Any, loop: EpochLoop | IterationLoop, state: dict[str, Any]
         for key, words in _IN_WORDS.items()
         if state[key] != now[key]
     ]
-    if not changed:  # else the place in the epoch means nothing: it starts anew, as in mmengine
-        loop.batches = operator.index(state["batches"])
+    done = operator.index(state["batches"])
+    if not changed:
+        loop.batches = done
         _restore_gradients(runner, state["gradients"])
+    elif now["by_epoch"] and done:  # the place means nothing in other batches
+        changed.append("the epoch starts anew")
     return changed
 
 

@@ -30,6 +30,7 @@ from swin_dense.checkpoints import (
     load_converted,
     no_conversion,
 )
+from swin_dense.datasets.reading import guard_reading
 from swin_dense.engine.config.pretrained import local_weights
 from swin_dense.engine.launch import on_first_process
 from swin_dense.engine.log import LogProcessor
@@ -40,7 +41,7 @@ from swin_dense.engine.resuming import restore_training, state_of_training
 from swin_dense.engine.sharding import is_sharded, keep_state_whole, shard
 from swin_dense.engine.terminal.console import notify_user, redirect_log
 from swin_dense.engine.terminal.hooks import ProgressHook
-from swin_dense.engine.weights import without_wrappers
+from swin_dense.engine.weights import check_classes, without_wrappers
 
 
 class Runner(MMEngineRunner):
@@ -60,6 +61,7 @@ class Runner(MMEngineRunner):
 
     exact_weights = False
     """Whether a loaded checkpoint must hold every parameter of the model."""
+    _builds_training = False
 
     def build_logger(self, *args: Any, **kwargs: Any) -> logging.Logger:
         """mmengine's logger, which shows only warnings on the terminal."""
@@ -83,8 +85,12 @@ class Runner(MMEngineRunner):
         return super().build_visualizer(visualizer)
 
     def build_train_loop(self, loop: BaseLoop | dict) -> BaseLoop:
-        """mmengine's, which can be resumed exactly."""
-        return super().build_train_loop(exact_loop(loop, self._train_dataloader))
+        """mmengine's, which can be resumed exactly; its data set may skip images."""
+        self._builds_training = True
+        try:
+            return super().build_train_loop(exact_loop(loop, self._train_dataloader))
+        finally:
+            self._builds_training = False
 
     def build_log_processor(self, log_processor: Any) -> MMEngineLogProcessor:
         """mmengine's, which knows of all processes."""
@@ -92,6 +98,16 @@ class Runner(MMEngineRunner):
         if is_config and log_processor.get("type", "LogProcessor") == "LogProcessor":
             log_processor = {**log_processor, "type": LogProcessor}
         return super().build_log_processor(log_processor)
+
+    def build_dataloader(self, dataloader: Any, *args: Any, **settings: Any) -> Any:  # type: ignore[override]
+        """mmengine's, whose errors name the file that cannot be read.
+
+        With ``skip_bad_images``, a training takes other samples instead.
+        """
+        loader = super().build_dataloader(dataloader, *args, **settings)
+        skips = self._builds_training and bool(self.cfg.get("skip_bad_images"))
+        guard_reading(loader.dataset, skips)
+        return loader
 
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
         """Moves the model to the device and, in a distributed run, wraps it for that.
@@ -149,11 +165,14 @@ class Runner(MMEngineRunner):
         """Loads weights, safely, and reports how well they fit.
 
         Raises:
-            UserError: the file is no checkpoint, or is one of another model.
+            UserError: the file is no checkpoint, or is one of another model, or of the same classes
+                in another order.
         """
         checkpoint = load_checkpoint(local_weights(filename, otherwise=""), map_location="cpu")
         model = without_wrappers(self.model)
         report = LoadReport(filename)
+        if self._resume or self.exact_weights:
+            check_classes(self.cfg, checkpoint, filename)
         if self._resume:
             check_resumable(self, checkpoint, filename)
         else:
@@ -186,7 +205,8 @@ class Runner(MMEngineRunner):
         Raises:
             UserError: a hook refuses it, as :mod:`.finite_loss` does.
         """
-        state = state_of_training(self, settings.get("by_epoch", True))
+        epoch = (meta or {}).get("epoch", self.epoch + settings.get("by_epoch", True))
+        state = state_of_training(self, epoch)
         if is_sharded(self.model) and get_rank():  # hand over what the first process writes
             self.model.state_dict()
             if settings.get("save_optimizer", True):

@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
-from mmengine.dist import get_world_size
+from mmengine.dist import all_gather_object, get_world_size
 from mmengine.runner import Runner, find_latest_checkpoint
 
 from swin_dense.datasets.check import check_data
+from swin_dense.datasets.reading import skipped_files
 from swin_dense.engine.config.hardware import advise_learning_rate
 from swin_dense.engine.config.prepare import RunOptions, prepare_training
 from swin_dense.engine.config.pretrained import ensure_pretrained
@@ -18,7 +19,9 @@ from swin_dense.engine.precision import precision_in_words
 from swin_dense.engine.runner import build_runner, run_with_progress
 from swin_dense.engine.terminal.console import notify_user, quiet_terminal
 from swin_dense.engine.terminal.hooks import metrics_file
-from swin_dense.files import link_file
+from swin_dense.files import link_file, write_json
+
+_SHOWN = 20  # skipped images that the terminal lists
 
 
 def train(
@@ -38,6 +41,7 @@ def train(
     seed: int | None = None,
     strategy: str = "ddp",
     accumulate: int | None = None,
+    skip_bad_images: bool = False,
 ) -> Runner:
     """Trains what a config describes, as ``tools/train.py`` does.
 
@@ -57,6 +61,7 @@ def train(
         seed: of the random number generators; by default the config's, else a random one.
         strategy: 'ddp', or 'fsdp' to share parameters and optimizer states among the processes.
         accumulate: batches for each step of the optimizer; by default the config's, else 1.
+        skip_bad_images: replace images that cannot be read by others, and list them at the end.
 
     Returns:
         The runner, after training; the loss of every logged step is in its
@@ -70,15 +75,21 @@ def train(
     with quiet_terminal():
         how = (amp, compile, auto_scale_lr, resume, seed, strategy, accumulate)
         cfg = prepare_training(config, run, from_scratch, *how)
-        init_distributed(cfg)
-        ensure_pretrained(cfg)
-        on_first_process(lambda: _check_inputs(cfg))
-        advise_learning_rate(cfg)
-        runner = build_runner(cfg)
-        _notify_start(runner)
-        run_with_progress(runner, runner.train)
-        _notify_results(runner)
-        return runner
+        cfg.skip_bad_images = skip_bad_images or cfg.get("skip_bad_images", False)
+        return _train(cfg)
+
+
+def _train(cfg: Config) -> Runner:
+    init_distributed(cfg)
+    ensure_pretrained(cfg)
+    on_first_process(lambda: _check_inputs(cfg))
+    advise_learning_rate(cfg)
+    runner = build_runner(cfg)
+    _notify_start(runner)
+    run_with_progress(runner, runner.train)
+    _notify_skipped(runner)
+    _notify_results(runner)
+    return runner
 
 
 def _check_inputs(cfg: Config) -> None:
@@ -104,6 +115,22 @@ def _notify_start(runner: Runner) -> None:
     what = f"{type(model).__name__} with {millions:.1f} M parameters"
     notify_user(f"training {what} in {precision_in_words(runner.cfg)} on {where}")
     notify_user(f"log: {runner.logger.log_file}")
+
+
+def _notify_skipped(runner: Runner) -> None:
+    """Lists the images that the processes skipped."""
+    found = all_gather_object(skipped_files(runner.train_dataloader.dataset))
+    files = sorted({file for files in found for file in files})
+    if files:
+        notify_user(f"warning: {len(files)} images were skipped, others took their places:")
+    for file in files[:_SHOWN]:
+        notify_user(f"  {file}")
+    if len(files) > _SHOWN:
+        notify_user(
+            f"  and {len(files) - _SHOWN} others, see skipped_images.json of the log folder"
+        )
+    if files and runner.rank == 0:
+        write_json(Path(runner.log_dir) / "skipped_images.json", files)
 
 
 def _notify_results(runner: Runner) -> None:

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.dist import get_rank
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 from swin_dense.engine.train import train
@@ -30,12 +32,22 @@ KINDS: dict[str, dict[str, Any]] = {
             *OPTIONS["custom_hooks"],
             {"type": "EarlyStoppingHook", "monitor": "coco/bbox_mAP", "min_delta": 0.0},
             {"type": "CheckpointHook", "interval": 1},
+            {"type": "SaveCompleteEpoch"},
         ],
     },
     "segmentor": {"train_cfg.max_iters": 6, "train_cfg.val_interval": 2},
 }
 # What is the same in a checkpoint, bit for bit, if the training was resumed.
 EXACT = ("state_dict", "ema_state_dict", "optimizer", "param_schedulers")
+
+
+@HOOKS.register_module()
+class SaveCompleteEpoch(Hook):
+    """Saves an epoch as complete by its number of iterations."""
+
+    def after_train_epoch(self, runner) -> None:
+        meta = {"epoch": runner.epoch + 1, "iter": runner.iter}
+        runner.save_checkpoint(runner.work_dir, f"{runner.iter}.pth", meta=meta, by_epoch=False)
 
 
 def run_training(

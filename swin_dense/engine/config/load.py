@@ -17,7 +17,13 @@ from swin_dense.packaged import close_names, config_names, find_config
 # What a runner reads from a config, so that these may be set where the config does not.
 RUNNER_KEYS = set(signature(Runner.__init__).parameters) - {"self", "cfg"}
 RUNNER_KEYS |= {"activation_checkpointing", "compile", "compile_backbone", "custom_imports"}
-RUNNER_KEYS |= {"data_root", "find_unused_parameters", "model_wrapper_cfg", "sync_bn"}
+RUNNER_KEYS |= {
+    "skip_bad_images",
+    "data_root",
+    "find_unused_parameters",
+    "model_wrapper_cfg",
+    "sync_bn",
+}
 RUNNER_KEYS |= {"tta_model", "tta_pipeline"}
 _SPACE = "\x1f"  # stands for a space where mmengine would remove it
 

@@ -10,7 +10,6 @@ import torch
 from mmengine.config import Config
 from mmengine.runner import find_latest_checkpoint
 
-from swin_dense import config_tree
 from swin_dense.engine.config.data_root import set_data_root
 from swin_dense.engine.config.hardware import (
     accumulate_gradients,
@@ -150,7 +149,6 @@ def prepare_test(
     checkpoint: str | Path,
     run: RunOptions,
     tta: bool = False,
-    label_maps: str | Path | None = None,
 ) -> Config:
     """The config of a test of ``checkpoint``.
 
@@ -161,8 +159,7 @@ def prepare_test(
     3. The checkpoint replaces pretrained weights; what only training needs is dropped.
     4. ``tf32``; and what is faster on a GPU, where the config does not say otherwise.
     5. ``tta`` wraps the model and changes the test pipeline.
-    6. ``label_maps``, a folder: the evaluators write a segmentor's predictions there.
-    7. Data loaders without workers; hooks that show progress and metrics on the terminal.
+    6. Data loaders without workers; hooks that show progress and metrics on the terminal.
 
     Raises:
         UserError: there is no such checkpoint, the config cannot be read or tested, or an option
@@ -181,9 +178,6 @@ def prepare_test(
     use_gpu(cfg, device)
     if tta:
         use_tta(cfg)
-    if label_maps is not None:
-        for evaluator in config_tree.split_evaluators(cfg, "test"):
-            evaluator["output_dir"] = str(label_maps)
     adapt_workers(cfg)
     _add_hooks(cfg, "MetricsHook", "ProgressHook")
     return cfg

@@ -175,7 +175,7 @@ class MetricsHook(Hook):
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
         """Continues the evaluations of a training that is resumed."""
         if runner._resume:
-            self._history = list((checkpoint.get("meta") or {}).get("evaluations", []))
+            self._history = list(checkpoint["meta"].get("evaluations", []))
 
     @master_only
     def after_val_epoch(self, runner, metrics: dict[str, float] | None = None) -> None:

@@ -15,6 +15,7 @@ _LONGEST_MESSAGE, _LONGEST_VALUE = 300, 200
 # Where a config becomes objects: what goes wrong there is a matter of its values.
 _REGISTRY, _RUNNER = "mmengine.registry.build_functions", "mmengine.runner.runner"
 _OF_RUNNER = re.compile(r"_?(?:build|register|set|scale|check)_(\w+)|from_cfg|__init__")
+_INITIALIZES = "mmengine.model.base_module"  # by init_cfg
 _READS_CONFIG = re.compile(r"swin_dense\.(engine\.config\.|config_tree$|datasets\.check$)")
 
 
@@ -67,6 +68,9 @@ def _place_in_config(error: BaseException) -> str | None:
         if module == _REGISTRY:
             kind = values.get("obj_cls") or values.get("obj_type") or values["registry"].name
             place = _cannot_be_built(getattr(kind, "__name__", kind), values.get("cfg"))
+        elif module == _INITIALIZES:
+            module_type = type(values.get("self")).__name__
+            place = f"the config's {module_type} cannot be initialized by its init_cfg"
         elif module == _RUNNER and (found := _OF_RUNNER.fullmatch(frame.f_code.co_name)):
             arguments = [values.get(name) for name in frame.f_code.co_varnames[:2]]
             given = next((a for a in arguments if a is not values.get("self")), None)

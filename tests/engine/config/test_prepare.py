@@ -162,10 +162,9 @@ def test_testing_loads_the_checkpoint_only(tmp_path):
     checkpoint = tmp_path / "c.pth"
     checkpoint.touch()
     run = run_options(tmp_path, cfg_options={"resume": True, "load_from": "other.pth"})
-    cfg = prepare_test(SEGMENTOR, checkpoint, run, label_maps=tmp_path / "maps")
+    cfg = prepare_test(SEGMENTOR, checkpoint, run)
     assert (cfg.resume, cfg.load_from) == (False, str(checkpoint))
     assert cfg.train_dataloader is cfg.val_evaluator is cfg.optim_wrapper is None
-    assert cfg.test_evaluator.output_dir == str(tmp_path / "maps")
     with pytest.raises(UserError, match="--tf32 needs an NVIDIA GPU"):
         prepare_test(SEGMENTOR, checkpoint, run_options(tmp_path, tf32=True))
 
