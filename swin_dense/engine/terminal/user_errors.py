@@ -38,12 +38,17 @@ def as_user_error(error: BaseException) -> UserError | None:
     if isinstance(error, (PermissionError, IsADirectoryError, NotADirectoryError)):
         return UserError(f"cannot use {error.filename or text}: {error.strerror or text}")
     if isinstance(error, OSError) and error.errno == 28:
-        return UserError(f"no space left on the disk of {error.filename or 'the work directory'}")
+        return UserError(f"no space left on the disk of {error.filename or 'the results'}")
     found = re.search(r"^['\"]?(\S+) is not in the (.+?) registry", text)
     if found and isinstance(error, KeyError):
         return UserError(
             f"the config asks for type {found[1]!r}, which no {found[2]} has: check its spelling, "
             "or name its module in custom_imports"
+        )
+    if text.startswith("DataLoader worker (pid"):
+        return UserError(
+            f"a process that loads data was ended ({text.splitlines()[0]}), most often because "
+            "memory ran out: lower train_dataloader.num_workers; --resume continues"
         )
     if re.search(r"Cannot find valid image after \d+", text):
         return UserError(
