@@ -61,6 +61,12 @@ def make_parser(prog: str | None = None) -> OneLineParser:
         metavar="N",
         help="add up the gradients of N batches for each step of the optimizer",
     )
+    parser.add_argument(
+        "--skip-bad-images",
+        action="store_true",
+        help="take other images instead of those that cannot be read or do not fit their "
+        "annotations, and list these at the end",
+    )
     parser.add_argument("--seed", type=int, help="of the random number generators")
     return parser
 

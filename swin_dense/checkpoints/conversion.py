@@ -24,7 +24,7 @@ class Converted:
         state: the weights in the target layout.
         unmapped: those that models of that layout do not have; they keep OpenMMLab's names.
         dropped: those outside the backbone that were removed, because code of that layout has no
-            detectors and segmentors.
+            detectors and segmentors, or because they are of a model beside it, as a student.
         is_full_model: whether ``state`` is a whole detector or segmentor.
     """
 
@@ -60,8 +60,10 @@ def convert(checkpoint: Mapping[str, Any], to: str) -> Converted:
         return Converted(match.layout.name, state, unmapped, list(others), is_full_model=False)
     around = match.prefix.removesuffix("backbone.")
     state = {f"backbone.{name}": value for name, value in state.items()}
-    state |= {name.removeprefix(around): value for name, value in others.items()}
-    return Converted(match.layout.name, state, unmapped, [], is_full_model=True)
+    beside = around.endswith("teacher.")  # a student, which is a model of its own
+    dropped = [name for name in others if beside and not name.startswith(around)]
+    state |= {n.removeprefix(around): v for n, v in others.items() if n not in dropped}
+    return Converted(match.layout.name, state, unmapped, dropped, is_full_model=True)
 
 
 def _with_final_norm(state: State) -> State:

@@ -9,9 +9,11 @@ import pickle
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import torch
 from mmengine.logging.history_buffer import HistoryBuffer
 
+from swin_dense.checkpoints.contents import REBUILD, BadContentError
 from swin_dense.checkpoints.files import ALLOWED, allow_in_torch, load_checkpoint, local_file
 
 _STATISTICS = ("min", "max", "current", "mean")
@@ -29,6 +31,19 @@ def _history_statistic(owner: Any, name: str) -> Any:
     return getattr(HistoryBuffer, name)
 
 
+def _rebuilt_history(stored: HistoryBuffer) -> HistoryBuffer:
+    """A history with the numbers of the stored one; its methods, which files name, are its own."""
+    for name in _STATISTICS:  # unpickling sets those of the class
+        HistoryBuffer._statistics_methods[name] = getattr(HistoryBuffer, name)
+    try:
+        values, counts = (np.asarray(one, dtype=float) for one in stored.data)
+        if values.ndim != 1 or values.shape != counts.shape or type(stored.max_length) is not int:
+            raise ValueError
+        return HistoryBuffer(*stored.data, max(stored.max_length, 1))  # type: ignore[arg-type]
+    except (AttributeError, TypeError, ValueError) as error:
+        raise BadContentError("has a damaged history of a logged value") from error
+
+
 def allow_mmengine_types() -> None:
     """Let :func:`~swin_dense.checkpoints.load_checkpoint` read the checkpoints of mmengine.
 
@@ -38,6 +53,7 @@ def allow_mmengine_types() -> None:
     """
     ALLOWED[f"{HistoryBuffer.__module__}.{HistoryBuffer.__name__}"] = HistoryBuffer
     ALLOWED["builtins.getattr"] = _history_statistic
+    REBUILD[HistoryBuffer] = _rebuilt_history
     allow_in_torch()
 
 

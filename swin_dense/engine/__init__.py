@@ -2,6 +2,7 @@
 
 from swin_dense.engine.checkpoint_hook import CheckpointHook
 from swin_dense.engine.drawing import DrawHook
+from swin_dense.engine.finite_loss import FiniteLossHook
 from swin_dense.engine.terminal.hooks import MetricsHook, ProgressHook
 
-__all__ = ["CheckpointHook", "DrawHook", "MetricsHook", "ProgressHook"]
+__all__ = ["CheckpointHook", "DrawHook", "FiniteLossHook", "MetricsHook", "ProgressHook"]

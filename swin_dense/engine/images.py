@@ -9,12 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from swin_dense.datasets.image_files import UnreadableImageError, check_bytes
 from swin_dense.errors import UserError
 from swin_dense.files import replace_file
-
-
-class UnreadableImageError(ValueError):
-    """A file is no image, or a damaged one, as the message tells."""
 
 
 def find_images(path: str | Path) -> list[Path]:
@@ -43,14 +40,14 @@ def read_image(path: str | Path) -> NDArray[np.uint8]:
     which unlike OpenCV notices when an image is cut off, checks it, and decodes what OpenCV cannot.
 
     Raises:
-        UnreadableImageError: the file is no image, is cut off or damaged.
+        UnreadableImageError: the file is no image, is cut off or damaged, too large, or holds
+            floating-point numbers.
     """
     try:
         data = Path(path).read_bytes()
     except OSError as error:
         raise UnreadableImageError(error.strerror or str(error)) from error
-    if not data:
-        raise UnreadableImageError("the file is empty")
+    check_bytes(data)
     checked = _decode(data)
     decoded = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), cv2.IMREAD_COLOR)
     if decoded is not None:

@@ -142,9 +142,17 @@ class _FilePredictor:
                 images[path] = read_image(path)
             except UnreadableImageError as error:
                 self.skipped[path.name] = str(error)
-        samples = self.predictor.predict(list(images.values()))
-        for (path, image), sample in zip(images.items(), samples, strict=True):
-            self._write(path, image, sample)
+        packed = {}
+        for path, image in images.items():
+            try:
+                packed[path] = self.predictor.prepare(image)
+            except Exception as error:  # images of some pixels' width have none when resized
+                height, width = image.shape[:2]
+                reason = " ".join(str(error).split())
+                self.skipped[path.name] = f"cannot be resized from {width} x {height}: {reason}"
+        samples = self.predictor.predict_prepared(list(packed.values()))
+        for path, sample in zip(packed, samples, strict=True):
+            self._write(path, images[path], sample)
 
     def _write(self, path: Path, image: NDArray[np.uint8], sample: Any) -> None:
         name = path.name if path.suffix.lower() in (".jpg", ".jpeg", ".png") else f"{path.stem}.png"

@@ -10,6 +10,7 @@ from mmengine.dist import all_gather_object, get_world_size
 from mmengine.runner import Runner
 
 from swin_dense.datasets.check import check_data
+from swin_dense.datasets.reading import skipped_files
 from swin_dense.engine.children import linked_processes
 from swin_dense.engine.config.hardware import advise_learning_rate
 from swin_dense.engine.config.prepare import RunOptions, prepare_training
@@ -23,7 +24,9 @@ from swin_dense.engine.terminal.console import notify_user, quiet_terminal
 from swin_dense.engine.terminal.hooks import metrics_file
 from swin_dense.engine.work_dir import lock_work_dir, named_checkpoint
 from swin_dense.errors import UserError
-from swin_dense.files import remove_parts
+from swin_dense.files import remove_parts, write_json
+
+_SHOWN = 20  # skipped images that the terminal lists
 
 
 def train(
@@ -44,6 +47,7 @@ def train(
     strategy: str = "ddp",
     accumulate: int | None = None,
     save_every: int | None = None,
+    skip_bad_images: bool = False,
 ) -> Runner:
     """Trains what a config describes, as ``tools/train.py`` does.
 
@@ -64,6 +68,7 @@ def train(
         strategy: 'ddp', or 'fsdp' to share parameters and optimizer states among the processes.
         accumulate: batches for each step of the optimizer; by default the config's, else 1.
         save_every: save a checkpoint after each so many iterations too.
+        skip_bad_images: replace images that cannot be read by others, and list them at the end.
 
     Returns:
         The runner, after training; the loss of every logged step is in its
@@ -81,6 +86,7 @@ def train(
         hook = StopHook(stack.enter_context(stop_requests()))
         how = (amp, compile, auto_scale_lr, resume, seed, strategy, accumulate, save_every)
         cfg = prepare_training(config, run, from_scratch, *how)
+        cfg.skip_bad_images = skip_bad_images or cfg.get("skip_bad_images", False)
         return _train(cfg, hook, stack)
     raise AssertionError  # for type checkers: the stack suppresses nothing
 
@@ -97,6 +103,7 @@ def _train(cfg: Config, hook: StopHook, stack: contextlib.ExitStack) -> Runner:
     runner.register_hook(hook)
     _notify_start(runner)
     run_with_progress(runner, runner.train)
+    _notify_skipped(runner)
     _notify_results(runner)
     return runner
 
@@ -143,6 +150,22 @@ def _notify_start(runner: Runner) -> None:
     what = f"{type(model).__name__} with {millions:.1f} M parameters"
     notify_user(f"training {what} in {precision_in_words(runner.cfg)} on {where}")
     notify_user(f"log: {runner.logger.log_file}")
+
+
+def _notify_skipped(runner: Runner) -> None:
+    """Lists the images that the processes skipped."""
+    found = all_gather_object(skipped_files(runner.train_dataloader.dataset))
+    files = sorted({file for files in found for file in files})
+    if files:
+        notify_user(f"warning: {len(files)} images were skipped, others took their places:")
+    for file in files[:_SHOWN]:
+        notify_user(f"  {file}")
+    if len(files) > _SHOWN:
+        notify_user(
+            f"  and {len(files) - _SHOWN} others, see skipped_images.json of the log folder"
+        )
+    if files and runner.rank == 0:
+        write_json(Path(runner.log_dir) / "skipped_images.json", files)
 
 
 def _notify_results(runner: Runner) -> None:

@@ -139,7 +139,7 @@ def _newest_first(work_dir: Path) -> list[Path]:
         except Exception:  # almost any, for arbitrary bytes
             dated.append((("", 0), path))
             continue
-        meta = content.get("meta") if isinstance(content, Mapping) else None
+        meta: Any = content.get("meta")
         done = meta.get("iter") if isinstance(meta, Mapping) else None
         if isinstance(done, int) and "optimizer" in content:
             dated.append(((str(meta.get("time")), done), path))

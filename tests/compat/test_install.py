@@ -38,7 +38,7 @@ def full_mmcv(tmp_path: Path) -> Path:
     package = tmp_path / "mmcv"
     package.mkdir()
     for entry in Path(mmcv.__file__).parent.iterdir():
-        if entry.stem != "_ext":
+        if entry.name.partition(".")[0] != "_ext":
             (package / entry.name).symlink_to(entry)
     (package / "_ext.py").write_text(
         "def __getattr__(name):\n"

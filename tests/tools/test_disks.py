@@ -108,9 +108,7 @@ def test_results_on_a_full_disk(trained, failure, limit, tmp_path, monkeypatch, 
     out = tmp_path / "results" / ("p.pkl" if flag == "--out" else "")
     words = ["test", config, trained.checkpoint, "--data-root", trained.data_root]
     line = failure(*words, "--work-dir", tmp_path / "w", flag, out)
-    if (
-        trained.kind == "segmentor" or flag == "--show-dir"
-    ):  # COCO's metrics need files of their own
+    if trained.kind == "segmentor" or flag == "--show-dir":  # mmdet's metrics write too
         assert f"cannot write {tmp_path / 'results'}" in line
         assert f"give another {flag}" in line
     assert "File too large" in line

@@ -28,7 +28,14 @@ TARGETS = {
     "torchvision": TORCHVISION,
 }
 
-_SWIN_V2 = re.compile(r"\.(logit_scale|cpb_mlp|continuous_position_bias_mlp)(\.|$)")
+# Other Swins, by what only they have. Swin-MoE may have that of V2 too.
+_OTHER_SWINS = {
+    "Swin-MoE": re.compile(r"\.(_?moe_layer|experts|gates)\."),
+    "Swin Transformer V2": re.compile(
+        r"\.(logit_scale|cpb_mlp|continuous_position_bias_mlp)(\.|$)"
+    ),
+}
+_STUDENT, _TEACHER = re.compile(r"(^|\.)student\."), re.compile(r"(^|\.)teacher\.")
 
 
 @dataclass(frozen=True)
@@ -51,10 +58,15 @@ class BackboneMatch:
 def find_backbone(state: Mapping[str, Tensor]) -> BackboneMatch | None:
     """The first Swin backbone in a state dict, below any prefix; None if there is none.
 
+    A teacher comes before its student, as in mmdet's predictions with Soft Teacher.
+
     Raises:
-        UserError: it is a Swin Transformer V2.
+        UserError: it is a Swin Transformer V2 or a Swin-MoE.
     """
-    for name in state:
+    names = list(state)
+    if any(map(_TEACHER.search, names)):
+        names.sort(key=lambda name: _STUDENT.search(name) is not None)
+    for name in names:
         for layout in LAYOUTS:
             prefix = layout.prefix(name)
             if prefix is not None:
@@ -71,6 +83,7 @@ def _split(state: Mapping[str, Tensor], layout: Layout, prefix: str) -> Backbone
     below = [name for name in state if name.startswith(outer)]
     own = {name.removeprefix(outer).removeprefix(inner): state[name] for name in below}
     others = {name: value for name, value in state.items() if not name.startswith(outer)}
-    if any(_SWIN_V2.search(name) for name in own):
-        raise UserError("these are weights of Swin Transformer V2: give weights of the first Swin")
+    for kind, pattern in _OTHER_SWINS.items():
+        if any(map(pattern.search, own)):
+            raise UserError(f"these are weights of {kind}: give weights of the first Swin")
     return BackboneMatch(layout, outer, own, others)

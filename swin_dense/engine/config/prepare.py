@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from mmengine.config import Config
 
-from swin_dense import config_tree
 from swin_dense.engine.config.data_root import set_data_root
 from swin_dense.engine.config.hardware import (
     accumulate_gradients,
@@ -22,6 +21,7 @@ from swin_dense.engine.config.load import merge_options, read_config
 from swin_dense.engine.config.own_data import apply_own_data
 from swin_dense.engine.config.pretrained import drop_pretrained
 from swin_dense.engine.config.tta import use_tta
+from swin_dense.engine.config.values import check_values
 from swin_dense.engine.launch import (
     adopt_process,
     choose_device,
@@ -29,6 +29,7 @@ from swin_dense.engine.launch import (
     find_launcher,
 )
 from swin_dense.engine.paths import check_checkpoint_path
+from swin_dense.engine.resuming import trained_seed
 from swin_dense.engine.sharding import use_sharding
 from swin_dense.engine.terminal.console import notify_user
 from swin_dense.engine.work_dir import find_checkpoint
@@ -67,7 +68,7 @@ def load_config(
     The steps, each of which may override those before it:
 
     1. The file, with what it inherits.
-    2. ``cfg_options``: dotted keys and their new values.
+    2. ``cfg_options``: dotted keys and their new values; what cannot be meant is refused.
     3. ``data_root``, also of ``own_data``.
     4. ``own_data`` becomes data sets, evaluators and numbers of classes; with ``classes``, its
        training annotations need not be read.
@@ -81,6 +82,7 @@ def load_config(
     cfg = read_config(path)
     if cfg_options:
         merge_options(cfg, cfg_options)
+    check_values(cfg._cfg_dict)
     if data_root is not None:
         set_data_root(cfg, data_root)
     apply_own_data(cfg, classes)
@@ -117,10 +119,11 @@ def prepare_training(
     6. ``compile``.
     7. ``accumulate``.
     8. ``auto_scale_lr``.
-    9. ``seed``.
+    9. The resumed checkpoint's seed, else ``seed``.
     10. ``strategy``.
     11. Our hook saves checkpoints, where the config has mmengine's; ``save_every``.
-    12. Data loaders without workers; hooks that show progress and metrics on the terminal.
+    12. Data loaders without workers; hooks that show progress and metrics on the terminal, and one
+        that ends a training whose loss is not finite.
 
     Raises:
         UserError: the config cannot be read or trained, or an option does not fit it.
@@ -139,13 +142,12 @@ def prepare_training(
         accumulate_gradients(cfg, accumulate)
     if auto_scale_lr:
         scale_learning_rate(cfg, str(path))
-    if seed is not None:
-        cfg.randomness = {**(cfg.get("randomness") or {}), "seed": seed}
+    _set_seed(cfg, seed)
     if strategy == "fsdp":
         use_sharding(cfg)
     _use_checkpoint_hook(cfg, path, save_every)
     adapt_workers(cfg)
-    _add_terminal_hooks(cfg)
+    _add_hooks(cfg, "FiniteLossHook", "MetricsHook", "ProgressHook")
     return cfg
 
 
@@ -154,7 +156,6 @@ def prepare_test(
     checkpoint: str | Path,
     run: RunOptions,
     tta: bool = False,
-    label_maps: str | Path | None = None,
 ) -> Config:
     """The config of a test of ``checkpoint``.
 
@@ -165,8 +166,7 @@ def prepare_test(
     3. The checkpoint replaces pretrained weights; what only training needs is dropped.
     4. ``tf32``; and what is faster on a GPU, where the config does not say otherwise.
     5. ``tta`` wraps the model and changes the test pipeline.
-    6. ``label_maps``, a folder: the evaluators write a segmentor's predictions there.
-    7. Data loaders without workers; hooks that show progress and metrics on the terminal.
+    6. Data loaders without workers; hooks that show progress and metrics on the terminal.
 
     Raises:
         UserError: there is no such checkpoint, the config cannot be read or tested, or an option
@@ -185,11 +185,8 @@ def prepare_test(
     use_gpu(cfg, device)
     if tta:
         use_tta(cfg)
-    if label_maps is not None:
-        for evaluator in config_tree.split_evaluators(cfg, "test"):
-            evaluator["output_dir"] = str(label_maps)
     adapt_workers(cfg)
-    _add_terminal_hooks(cfg)
+    _add_hooks(cfg, "MetricsHook", "ProgressHook")
     return cfg
 
 
@@ -247,6 +244,15 @@ def _set_resume(cfg: Config, resume: str | None) -> None:
     cfg.resume, cfg.load_from = True, checkpoint
 
 
+def _set_seed(cfg: Config, seed: int | None) -> None:
+    trained = trained_seed(cfg.load_from) if cfg.get("resume") else None
+    if trained is not None and seed not in (None, trained):
+        notify_user(f"continuing with seed {trained}, that of the checkpoint, not with {seed}")
+    seed = trained if trained is not None else seed
+    if seed is not None:
+        cfg.randomness = {**(cfg.get("randomness") or {}), "seed": seed}
+
+
 def _compile_backbone(cfg: Config, path: str | Path) -> None:
     if reason := too_old(2, 6):
         raise UserError(f"--compile {reason}: remove it")
@@ -273,9 +279,8 @@ def _use_checkpoint_hook(cfg: Config, path: str | Path, save_every: int | None) 
     hook["save_every"] = save_every
 
 
-def _add_terminal_hooks(cfg: Config) -> None:
-    """Adds the hooks that show progress and metrics, unless the config has its own."""
+def _add_hooks(cfg: Config, *names: str) -> None:
+    """Adds hooks of ours, unless the config has its own of that name."""
     hooks = list(cfg.get("custom_hooks") or [])
     present = {str(hook.get("type")).rpartition(".")[2] for hook in hooks}
-    names = {"ProgressHook", "MetricsHook"} - present
-    cfg.custom_hooks = hooks + [{"type": f"swin_dense.{name}"} for name in sorted(names)]
+    cfg.custom_hooks = hooks + [{"type": f"swin_dense.{n}"} for n in names if n not in present]

@@ -41,6 +41,7 @@ os\.fork\(\) was called|use of fork\(\) may lead to deadlocks
 barrier\(\): using the device under current context
 destroy_process_group\(\) was not called
 dataset metainfo from the resumed checkpoint
+Resumed iteration number is not divisible by
 """
 NOISE = re.compile("|".join(_NOISE_PATTERNS.split("\n")[1:-1]))
 _QUIET_CATEGORIES = (DeprecationWarning, PendingDeprecationWarning, FutureWarning, ResourceWarning)
