@@ -32,7 +32,7 @@ def make_output_dir(path: str | Path, flag: str) -> None:
 
 
 # Errors of a disk, which come without the name of the file if it was open.
-OF_DISKS = {errno.ENOSPC, errno.EFBIG, errno.EROFS, errno.EIO, getattr(errno, "EDQUOT", -1)}
+OF_DISKS = {errno.ENOSPC, errno.EFBIG, errno.EROFS, getattr(errno, "EDQUOT", -1)}
 
 
 @contextlib.contextmanager

@@ -46,8 +46,8 @@ def train(
     seed: int | None = None,
     strategy: str = "ddp",
     accumulate: int | None = None,
-    save_every: int | None = None,
     skip_bad_images: bool = False,
+    save_every: int | None = None,
 ) -> Runner:
     """Trains what a config describes, as ``tools/train.py`` does.
 
@@ -67,8 +67,8 @@ def train(
         seed: of the random number generators; by default the config's, else a random one.
         strategy: 'ddp', or 'fsdp' to share parameters and optimizer states among the processes.
         accumulate: batches for each step of the optimizer; by default the config's, else 1.
-        save_every: save a checkpoint after each so many iterations too.
         skip_bad_images: replace images that cannot be read by others, and list them at the end.
+        save_every: save a checkpoint after each so many iterations too.
 
     Returns:
         The runner, after training; the loss of every logged step is in its

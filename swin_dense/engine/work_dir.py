@@ -139,8 +139,9 @@ def _newest_first(work_dir: Path) -> list[Path]:
         except Exception:  # almost any, for arbitrary bytes
             dated.append((("", 0), path))
             continue
-        meta: Any = content.get("meta")
-        done = meta.get("iter") if isinstance(meta, Mapping) else None
-        if isinstance(done, int) and "optimizer" in content:
+        meta = content.get("meta") if isinstance(content, Mapping) else None
+        if not isinstance(meta, Mapping) or "optimizer" not in content:
+            continue
+        if isinstance(done := meta.get("iter"), int):
             dated.append(((str(meta.get("time")), done), path))
     return [path for _, path in sorted(dated, key=lambda one: one[0], reverse=True)]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mmengine.config import Config
 from mmengine.dist import get_rank
-from saving_runner import Send, runner
+from tiny_training import Send, runner
 
 from swin_dense.engine.launch import init_distributed
 from swin_dense.engine.stopping import StopHook, stop_requests

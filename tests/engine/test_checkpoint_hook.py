@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from mmengine.hooks import Hook
-from saving_runner import runner
+from tiny_training import runner
 
 from swin_dense.checkpoints import load_checkpoint
 from swin_dense.engine.work_dir import find_checkpoint

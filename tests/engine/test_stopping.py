@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.hooks import EMAHook, Hook
-from saving_runner import Send, runner
+from tiny_training import Send, runner
 
 from swin_dense.checkpoints import load_checkpoint
 from swin_dense.engine.stopping import StopHook, stop_requests
