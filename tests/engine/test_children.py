@@ -79,14 +79,13 @@ def test_parent_can_end_them(start):
 
 
 def test_processes_of_torchrun_end_with_it(start):
-    worker = LOAD + "import time\nwith linked():\n    time.sleep(60)"
+    worker = LOAD + "import os, time\nwith linked():\n"
+    worker += "    print(os.getpid(), flush=True); time.sleep(60)"
     agent = start(
         "import subprocess, sys, time\n"
-        f"child = subprocess.Popen([sys.executable, '-c', {worker!r}])\n"
-        "print(child.pid, flush=True)\ntime.sleep(60)",
+        f"child = subprocess.Popen([sys.executable, '-c', {worker!r}])\ntime.sleep(60)",
         TORCHELASTIC_RUN_ID="none",
     )
     child = int(agent.stdout.readline())
-    time.sleep(1)  # until it looks who its parent is
     agent.kill()
     assert ends(child)
