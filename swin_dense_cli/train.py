@@ -36,7 +36,14 @@ def make_parser(prog: str | None = None) -> OneLineParser:
         nargs="?",
         const="auto",
         metavar="CHECKPOINT",
-        help="continue an earlier run: from this checkpoint, or from the latest of the work dir",
+        help="continue an earlier run: from this checkpoint, or from the latest of the work dir, "
+        "if there is one",
+    )
+    parser.add_argument(
+        "--save-every",
+        type=int,
+        metavar="N",
+        help="save a checkpoint every N iterations too; the last two of these are kept",
     )
     parser.add_argument(
         "--from-scratch", action="store_true", help="train without pretrained weights"

@@ -38,6 +38,7 @@ MOST_ARGUMENTS = 10
 LONG_INTERFACES = {
     "backbones.deit.DeiT.__init__",
     "backbones.swin.SwinTransformer.__init__",
+    "engine.config.prepare.prepare_training",
     "engine.test.evaluate",
     "models.heads.conditional_mask_head.ConditionalMaskHead.__init__",
     "models.heads.reppoints_v2_head.RepPointsV2Head.__init__",

@@ -19,6 +19,9 @@ It prints nothing and compiles nothing. The global state it touches, all of it:
     Reads every file, local or downloaded, by :func:`swin_dense.checkpoints.load_checkpoint`, which
     runs no code from it and reads ``.safetensors`` too. Its own ``torch.load`` does run code before
     PyTorch 2.6, and in the fork onedl-mmengine.
+``mmengine.fileio``
+    Its backend for local files writes them by :mod:`swin_dense.files`: checkpoints and results are
+    never half written (:mod:`swin_dense.compat.file_backend`).
 ``mmengine.config.utils.MODULE2PACKAGE``
     Packages that were installed under the name of a fork are found
     (:mod:`swin_dense.compat.forks`).
@@ -51,6 +54,7 @@ from swin_dense.compat.configs import (  # noqa: E402
     format_once,
     read_yaml_safely,
 )
+from swin_dense.compat.file_backend import write_whole_files  # noqa: E402
 from swin_dense.compat.import_hooks import ExecutionFinder  # noqa: E402
 from swin_dense.compat.warning_filters import ignore_openmmlab_warnings  # noqa: E402
 
@@ -69,6 +73,7 @@ def install() -> None:
     name_forks()
     allow_mmengine_types()
     patch_mmengine_loader()
+    write_whole_files()
     find_bases_by_path()
     format_once()
     read_yaml_safely()

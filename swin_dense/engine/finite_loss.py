@@ -1,17 +1,16 @@
 """Stopping a training whose loss has become infinite or NaN, with the last good checkpoint kept."""
 
 import math
-import os
 from typing import Any
 
 import torch
 from mmengine.dist import all_reduce, get_world_size, is_main_process
 from mmengine.hooks import Hook
-from mmengine.runner import find_latest_checkpoint
 
 from swin_dense.checkpoints import check_weights
 from swin_dense.checkpoints.contents import BadContentError
 from swin_dense.engine.launch import OtherProcessError
+from swin_dense.engine.work_dir import named_checkpoint
 from swin_dense.errors import UserError
 from swin_dense.registry import HOOKS
 
@@ -71,6 +70,5 @@ class FiniteLossHook(Hook):
 
 
 def _last_good(runner: Any) -> str:
-    name = os.path.basename(find_latest_checkpoint(runner.work_dir) or "")
-    path = os.path.join(runner.work_dir, name)
-    return f"the last good checkpoint is {path}" if name else "no checkpoint was saved before"
+    path = named_checkpoint(runner.work_dir)
+    return f"the last good checkpoint is {path}" if path else "no checkpoint was saved before"

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
-from mmengine.dist import get_rank
+from mmengine.dist import broadcast_object_list, get_rank
 from mmengine.logging import MMLogger
 from mmengine.model import (
     BaseDataPreprocessor,
@@ -42,6 +42,8 @@ from swin_dense.engine.sharding import is_sharded, keep_state_whole, shard
 from swin_dense.engine.terminal.console import notify_user, redirect_log
 from swin_dense.engine.terminal.hooks import ProgressHook
 from swin_dense.engine.weights import check_classes, without_wrappers
+from swin_dense.engine.work_dir import new_log_folder
+from swin_dense.files import write_text
 
 
 class Runner(MMEngineRunner):
@@ -65,7 +67,7 @@ class Runner(MMEngineRunner):
 
     def build_logger(self, *args: Any, **kwargs: Any) -> logging.Logger:
         """mmengine's logger, which shows only warnings on the terminal."""
-        # Runs of one process that start in the same second would share log and metrics.
+        # Runs of one process that start in the same second, in several folders.
         while MMLogger.check_instance_created(self._experiment_name):
             self._experiment_name += "_"
         logger = super().build_logger(*args, **kwargs)
@@ -73,8 +75,12 @@ class Runner(MMEngineRunner):
         return logger
 
     def setup_env(self, env_cfg: dict) -> None:
-        """mmengine's settings of the process, and ``tf32``."""
+        """mmengine's settings of the process, ``tf32``, and a log folder for this run alone."""
         super().setup_env(env_cfg)
+        # Runs that start in the same second would share log and metrics.
+        name = [new_log_folder(self.work_dir, self.timestamp) if get_rank() == 0 else ""]
+        broadcast_object_list(name)
+        self._timestamp: str = name[0]
         if env_cfg.get("tf32"):
             torch.backends.cuda.matmul.allow_tf32 = True
 
@@ -223,9 +229,9 @@ class Runner(MMEngineRunner):
         if get_rank() != 0:
             return
         name = os.path.basename(self.cfg.filename or "config.py")
-        self.cfg.dump(os.path.join(self.log_dir, name))
+        write_text(os.path.join(self.log_dir, name), self.cfg.dump())
         if self._train_loop is not None and not self._resume:
-            self.cfg.dump(os.path.join(self.work_dir, name))
+            write_text(os.path.join(self.work_dir, name), self.cfg.dump())
 
 
 def copy_ahead(model: nn.Module) -> None:

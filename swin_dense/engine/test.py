@@ -1,5 +1,6 @@
 """Testing a checkpoint: metrics, predictions and pictures."""
 
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,12 @@ from mmengine.runner import Runner
 
 from swin_dense.config_tree import is_segmentation
 from swin_dense.datasets.check import check_data
+from swin_dense.engine.children import linked_processes
 from swin_dense.engine.config.prepare import RunOptions, prepare_test
 from swin_dense.engine.drawing import DrawHook, place_of
 from swin_dense.engine.images import write_image
 from swin_dense.engine.launch import init_distributed, on_first_process
-from swin_dense.engine.paths import make_output_dir
+from swin_dense.engine.paths import make_output_dir, output_errors
 from swin_dense.engine.runner import build_runner, run_with_progress
 from swin_dense.engine.terminal.console import console, notify_user, quiet_terminal
 from swin_dense.engine.terminal.hooks import metrics_file, metrics_table, plain_values
@@ -60,9 +62,13 @@ def evaluate(
     """
     is_pickle = str(out).endswith((".pkl", ".pickle"))
     run = RunOptions(work_dir, data_root, cfg_options, launcher, device, tf32)
-    with quiet_terminal():
+    outputs = {"--out": out, "--show-dir": show_dir}
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(quiet_terminal())
+        stack.enter_context(linked_processes())
         cfg = prepare_test(config, checkpoint, run, tta)
         init_distributed(cfg)
+        stack.enter_context(output_errors({**outputs, "--work-dir": cfg.work_dir}))
         on_first_process(lambda: _check_inputs(cfg, out, is_pickle, show_dir))
         runner = build_runner(cfg)
         runner.exact_weights = True  # type: ignore[attr-defined]
@@ -76,6 +82,7 @@ def evaluate(
         metrics = run_with_progress(runner, runner.test)
         _notify_results(runner, metrics, out, show_dir)
         return metrics
+    raise AssertionError  # for type checkers: the stack suppresses nothing
 
 
 def _check_inputs(

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 SIDE = 64
+WHOLE = "whole.pth"  # beside a damaged file that has checksums: what it was before
 
 
 @dataclass(frozen=True)
@@ -84,13 +85,17 @@ def checkpoints(draw: Any, originals: Originals, folder: Path) -> Path:
     kind = draw(st.sampled_from(["bytes", "bytes", "content", "content", "whole", "malicious"]))
     layout = draw(st.sampled_from(["zip", "zip", "legacy", "pickle", "safetensors"]))
     content = torch.load(source, weights_only=False)
-    path = folder / "checkpoint.pth"
+    path, whole = folder / "checkpoint.pth", folder / WHOLE
+    whole.unlink(missing_ok=True)
     if layout == "safetensors":
         data = safetensors.torch.save({k: v.clone() for k, v in content["state_dict"].items()})
         path.write_bytes(draw(damaged(data)))
-        return folder / "checkpoint.pth"
+        return path
     if kind == "bytes":
-        path.write_bytes(draw(damaged(saved(content, layout))))
+        data = saved(content, layout)
+        path.write_bytes(draw(damaged(data)))
+        if layout == "zip":
+            whole.write_bytes(data)
         return path
     values = st.one_of(st.sampled_from(PLAIN), tensors())
     if kind == "malicious":
@@ -230,6 +235,13 @@ BOMB = "\n".join(
 )
 
 
+def without_tuples(tree: Any) -> Any:
+    """A config as JSON and YAML can have it; sizes of images must not be lists."""
+    if isinstance(tree, dict):
+        return {k: SIDE if k == "scale" else without_tuples(v) for k, v in tree.items()}
+    return [without_tuples(one) for one in tree] if isinstance(tree, list | tuple) else tree
+
+
 @st.composite
 def configs(draw: Any, originals: Originals, folder: Path) -> Path:
     """A config as Python, JSON or YAML, with wrong values or damaged text."""
@@ -237,7 +249,7 @@ def configs(draw: Any, originals: Originals, folder: Path) -> Path:
     scope: dict[str, Any] = {}
     exec(source.read_text(), scope)
     scope.pop("__builtins__")
-    content = json.loads(json.dumps(scope, default=list))
+    content = without_tuples(scope)
     suffix = draw(st.sampled_from([".py", ".json", ".yaml"]))
     path = folder / f"config{suffix}"
     action = draw(st.sampled_from(["values", "values", "values", "bytes", "text"]))

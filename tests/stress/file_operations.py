@@ -5,9 +5,11 @@ killed once: before it, and for files that are opened also in the middle of what
 """
 
 import os
+import random
 import resource
 import signal
 import sys
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +19,7 @@ from rounds import Failed, Round
 from trainings import SLOW, Trainings, Variant
 
 EVENTS = ("os.rename", "os.remove", "os.symlink", "os.link", "os.mkdir", "os.rmdir", "os.truncate")
+SAME = 2  # a log is opened again after every step: so many times are enough
 VARIANTS = (
     Variant("detector", save_every=3, keep=1),
     Variant("segmentor", by_epoch=False, save_every=3, keep=2, workers=2),
@@ -33,12 +36,14 @@ class FileOperations:
 
     def __post_init__(self) -> None:
         self._points: list[tuple[Variant, int, int | None]] = []
-        self._variants = iter(VARIANTS)
-        self.finished = False
+        self._played = 0
 
     def play(self, one: Round) -> None:
-        while len(self._points) <= one.number and not self.finished:
-            self._list_points()
+        if not self._points:
+            for variant in VARIANTS:
+                self._list_points(variant)
+            random.Random(0).shuffle(self._points)
+        self._played += 1
         variant, number, size = self._points[one.number % len(self._points)]
         reference = self.trainings.reference(variant)
         work_dir = one.folder / "run"
@@ -56,17 +61,17 @@ class FileOperations:
         if parts := sorted(path.name for path in work_dir.glob(".*.part")):
             raise Failed(f"left behind: {parts}")
 
-    def _list_points(self) -> None:
-        variant = next(self._variants, None)
-        if variant is None:
-            self.finished = True
-            return
+    def _list_points(self, variant: Variant) -> None:
         folder = self.trainings.folder / f"operations_{len(self._points)}"
         record = folder.with_suffix(".txt")
         finish(self.trainings.start(variant, folder, before=watcher(folder, record)))
         operations = record.read_text().splitlines()
         size = max(path.stat().st_size for path in folder.glob("*.pth"))
+        seen: Counter[str] = Counter()
         for number, operation in enumerate(operations, 1):
+            seen[operation] += ".part" not in operation
+            if seen[operation] > SAME:
+                continue
             self._points.append((variant, number, None))
             if operation.startswith("open"):
                 large = ".pth" in operation
@@ -91,7 +96,8 @@ class FileOperations:
                 child.end()
 
     def summary(self) -> str:
-        return f"{len(self._points)} points listed"
+        listed = f"{len(self._points)} points of {len(VARIANTS)} trainings"
+        return f"{min(self._played, len(self._points))} of {listed}"
 
 
 def watcher(

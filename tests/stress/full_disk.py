@@ -1,5 +1,6 @@
 """A disk that is full, read-only or gone: one line, status 2, and what was saved is not lost."""
 
+import ctypes
 import os
 import shutil
 import subprocess
@@ -12,7 +13,7 @@ from trainings import SLOW, Trainings, Variant, readable_checkpoints
 
 SPACE = 256  # MiB of the disk
 KINDS = ("full", "full", "full", "read-only", "forbidden", "gone")
-NOBODY = 65534
+PERMISSIONS = 0b110  # Linux's CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH
 
 
 class FullDisk:
@@ -49,7 +50,6 @@ class FullDisk:
         kind, moment = chance.choice(KINDS), chance.uniform(0, reference.seconds)
         work_dir = disk / "run"
         one.done.append(f"{variant}: {kind} after {moment:.3f} s")
-        disk.chmod(0o777)
         if kind == "read-only":  # a disk with open files cannot be made so: one that starts
             start = self._start(variant, work_dir)
             start.wait(moment)
@@ -57,7 +57,7 @@ class FullDisk:
             subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
             child = self._start(variant, work_dir, "--resume")
         else:
-            child = self._start(variant, work_dir, as_nobody=kind == "forbidden")
+            child = self._start(variant, work_dir, obeys=kind == "forbidden")
             child.wait(moment)
             if kind == "full":
                 fill(disk / "filler", chance.choice([0, chance.randrange(1 << 22)]))
@@ -70,16 +70,14 @@ class FullDisk:
         self._check(child, work_dir)
         self._repair(kind, disk, work_dir)
         readable_checkpoints(work_dir)
-        finish([self._start(variant, work_dir, "--resume", as_nobody=kind == "forbidden")])
+        finish([self._start(variant, work_dir, "--resume", obeys=kind == "forbidden")])
         if difference := reference.difference(work_dir):
             raise Failed(difference)
 
-    def _start(
-        self, variant: Variant, work_dir: Path, *flags: str, as_nobody: bool = False
-    ) -> Child:
+    def _start(self, variant: Variant, work_dir: Path, *flags: str, obeys: bool = False) -> Child:
         def before() -> None:
-            if as_nobody:
-                os.setuid(NOBODY)
+            if obeys:
+                obey_permissions()
 
         logs = work_dir.parents[1]
         return self.trainings.start(variant, work_dir, *flags, before=before, logs=logs)[0]
@@ -98,7 +96,7 @@ class FullDisk:
         (disk / "filler").unlink(missing_ok=True) if kind != "read-only" else subprocess.run(
             ["mount", "-o", "remount,rw", disk], check=True
         )
-        disk.chmod(0o777)
+        disk.chmod(0o755)
         if kind == "forbidden" and work_dir.exists():
             work_dir.chmod(0o755)
         elsewhere = disk / "elsewhere"
@@ -107,6 +105,15 @@ class FullDisk:
                 raise Failed("trains on in a new folder when its own is gone")
             shutil.rmtree(work_dir, ignore_errors=True)
             elsewhere.rename(work_dir)
+
+
+def obey_permissions() -> None:
+    """Lets permissions hold for this process, though it is root's."""
+    libc = ctypes.CDLL(None)
+    header, sets = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
+    libc.capget(header, sets)
+    sets[0] &= ~PERMISSIONS  # of those in effect
+    libc.capset(header, sets)
 
 
 def mount(folder: Path) -> None:

@@ -149,7 +149,6 @@ def main() -> int:
     is_whole = args.campaign is None and args.round is None
     args.campaign = args.campaign or list(CAMPAIGNS)
     folder = Path(tempfile.mkdtemp(prefix="stress_", dir=args.folder)).resolve()
-    folder.chmod(0o755)  # some trainings run as another user
     os.environ.update(OMP_NUM_THREADS="1", TMPDIR=str(folder))
     # For each `mmdet::` in a config, mmengine reads all of mmdet's metafiles: half a second.
     mmengine.config.utils.load = functools.cache(mmengine.config.utils.load)

@@ -27,6 +27,7 @@ _EXPECTED = {
         *("train_cfg.max_epochs", "train_cfg.max_iters", "train_cfg.val_interval"),
         *("*_dataloader.batch_size", "optim_wrapper.accumulative_counts"),
         *("default_hooks.logger.interval", "auto_scale_lr.base_batch_size"),
+        "*_dataloader.prefetch_factor",
     ),
     _WHOLE: (
         *("*_dataloader.num_workers", "default_hooks.checkpoint.interval", "randomness.seed"),

@@ -15,6 +15,7 @@ _LONGEST_MESSAGE, _LONGEST_VALUE = 300, 200
 # Where a config becomes objects: what goes wrong there is a matter of its values.
 _REGISTRY, _RUNNER = "mmengine.registry.build_functions", "mmengine.runner.runner"
 _OF_RUNNER = re.compile(r"_?(?:build|register|set|scale|check)_(\w+)|from_cfg|__init__")
+_INITIALIZES = "mmengine.model.base_module"  # by init_cfg
 _READS_CONFIG = re.compile(r"swin_dense\.(engine\.config\.|config_tree$|datasets\.check$)")
 
 
@@ -37,12 +38,17 @@ def as_user_error(error: BaseException) -> UserError | None:
     if isinstance(error, (PermissionError, IsADirectoryError, NotADirectoryError)):
         return UserError(f"cannot use {error.filename or text}: {error.strerror or text}")
     if isinstance(error, OSError) and error.errno == 28:
-        return UserError(f"no space left on the disk of {error.filename or 'the work directory'}")
+        return UserError(f"no space left on the disk of {error.filename or 'the results'}")
     found = re.search(r"^['\"]?(\S+) is not in the (.+?) registry", text)
     if found and isinstance(error, KeyError):
         return UserError(
             f"the config asks for type {found[1]!r}, which no {found[2]} has: check its spelling, "
             "or name its module in custom_imports"
+        )
+    if text.startswith("DataLoader worker (pid"):
+        return UserError(
+            f"a process that loads data was ended ({text.splitlines()[0]}), most often because "
+            "memory ran out: lower train_dataloader.num_workers; --resume continues"
         )
     if re.search(r"Cannot find valid image after \d+", text):
         return UserError(
@@ -67,6 +73,9 @@ def _place_in_config(error: BaseException) -> str | None:
         if module == _REGISTRY:
             kind = values.get("obj_cls") or values.get("obj_type") or values["registry"].name
             place = _cannot_be_built(getattr(kind, "__name__", kind), values.get("cfg"))
+        elif module == _INITIALIZES:
+            module_type = type(values.get("self")).__name__
+            place = f"the config's {module_type} cannot be initialized by its init_cfg"
         elif module == _RUNNER and (found := _OF_RUNNER.fullmatch(frame.f_code.co_name)):
             arguments = [values.get(name) for name in frame.f_code.co_varnames[:2]]
             given = next((a for a in arguments if a is not values.get("self")), None)

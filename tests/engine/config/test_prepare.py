@@ -42,18 +42,16 @@ def test_work_dir_of_the_config_is_the_default():
 def test_checkpoint_to_resume_is_searched_in_the_work_dir(tmp_path):
     run = run_options(tmp_path, cfg_options={"work_dir": "elsewhere"})
     checkpoint = tmp_path / "work" / "epoch_3.pth"
-    checkpoint.parent.mkdir()
-    checkpoint.touch()
-    (checkpoint.parent / "last_checkpoint").write_text(str(checkpoint))
+    write_checkpoint(checkpoint.parent, checkpoint.name)
     cfg = prepare_training(DETECTOR, run, resume="auto")
     assert (cfg.resume, cfg.load_from) == (True, str(checkpoint))
     assert cfg.model.backbone.init_cfg is None, "it replaces pretrained weights"
 
 
 def write_checkpoint(work_dir: Path, name: str) -> str:
-    """A checkpoint, without content, that is the latest of a work dir; its path."""
+    """A checkpoint, without weights, that is the latest of a work dir; its path."""
     work_dir.mkdir(exist_ok=True)
-    (work_dir / name).touch()
+    torch.save({"meta": {"iter": 3}, "optimizer": {}}, work_dir / name)
     (work_dir / "last_checkpoint").write_text(str(work_dir / name))
     return str(work_dir / name)
 
