@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from swin_dense.checkpoints.contents import as_shape_error
 from swin_dense.checkpoints.files import strip_prefixes, weights_of
 from swin_dense.checkpoints.layouts import find_backbone
 from swin_dense.checkpoints.layouts.base import State
@@ -127,7 +128,8 @@ def convert_state_dict(
     """
     below = {k.removeprefix(prefix): v for k, v in state_dict.items() if k.startswith(prefix)}
     own = dict(backbone.named_parameters()) | dict(backbone.named_buffers())
-    weights, layout, resized = backbone.to_native(weights_of(below), own)
+    with as_shape_error():
+        weights, layout, resized = backbone.to_native(weights_of(below), own)
     report = LoadReport(source, layout, resized=resized)
     for key, parameter in backbone.named_parameters():
         fits = key in weights and weights[key].shape == parameter.shape

@@ -53,6 +53,9 @@ class CheckpointHook(MMEngineCheckpointHook):
         self._remove_between()
         if is_main_process() and self._is_local() and os.path.isdir(self.out_dir):
             remove_parts(self.out_dir)
+            resumed = Path(runner._load_from or "").resolve()
+            if runner._resume and resumed.parent == Path(self.out_dir).resolve():
+                self._name_as_last(runner, resumed.name)  # it may have been killed before that
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
         """Saves after every ``interval`` iterations, if it counts them, and ``save_every``."""
@@ -119,10 +122,14 @@ class CheckpointHook(MMEngineCheckpointHook):
             **self.args,
         )
         self.saved_at = done
-        if not is_main_process():
-            return
+        if is_main_process():
+            self._name_as_last(runner, name)
+
+    def _name_as_last(self, runner, name: str) -> None:
+        """Lets ``last_checkpoint`` and ``last.pth`` stand for a checkpoint in the folder."""
         in_work_dir = os.path.abspath(self.out_dir) == os.path.abspath(runner.work_dir)
-        path = os.path.abspath(self.last_ckpt) if self._is_local() else str(self.last_ckpt)
+        path = self.file_backend.join_path(self.out_dir, name)
+        path = os.path.abspath(path) if self._is_local() else str(path)
         write_text(Path(runner.work_dir, "last_checkpoint"), name if in_work_dir else path)
         if self._is_local() and name != "last.pth":
             link_file(path, Path(self.out_dir, "last.pth"))

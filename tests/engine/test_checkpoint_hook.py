@@ -28,6 +28,18 @@ def test_newest_checkpoint_has_its_name_in_the_folder(tmp_path):
     assert os.readlink(tmp_path / "last.pth") == "iter_4.pth"
 
 
+@pytest.mark.parametrize("pointer", ["gone.pth", "iter_4.pth"])
+def test_a_finished_training_is_named_when_it_is_resumed(tmp_path, pointer):
+    """One that was killed after its last checkpoint and before that was named has no more steps."""
+    runner(tmp_path, steps=4, interval=2).train()
+    (tmp_path / "last.pth").unlink()
+    (tmp_path / "last.pth").symlink_to("iter_2.pth")
+    (tmp_path / "last_checkpoint").write_text(pointer)
+    runner(tmp_path, steps=4, interval=2).train()
+    assert (tmp_path / "last_checkpoint").read_text() == "iter_4.pth"
+    assert os.readlink(tmp_path / "last.pth") == "iter_4.pth"
+
+
 def test_last_is_the_newest_one_during_the_training(tmp_path):
     seen = []
 
