@@ -16,9 +16,14 @@ LOAD = f"import runpy; linked = runpy.run_path({str(CHILDREN)!r})['linked_proces
 FORK = """
 import multiprocessing, time
 context = multiprocessing.get_context("fork")
+ready = context.Event()
+def work():
+    ready.set()
+    time.sleep(60)
 with linked():
-    child = context.Process(target=time.sleep, args=(60,), daemon=True)
+    child = context.Process(target=work, daemon=True)
     child.start()
+    ready.wait()
     print(child.pid, flush=True)
 """
 
