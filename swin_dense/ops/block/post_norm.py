@@ -92,7 +92,7 @@ def proj_mlp_post_norm(
 
 
 class _ProjMlp(torch.autograd.Function):
-    """Keeps x and the attention's result, and of wide layers fc1's result."""
+    """Keeps x and the attention's result, and of wide layers the results of fc1 and fc2."""
 
     @staticmethod
     def forward(  # type: ignore[override]
@@ -103,14 +103,15 @@ class _ProjMlp(torch.autograd.Function):
         layers, scales = Layers.of(parameters, eps), (scale_1, scale_2)
         products = cast_together(layers.products, dtype)
         out, *kept = _forward(x, attended, scales, layers.with_products(products), keep)
-        hidden = kept[0] if keep else None
-        ctx.save_for_backward(x, attended, *scales, hidden, *products, *parameters)
+        kept = kept if keep else [None, None]
+        ctx.save_for_backward(x, attended, *scales, *kept, *products, *parameters)
         ctx.settings = eps, dtype
         return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        x, attended, scale_1, scale_2, hidden, *others = ctx.saved_tensors
+        x, attended, scale_1, scale_2, *others = ctx.saved_tensors
+        kept, others = others[:2], others[2:]
         products, parameters = others[:6], others[6:]
         scales = scale_1, scale_2
         if torch.is_grad_enabled():  # the gradients will be differentiated
@@ -119,7 +120,7 @@ class _ProjMlp(torch.autograd.Function):
         names = ("proj", "norm1", "fc1", "fc2", "norm2")
         grads = ParamGrads(names, ctx.needs_input_grad[6:])
         layers = Layers.of(parameters, ctx.settings[0]).with_products(products)
-        found = _backward(x, attended, scales, hidden, layers, grad.contiguous(), grads)
+        found = _backward(x, attended, scales, kept, layers, grad.contiguous(), grads)
         return *found, *[None] * 4, *grads.like(parameters)
 
 
@@ -130,7 +131,7 @@ def _is_zero(scale: Scale) -> bool:
 def _forward(
     x: Tensor, attended: Tensor, scales: Scales, layers: Layers, keep: bool
 ) -> tuple[Tensor, ...]:
-    """Rows ``(T, C)`` to ``(T, C)``; with ``keep`` also fc1's result, ``(T, hidden)``.
+    """Rows ``(T, C)`` to ``(T, C)``; with ``keep`` also the results of fc1 and fc2.
 
     What ``keep`` returns of images whose MLP is dropped has no meaning.
     """
@@ -140,10 +141,12 @@ def _forward(
     def forward(rows: slice, scale_1: Scale, scale_2: Scale) -> tuple[Tensor, ...]:
         middle = _branch(x[rows], attended[rows], proj, norm1, scale_1)
         if _is_zero(scale_2):
-            return (middle, *([x.new_empty(len(middle), len(fc1.weight), dtype=dtype)] * keep))
+            widths = [len(fc1.weight), len(fc2.weight)] * keep
+            return (middle, *(x.new_empty(len(middle), width, dtype=dtype) for width in widths))
         if keep:
             hidden = linear(middle.to(dtype), *fc1)
-            return _branch(middle, F.gelu(hidden), fc2, norm2, scale_2), hidden
+            result = linear(F.gelu(hidden), *fc2)
+            return add_scaled(middle, normalise(result, norm2)[0], scale_2), hidden, result
         active = linear_gelu(middle.to(dtype), *fc1)
         return (_branch(middle, active, fc2, norm2, scale_2),)
 
@@ -161,7 +164,7 @@ def _backward(
     x: Tensor,
     attended: Tensor,
     scales: Scales,
-    hidden: Tensor | None,
+    kept: Sequence[Tensor | None],
     layers: Layers,
     grad: Tensor,
     grads: ParamGrads,
@@ -169,13 +172,15 @@ def _backward(
     """Gradients of x and of the attention's result; adds those of the layers to ``grads``."""
     proj, norm1, fc1, fc2, norm2 = layers
     dtype = attended.dtype
+    hidden, result = kept
 
     def mlp(grad: Tensor, middle: Tensor, rows: slice, scale: Scale) -> Tensor:
         """Gradient of the MLP's input."""
         middle = middle.to(dtype)
         entering = linear(middle, *fc1) if hidden is None else hidden[rows]
         active = F.gelu(entering)
-        d_out = _norm_backward(grad, linear(active, *fc2), norm2, scale, grads, "norm2")
+        leaving = linear(active, *fc2) if result is None else result[rows]
+        d_out = _norm_backward(grad, leaving, norm2, scale, grads, "norm2")
         add_linear(grads, "fc2", d_out, active, rows)
         d_hidden = input_gradient(d_out, fc2.weight)
         torch.ops.aten.gelu_backward.grad_input(d_hidden, entering, grad_input=d_hidden)

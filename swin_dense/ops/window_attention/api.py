@@ -49,6 +49,8 @@ logger = logging.getLogger(__name__)
 # Earlier, the graph breaks at the choice of PyTorch's kernel.
 _COMPILES_SDPA = VERSION >= (2, 6)
 
+_Inputs = tuple[Tensor, Tensor | None, Tensor | None, WindowSpec]
+
 
 def shifted_window_attention(
     qkv: Tensor,
@@ -108,7 +110,7 @@ def shifted_window_attention(
     return _plain(name, (qkv, qkv_bias, position_bias, spec), dropout_p)
 
 
-def _plain(name: str, inputs: tuple, dropout_p: float) -> Tensor:
+def _plain(name: str, inputs: _Inputs, dropout_p: float) -> Tensor:
     """By operators that PyTorch knows, and so differentiates and traces itself."""
     if name == "triton":
         return triton.shifted_window_attention(*inputs[:3], *inputs[3])
@@ -168,7 +170,7 @@ def _attend(
     """A backend that has its own backward pass: a module with ``forward`` and ``backward``."""
     if torch.is_grad_enabled():
         return _Attention.apply(backend, qkv, qkv_bias, position_bias, tau, spec)
-    qkv = qkv if tau is None else cosine.normalised(qkv, tau)
+    qkv = qkv if tau is None else cosine.normalise(qkv, tau)[0]
     return backend.forward(qkv, qkv_bias, position_bias, spec)
 
 
@@ -182,7 +184,7 @@ class _Attention(torch.autograd.Function):
     ) -> Tensor:  # fmt: skip
         ctx.save_for_backward(qkv, qkv_bias, position_bias, tau)
         ctx.backend, ctx.spec = backend, spec
-        qkv = qkv if tau is None else cosine.normalised(qkv, tau)
+        qkv = qkv if tau is None else cosine.normalise(qkv, tau)[0]
         return backend.forward(qkv, qkv_bias, position_bias, spec)
 
     @staticmethod
@@ -191,12 +193,13 @@ class _Attention(torch.autograd.Function):
         if torch.is_grad_enabled():  # the gradients will be differentiated
             inputs = (qkv, *biases, tau, ctx.spec)
             return None, *differentiable_gradients(_by_reference, inputs, grad)
-        unit = qkv if tau is None else cosine.normalised(qkv, tau)
         wanted = ctx.needs_input_grad[2:4]
-        d_qkv, *d_biases = ctx.backend.backward(grad, unit, *biases, ctx.spec, *wanted)
-        d_tau = None
-        if tau is not None:
-            d_qkv, d_tau = cosine.normalised_backward(d_qkv, qkv, tau)
+        if tau is None:
+            grads = ctx.backend.backward(grad, qkv, *biases, ctx.spec, *wanted)
+            return None, *grads, None, None
+        unit, inverse = cosine.normalise(qkv, tau)
+        d_unit, *d_biases = ctx.backend.backward(grad, unit, *biases, ctx.spec, *wanted)
+        d_qkv, d_tau = cosine.normalise_backward(d_unit, unit, inverse, tau)
         return None, d_qkv, *d_biases, d_tau, None
 
 
