@@ -8,12 +8,17 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 DEMO := work_dirs/demo
 SHAPES := data/shapes
 
-.PHONY: help demo demo-segmentation test matrix lint clean cpu-torch
+# Of the campaigns of `make stress`: how long, and which random choices.
+MINUTES ?= 60
+SEED ?= 0
+
+.PHONY: help demo demo-segmentation test matrix stress lint clean cpu-torch
 help:
 	@echo "make demo               set up .venv, train and evaluate a detector on generated shapes"
 	@echo "make demo-segmentation  the same with a segmentor"
 	@echo "make test               set up .venv, run the test suite"
 	@echo "make matrix             the package with other versions (ENV=name: in one environment)"
+	@echo "make stress             trainings that are killed, full disks, bad files (MINUTES=60)"
 	@echo "make lint               ruff and mypy"
 	@echo "make clean              remove .venv and the demo's files"
 	@echo "PYTHON=python3.12 picks the interpreter; CPU=1 takes PyTorch's build for CPUs"
@@ -58,6 +63,9 @@ test: .venv/.ready
 
 matrix: .venv/.ready
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python tests/matrix.py $(ENV)
+
+stress: .venv/.ready
+	@$(BIN)/python tests/stress/run.py --minutes $(MINUTES) --seed $(SEED)
 
 lint: .venv/.ready
 	$(BIN)/ruff check .

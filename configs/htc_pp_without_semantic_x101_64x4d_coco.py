@@ -11,4 +11,4 @@ _base_ = [
     "./_base_/mmdet_runtime.py",
 ]
 
-model = dict(backbone=_base_.pop("backbone"))
+model = dict(backbone=dict(_base_.pop("backbone"), type="swin_dense.GlobalResNeXt"))

@@ -1,8 +1,7 @@
 """HTC++, X101-64x4d, 6x: box AP 52.3, mask AP 46.0, 155 M, 1033 G (Swin, Table 2c).
 
-The published size includes the global self-attention, but how that was adapted to the channels of
-this backbone is not published, so this config omits it: 142 M, 1016 G. The published size is that of
-Cascade Mask R-CNN with X101-64x4d (140 M, 972 G) plus what HTC++ adds to Swin-B (15 M, 61 G).
+The global self-attention is queries, keys and values of the last feature map, added to it: how it
+was adapted to this backbone is not published, but this gives both published sizes.
 
 torchrun --nproc-per-node 8 tools/train.py configs/htc_pp_x101_64x4d_coco.py --launcher pytorch
 """
@@ -15,4 +14,4 @@ _base_ = [
     "./_base_/mmdet_runtime.py",
 ]
 
-model = dict(backbone=_base_.pop("backbone"))
+model = dict(backbone=dict(_base_.pop("backbone"), type="swin_dense.GlobalResNeXt"))

@@ -4,7 +4,7 @@ torchrun --nproc-per-node 8 tools/train.py configs/mask_rcnn_swin_t_coco.py --la
 """
 
 _base_ = [
-    "mmdet::_base_/models/mask-rcnn_r50_fpn.py",
+    "./_base_/models/mask_rcnn.py",
     "./_base_/backbones/swin_t.py",
     "./_base_/datasets/coco_instance.py",
     "./_base_/schedules/coco_3x.py",

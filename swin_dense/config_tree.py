@@ -57,6 +57,15 @@ def steps(pipeline: Any) -> Iterator[dict]:
         yield from steps(pipeline.get("transforms"))
 
 
+def turns_images(dataset: dict) -> bool:
+    """Whether images are turned by their EXIF tag, as OpenCV and Pillow do by default."""
+    for step in steps(dataset.get("pipeline")):
+        if str(step.get("type")).rpartition(".")[2] == "LoadImageFromFile":
+            backend, colours = step.get("imdecode_backend"), step.get("color_type", "color")
+            return backend in (None, "cv2", "pillow") and colours in ("color", "grayscale")
+    return True
+
+
 def class_heads(model: Any, name: str = "model") -> Iterator[tuple[str, dict]]:
     """Yield ``(dotted name, config)`` of every head whose ``num_classes`` is the data set's."""
     if isinstance(model, list | tuple):

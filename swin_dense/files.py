@@ -7,6 +7,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 
 @contextmanager
 def replace_file(path: str | Path) -> Iterator[BinaryIO]:
@@ -28,8 +33,10 @@ def replace_file(path: str | Path) -> Iterator[BinaryIO]:
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(part, path)
-        except BaseException:
+        except BaseException as error:
             part.unlink(missing_ok=True)
+            if isinstance(error, RuntimeError) and isinstance(error.__context__, OSError):
+                raise error.__context__ from None  # torch.save hides that the disk is full
             raise
         _sync_folder(path.parent)
     except OSError as error:
@@ -65,6 +72,37 @@ def link_file(target: str | Path, link: str | Path) -> None:
         return
     os.replace(part, link)
     _sync_folder(link.parent)
+
+
+@contextmanager
+def lock_file(path: str | Path, note: str) -> Iterator[str | None]:
+    """Holds a lock until the end of the block, or of the process, however that ends.
+
+    The system keeps it (a POSIX record lock), so that none is left behind; children do not inherit
+    it. The file stays. Windows and some network file systems have no such locks, and let all in.
+
+    Args:
+        path: the file that is locked; its folder exists.
+        note: what other processes get to read.
+
+    Yields:
+        None, or the note of the process that holds the lock.
+    """
+    holder = None
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        if fcntl is not None:
+            try:
+                fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                os.ftruncate(descriptor, 0)
+                os.write(descriptor, note.encode())
+            except (BlockingIOError, PermissionError):  # what POSIX lets it be
+                holder = os.read(descriptor, 4096).decode(errors="replace")
+            except OSError:  # no locks here, or no space for the note
+                pass
+        yield holder
+    finally:
+        os.close(descriptor)
 
 
 def remove_parts(folder: str | Path) -> None:

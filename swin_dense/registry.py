@@ -19,7 +19,9 @@ MODELS = Registry(
     scope="swin_dense",
     locations=[
         "swin_dense.backbones",
+        "swin_dense.models.backbones",
         "swin_dense.models.necks",
+        "swin_dense.models.roi_extractors",
         "swin_dense.models.heads",
         "swin_dense.models.detectors",
     ],

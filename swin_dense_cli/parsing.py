@@ -100,7 +100,7 @@ def run_tool(
     imports what it needs, so that ``--help`` and misspelt flags are answered at once.
 
     Returns:
-        The exit status: 0, 2 after a user error, 130 after Ctrl-C.
+        The exit status: 0, 2 after a user error, 130 after Ctrl-C, 143 after SIGTERM.
 
     Raises:
         Exception: any other; that is a bug, and its traceback is needed.
@@ -126,8 +126,8 @@ def run_tool(
         if debug:
             traceback.print_exc()
         if user_error.is_shown:
-            print(f"error: {' '.join(str(user_error).split())}", file=sys.stderr)
-        return _USER_ERROR_STATUS
+            print(f"{user_error.prefix}{' '.join(str(user_error).split())}", file=sys.stderr)
+        return user_error.status
     return 0
 
 

@@ -4,6 +4,7 @@ tools/reproduce.py                        all rows: parameters and FLOPs
 tools/reproduce.py --row cascade_swin_t   one row, also timed on a GPU, and tested if
                                           its weights and data are there
 tools/reproduce.py --ablation             also tables 4 and 5
+tools/reproduce.py --recipes recipes.md   instead: our configs beside the official ones
 """
 
 from collections.abc import Sequence
@@ -20,6 +21,9 @@ def make_parser(prog: str | None = None) -> OneLineParser:
     parser.add_argument("--data-root", metavar="DIR", help="folder of the data to test the row on")
     parser.add_argument("--tta", action="store_true", help="test several views of each image")
     parser.add_argument("--ablation", action="store_true", help="also tables 4 and 5")
+    parser.add_argument(
+        "--recipes", metavar="FILE", type=Path, help="only compare recipes: write a document there"
+    )
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the numbers there")
     parser.add_argument("--markdown", metavar="FILE", type=Path, help="write a document there")
     parser.add_argument("--device", default="auto", help="auto (a GPU if any), cpu, cuda, cuda:N")

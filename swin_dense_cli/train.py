@@ -36,7 +36,14 @@ def make_parser(prog: str | None = None) -> OneLineParser:
         nargs="?",
         const="auto",
         metavar="CHECKPOINT",
-        help="continue an earlier run: from this checkpoint, or from the latest of the work dir",
+        help="continue an earlier run: from this checkpoint, or from the latest of the work dir, "
+        "if there is one",
+    )
+    parser.add_argument(
+        "--save-every",
+        type=int,
+        metavar="N",
+        help="save a checkpoint every N iterations too; the last two of these are kept",
     )
     parser.add_argument(
         "--from-scratch", action="store_true", help="train without pretrained weights"
@@ -53,6 +60,12 @@ def make_parser(prog: str | None = None) -> OneLineParser:
         type=int,
         metavar="N",
         help="add up the gradients of N batches for each step of the optimizer",
+    )
+    parser.add_argument(
+        "--skip-bad-images",
+        action="store_true",
+        help="take other images instead of those that cannot be read or do not fit their "
+        "annotations, and list these at the end",
     )
     parser.add_argument("--seed", type=int, help="of the random number generators")
     return parser

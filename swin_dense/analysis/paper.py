@@ -86,11 +86,6 @@ def row_name(config: str) -> str:
 
 
 _ONLY_LAYERS = "the published count lacks matrix products that are outside of layers"
-_HTC_X101 = (
-    "the published model has an extra global attention layer, whose form on X101 was never "
-    "released and which this config lacks; queries, keys and values of the last map, without an "
-    "output projection, would account for both differences"
-)
 _WINDOW_12 = {"window 12": {"model.backbone.window_size": 12}}
 
 
@@ -121,7 +116,7 @@ ROWS: tuple[Row, ...] = (
     _2b("X101-64x4d", "cascade_x101_64x4d_coco", 140, 972, 10.4, box=48.3, mask=41.7),
     _2b("Swin-B", "cascade_swin_b_coco", 145, 982, 11.6, box=51.9, mask=45.0),
 
-    _2c("X101-64x4d", "htc_pp_x101_64x4d_coco", 155, 1033, box=52.3, mask=46.0, note=_HTC_X101),
+    _2c("X101-64x4d", "htc_pp_x101_64x4d_coco", 155, 1033, box=52.3, mask=46.0),
     _2c("Swin-B", "htc_pp_swin_b_coco", 160, 1043, box=56.4, mask=49.1),
     _2c("Swin-L", "htc_pp_swin_l_coco", 284, 1470, box=57.1, mask=49.5),
     _2c("Swin-L", "htc_pp_swin_l_coco", 284, None, box=58.0, mask=50.4, multi_scale_test=True),

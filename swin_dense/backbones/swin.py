@@ -245,7 +245,9 @@ class SwinTransformer(Backbone):
         pretrained: former name of ``init_cfg=dict(type='Pretrained', checkpoint=...)``.
         convert_weights: has no effect; the official layout is recognised when it is loaded.
         frozen_stages: -1 trains everything, 0 freezes the patch embedding, k also k stages.
-        init_cfg: ``dict(type='Pretrained', checkpoint=path or URL)``, or None.
+        init_cfg: ``dict(type='Pretrained', checkpoint=path or URL)``, or None. With
+            ``bias_tables='geometric'`` weights of other windows are resized as the authors resize
+            SimMIM's, see :func:`swin_dense.checkpoints.resizing.stretch_bias_table`.
         arch: 'tiny', 'small', 'base' or 'large' instead of sizes, depths and heads (section 3.3).
         attn_impl: 'auto', 'reference', 'sdpa', 'cpu' or 'triton': who computes the attention and
             the layers around it, see :class:`~.dispatch.AttnImpl`; 'auto' is what is fastest on a
@@ -341,7 +343,8 @@ class SwinTransformer(Backbone):
 
     def to_native(self, state: State, own: Mapping[str, Tensor]) -> tuple[State, str, list[str]]:
         """Swin weights in any known layout, with OpenMMLab's names and at this backbone's sizes."""
-        return convert_and_resize(state, own, self.patch_grid)
+        how = (self.init_cfg or {}).get("bias_tables", "bicubic")
+        return convert_and_resize(state, own, self.patch_grid, how)
 
     def init_from_scratch(self) -> None:
         """Initialise all parameters as the official code does."""

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from swin_dense.checkpoints.resizing import BIAS_TABLES
 from swin_dense.ops.dispatch import AttnImpl
 
 # Section 3.3 of the paper: (C, blocks per stage, heads per stage); every head has 32 channels.
@@ -150,6 +151,8 @@ def resolve_init_cfg(init_cfg: dict | None, pretrained: str | None = None) -> di
     expect(is_path, "pretrained must be a str", pretrained)
     has_source = init_cfg is None or "checkpoint" in init_cfg
     expect(has_source, "init_cfg must be dict(type='Pretrained', checkpoint=...)", init_cfg)
+    how = (init_cfg or {}).get("bias_tables", "bicubic")
+    expect(how in BIAS_TABLES, f"bias_tables must be one of {', '.join(BIAS_TABLES)}", how)
     if pretrained is None:
         return init_cfg
     warnings.warn("pretrained=... is the former name of init_cfg", stacklevel=5)

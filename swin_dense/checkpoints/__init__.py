@@ -1,7 +1,14 @@
 """Swin weights from elsewhere: files, layouts, resizing, loading, conversion."""
 
+from swin_dense.checkpoints.contents import dataset_meta
 from swin_dense.checkpoints.conversion import convert
-from swin_dense.checkpoints.files import cached_path, load_checkpoint, local_file, weights_of
+from swin_dense.checkpoints.files import (
+    cached_path,
+    check_weights,
+    load_checkpoint,
+    local_file,
+    weights_of,
+)
 from swin_dense.checkpoints.layouts import TARGETS, find_backbone
 from swin_dense.checkpoints.loading import (
     LoadableBackbone,
@@ -17,8 +24,10 @@ __all__ = [
     "LoadReport",
     "LoadableBackbone",
     "cached_path",
+    "check_weights",
     "convert",
     "convert_checkpoint",
+    "dataset_meta",
     "find_backbone",
     "load_backbone",
     "load_checkpoint",

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from swin_dense.checkpoints.contents import as_shape_error
 from swin_dense.checkpoints.files import weights_of
 from swin_dense.checkpoints.layouts import TARGETS, find_backbone, of_version
 from swin_dense.checkpoints.layouts.base import State
@@ -24,7 +25,7 @@ class Converted:
         state: the weights in the target layout.
         unmapped: those that models of that layout do not have; they keep OpenMMLab's names.
         dropped: those outside the backbone that were removed, because code of that layout has no
-            detectors and segmentors.
+            detectors and segmentors, or because they are of a model beside it, as a student.
         is_full_model: whether ``state`` is a whole detector or segmentor.
     """
 
@@ -53,15 +54,18 @@ def convert(checkpoint: Mapping[str, Any], to: str) -> Converted:
     target = of_version(TARGETS[to], match.version)
     head = {name: value for name, value in match.other_weights.items() if name.startswith(_HEAD)}
     others = {name: value for name, value in match.other_weights.items() if name not in head}
-    state = match.layout.to_openmmlab(match.state) | head
-    state = target.from_openmmlab(_with_final_norm(state))
+    with as_shape_error():
+        state = match.layout.to_openmmlab(match.state) | head
+        state = target.from_openmmlab(_with_final_norm(state))
     unmapped = [n for n in state if target.classification_only and _DENSE_ONLY.match(n)]
     if not others or not target.has_detectors:
         return Converted(match.layout.name, state, unmapped, list(others), is_full_model=False)
     around = match.prefix.removesuffix("backbone.")
     state = {f"backbone.{name}": value for name, value in state.items()}
-    state |= {name.removeprefix(around): value for name, value in others.items()}
-    return Converted(match.layout.name, state, unmapped, [], is_full_model=True)
+    beside = around.endswith("teacher.")  # a student, which is a model of its own
+    dropped = [name for name in others if beside and not name.startswith(around)]
+    state |= {n.removeprefix(around): v for n, v in others.items() if n not in dropped}
+    return Converted(match.layout.name, state, unmapped, dropped, is_full_model=True)
 
 
 def _with_final_norm(state: State) -> State:

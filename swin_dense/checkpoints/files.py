@@ -1,8 +1,11 @@
 """Checkpoint files: download, reading without running code from them, wrappers of weights."""
 
 import re
+import warnings
+import zipfile
 from collections import OrderedDict
 from collections.abc import Mapping
+from hashlib import sha256
 from os import PathLike
 from pathlib import Path
 from typing import IO, Any
@@ -12,6 +15,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from swin_dense.checkpoints.contents import BadContentError, as_plain, check_state
 from swin_dense.checkpoints.pickles import numpy_types, read_pickled
 from swin_dense.errors import UserError
 from swin_dense.ops.torch_versions import VERSION
@@ -20,6 +24,14 @@ from swin_dense.ops.torch_versions import VERSION
 SAFE_PYTORCH = VERSION >= (2, 10)
 # What files may hold besides weights and plain data: types and functions by their names in files.
 ALLOWED: dict[str, Any] = {}
+
+# Where every file has a name of its own.
+_UNIQUE_NAMES = (
+    "https://github.com/SwinTransformer/",
+    "https://download.openmmlab.com/",
+    "https://download.pytorch.org/",
+    "https://dl.fbaipublicfiles.com/",
+)
 
 # Entries of files that hold weights. Averages over training come first: their authors evaluate
 # them. mmengine stores the averages as state_dict and the trained weights as ema_state_dict, so
@@ -31,8 +43,14 @@ _WRAPPERS = (
 
 
 def cached_path(url: str) -> Path:
-    """The cache file of a download, which PyTorch and mmengine use too."""
-    return Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(url).path).name
+    """The cache file of a download.
+
+    Files of :data:`_UNIQUE_NAMES` have the name that PyTorch and mmengine give them. Elsewhere many
+    models may be called ``model.safetensors``: the name has a part of the URL's SHA-256 too.
+    """
+    name = Path(urlparse(url).path)
+    key = "" if url.startswith(_UNIQUE_NAMES) else f"-{sha256(url.encode()).hexdigest()[:8]}"
+    return Path(torch.hub.get_dir()) / "checkpoints" / f"{name.stem}{key}{name.suffix}"
 
 
 def local_file(location: str, otherwise: str = "", folder: str | None = None) -> Path:
@@ -70,14 +88,17 @@ def load_checkpoint(
 ) -> dict[str, Any]:
     """Read a ``.pth`` or ``.safetensors`` file without running code from it.
 
+    Configs in it are left out: OpenMMLab runs them. Where the file has checksums, as those of
+    PyTorch since 1.6, they are compared; docs/security.md has all that is checked.
+
     Args:
         file: a path, or an open binary file.
-        map_location: where the tensors go.
+        map_location: where the tensors go; on the meta device, numbers are not checked.
 
     Raises:
-        UserError: there is no such file; it is empty, cut off or not a checkpoint; it asks for
-            types outside the allow-list; it holds something other than a dict; the device is
-            unknown.
+        UserError: there is no such file; it is empty, cut off, damaged or not a checkpoint; it
+            asks for types outside the allow-list; it holds something other than a dict, weights
+            that are not finite, or what no checkpoint holds; the device is unknown.
     """
     name = str(file) if isinstance(file, (str, PathLike)) else getattr(file, "name", "checkpoint")
     try:
@@ -113,6 +134,11 @@ def _read(file: IO[bytes], name: str, device: torch.device) -> dict[str, Any]:
             f"{name} holds a {type(content).__name__}, not a dict of weights: "
             "save the model's state_dict() and give that"
         )
+    try:
+        content = as_plain(content, on_meta=device.type == "meta")
+        check_weights(content)
+    except BadContentError as error:
+        raise UserError(f"{name} {error}") from error
     return content
 
 
@@ -121,10 +147,31 @@ def _read_safetensors(file: IO[bytes], device: torch.device) -> dict[str, Tensor
 
 
 def _unpickle(file: IO[bytes], device: torch.device) -> Any:
+    start = file.tell()
+    if file.read(4) == b"PK\x03\x04":
+        _check_zip(file)
+    file.seek(start)
     if not SAFE_PYTORCH:
         return read_pickled(file, device, ALLOWED)
     allow_in_torch()  # each time, as others may take them off the list
-    return torch.load(file, map_location=device, weights_only=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of kinds of tensors that are refused below
+        return torch.load(file, map_location=device, weights_only=True)
+
+
+def _check_zip(file: IO[bytes]) -> None:
+    """Compare the checksums of a zip file, which PyTorch does not.
+
+    Raises:
+        zipfile.BadZipFile: one is wrong, or the members are larger than the file.
+    """
+    with zipfile.ZipFile(file) as archive:
+        members = archive.infolist()
+        if sum(one.file_size for one in members) > file.seek(0, 2):
+            raise zipfile.BadZipFile("Compressed, as torch.save does not")
+        has_checksums = any(one.CRC for one in members)  # PyTorch can be told to leave them out
+        if has_checksums and (bad := archive.testzip()):
+            raise zipfile.BadZipFile(f"Bad CRC-32 for file {bad!r}")
 
 
 def allow_in_torch() -> None:
@@ -154,6 +201,8 @@ def _complaint(error: Exception, head: bytes) -> str:
         return "is a web page, not a checkpoint: download the file itself"
     if head.startswith(b"version https://git-lfs"):
         return "is a Git LFS pointer, not a checkpoint: run git lfs pull"
+    if found := re.search(r"Bad CRC-32 for file '(.*)'", message):
+        return f"is damaged, its part {found[1]} has another checksum: download or copy it again"
     if "deserialize object on" in message:
         return "cannot be loaded to that device, which is not available: give cpu"
     if forbidden := re.search(r"GLOBAL (getattr|[\w.]*\w)", message):
@@ -165,14 +214,37 @@ def _complaint(error: Exception, head: bytes) -> str:
 
 
 def weights_of(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The tensors of a checkpoint, out of all wrapping entries."""
-    for name in _WRAPPERS:
-        if isinstance(checkpoint.get(name), Mapping) and checkpoint[name]:
-            return weights_of(checkpoint[name])
+    """The tensors of a checkpoint, out of all wrapping entries.
+
+    Raises:
+        UserError: the checkpoint wraps itself.
+    """
+    wrappers = {id(checkpoint)}
+    while inner := _wrapped(checkpoint):
+        checkpoint = inner[0]
+        if id(checkpoint) in wrappers:
+            raise UserError("the state dict holds itself: give the weights alone")
+        wrappers.add(id(checkpoint))
     state = OrderedDict((k, v) for k, v in checkpoint.items() if isinstance(v, Tensor))
     if hasattr(checkpoint, "_metadata"):  # torch's notes on the versions of modules
         state._metadata = checkpoint._metadata  # type: ignore[attr-defined]
     return state
+
+
+def check_weights(checkpoint: Mapping[str, Any]) -> None:
+    """Require finite weights with names, of all that different readers may take.
+
+    Raises:
+        BadContentError: names the first weight for which this does not hold.
+    """
+    for state in _wrapped(checkpoint) or [checkpoint]:
+        check_state(weights_of(state))
+
+
+def _wrapped(checkpoint: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """What the entries of a checkpoint that may hold weights hold, the preferred one first."""
+    entries = [checkpoint.get(name) for name in _WRAPPERS]
+    return [entry for entry in entries if isinstance(entry, Mapping) and entry]
 
 
 def strip_prefixes(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from swin_dense.checkpoints.contents import as_shape_error
 from swin_dense.checkpoints.files import strip_prefixes, weights_of
 from swin_dense.checkpoints.layouts import find_backbone
 from swin_dense.checkpoints.layouts.base import State
@@ -85,13 +86,17 @@ def first(names: list[str], count: int = 4) -> str:
 
 
 def convert_and_resize(
-    state: Mapping[str, Tensor], own: Mapping[str, Tensor], grid: tuple[int, int]
+    state: Mapping[str, Tensor],
+    own: Mapping[str, Tensor],
+    grid: tuple[int, int],
+    bias_tables: str = "bicubic",
 ) -> tuple[State, str, list[str]]:
     """:meth:`LoadableBackbone.to_native` of Swin, from any known layout.
 
     Args:
         state, own: see there.
         grid: patches (rows, columns) of the backbone's absolute position embedding.
+        bias_tables: how these are resized, see :func:`.resizing.resize_weights`.
 
     Raises:
         UserError: they are weights of Swin Transformer V2.
@@ -103,7 +108,7 @@ def convert_and_resize(
             "give weights of the first Swin"
         )
     native = strip_prefixes(state) if match is None else match.layout.to_openmmlab(match.state)
-    weights, resized = resize_weights(native, own, grid)
+    weights, resized = resize_weights(native, own, grid, bias_tables)
     return weights, "unknown" if match is None else match.layout.name, resized
 
 
@@ -126,21 +131,23 @@ def convert_state_dict(
         source: path or URL, for the report and the error.
 
     Raises:
-        UserError: less than 95 % of the backbone's parameters are there.
+        UserError: less than 95 % of the backbone's parameters are there, or one is of a size that
+            is not resized.
     """
     below = {k.removeprefix(prefix): v for k, v in state_dict.items() if k.startswith(prefix)}
     own = dict(backbone.named_parameters()) | dict(backbone.named_buffers())
-    weights, layout, resized = backbone.to_native(weights_of(below), own)
+    with as_shape_error():
+        weights, layout, resized = backbone.to_native(weights_of(below), own)
     report = LoadReport(source, layout, resized=resized)
-    for key, value in weights.items():
-        if key not in own:
-            report.unexpected.append(key)
-        elif (shape := own[key].shape) != value.shape:
-            report.unexpected.append(f"{key} {tuple(value.shape)} for {tuple(shape)}")
     for key, parameter in backbone.named_parameters():
         fits = key in weights and weights[key].shape == parameter.shape
         (report.loaded if fits else report.missing).append(key)
-    if not has_min_coverage(backbone, report):
+    other_sizes = [key for key in report.missing if key in weights]
+    report.unexpected = [
+        f"{key} {tuple(weights[key].shape)} for {tuple(own[key].shape)}" for key in other_sizes
+    ]
+    report.unexpected += [key for key in weights if key not in own]
+    if other_sizes or not has_min_coverage(backbone, report):
         raise report.error()
     for key in below:
         del state_dict[prefix + key]
@@ -176,7 +183,8 @@ def load_backbone(
     The output norms of a classifier's checkpoint are always missing: classification has none.
 
     Raises:
-        UserError: the checkpoint holds less than 95 % of the backbone's parameters.
+        UserError: the checkpoint holds less than 95 % of the backbone's parameters, or one of a
+            size that is not resized.
     """
     converted, report = convert_checkpoint(backbone, checkpoint, source)
     load_converted(backbone, converted, report, exact=False)
@@ -201,7 +209,8 @@ def convert_checkpoint(
         The checkpoint, with the weights as ``state_dict``, and a report of what was converted.
 
     Raises:
-        UserError: less than 95 % of a backbone's parameters are there.
+        UserError: less than 95 % of a backbone's parameters are there, or one is of a size that is
+            not resized.
     """
     state = weights_of(checkpoint)
     for pattern, replacement in revise_keys:

@@ -69,6 +69,9 @@ def _read_zip(file: IO[bytes], device: torch.device, allowed: Mapping[str, Any])
     with zipfile.ZipFile(file) as archive:
         (pickled,) = [name for name in archive.namelist() if name.endswith("/data.pkl")]
         folder = pickled.removesuffix("/data.pkl")
+        if not any(member.CRC for member in archive.infolist()):
+            for member in archive.infolist():  # PyTorch can be told to write none
+                del member.CRC
         order = f"{folder}/byteorder"
         if order in archive.namelist() and archive.read(order) != sys.byteorder.encode():
             raise pickle.UnpicklingError("written on a machine of another byte order")

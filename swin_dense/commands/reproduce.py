@@ -4,6 +4,7 @@ tools/reproduce.py                        all rows: parameters and FLOPs
 tools/reproduce.py --row cascade_swin_t   one row, also timed on a GPU, and tested if
                                           its weights and data are there
 tools/reproduce.py --ablation             also tables 4 and 5
+tools/reproduce.py --recipes recipes.md   instead: our configs beside the official ones
 """
 
 import datetime
@@ -26,6 +27,7 @@ from swin_dense.analysis.evaluation import (
 )
 from swin_dense.analysis.machine import describe_machine
 from swin_dense.analysis.paper import ROWS, Row, find_rows
+from swin_dense.analysis.recipes import recipes_document
 from swin_dense.analysis.reproduction import (
     Reproduced,
     as_json,
@@ -49,6 +51,9 @@ _BATCH = {"cuda": 64, "cpu": 4}
 def run(args: Namespace) -> None:
     """Reports what the arguments ask for."""
     with quiet_terminal():
+        if args.recipes:
+            _compare_recipes(args)
+            return
         rows = find_rows(args.row, CONFIGS) if args.row else list(ROWS)
         device = _check(args)
         results = _count(rows)
@@ -71,6 +76,14 @@ def run(args: Namespace) -> None:
                 measured_on=measured_on,
             )
             write_text(args.markdown, text)
+
+
+def _compare_recipes(args: Namespace) -> None:
+    make_output_dir(args.recipes.parent, "--recipes")
+    links = os.path.relpath(CONFIGS, args.recipes.resolve().parent)
+    command = f"tools/reproduce.py {shlex.join(args.command)}"
+    write_text(args.recipes, recipes_document(CONFIGS, links, command))
+    notify_user(f"recipes: {args.recipes}")
 
 
 def _check(args: Namespace) -> torch.device:

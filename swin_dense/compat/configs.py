@@ -1,9 +1,11 @@
-"""mmengine's configs: bases of packages found by their path, and text formatted once."""
+"""mmengine's configs: bases found by their path, text formatted once, YAML that runs no code."""
 
 import functools
 from typing import Any
 
+import yaml
 from mmengine.config import Config, config
+from mmengine.fileio.handlers import yaml_handler
 
 from swin_dense.packaged import external_config, find_config
 
@@ -46,3 +48,19 @@ def format_once() -> None:
         return last[key]
 
     vars(config)["FormatCode"] = format_code
+
+
+class SafeLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """YAML's loader of plain data, and of tuples, as mmengine writes them."""
+
+
+def _tuple(loader: Any, node: yaml.SequenceNode) -> tuple:
+    return tuple(loader.construct_sequence(node, deep=True))
+
+
+SafeLoader.add_constructor("tag:yaml.org,2002:python/tuple", _tuple)
+
+
+def read_yaml_safely() -> None:
+    """Let mmengine read YAML files as data; its own loader runs what a file names."""
+    vars(yaml_handler)["Loader"] = SafeLoader

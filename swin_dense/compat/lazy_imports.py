@@ -142,9 +142,11 @@ def _with_figure_when_drawn(execute: Execute, module: ModuleType) -> None:
 HOOKS: dict[str, Hook] = {
     "mmdet.datasets.transforms.text_transformers": _without_transformers,
     "mmdet.models.dense_heads.atss_vlfusion_head": _without_transformers,
+    "mmdet.models.dense_heads.clr_head.clr_head": _without_pyplot,  # of onedl-mmdetection
     "mmdet.models.language_models.bert": _without_transformers,
     _FUSION: _without_bert_layers,
     "mmdet.utils.mot_error_visualize": _without_pyplot,
+    "mmdet.visualization.local_visualizer": _without_pyplot,  # of onedl-mmdetection
     "mmengine.optim.optimizer.builder": _without_transformers,
     "mmengine.visualization.visualizer": _with_figure_when_drawn,
 }

@@ -6,7 +6,9 @@ from typing import Any
 
 from swin_dense import config_tree
 from swin_dense.datasets.coco_file import CocoFile, read_coco
+from swin_dense.datasets.image_files import UnreadableImageError, image_sizes
 from swin_dense.datasets.label_maps import check_label_maps, missing_files
+from swin_dense.datasets.names import shortened
 from swin_dense.errors import UserError
 
 _STUFF_MAPS = (
@@ -20,14 +22,16 @@ def check_data(cfg: Any, splits: Iterable[str] = ("train", "val")) -> list[str]:
     """Check the data sets and evaluators that a run is about to use.
 
     Checked are: folders and annotation files exist; COCO files are complete JSON of the right
-    form, have the config's classes in its order, and annotations to train on; every image exists;
-    there are masks where masks are trained or evaluated, and COCO-stuff label maps where a semantic
-    branch is trained; label maps of segmentors are indices below the number of classes, of the size
-    of their images (a sample is read); heads have as many classes as the data set. Other kinds of
-    data sets, and those on remote storage, are not checked.
+    form, have the config's classes in its order, and annotations to train on; every image exists,
+    can be opened and has the size that the file says; there are masks that can be drawn where masks
+    are trained or evaluated, and COCO-stuff label maps where a semantic branch is trained; label
+    maps of segmentors are indices below the number of classes, of the size of their images (a
+    sample is read); heads have as many classes as the data set. Other kinds of data sets, and those
+    on remote storage, are not checked.
 
     Args:
-        cfg: mmengine config of a detector or segmentor, ``own_data`` already applied.
+        cfg: mmengine config of a detector or segmentor, ``own_data`` already applied. With its
+            ``skip_bad_images``, images that cannot be trained on are a warning.
         splits: which of ``"train"``, ``"val"`` and ``"test"``.
 
     Returns:
@@ -49,11 +53,13 @@ def check_data(cfg: Any, splits: Iterable[str] = ("train", "val")) -> list[str]:
             _check_root(dataset, split)
             classes = config_tree.class_names(cfg, dataset)
             if has_label_maps:
-                warnings += check_label_maps(cfg, dataset, len(classes))
+                skips = split == "train" and bool(cfg.get("skip_bad_images"))
+                warnings += check_label_maps(cfg, dataset, classes, skips)
             else:
-                _check_coco(cfg, dataset, classes, split, files)
+                warnings += _check_coco(cfg, dataset, classes, split, files)
             _check_heads(cfg, classes, split)
-    return warnings + [warning for file in files.values() for warning in file.warnings]
+    warnings += [warning for file in files.values() for warning in file.warnings]
+    return list(dict.fromkeys(warnings))
 
 
 class _CocoFiles(dict[tuple[Path, bool], CocoFile]):
@@ -77,30 +83,34 @@ def _check_heads(cfg: Any, classes: Sequence[str], split: str) -> None:
         if head["num_classes"] != len(classes):
             raise UserError(
                 f"{name}.num_classes is {head['num_classes']}, but the {split} data set has "
-                f"{len(classes)} classes ({_shortened(classes)}): set it to {len(classes)}, "
+                f"{len(classes)} classes ({shortened(classes)}): set it to {len(classes)}, "
                 "or use own_data, which sets it"
             )
 
 
 def _check_coco(
     cfg: Any, dataset: dict, classes: Sequence[str], split: str, files: _CocoFiles
-) -> None:
-    """Check one COCO data set and the evaluators of its split."""
+) -> list[str]:
+    """Check one COCO data set and the evaluators of its split; return warnings."""
     evaluators = [] if split == "train" else _coco_evaluators(cfg, split)
     evaluated = [metric for metric in evaluators if not metric.get("format_only")]
     for_test_server = bool(evaluators) and not evaluated  # whose files have no annotations
     file = files[config_tree.resolve(dataset, dataset["ann_file"]), not for_test_server]
     _check_classes(file, classes)
-    _check_images(file, config_tree.resolve(dataset, dataset["data_prefix"]["img"]))
+    folder = config_tree.resolve(dataset, dataset["data_prefix"]["img"])
+    _check_images(file, folder)
+    warnings = []
     if split == "train":
         _check_usable(file, classes, (dataset.get("filter_cfg") or {}).get("min_size", 0))
         steps = list(config_tree.steps(dataset.get("pipeline")))
         if any(step.get("with_mask") for step in steps):
-            _check_masks(file, classes)
+            warnings += _check_masks(file, classes)
         if any(step.get("with_seg") for step in steps):
             _check_stuff_maps(file, dataset)
     for metric in evaluated:
-        _check_evaluator(metric, file, classes, split, files)
+        warnings += _check_evaluator(metric, file, classes, split, files)
+    skips = split == "train" and bool(cfg.get("skip_bad_images"))
+    return warnings + _check_headers(file, folder, config_tree.turns_images(dataset), skips)
 
 
 def _coco_evaluators(cfg: Any, split: str) -> list[dict]:
@@ -115,11 +125,12 @@ def _coco_evaluators(cfg: Any, split: str) -> list[dict]:
 
 def _check_evaluator(
     metric: dict, data: CocoFile, classes: Sequence[str], split: str, files: _CocoFiles
-) -> None:
+) -> list[str]:
     file = files[Path(metric["ann_file"]), True]
     _check_classes(file, classes)
+    warnings = []
     if "segm" in (metric.get("metric") or []):
-        _check_masks(file, classes)
+        warnings = _check_masks(file, classes)
     if file.image_ids != data.image_ids:
         raise UserError(
             f"{split}_evaluator reads {file.path} with {len(file.image_ids)} images, the {split} "
@@ -131,6 +142,12 @@ def _check_evaluator(
             f"{file.without_iscrowd} annotations lack iscrowd, which COCO evaluation needs: add "
             '"iscrowd": 0 to each'
         )
+    if file.has_id_zero and metric["type"] != "swin_dense.CocoMetric":
+        raise file.error(
+            "an annotation has the id 0, which COCO evaluation takes for an object that was not "
+            "found: number them from 1, or set type='swin_dense.CocoMetric' in the evaluator"
+        )
+    return warnings
 
 
 def _check_classes(file: CocoFile, classes: Sequence[str]) -> None:
@@ -139,15 +156,15 @@ def _check_classes(file: CocoFile, classes: Sequence[str]) -> None:
     if missing:
         raise UserError(
             f"{file.path} lacks {len(missing)} of the config's {len(classes)} classes: "
-            f"{_shortened(missing)}; it has {_shortened(names) or 'none'}. For your own data, "
+            f"{shortened(missing)}; it has {shortened(names) or 'none'}. For your own data, "
             "set own_data, which reads the classes from the file"
         )
     in_file_order = [name for name in names if name in classes]
     if in_file_order != list(classes):
         raise UserError(
             f"{file.path} has the classes in another order than the config: labels are numbered "
-            f"by the file, which starts with {_shortened(in_file_order)}, not "
-            f"{_shortened(classes)}: use the same order in the config and in all files"
+            f"by the file, which starts with {shortened(in_file_order)}, not "
+            f"{shortened(classes)}: use the same order in the config and in all files"
         )
 
 
@@ -164,11 +181,46 @@ def _check_images(file: CocoFile, folder: Path) -> None:
         )
 
 
+def _check_headers(file: CocoFile, folder: Path, turned: bool, skips: bool) -> list[str]:
+    """Check that every image can be opened and has the size that the file says; return warnings.
+
+    Args:
+        file: the annotations.
+        folder: of the images.
+        turned: whether they are turned by their EXIF tag when they are loaded.
+        skips: whether training skips images that are wrong; then they are a warning.
+    """
+    found = image_sizes([folder / name for name in file.file_names], turned)
+    images = list(zip(file.file_names, file.sizes, found, strict=True))
+    problems = []
+    if unreadable := [i for i in images if isinstance(i[2], UnreadableImageError)]:
+        name, _, reason = unreadable[0]
+        problems.append(
+            f"{len(unreadable)} of {len(images)} images of {file.path} cannot be read, the first "
+            f"is {folder / name}: {reason}"
+        )
+    other = [
+        (n, said, size) for n, said, size in images if isinstance(size, tuple) and said != size
+    ]
+    if other:
+        name, said, (width, height) = other[0]
+        how = ", perhaps turned by its EXIF tag" if said == (height, width) else ""
+        problems.append(
+            f"{len(other)} of {len(images)} images have another size than {file.path} says, the "
+            f"first is {folder / name}: {width} x {height} pixels{how}, not {said[0]} x {said[1]}"
+        )
+    if problems and not skips:
+        raise UserError(
+            f"{problems[0]}; correct the images or the file, or train with --skip-bad-images"
+        )
+    return [f"{problem}; training skips them" for problem in problems]
+
+
 def _check_usable(file: CocoFile, classes: Sequence[str], min_size: int) -> None:
     largest = max((file.usable.get(key, -1) for key in file.ids_of(classes)), default=-1)
     if largest < 0:
         raise UserError(
-            f"{file.path} has no annotations to train on: none of {_shortened(classes)} has a box "
+            f"{file.path} has no annotations to train on: none of {shortened(classes)} has a box "
             "inside its image and is not a crowd"
         )
     if largest < min_size:
@@ -178,13 +230,26 @@ def _check_usable(file: CocoFile, classes: Sequence[str], min_size: int) -> None
         )
 
 
-def _check_masks(file: CocoFile, classes: Sequence[str]) -> None:
-    without_mask = sum(file.without_mask[key] for key in file.ids_of(classes))
-    if without_mask:
+def _check_masks(file: CocoFile, classes: Sequence[str]) -> list[str]:
+    """Check that each annotation has a mask; return a warning about parts that are left out."""
+    ids: dict[str, list] = {}
+    for category in file.ids_of(classes):
+        for reason, found in file.without_mask.get(category, {}).items():
+            ids.setdefault(reason, []).extend(found)
+    if ids:
+        problems = [
+            f"{len(i)} annotations {reason} (ids {shortened(i)})" for reason, i in ids.items()
+        ]
         raise file.error(
-            f"{without_mask} annotations have a box but no segmentation, and the config trains or "
-            "evaluates masks: add segmentations, or set masks=False in own_data to train boxes only"
+            f"{'; '.join(problems)}, and the config trains or evaluates masks: add or correct "
+            "segmentations, or set masks=False in own_data to train boxes only"
         )
+    if not file.fragments:
+        return []
+    return [
+        f"{file.path}: {len(file.fragments)} annotations have polygons of less than three points, "
+        f"which will be left out (ids {shortened(file.fragments)})"
+    ]
 
 
 def _check_stuff_maps(file: CocoFile, dataset: dict) -> None:
@@ -203,7 +268,3 @@ def _check_stuff_maps(file: CocoFile, dataset: dict) -> None:
             f"which the semantic branch is trained, the first is {missing[0]}: unpack "
             f"{_STUFF_MAPS} into {folder.parent}, or {_WITHOUT_SEMANTIC}"
         )
-
-
-def _shortened(names: Sequence[str], limit: int = 5) -> str:
-    return ", ".join(map(str, names[:limit])) + (", ..." if len(names) > limit else "")

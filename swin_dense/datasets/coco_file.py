@@ -1,18 +1,22 @@
 """Reading and checking COCO annotation files."""
 
 import json
-import math
 import os
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from swin_dense.datasets import segmentations
+from swin_dense.datasets.names import shortened
 from swin_dense.errors import UserError
 
 _ID = (int, str)
 _NUMBER = (int, float)
+_HIGHEST = 2**63  # of ids, and of numbers: beyond it, others fail to read them
+_FAR = 10  # sides of the image: a box that reaches further outside is a mistake
+_LONGEST = 80  # characters of a value in a message
 
 
 @dataclass
@@ -23,21 +27,28 @@ class CocoFile:
         path: the file.
         categories: names by category id, in the file's order, by which mmdet numbers labels.
         file_names: of the images, as in the file.
+        sizes: (width, height) of the images in pixels, as the file says, in the same order.
         image_ids: ids of the images.
         usable: by category id, the largest short side, in pixels, of an image with an annotation
             that can be trained on (not a crowd, a box of at least one pixel).
-        without_mask: by category id, number of annotations without segmentation.
+        without_mask: by category id and reason, the ids of annotations whose segmentation cannot
+            be drawn.
+        fragments: ids of annotations with polygons of less than three points beside whole ones.
         without_iscrowd: number of annotations without that key, which evaluation needs.
+        has_id_zero: whether an annotation has the id 0, which evaluations take for "no match".
         warnings: a line for each kind of annotation that will be skipped.
     """
 
     path: Path
     categories: dict[int, str] = field(default_factory=dict)
     file_names: list[str] = field(default_factory=list)
+    sizes: list[tuple[float, float]] = field(default_factory=list)
     image_ids: set = field(default_factory=set)
     usable: dict[int, int] = field(default_factory=dict)
-    without_mask: Counter = field(default_factory=Counter)
+    without_mask: dict[int, dict[str, list]] = field(default_factory=dict)
+    fragments: list = field(default_factory=list)
     without_iscrowd: int = 0
+    has_id_zero: bool = False
     warnings: list[str] = field(default_factory=list)
 
     def ids_of(self, classes: Sequence[str]) -> list[int]:
@@ -50,7 +61,7 @@ class CocoFile:
 
 
 def read_coco(path: str | os.PathLike, need_annotations: bool = True) -> CocoFile:
-    """Read and check a COCO annotation file.
+    """Read and check a COCO annotation file; one that has not changed is read once.
 
     Args:
         path: JSON file with ``images``, ``annotations`` and ``categories``.
@@ -61,6 +72,14 @@ def read_coco(path: str | os.PathLike, need_annotations: bool = True) -> CocoFil
             message names the file, the first wrong entry and the fix.
     """
     path = Path(path)
+    if not path.is_file():
+        raise UserError(f"no annotation file {path}: add it, or correct ann_file")
+    state = path.stat()
+    return _read(path, need_annotations, (state.st_mtime_ns, state.st_size, state.st_ino))
+
+
+@lru_cache(maxsize=4)
+def _read(path: Path, need_annotations: bool, _state: tuple[int, ...]) -> CocoFile:
     content = _load(path)
     if not isinstance(content, dict):
         raise UserError(
@@ -86,11 +105,10 @@ def read_coco(path: str | os.PathLike, need_annotations: bool = True) -> CocoFil
 
 
 def _load(path: Path) -> Any:
-    if not path.is_file():
-        raise UserError(f"no annotation file {path}: add it, or correct ann_file")
+    """The file's content, with descriptions of the segmentations, which would fill the memory."""
     try:
         with path.open(encoding="utf-8-sig") as stream:
-            return json.load(stream)
+            return json.load(stream, object_hook=_described)
     except json.JSONDecodeError as error:
         raise UserError(
             f"{path} is truncated or not JSON (line {error.lineno}, column {error.colno}: "
@@ -100,6 +118,18 @@ def _load(path: Path) -> Any:
         raise UserError(
             f"{path} is not UTF-8 text (byte {error.start}): set ann_file to the annotation file"
         ) from error
+    except RecursionError as error:
+        raise UserError(
+            f"{path} is nested too deeply to be a COCO annotation file: export it again"
+        ) from error
+    except ValueError as error:  # of a number with thousands of digits
+        raise UserError(f"{path} cannot be read ({error}): export it again") from error
+
+
+def _described(entry: dict[str, Any]) -> dict[str, Any]:
+    if "segmentation" in entry:
+        entry["segmentation"] = segmentations.describe(entry["segmentation"])
+    return entry
 
 
 def _read_categories(file: CocoFile, categories: list[dict]) -> None:
@@ -128,6 +158,7 @@ def _read_images(file: CocoFile, images: list[dict]) -> dict[Any, tuple[float, f
             )
         sizes[image["id"]] = (image["width"], image["height"])
         file.file_names.append(image["file_name"])
+    file.sizes = list(sizes.values())
     file.image_ids = set(sizes)
     return sizes
 
@@ -141,47 +172,92 @@ def _read_annotations(file: CocoFile, annotations: list[dict], sizes: dict) -> N
         if annotation["id"] in ids:
             raise file.error(f"two annotations have id {annotation['id']!r}: ids must be unique")
         ids.add(annotation["id"])
-        file.without_iscrowd += "iscrowd" not in annotation
-        category = annotation["category_id"]
-        file.without_mask[category] += not annotation.get("segmentation")
-        reason = _why_skipped(file, annotation, sizes)
+        _read_crowd(file, annotation)
+        category, size = annotation["category_id"], sizes.get(annotation["image_id"])
+        reason = _why_skipped(file, annotation, size)
+        if size is not None:
+            _read_mask(file, annotation, *size)
         if reason:
             skipped.setdefault(reason, []).append(annotation["id"])
         elif not annotation.get("iscrowd") and not annotation.get("ignore"):
             short_side = int(min(sizes[annotation["image_id"]]))
             file.usable[category] = max(file.usable.get(category, 0), short_side)
+    file.has_id_zero = 0 in ids
     for reason, which in skipped.items():
         file.warnings.append(
             f"{file.path}: {len(which)} of {len(annotations)} annotations will be skipped: they "
-            f"{reason} (ids {', '.join(map(str, which[:5]))}{', ...' if len(which) > 5 else ''})"
+            f"{reason} (ids {shortened(which)})"
         )
 
 
-def _why_skipped(file: CocoFile, annotation: dict, sizes: dict) -> str | None:
+def _read_crowd(file: CocoFile, annotation: dict) -> None:
+    file.without_iscrowd += "iscrowd" not in annotation
+    if annotation.get("iscrowd", 0) not in (0, 1):
+        raise file.error(
+            f"iscrowd of annotation {annotation['id']!r} is {_shown(annotation['iscrowd'])}: COCO "
+            "format requires 0 or 1"
+        )
+
+
+def _read_mask(file: CocoFile, annotation: dict, width: float, height: float) -> None:
+    found = annotation.get("segmentation", segmentations.NONE)
+    problem = segmentations.problem(found, width, height)
+    if problem:
+        reasons = file.without_mask.setdefault(annotation["category_id"], {})
+        reasons.setdefault(problem, []).append(annotation["id"])
+    elif isinstance(found, segmentations.Polygons) and found.has_fragments:
+        file.fragments.append(annotation["id"])
+
+
+def _why_skipped(file: CocoFile, annotation: dict, size: tuple[float, float] | None) -> str | None:
     """Return why mmdet skips the annotation, or None; raise if it would fail on it."""
     box = annotation["bbox"]
-    numbers = [v for v in box if isinstance(v, int | float) and math.isfinite(v)]
-    if len(box) != 4 or len(numbers) != 4:
+    if len(box) != 4 or not all(_is_value(value, _NUMBER) for value in box):
         raise file.error(
-            f"bbox of annotation {annotation['id']!r} is {box}: COCO format requires "
+            f"bbox of annotation {annotation['id']!r} is {_shown(box)}: COCO format requires "
             "four numbers, [x, y, width, height] in pixels"
         )
-    if annotation["image_id"] not in sizes:
+    if size is None:
         return "have an image_id that is not in images"
     if annotation["category_id"] not in file.categories:
         return "have a category_id that is not in categories"
-    x, y, width, height = numbers
+    x, y, width, height = box
     if width < 1 or height < 1 or annotation["area"] <= 0:
         return "have a box of less than one pixel or no area"
-    image_width, image_height = sizes[annotation["image_id"]]
-    if x >= image_width or y >= image_height or x + width <= 0 or y + height <= 0:
+    if x >= size[0] or y >= size[1] or x + width <= 0 or y + height <= 0:
         return "have a box outside the image"
+    reach = _FAR * max(size)
+    if min(x, y) < -reach or max(x + width, y + height) > reach:
+        raise file.error(
+            f"bbox of annotation {annotation['id']!r} is {box}, but its image has {size[0]} x "
+            f"{size[1]} pixels: correct it, [x, y, width, height] in pixels"
+        )
     return None
 
 
 def _require(file: CocoFile, key: str, index: int, entry: dict, types: dict[str, Any]) -> None:
     for name, kind in types.items():
-        value = entry.get(name)
-        if not isinstance(value, kind) or isinstance(value, bool):
-            found = "is missing" if name not in entry else f"is {value!r}"
+        if not _is_value(entry.get(name), kind):
+            found = "is missing" if name not in entry else f"is {_shown(entry[name])}"
             raise file.error(f"{name} of {key}[{index}] {found}: COCO format requires it")
+
+
+def _is_value(value: Any, kind: Any) -> bool:
+    if isinstance(value, bool) or not isinstance(value, kind):
+        return False
+    if isinstance(value, str):
+        return _is_text(value)
+    return isinstance(value, list) or -_HIGHEST < value < _HIGHEST
+
+
+def _is_text(value: str) -> bool:
+    """Whether a name can be written: JSON may have halves of characters, and zeros."""
+    try:
+        return "\0" not in value and bool(os.fsencode(value))
+    except UnicodeEncodeError:
+        return False
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) < _LONGEST else f"{text[:_LONGEST]}..."

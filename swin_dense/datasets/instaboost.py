@@ -12,6 +12,7 @@ from mmcv.transforms import BaseTransform
 from mmdet.structures.bbox import HorizontalBoxes
 from mmdet.structures.mask import BitmapMasks
 from numpy.typing import NDArray
+from PIL import Image, ImageEnhance
 from scipy.sparse.csgraph import connected_components
 
 from swin_dense.datasets.masks import CroppedMasks
@@ -21,6 +22,13 @@ from swin_dense.registry import TRANSFORMS
 _BORDER = 10  # pixels; an instance that ends closer to the image's border is taken as truncated
 _INPAINT_RADIUS = 3  # pixels
 _UNKNOWN = 255  # label of the uncovered background behind a moved instance
+# The authors' code draws each factor in tenths, from the first to the second. 1 changes nothing.
+_COLOURS = (
+    (ImageEnhance.Color, 0, 30),
+    (ImageEnhance.Brightness, 10, 20),
+    (ImageEnhance.Contrast, 10, 20),
+    (ImageEnhance.Sharpness, 0, 30),
+)
 
 Mask = NDArray[np.bool_]
 Floats = NDArray[np.float64]
@@ -36,13 +44,16 @@ class InstaBoost(BaseTransform):
     changes ``img`` ``(H, W, 3)`` of uint8, ``gt_masks`` (to bitmaps, less what a later instance
     occludes), ``gt_bboxes`` (of moved instances: the boxes of the masks) and, if present,
     ``gt_seg_map``: labels move with their instances, and uncovered background is 255, "unknown".
-    An instance that is fully occluded is removed.
+    An instance that is fully occluded is removed. The colours of half of the images that are
+    changed are jittered as a whole: saturation and sharpness by a factor of 0 to 3, brightness and
+    contrast of 1 to 2.
 
     Args:
         prob: probability that an image is changed.
         scale: minimum and maximum factor of size.
         shift: maximum shift as a fraction of width and height.
         angle: maximum rotation in degrees, in both directions.
+        color_prob: probability that the colours of a changed image are jittered.
     """
 
     def __init__(
@@ -51,11 +62,13 @@ class InstaBoost(BaseTransform):
         scale: tuple[float, float] = (0.8, 1.2),
         shift: float = 1 / 15,
         angle: float = 1.0,
+        color_prob: float = 0.5,
     ) -> None:
         self.prob = prob
         self.scale = scale
         self.shift = shift
         self.angle = angle
+        self.color_prob = color_prob
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
         """Change ``results`` in place, with NumPy's global random state, and return it.
@@ -68,12 +81,18 @@ class InstaBoost(BaseTransform):
                 "InstaBoost cuts instances out by their masks, but none were loaded: set "
                 "LoadAnnotations(with_mask=True) before it, or remove it from the pipeline"
             )
-        if np.random.random() >= self.prob or not len(results["gt_masks"]):
-            return results
+        if np.random.random() < self.prob:
+            if len(results["gt_masks"]):
+                self._move_instances(results)
+            if np.random.random() < self.color_prob:
+                results["img"] = _jitter_colours(results["img"])
+        return results
+
+    def _move_instances(self, results: dict[str, Any]) -> None:
         masks = results["gt_masks"].to_ndarray().astype(bool)
         movable = np.flatnonzero(~results["gt_ignore_flags"] & masks.any(axis=(1, 2)))
         if not len(movable):
-            return results
+            return
         boxes = _boxes_of(masks[movable])
         height, width = results["img"].shape[:2]
         moves = []
@@ -82,7 +101,6 @@ class InstaBoost(BaseTransform):
             moves.append((movable[members], self._random_affine(*corners, (width, height))))
         _paste(results, masks, moves)
         _write(results, masks, movable)
-        return results
 
     def _random_affine(self, start: Floats, end: Floats, image_size: tuple[int, int]) -> Floats:
         """A random matrix ``(2, 3)`` about the center of a box with corners ``start``, ``end``."""
@@ -102,7 +120,16 @@ class InstaBoost(BaseTransform):
 
     def __repr__(self) -> str:
         name, prob, scale = type(self).__name__, self.prob, self.scale
-        return f"{name}({prob=}, {scale=}, shift={self.shift:.3f}, angle={self.angle})"
+        moves = f"{prob=}, {scale=}, shift={self.shift:.3f}, angle={self.angle}"
+        return f"{name}({moves}, color_prob={self.color_prob})"
+
+
+def _jitter_colours(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Random saturation, brightness, contrast and sharpness of an image ``(H, W, 3)``, BGR."""
+    picture = Image.fromarray(np.ascontiguousarray(image[..., ::-1]))
+    for enhancement, low, high in _COLOURS:
+        picture = enhancement(picture).enhance(np.random.randint(low, high + 1) / 10)
+    return np.ascontiguousarray(np.asarray(picture)[..., ::-1])
 
 
 def overlapping_groups(boxes: Floats) -> list[NDArray[np.intp]]:

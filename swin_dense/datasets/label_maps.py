@@ -1,29 +1,38 @@
 """Checks of a data set of images and label maps (semantic segmentation)."""
 
 import os
-from collections.abc import Iterable
+import random
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from mmengine.fileio import list_dir_or_file
-from PIL import Image, UnidentifiedImageError
+from numpy.typing import NDArray
+from PIL import Image
 
 from swin_dense import config_tree
+from swin_dense.datasets.image_files import UnreadableImageError, image_sizes
+from swin_dense.datasets.names import shortened
 from swin_dense.errors import UserError
 
 _IGNORED = 255
-_EXIF_ORIENTATION = 0x0112
-_SAMPLE_SIZE = 12  # label maps read; a data set that is wrong is wrong in nearly all of them
+_MOST_CLASSES = 255  # that label maps of 8 bits can tell from ignored pixels
+# Label maps read: a data set that is wrong is wrong in nearly all of them. More are read while
+# some class was not seen.
+_FEWEST_READ, _MOST_READ = 12, 512
 
 
-def check_label_maps(cfg: Any, dataset: dict, num_classes: int) -> list[str]:
-    """Check folders, pairs and, of a sample, the pixels of a segmentation data set.
+def check_label_maps(
+    cfg: Any, dataset: dict, classes: Sequence[str], skips: bool = False
+) -> list[str]:
+    """Check folders, pairs, sizes and, of a sample, the pixels of a segmentation data set.
 
     Args:
         cfg: the whole config, for its scope.
         dataset: config of the data set, with ``data_prefix`` of ``img_path``, ``seg_map_path``.
-        num_classes: how many classes label maps may contain.
+        classes: names of the classes that label maps may contain.
+        skips: whether training skips files that cannot be used; then they are a warning.
 
     Returns:
         Warnings, a line each.
@@ -32,6 +41,11 @@ def check_label_maps(cfg: Any, dataset: dict, num_classes: int) -> list[str]:
         UserError: a folder, an image or a label map is missing, or label maps do not fit the
             config; the message names the file and the fix.
     """
+    if len(classes) > _MOST_CLASSES:
+        raise UserError(
+            f"the data set has {len(classes)} classes, but label maps are read with 8 bits, of "
+            f"which 255 is ignored: use at most {_MOST_CLASSES} classes"
+        )
     img_dir = config_tree.resolve(dataset, dataset["data_prefix"]["img_path"])
     seg_dir = config_tree.resolve(dataset, dataset["data_prefix"]["seg_map_path"])
     for folder in (img_dir, seg_dir):
@@ -48,15 +62,106 @@ def check_label_maps(cfg: Any, dataset: dict, num_classes: int) -> list[str]:
             f"{len(missing)} of {len(stems)} images in {img_dir} have no label map in {seg_dir}, "
             f"the first is {missing[0]}: add the label maps, or set seg_map_suffix"
         )
-    lowest = 1 if config_tree.dataset_option(cfg, dataset, "reduce_zero_label") else 0
-    sample = stems[:: -(-len(stems) // _SAMPLE_SIZE)]
-    labelled = 0
-    for stem in sample:
-        path, image = seg_dir / (stem + seg_suffix), img_dir / (stem + img_suffix)
-        labelled += _check_label_map(path, image, lowest, num_classes)
-    if labelled:
+    images = [img_dir / (stem + img_suffix) for stem in stems]
+    maps = [seg_dir / (stem + seg_suffix) for stem in stems]
+    reduced = bool(config_tree.dataset_option(cfg, dataset, "reduce_zero_label"))
+    warnings = _check_values(seg_dir, maps, classes, reduced, skips)
+    return warnings + _check_sizes(images, maps, config_tree.turns_images(dataset), skips)
+
+
+def _check_sizes(images: list[Path], maps: list[Path], turned: bool, skips: bool) -> list[str]:
+    """Compare the headers of all images with those of their label maps."""
+    problems = []
+    image_headers, map_headers = image_sizes(images, turned), image_sizes(maps, turned=False)
+    for image, path, size, found in zip(images, maps, image_headers, map_headers, strict=True):
+        if isinstance(size, UnreadableImageError) or isinstance(found, UnreadableImageError):
+            file, reason = (image, size) if isinstance(size, Exception) else (path, found)
+            problems.append(f"{file} is truncated or not an image ({reason}): replace it")
+        elif found != size:
+            problems.append(
+                f"{path} is {found[0]} x {found[1]} pixels, but {image} is {size[0]} x {size[1]}: "
+                "a label map must have the size of its image"
+            )
+    if not problems:
         return []
-    return [f"{seg_dir}: no pixel is labelled in the {len(sample)} label maps that were read"]
+    summary = f"{len(problems)} of {len(images)} images cannot be used, the first: {problems[0]}"
+    if skips:
+        return [f"{summary}; training skips them"]
+    raise UserError(f"{summary}, or train with --skip-bad-images")
+
+
+def _check_values(
+    folder: Path, maps: list[Path], classes: Sequence[str], reduced: bool, skips: bool
+) -> list[str]:
+    """Check which values a sample of the label maps has; return warnings."""
+    lowest = 1 if reduced else 0
+    seen = np.zeros(256, bool)
+    order = random.Random(0).sample(maps, len(maps))
+    read = 0
+    for path in order:
+        labels = _label_map(path, skips)
+        if labels is None:
+            continue
+        read += 1
+        seen |= _values(path, labels, lowest, len(classes))
+        # 255 instead of 1: read on until another class shows that 255 does mean "ignored".
+        is_binary = not reduced and np.flatnonzero(seen).tolist() == [0, _IGNORED]
+        enough = _FEWEST_READ if seen[lowest : lowest + len(classes)].all() else _MOST_READ
+        if read >= enough and not is_binary:
+            break
+    if read and is_binary and len(classes) > 1:
+        raise UserError(
+            f"the {read} label maps of {folder} contain the values 0 and 255 alone, and 255 is "
+            f"ignored, so that no pixel is {classes[1]}: save them with the values 0 to "
+            f"{len(classes) - 1}"
+        )
+    present = seen[lowest : lowest + len(classes)]
+    if not present.any():
+        return [f"{folder}: no pixel is labelled in the {read} label maps that were read"]
+    absent = [name for name, there in zip(classes, present, strict=True) if not there]
+    if not absent:
+        return []
+    return [
+        f"{folder}: {len(absent)} of {len(classes)} classes are in none of the {read} label maps "
+        f"that were read: {shortened(absent)}"
+    ]
+
+
+def _label_map(path: Path, skips: bool) -> NDArray[Any] | None:
+    """A label map as an array; None if it cannot be read and training skips it."""
+    try:
+        with Image.open(path) as image:
+            mode, labels = image.mode, np.asarray(image)
+    except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError ...
+        if skips:
+            return None
+        raise UserError(f"{path} is truncated or not an image ({error}): replace it") from error
+    if mode not in ("L", "P", "1", "I", "I;16"):
+        raise UserError(
+            f"{path} is an image of mode {mode}, not a label map: a label map has one "
+            "channel, whose values are class indices (the full ADE20K's *_seg.png contain colours: "
+            "use ADEChallengeData2016)"
+        )
+    return labels
+
+
+def _values(path: Path, labels: NDArray[Any], lowest: int, num_classes: int) -> NDArray[np.bool_]:
+    """Which of the values 0 to 255 a label map has, all of which must mean something."""
+    outside = labels[labels > _IGNORED] if labels.dtype.itemsize > 1 else labels[:0]
+    if outside.size:
+        raise UserError(
+            f"{path} contains the value {outside.max()}, but label maps are read with 8 bits: "
+            f"number the classes {lowest} to {lowest + num_classes - 1}"
+        )
+    seen = np.bincount(labels.astype(np.uint8).ravel(), minlength=_IGNORED + 1) > 0
+    wrong = np.flatnonzero(seen[lowest + num_classes : _IGNORED])
+    if wrong.size:
+        raise UserError(
+            f"{path} contains the value {wrong[-1] + lowest + num_classes}, but {num_classes} "
+            f"classes are numbered {lowest} to {lowest + num_classes - 1}, and 255 is ignored: "
+            "correct the label maps, the classes or reduce_zero_label"
+        )
+    return seen
 
 
 def missing_files(names: Iterable[str], folder: Path) -> list[str]:
@@ -83,44 +188,3 @@ def _stems(dataset: dict, img_dir: Path, suffix: str) -> list[str]:
         return [line.strip() for line in path.read_text().splitlines() if line.strip()]
     names = list_dir_or_file(img_dir, list_dir=False, suffix=suffix, recursive=True)
     return sorted(name[: -len(suffix)] for name in names)
-
-
-def _check_label_map(path: Path, image: Path, lowest: int, num_classes: int) -> bool:
-    """Check one label map against its image; return whether any pixel is labelled."""
-    labels = _open(path)
-    if labels.mode not in ("L", "P", "1", "I", "I;16"):
-        raise UserError(
-            f"{path} is an image of mode {labels.mode}, not a label map: a label map has one "
-            "channel, whose values are class indices (the full ADE20K's *_seg.png contain colours: "
-            "use ADEChallengeData2016)"
-        )
-    picture = _open(image)
-    size = picture.size
-    if picture.getexif().get(_EXIF_ORIENTATION, 1) >= 5:  # OpenCV rotates the image as it reads it
-        size = size[::-1]
-    if labels.size != size:
-        raise UserError(
-            f"{path} is {labels.size[0]} x {labels.size[1]} pixels, but {image} is "
-            f"{size[0]} x {size[1]}: a label map must have the size of its image"
-        )
-    values = np.unique(np.asarray(labels))
-    kept = values[(values != _IGNORED) & (values >= lowest)]
-    if kept.size and kept.max() >= lowest + num_classes:
-        raise UserError(
-            f"{path} contains the value {kept.max()}, but {num_classes} classes are numbered "
-            f"{lowest} to {lowest + num_classes - 1}, and 255 is ignored: correct the label maps, "
-            "the classes or reduce_zero_label"
-        )
-    return bool(kept.size)
-
-
-def _open(path: Path) -> Image.Image:
-    try:
-        image = Image.open(path)
-        if path.suffix.lower() == ".png":
-            image.load()
-    except FileNotFoundError as error:
-        raise UserError(f"no file {path}: add it, or correct the folder and suffix") from error
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise UserError(f"{path} is truncated or not an image ({error}): replace it") from error
-    return image

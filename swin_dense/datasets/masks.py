@@ -210,7 +210,7 @@ def crop_rle(rle: dict[str, Any]) -> tuple[Box, NDArray[np.uint8]]:
         ValueError: ``counts`` is none, for which pycocotools may read beyond its memory.
     """
     height, width = rle["size"]
-    lengths = _run_lengths(rle["counts"])
+    lengths = run_lengths(rle["counts"])
     if lengths is None or (lengths < 0).any() or lengths.sum() > height * width:
         raise ValueError(f"not a run-length encoding of {height} x {width} pixels")
     # Runs go down the columns, in turns outside and inside of the object.
@@ -230,7 +230,7 @@ def crop_rle(rle: dict[str, Any]) -> tuple[Box, NDArray[np.uint8]]:
     return (x1, y1, x2, y2), pixels
 
 
-def _run_lengths(text: str | bytes) -> NDArray[np.int64] | None:
+def run_lengths(text: str | bytes) -> NDArray[np.int64] | None:
     """Run lengths of a compressed encoding (pycocotools' ``rleFrString``); None if it is broken.
 
     A number has five bits in each character, the lowest first, a bit that tells whether another

@@ -1,6 +1,8 @@
 """Training, testing and prediction, on mmengine's runner; what the tools in ``tools/`` call."""
 
+from swin_dense.engine.checkpoint_hook import CheckpointHook
 from swin_dense.engine.drawing import DrawHook
+from swin_dense.engine.finite_loss import FiniteLossHook
 from swin_dense.engine.terminal.hooks import MetricsHook, ProgressHook
 
-__all__ = ["DrawHook", "MetricsHook", "ProgressHook"]
+__all__ = ["CheckpointHook", "DrawHook", "FiniteLossHook", "MetricsHook", "ProgressHook"]

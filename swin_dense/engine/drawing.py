@@ -4,6 +4,7 @@ The visualizers of mmdet and mmseg take one to two seconds per image, cover obje
 colour and draw on the first process only; hence these functions on OpenCV.
 """
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -134,8 +135,8 @@ def draw_sample(
 class DrawHook(Hook):
     """Draws predictions of a test, beside the ground truth if there is any.
 
-    Each picture has its image's name and is in ``out_dir``; detections below ``score_thr`` are not
-    drawn.
+    Each picture has its image's name and is in ``out_dir``, in the same folders as in the data set;
+    detections below ``score_thr`` are not drawn.
     """
 
     priority = "LOW"
@@ -157,7 +158,29 @@ class DrawHook(Hook):
             panels = [draw_sample(image, sample, meta, self.score_thr)]
             if "gt_sem_seg" in sample or "bboxes" in sample.get("gt_instances", ()):
                 panels.insert(0, draw_sample(image, sample, meta, truth=True))
-            write_image(self.out_dir / f"{path.stem}.jpg", np.hstack(panels))
+            place = place_of(path, runner.test_dataloader.dataset)
+            write_image(self.out_dir / place.with_name(picture_name(path)), np.hstack(panels))
+
+
+def place_of(image: Path, dataset: Any) -> Path:
+    """The path of an image below the folder of the data set's images; its name if it is not there.
+
+    In data sets of several parts, below the folder that has all parts.
+    """
+    folders = [
+        os.path.abspath(folder)
+        for part in [dataset, *(getattr(dataset, "datasets", None) or [])]
+        for key, folder in (getattr(part, "data_prefix", None) or {}).items()
+        if key in ("img", "img_path") and folder
+    ]
+    below = os.path.relpath(image, os.path.commonpath(folders)) if folders else ".."
+    return Path(image.name) if below.startswith("..") else Path(below)
+
+
+def picture_name(image: Path) -> str:
+    """The name of an image's picture: its own, with a suffix for what cannot be written."""
+    known = image.suffix.lower() in (".jpg", ".jpeg", ".png")
+    return image.name if known else f"{image.name}.png"
 
 
 def class_name(classes: Sequence[str], label: int) -> str:

@@ -1,6 +1,7 @@
 """Reading images of any kind, and finding the images of a folder."""
 
 import io
+import os
 import warnings
 from pathlib import Path
 
@@ -9,12 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from swin_dense.datasets.image_files import UnreadableImageError, check_bytes
 from swin_dense.errors import UserError
 from swin_dense.files import replace_file
-
-
-class UnreadableImageError(ValueError):
-    """A file is no image, or a damaged one, as the message tells."""
 
 
 def find_images(path: str | Path) -> list[Path]:
@@ -43,14 +41,14 @@ def read_image(path: str | Path) -> NDArray[np.uint8]:
     which unlike OpenCV notices when an image is cut off, checks it, and decodes what OpenCV cannot.
 
     Raises:
-        UnreadableImageError: the file is no image, is cut off or damaged.
+        UnreadableImageError: the file is no image, is cut off or damaged, too large, or holds
+            floating-point numbers.
     """
     try:
         data = Path(path).read_bytes()
     except OSError as error:
         raise UnreadableImageError(error.strerror or str(error)) from error
-    if not data:
-        raise UnreadableImageError("the file is empty")
+    check_bytes(data)
     checked = _decode(data)
     decoded = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), cv2.IMREAD_COLOR)
     if decoded is not None:
@@ -75,6 +73,27 @@ def _decode(data: bytes) -> Image.Image | None:
         return None
     except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error ...
         raise UnreadableImageError(f"damaged or cut off ({error})") from error
+
+
+def check_memory(pixels: int, classes: int, memory: int | None = None) -> None:
+    """Compare what a segmentor's scores of an image take with this machine's memory.
+
+    Args:
+        pixels: of the image.
+        classes: each has a number of 4 bytes for each pixel; labels and the image are 24 bytes.
+        memory: in bytes; by default all of this machine's, where the system tells.
+
+    Raises:
+        UnreadableImageError: they take more.
+    """
+    if memory is None and "SC_PHYS_PAGES" in getattr(os, "sysconf_names", ()):
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    needed = pixels * (4 * classes + 24)
+    if memory is not None and needed > memory:
+        raise UnreadableImageError(
+            f"the scores of {classes} classes take {needed / 2**30:.0f} GiB for its "
+            f"{pixels / 1e6:.0f} megapixels, of {memory / 2**30:.0f}: cut it into parts"
+        )
 
 
 def write_image(path: Path, pixels: NDArray) -> None:

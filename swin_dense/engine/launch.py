@@ -34,6 +34,15 @@ class OtherProcessError(UserError):
     is_shown = False
 
 
+def find_launcher(launcher: str) -> str:
+    """The launcher that the user named, or torchrun if that started several processes."""
+    started = all(name in os.environ for name in _TORCHRUN) and int(os.environ["WORLD_SIZE"]) > 1
+    if launcher != "none" or not started or is_distributed():
+        return launcher
+    notify_user("torchrun started several processes: training and testing with --launcher pytorch")
+    return "pytorch"
+
+
 def adopt_process(launcher: str) -> None:
     """Gives a process that Slurm or MPI started the variables that torchrun would have set.
 

@@ -71,11 +71,13 @@ def trained_precision(checkpoint: str | Path) -> str | None:
         content = load_without_weights(checkpoint)
     except Exception:  # almost any, for arbitrary bytes
         return None
+    if not isinstance(content, Mapping):
+        return None
     meta, optimizer = (
         part if isinstance(part, Mapping) else {}
         for part in (content.get(name) for name in ("meta", "optimizer"))
     )
     known: Any = meta.get("precision")
-    if known in PRECISIONS:
+    if isinstance(known, str) and known in PRECISIONS:
         return known
     return "fp16" if "loss_scaler" in optimizer else None

@@ -13,7 +13,7 @@ from rich.progress import track
 from swin_dense.engine.drawing import class_name, draw_sample
 from swin_dense.engine.images import UnreadableImageError, find_images, read_image, write_image
 from swin_dense.engine.launch import choose_device
-from swin_dense.engine.paths import check_checkpoint_path, make_output_dir
+from swin_dense.engine.paths import check_checkpoint_path, make_output_dir, output_errors
 from swin_dense.engine.predictor import Predictor
 from swin_dense.engine.terminal.console import console, notify_user, quiet_terminal
 from swin_dense.errors import UserError
@@ -50,7 +50,7 @@ def predict(
     Raises:
         UserError: something that was given is missing or does not fit, or no image can be read.
     """
-    with quiet_terminal():
+    with quiet_terminal(), output_errors({"--out": out}):
         check_checkpoint_path(checkpoint)
         paths, out = find_images(images), Path(out)
         if out.resolve() == paths[0].parent.resolve():
@@ -139,12 +139,22 @@ class _FilePredictor:
         images = {}
         for path in paths:
             try:
-                images[path] = read_image(path)
+                image = read_image(path)
+                self.predictor.check_size(image)
+                images[path] = image
             except UnreadableImageError as error:
                 self.skipped[path.name] = str(error)
-        samples = self.predictor.predict(list(images.values()))
-        for (path, image), sample in zip(images.items(), samples, strict=True):
-            self._write(path, image, sample)
+        packed = {}
+        for path, image in images.items():
+            try:
+                packed[path] = self.predictor.prepare(image)
+            except Exception as error:  # images of some pixels' width have none when resized
+                height, width = image.shape[:2]
+                reason = " ".join(str(error).split())
+                self.skipped[path.name] = f"cannot be resized from {width} x {height}: {reason}"
+        samples = self.predictor.predict_prepared(list(packed.values()))
+        for path, sample in zip(packed, samples, strict=True):
+            self._write(path, images[path], sample)
 
     def _write(self, path: Path, image: NDArray[np.uint8], sample: Any) -> None:
         name = path.name if path.suffix.lower() in (".jpg", ".jpeg", ".png") else f"{path.stem}.png"

@@ -14,10 +14,11 @@ from mmengine.registry import MODELS, init_default_scope
 from numpy.typing import NDArray
 
 from swin_dense import config_tree
-from swin_dense.checkpoints import load_checkpoint
+from swin_dense.checkpoints import dataset_meta, load_checkpoint
 from swin_dense.config_tree import is_segmentation
 from swin_dense.engine.config.prepare import prepare_prediction
 from swin_dense.engine.config.pretrained import local_weights
+from swin_dense.engine.images import check_memory
 from swin_dense.engine.weights import load_weights
 from swin_dense.errors import UserError
 
@@ -41,7 +42,7 @@ class Predictor:
         cfg_options: Mapping[str, Any] | None = None,
     ) -> None:
         content = load_checkpoint(local_weights(str(checkpoint), otherwise=""))
-        meta = _dataset_meta(content)
+        meta = dataset_meta(content)
         self.cfg = prepare_prediction(config, cfg_options, meta.get("classes"))
         self.is_segmentation = is_segmentation(self.cfg)
         init_default_scope(self.cfg.get("default_scope", "mmdet"))
@@ -56,14 +57,31 @@ class Predictor:
         """The class names: those that the checkpoint was trained on, else the config's."""
         return tuple(self.meta.get("classes") or ())
 
-    @torch.no_grad()
     def predict(self, images: Sequence[NDArray[np.uint8]]) -> list[Any]:
         """Predicts on images of any sizes, each (H, W, 3) BGR.
 
         Returns:
             A DetDataSample or SegDataSample for each, in pixels of the image as it was given.
         """
-        packed = [self._pipeline(_loaded(image, i)) for i, image in enumerate(images)]
+        return self.predict_prepared([self.prepare(image) for image in images])
+
+    def check_size(self, image: NDArray[np.uint8]) -> None:
+        """Whether this machine has the memory for a segmentor's scores of an image.
+
+        Raises:
+            UnreadableImageError: it has not: the system would end the process without a word.
+        """
+        on_cpu = next(self.model.parameters()).device.type == "cpu"  # a GPU has an error for it
+        if self.is_segmentation and on_cpu:
+            check_memory(image.shape[0] * image.shape[1], len(self.classes))
+
+    def prepare(self, image: NDArray[np.uint8]) -> dict[str, Any]:
+        """What the config's pipeline makes of an image (H, W, 3) BGR."""
+        return self._pipeline(_loaded(image))  # type: ignore[return-value]
+
+    @torch.no_grad()
+    def predict_prepared(self, packed: Sequence[dict[str, Any]]) -> list[Any]:
+        """Predicts on what :meth:`prepare` returned; see :meth:`predict`."""
         samples: list[Any] = []
         # mmdet pads the images of a batch to one size, mmseg cannot.
         for _, group in groupby(packed, lambda p: self.is_segmentation and p["inputs"].shape):
@@ -73,10 +91,10 @@ class Predictor:
         return samples
 
 
-def _loaded(image: NDArray[np.uint8], index: int) -> dict[str, Any]:
+def _loaded(image: NDArray[np.uint8]) -> dict[str, Any]:
     """What the pipeline's image loading would have produced."""
     size = image.shape[:2]
-    return {"img": image, "img_id": index, "img_path": "", "img_shape": size, "ori_shape": size}
+    return {"img": image, "img_id": 0, "img_path": "", "img_shape": size, "ori_shape": size}
 
 
 def _image_pipeline(cfg: Config, path: str) -> list[dict]:
@@ -86,13 +104,6 @@ def _image_pipeline(cfg: Config, path: str) -> list[dict]:
             steps = dataset["pipeline"]
             return [step for step in steps if str(step["type"]).rpartition(".")[2] not in _LOADS]
     raise UserError(f"{path} has no test_dataloader, whose pipeline prepares the images")
-
-
-def _dataset_meta(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
-    """Class names and palette as mmengine, or before it mmdet 2 and mmseg 0, wrote them."""
-    meta = checkpoint.get("meta") or {}
-    old_names = {key: meta[key] for key in ("CLASSES", "PALETTE") if meta.get(key)}
-    return {key.lower(): value for key, value in (meta.get("dataset_meta") or old_names).items()}
 
 
 def _config_meta(cfg: Config) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
-from mmengine.dist import get_rank
+from mmengine.dist import broadcast_object_list, get_rank
 from mmengine.logging import MMLogger
 from mmengine.model import (
     BaseDataPreprocessor,
@@ -17,6 +17,8 @@ from mmengine.model import (
     revert_sync_batchnorm,
 )
 from mmengine.registry import RUNNERS
+from mmengine.runner import BaseLoop
+from mmengine.runner import LogProcessor as MMEngineLogProcessor
 from mmengine.runner import Runner as MMEngineRunner
 from mmengine.visualization import Visualizer
 from torch import nn
@@ -28,12 +30,20 @@ from swin_dense.checkpoints import (
     load_converted,
     no_conversion,
 )
+from swin_dense.datasets.reading import guard_reading
 from swin_dense.engine.config.pretrained import local_weights
+from swin_dense.engine.launch import on_first_process
+from swin_dense.engine.log import LogProcessor
+from swin_dense.engine.loops import exact_loop
 from swin_dense.engine.precision import precision_of
+from swin_dense.engine.resume_check import as_resume_error, check_resumable
+from swin_dense.engine.resuming import restore_training, state_of_training
 from swin_dense.engine.sharding import is_sharded, keep_state_whole, shard
 from swin_dense.engine.terminal.console import notify_user, redirect_log
 from swin_dense.engine.terminal.hooks import ProgressHook
-from swin_dense.engine.weights import without_wrappers
+from swin_dense.engine.weights import check_classes, without_wrappers
+from swin_dense.engine.work_dir import new_log_folder
+from swin_dense.files import write_text
 
 
 class Runner(MMEngineRunner):
@@ -47,15 +57,17 @@ class Runner(MMEngineRunner):
     - ``env_cfg.tf32`` lets float32 matrices be multiplied in TF32. ``compile_backbone``, True or
       torch.compile's arguments, compiles the backbone. A GPU copies batches while it computes.
     - With ``fsdp`` the model is sharded among the processes, see :mod:`~.sharding`.
-    - A checkpoint tells in which precision it was trained, for ``--resume``.
+    - A checkpoint tells how it was trained, so that ``--resume`` continues exactly.
+    - The log has the mean of the losses of all processes.
     """
 
     exact_weights = False
     """Whether a loaded checkpoint must hold every parameter of the model."""
+    _builds_training = False
 
     def build_logger(self, *args: Any, **kwargs: Any) -> logging.Logger:
         """mmengine's logger, which shows only warnings on the terminal."""
-        # Runs of one process that start in the same second would share log and metrics.
+        # Runs of one process that start in the same second, in several folders.
         while MMLogger.check_instance_created(self._experiment_name):
             self._experiment_name += "_"
         logger = super().build_logger(*args, **kwargs)
@@ -63,8 +75,12 @@ class Runner(MMEngineRunner):
         return logger
 
     def setup_env(self, env_cfg: dict) -> None:
-        """mmengine's settings of the process, and ``tf32``."""
+        """mmengine's settings of the process, ``tf32``, and a log folder for this run alone."""
         super().setup_env(env_cfg)
+        # Runs that start in the same second would share log and metrics.
+        name = [new_log_folder(self.work_dir, self.timestamp) if get_rank() == 0 else ""]
+        broadcast_object_list(name)
+        self._timestamp: str = name[0]
         if env_cfg.get("tf32"):
             torch.backends.cuda.matmul.allow_tf32 = True
 
@@ -73,6 +89,31 @@ class Runner(MMEngineRunner):
         if isinstance(visualizer, dict):
             visualizer["name"] = self._experiment_name
         return super().build_visualizer(visualizer)
+
+    def build_train_loop(self, loop: BaseLoop | dict) -> BaseLoop:
+        """mmengine's, which can be resumed exactly; its data set may skip images."""
+        self._builds_training = True
+        try:
+            return super().build_train_loop(exact_loop(loop, self._train_dataloader))
+        finally:
+            self._builds_training = False
+
+    def build_log_processor(self, log_processor: Any) -> MMEngineLogProcessor:
+        """mmengine's, which knows of all processes."""
+        is_config = isinstance(log_processor, dict)
+        if is_config and log_processor.get("type", "LogProcessor") == "LogProcessor":
+            log_processor = {**log_processor, "type": LogProcessor}
+        return super().build_log_processor(log_processor)
+
+    def build_dataloader(self, dataloader: Any, *args: Any, **settings: Any) -> Any:  # type: ignore[override]
+        """mmengine's, whose errors name the file that cannot be read.
+
+        With ``skip_bad_images``, a training takes other samples instead.
+        """
+        loader = super().build_dataloader(dataloader, *args, **settings)
+        skips = self._builds_training and bool(self.cfg.get("skip_bad_images"))
+        guard_reading(loader.dataset, skips)
+        return loader
 
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
         """Moves the model to the device and, in a distributed run, wraps it for that.
@@ -130,31 +171,55 @@ class Runner(MMEngineRunner):
         """Loads weights, safely, and reports how well they fit.
 
         Raises:
-            UserError: the file is no checkpoint, or is one of another model.
+            UserError: the file is no checkpoint, or is one of another model, or of the same classes
+                in another order.
         """
         checkpoint = load_checkpoint(local_weights(filename, otherwise=""), map_location="cpu")
         model = without_wrappers(self.model)
         report = LoadReport(filename)
-        if not self._resume:
+        if self._resume or self.exact_weights:
+            check_classes(self.cfg, checkpoint, filename)
+        if self._resume:
+            check_resumable(self, checkpoint, filename)
+        else:
             checkpoint, report = convert_checkpoint(model, checkpoint, filename, revise_keys)
         with no_conversion():  # hooks may load the weights too, as EMAHook does
             self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
         load_converted(model, checkpoint, report, self._resume or strict or self.exact_weights)
-        if not self._resume:
+        if self._resume:
+            restore_training(self, checkpoint, filename)
+        else:
             notify_user(str(report))
         self._has_loaded = True
         self.logger.info(f"Load checkpoint from {filename}")
         return checkpoint
 
+    def resume(self, filename: str, *args: Any, **settings: Any) -> None:
+        """Continues the training that saved a checkpoint.
+
+        Raises:
+            UserError: it was not saved by a training, or by another one.
+        """
+        with as_resume_error(filename):
+            super().resume(filename, *args, **settings)
+
     def save_checkpoint(self, *args: Any, meta: dict | None = None, **settings: Any) -> None:
-        """mmengine's, with the precision of the training in ``meta``."""
+        """mmengine's, with the state of the training and its precision in ``meta``.
+
+        All processes have to call it.
+
+        Raises:
+            UserError: a hook refuses it, as :mod:`.finite_loss` does.
+        """
+        epoch = (meta or {}).get("epoch", self.epoch + settings.get("by_epoch", True))
+        state = state_of_training(self, epoch)
         if is_sharded(self.model) and get_rank():  # hand over what the first process writes
             self.model.state_dict()
             if settings.get("save_optimizer", True):
                 self.optim_wrapper.state_dict()
-            return
-        meta = {**(meta or {}), "precision": precision_of(self.cfg)}
-        super().save_checkpoint(*args, meta=meta, **settings)
+        meta = {**(meta or {}), **state, "precision": precision_of(self.cfg)}
+        save = super().save_checkpoint
+        on_first_process(lambda: save(*args, meta=meta, **settings))
 
     def dump_config(self) -> None:
         """Writes the config beside this run's log, and into the work dir when a training starts.
@@ -164,9 +229,9 @@ class Runner(MMEngineRunner):
         if get_rank() != 0:
             return
         name = os.path.basename(self.cfg.filename or "config.py")
-        self.cfg.dump(os.path.join(self.log_dir, name))
+        write_text(os.path.join(self.log_dir, name), self.cfg.dump())
         if self._train_loop is not None and not self._resume:
-            self.cfg.dump(os.path.join(self.work_dir, name))
+            write_text(os.path.join(self.work_dir, name), self.cfg.dump())
 
 
 def copy_ahead(model: nn.Module) -> None:

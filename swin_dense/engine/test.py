@@ -1,19 +1,24 @@
 """Testing a checkpoint: metrics, predictions and pictures."""
 
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from mmengine.config import Config
 from mmengine.evaluator import DumpResults
+from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from swin_dense.config_tree import is_segmentation
 from swin_dense.datasets.check import check_data
+from swin_dense.engine.children import linked_processes
 from swin_dense.engine.config.prepare import RunOptions, prepare_test
-from swin_dense.engine.drawing import DrawHook
+from swin_dense.engine.drawing import DrawHook, place_of
+from swin_dense.engine.images import write_image
 from swin_dense.engine.launch import init_distributed, on_first_process
-from swin_dense.engine.paths import make_output_dir
+from swin_dense.engine.paths import make_output_dir, output_errors
 from swin_dense.engine.runner import build_runner, run_with_progress
 from swin_dense.engine.terminal.console import console, notify_user, quiet_terminal
 from swin_dense.engine.terminal.hooks import metrics_file, metrics_table, plain_values
@@ -57,20 +62,27 @@ def evaluate(
     """
     is_pickle = str(out).endswith((".pkl", ".pickle"))
     run = RunOptions(work_dir, data_root, cfg_options, launcher, device, tf32)
-    with quiet_terminal():
-        cfg = prepare_test(config, checkpoint, run, tta, None if is_pickle else out)
+    outputs = {"--out": out, "--show-dir": show_dir}
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(quiet_terminal())
+        stack.enter_context(linked_processes())
+        cfg = prepare_test(config, checkpoint, run, tta)
         init_distributed(cfg)
+        stack.enter_context(output_errors({**outputs, "--work-dir": cfg.work_dir}))
         on_first_process(lambda: _check_inputs(cfg, out, is_pickle, show_dir))
         runner = build_runner(cfg)
         runner.exact_weights = True  # type: ignore[attr-defined]
         if is_pickle:
             dump = DumpLabelMaps if is_segmentation(cfg) else _dump_of_detections()
             runner.test_loop.evaluator.metrics.append(dump(str(out)))  # type: ignore[attr-defined]
+        elif out is not None:
+            runner.register_hook(LabelMapHook(out))
         if show_dir is not None:
             runner.register_hook(DrawHook(str(show_dir), score_thr))
         metrics = run_with_progress(runner, runner.test)
         _notify_results(runner, metrics, out, show_dir)
         return metrics
+    raise AssertionError  # for type checkers: the stack suppresses nothing
 
 
 def _check_inputs(
@@ -85,6 +97,25 @@ def _check_inputs(
         if not is_pickle and not is_segmentation(cfg):
             raise UserError(f"--out {out}: a detector's predictions are saved in a .pkl file")
         make_output_dir(Path(out).parent if is_pickle else out, "--out")
+
+
+class LabelMapHook(Hook):
+    """Writes a segmentor's predictions to ``folder``, with the images' names and folders, as PNG.
+
+    As in mmseg's own files, values count from 1 where those of the data set do.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+
+    def after_test_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
+        """Writes the label maps of a batch."""
+        for sample in outputs or []:
+            label_map = sample.pred_sem_seg.data.squeeze(0).cpu().numpy()
+            label_map = label_map + bool(sample.get("reduce_zero_label"))
+            depth = np.uint8 if label_map.max() < 256 else np.uint16
+            place = place_of(Path(sample.img_path), runner.test_dataloader.dataset)
+            write_image(self.folder / place.with_suffix(".png"), label_map.astype(depth))
 
 
 class DumpLabelMaps(DumpResults):

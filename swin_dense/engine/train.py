@@ -1,24 +1,32 @@
 """Training a detector or a segmentor from a config."""
 
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
-from mmengine.dist import get_world_size
-from mmengine.runner import Runner, find_latest_checkpoint
+from mmengine.dist import all_gather_object, get_world_size
+from mmengine.runner import Runner
 
 from swin_dense.datasets.check import check_data
+from swin_dense.datasets.reading import skipped_files
+from swin_dense.engine.children import linked_processes
 from swin_dense.engine.config.hardware import advise_learning_rate
 from swin_dense.engine.config.prepare import RunOptions, prepare_training
 from swin_dense.engine.config.pretrained import ensure_pretrained
 from swin_dense.engine.launch import init_distributed, on_first_process
-from swin_dense.engine.paths import make_output_dir
+from swin_dense.engine.paths import make_output_dir, output_errors
 from swin_dense.engine.precision import precision_in_words
 from swin_dense.engine.runner import build_runner, run_with_progress
+from swin_dense.engine.stopping import StopHook, stop_requests
 from swin_dense.engine.terminal.console import notify_user, quiet_terminal
 from swin_dense.engine.terminal.hooks import metrics_file
-from swin_dense.files import link_file
+from swin_dense.engine.work_dir import lock_work_dir, named_checkpoint
+from swin_dense.errors import UserError
+from swin_dense.files import remove_parts, write_json
+
+_SHOWN = 20  # skipped images that the terminal lists
 
 
 def train(
@@ -38,6 +46,8 @@ def train(
     seed: int | None = None,
     strategy: str = "ddp",
     accumulate: int | None = None,
+    skip_bad_images: bool = False,
+    save_every: int | None = None,
 ) -> Runner:
     """Trains what a config describes, as ``tools/train.py`` does.
 
@@ -52,11 +62,13 @@ def train(
         tf32: multiply float32 matrices in TF32.
         compile: compile the backbone with torch.compile.
         auto_scale_lr: scale the learning rate to the batch size.
-        resume: None; 'auto' for the latest checkpoint of the work dir, which a run that the
-            launcher restarts takes in any case; or a checkpoint file.
+        resume: None; 'auto' for the latest checkpoint of the work dir, if it has one, which a run
+            that the launcher restarts takes in any case; or a checkpoint file.
         seed: of the random number generators; by default the config's, else a random one.
         strategy: 'ddp', or 'fsdp' to share parameters and optimizer states among the processes.
         accumulate: batches for each step of the optimizer; by default the config's, else 1.
+        skip_bad_images: replace images that cannot be read by others, and list them at the end.
+        save_every: save a checkpoint after each so many iterations too.
 
     Returns:
         The runner, after training; the loss of every logged step is in its
@@ -64,32 +76,66 @@ def train(
 
     Raises:
         UserError: something that was given is missing or does not fit.
+        StoppedError: SIGTERM or SIGUSR1 came; the checkpoint that it names was saved.
     """
     run = RunOptions(work_dir, data_root, cfg_options, launcher, device, tf32)
     amp = {True: "auto", False: None}.get(amp, amp)  # type: ignore[arg-type]
-    with quiet_terminal():
-        how = (amp, compile, auto_scale_lr, resume, seed, strategy, accumulate)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(quiet_terminal())
+        stack.enter_context(linked_processes())
+        hook = StopHook(stack.enter_context(stop_requests()))
+        how = (amp, compile, auto_scale_lr, resume, seed, strategy, accumulate, save_every)
         cfg = prepare_training(config, run, from_scratch, *how)
-        init_distributed(cfg)
-        ensure_pretrained(cfg)
-        on_first_process(lambda: _check_inputs(cfg))
-        advise_learning_rate(cfg)
-        runner = build_runner(cfg)
-        _notify_start(runner)
-        run_with_progress(runner, runner.train)
-        _notify_results(runner)
-        return runner
+        cfg.skip_bad_images = skip_bad_images or cfg.get("skip_bad_images", False)
+        return _train(cfg, hook, stack)
+    raise AssertionError  # for type checkers: the stack suppresses nothing
 
 
-def _check_inputs(cfg: Config) -> None:
+def _train(cfg: Config, hook: StopHook, stack: contextlib.ExitStack) -> Runner:
+    """Trains; what holds during the training is released with the stack."""
+    init_distributed(cfg)
+    _check_checkpoint(cfg)
+    ensure_pretrained(cfg)
+    stack.enter_context(output_errors({"--work-dir": cfg.work_dir}, lambda: _how_to_go_on(cfg)))
+    on_first_process(lambda: _prepare_work_dir(cfg, stack))
+    advise_learning_rate(cfg)
+    runner = build_runner(cfg)
+    runner.register_hook(hook)
+    _notify_start(runner)
+    run_with_progress(runner, runner.train)
+    _notify_skipped(runner)
+    _notify_results(runner)
+    return runner
+
+
+def _check_checkpoint(cfg: Config) -> None:
+    """Raises a UserError if processes would not continue from the same checkpoint."""
+    found = all_gather_object(cfg.get("load_from") if cfg.get("resume") else None)
+    if len(set(found)) > 1:
+        raise UserError(
+            f"the processes see different checkpoints in {cfg.work_dir} ({found[0]} and "
+            f"{next(one for one in found if one != found[0])}): it has to be on a file system "
+            "that all nodes share"
+        )
+
+
+def _prepare_work_dir(cfg: Config, stack: contextlib.ExitStack) -> None:
+    """Checks the data and makes the work dir, into which no other training gets from here on."""
     for warning in check_data(cfg, splits=("train", "val")):
         notify_user(f"warning: {warning}")
     make_output_dir(cfg.work_dir, "--work-dir")
-    if not cfg.get("resume") and (Path(cfg.work_dir) / "last_checkpoint").is_file():
+    stack.enter_context(lock_work_dir(cfg.work_dir))
+    remove_parts(cfg.work_dir)
+    if not cfg.get("resume") and named_checkpoint(cfg.work_dir) is not None:
         notify_user(
             f"{cfg.work_dir} holds checkpoints of an earlier run, which this one will replace: "
             "--resume continues it, --work-dir keeps it apart"
         )
+
+
+def _how_to_go_on(cfg: Config) -> str | None:
+    checkpoint = named_checkpoint(cfg.work_dir)
+    return checkpoint and f"--resume continues from {checkpoint} when that is mended"
 
 
 def _notify_start(runner: Runner) -> None:
@@ -106,15 +152,30 @@ def _notify_start(runner: Runner) -> None:
     notify_user(f"log: {runner.logger.log_file}")
 
 
+def _notify_skipped(runner: Runner) -> None:
+    """Lists the images that the processes skipped."""
+    found = all_gather_object(skipped_files(runner.train_dataloader.dataset))
+    files = sorted({file for files in found for file in files})
+    if files:
+        notify_user(f"warning: {len(files)} images were skipped, others took their places:")
+    for file in files[:_SHOWN]:
+        notify_user(f"  {file}")
+    if len(files) > _SHOWN:
+        notify_user(
+            f"  and {len(files) - _SHOWN} others, see skipped_images.json of the log folder"
+        )
+    if files and runner.rank == 0:
+        write_json(Path(runner.log_dir) / "skipped_images.json", files)
+
+
 def _notify_results(runner: Runner) -> None:
     """Tells where the results are."""
     if runner.rank != 0:
         return
-    checkpoint = find_latest_checkpoint(runner.work_dir)
+    checkpoint = named_checkpoint(runner.work_dir)
     if checkpoint is not None:
         last = Path(checkpoint).with_name("last.pth")
-        link_file(checkpoint, last)
-        notify_user(f"checkpoint: {checkpoint}, also as {last}")
+        notify_user(f"checkpoint: {checkpoint}" + (f", also as {last}" if last.exists() else ""))
     for key, value in runner.message_hub.runtime_info.items():
         if key.startswith("best_ckpt"):
             notify_user(f"best checkpoint: {value}")

@@ -6,8 +6,10 @@ from typing import Any, cast
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from torch import nn
 
-from swin_dense.checkpoints import convert_checkpoint, load_converted
+from swin_dense.checkpoints import convert_checkpoint, dataset_meta, load_converted
+from swin_dense.config_tree import class_names, split_datasets
 from swin_dense.engine.terminal.console import notify_user
+from swin_dense.errors import UserError
 
 
 def load_weights(
@@ -22,6 +24,29 @@ def load_weights(
     converted, report = convert_checkpoint(model, checkpoint, source)
     load_converted(model, converted, report, exact)
     notify_user(str(report))
+
+
+def check_classes(cfg: Mapping[str, Any], checkpoint: Mapping[str, Any], source: str) -> None:
+    """Compares the classes that a checkpoint was trained on with those of the config's data set.
+
+    Other names for as many classes are a warning: they may mean the same.
+
+    Raises:
+        UserError: they are the same in another order.
+    """
+    trained = [str(name) for name in dataset_meta(checkpoint).get("classes") or ()]
+    datasets = [d for split in ("train", "test") for d in split_datasets(dict(cfg), split)]
+    classes = list(class_names(dict(cfg), datasets[0])) if datasets else []
+    if not trained or len(trained) != len(classes) or trained == classes:
+        return
+    label = next(i for i, name in enumerate(classes) if name != trained[i])
+    difference = f"label {label} is {classes[label]!r} in the config and {trained[label]!r} there"
+    if sorted(trained) == sorted(classes):
+        raise UserError(
+            f"{source} was trained on the same classes in another order ({difference}): use its "
+            "order in the config and in all annotation files"
+        )
+    notify_user(f"warning: {source} was trained on classes of other names ({difference})")
 
 
 def without_wrappers(model: nn.Module) -> nn.Module:

@@ -18,6 +18,7 @@ from mmengine.logging import MMLogger
 from pycocotools import mask as rle
 from terminaltables import AsciiTable
 
+from swin_dense.datasets.segmentations import whole_polygons
 from swin_dense.errors import UserError
 from swin_dense.registry import METRICS
 
@@ -38,7 +39,9 @@ class CocoMetric(_MmdetCocoMetric):
     ``bbox_mAP, bbox_mAP_50, bbox_mAP_75, bbox_mAP_s, bbox_mAP_m, bbox_mAP_l, bbox_AR@1,
     bbox_AR@10, bbox_AR@100, bbox_AR_s@100, bbox_AR_m@100, bbox_AR_l@100``, and the same for
     ``segm``, each in [0, 1] to three decimals, or -1 where nothing could be counted. Without a
-    single detection they are 0.
+    single detection they are 0. ``classwise`` adds ``bbox_NAME_precision`` of each class, nan where
+    it has no objects. Annotations may have any ids, 0 too, which pycocotools takes for "no match";
+    polygons of less than three points are left out, as in training.
 
     Args:
         ann_file: COCO JSON with the ground truth; without it, the ground truth is taken from the
@@ -69,6 +72,8 @@ class CocoMetric(_MmdetCocoMetric):
         counts = {"proposal_nums": (1, 10, 100), "metric_items": list(_ITEMS)}
         super().__init__(ann_file=ann_file, metric=metrics, **counts, **kwargs)
         self.backend = backend
+        if self._coco_api is not None:
+            self._coco_api = _for_evaluation(self._coco_api)
 
     def compute_metrics(self, results: list) -> dict[str, float]:
         """Evaluate; keys are ``"<bbox or segm>_<metric>"``.
@@ -95,7 +100,7 @@ class CocoMetric(_MmdetCocoMetric):
         if self._coco_api is None:
             with tempfile.TemporaryDirectory() as folder:
                 prefix = self.outfile_prefix or str(Path(folder) / "results")
-                self._coco_api = COCO(self.gt_to_coco_json(samples, prefix))
+                self._coco_api = _for_evaluation(COCO(self.gt_to_coco_json(samples, prefix)))
         return self._coco_api
 
     def _evaluate(self, truth: COCO, predictions: list[dict], kind: str) -> dict[str, float]:
@@ -111,7 +116,8 @@ class CocoMetric(_MmdetCocoMetric):
         if self.classwise:
             names = {category: truth.cats[category]["name"] for category in self.cat_ids}
             by_class = class_metrics(evaluation, names)
-            metrics = {f"{name}_precision": round(ap["mAP"], 3) for name, ap in by_class.items()}
+            precisions = {name: round(ap["mAP"], 3) for name, ap in by_class.items()}
+            metrics = {f"{kind}_{name}_precision": ap for name, ap in precisions.items()}
             rows = [[n, *(f"{ap:.3f}" for ap in aps.values())] for n, aps in by_class.items()]
             logger.info("\n" + AsciiTable([["category", *_ITEMS[:6]], *rows]).table)
         stats = zip(_ITEMS, evaluation.stats, strict=True)
@@ -155,6 +161,16 @@ class CocoMetric(_MmdetCocoMetric):
         for line in printed.getvalue().splitlines():
             log(line)
         return evaluation
+
+
+def _for_evaluation(truth: COCO) -> COCO:
+    """The ground truth, changed in place: annotations by number from 1, whole polygons alone."""
+    for number, annotation in enumerate(truth.dataset.get("annotations", []), start=1):
+        annotation["id"] = number
+        if isinstance(polygons := annotation.get("segmentation"), list):
+            annotation["segmentation"] = whole_polygons(polygons)
+    truth.createIndex()
+    return truth
 
 
 def choose_backend(name: str, truth: COCO) -> str:

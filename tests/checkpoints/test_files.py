@@ -16,10 +16,26 @@ def test_download_is_cached(tmp_path, web_folder):
     cache = tmp_path / "torch_home/hub/checkpoints"
     (folder / "w.pth").write_bytes(b"weights")
     path = local_file(f"{address}/w.pth")
-    assert path == cached_path(f"{address}/w.pth") == cache / "w.pth"
+    assert path == cached_path(f"{address}/w.pth")
+    assert path.parent == cache
     assert path.read_bytes() == b"weights"
     (folder / "w.pth").unlink()
     assert local_file(f"{address}/w.pth").read_bytes() == b"weights"
+
+
+def test_files_of_one_name_are_kept_apart(web_folder):
+    folder, address = web_folder
+    for model in "ab":
+        (folder / model).mkdir()
+        (folder / model / "model.safetensors").write_text(model)
+    for model in "ab":
+        assert local_file(f"{address}/{model}/model.safetensors").read_text() == model
+
+
+def test_official_files_keep_the_names_that_pytorch_gives_them():
+    for name in ("swin_tiny_patch4_window7_224.pth", "cascade_mask_rcnn_swin_tiny.pth"):
+        url = f"https://github.com/SwinTransformer/storage/releases/download/v1.0.0/{name}"
+        assert cached_path(url).name == name
 
 
 def test_failed_download_names_url_and_cache_file(tmp_path, web_folder):
@@ -30,7 +46,8 @@ def test_failed_download_names_url_and_cache_file(tmp_path, web_folder):
     text = str(error.value)
     assert "\n" not in text
     assert "File not found" in text
-    assert f"download {address}/none.pth elsewhere and put it at {cache / 'none.pth'}" in text
+    place = cached_path(f"{address}/none.pth")
+    assert f"download {address}/none.pth elsewhere and put it at {place}" in text
     assert text.endswith(", or go without")
     assert not list(cache.iterdir())
 

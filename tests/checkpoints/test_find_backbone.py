@@ -51,6 +51,12 @@ CONTAINERS = {
         "ema_state_dict": prefixed("module.backbone.", other(s)) | {"steps": torch.tensor(3)},
     },
     "EMA alone": lambda s: {"ema_state_dict": prefixed("module.backbone.", s)},
+    "Soft Teacher": lambda s: {
+        "state_dict": prefixed("student.backbone.", other(s))
+        | {"student.neck.w": torch.zeros(1)}
+        | prefixed("teacher.backbone.", s)
+        | {"teacher.neck.w": torch.ones(1)}
+    },
     "student and teacher": lambda s: {"student": other(s), "teacher": s, "epoch": 3},
 }
 
@@ -99,3 +105,11 @@ def test_usual_prefixes_are_stripped_from_other_models():
     weights = weights_of({"state_dict": state, "epoch": 3})
     assert list(strip_prefixes(weights)) == ["conv1.weight"]
     assert list(strip_prefixes(weights_of({"a": torch.ones(1), "epoch": 3}))) == ["a"]
+
+
+def test_conversion_takes_the_teacher_alone():
+    source = random_model().state_dict()
+    converted = convert(CONTAINERS["Soft Teacher"](source), "official")
+    assert torch.equal(converted.state["neck.w"], torch.ones(1))
+    assert not [name for name in converted.state if "student" in name or "teacher" in name]
+    assert "student.neck.w" in converted.dropped

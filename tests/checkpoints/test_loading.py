@@ -10,12 +10,13 @@ from mmengine.runner.checkpoint import load_checkpoint as mmengine_load
 from torch import nn
 
 from swin_dense import SwinTransformer
-from swin_dense.checkpoints import TARGETS, find_backbone, load_backbone
+from swin_dense.checkpoints import TARGETS, convert, find_backbone, load_backbone
 from swin_dense.checkpoints.layouts import OFFICIAL
 from swin_dense.checkpoints.resizing import (
     resize_absolute_pos_embed,
     resize_bias_table,
     resize_input_channels,
+    stretch_bias_table,
 )
 from swin_dense.errors import UserError
 
@@ -193,17 +194,106 @@ def test_absolute_embedding_of_a_rectangular_image():
     assert torch.equal(model.absolute_pos_embed, expected.reshape(1, 128, 8))
     # Neither square nor of these proportions: its grid is unknown.
     other = random_model(use_abs_pos_embed=True, pretrain_img_size=(24, 32))
-    report = load_backbone(other, source.state_dict(), "w")
-    assert report.missing == ["absolute_pos_embed"]
-    assert report.unexpected == ["absolute_pos_embed (1, 32, 8) for (1, 48, 8)"]
+    with pytest.raises(UserError, match=r"absolute_pos_embed \(1, 32, 8\) for \(1, 48, 8\)"):
+        load_backbone(other, source.state_dict(), "w")
 
 
-def test_swin_v2_weights_raise():
-    state = random_model().state_dict() | {
-        "stages.0.blocks.0.attn.w_msa.logit_scale": torch.ones(1, 1, 1)
-    }
-    with pytest.raises(UserError, match="V2"):
+def test_weights_of_a_size_that_no_rule_fits_raise():
+    """Those of Video Swin: names and 95 % of the values fit, its windows and patches are 3-d."""
+    state = as_released(random_model())
+    state["patch_embed.proj.weight"] = state["patch_embed.proj.weight"][:, :, None].repeat(
+        1, 1, 2, 1, 1
+    )
+    for name in [name for name in state if name.endswith("table")]:
+        state[name] = state[name].repeat(15, 1)
+    model = random_model()
+    before = {n: p.clone() for n, p in model.named_parameters()}
+    with pytest.raises(UserError) as error:
+        load_backbone(model, state, "video.pth")
+    assert "video.pth is of another model" in str(error.value)
+    assert "patch_embed.projection.weight (8, 3, 2, 4, 4) for (8, 3, 4, 4)" in str(error.value)
+    assert all(torch.equal(p, before[n]) for n, p in model.named_parameters())
+    # One such weight alone too, though it is less than 5 % of all.
+    state = random_model().state_dict() | {"patch_embed.norm.bias": torch.ones(9)}
+    with pytest.raises(
+        UserError, match=r"1 of 86 .*first patch_embed.norm.bias.*\(9,\) for \(8,\)"
+    ):
+        load_backbone(model, state, "one.pth")
+
+
+@pytest.mark.parametrize("name", ["layers.0.downsample.norm.bias", "absolute_pos_embed"])
+@pytest.mark.parametrize("value", [torch.tensor(1.0), torch.ones(0), torch.ones(63)])
+def test_weights_of_shapes_that_no_swin_has_raise(name, value):
+    state = as_released(random_model(use_abs_pos_embed=True)) | {name: value}
+    with pytest.raises(UserError) as error:
+        load_backbone(random_model(use_abs_pos_embed=True), state, "w")
+    assert "\n" not in str(error.value)
+    if "norm" in name and value.numel():
+        with pytest.raises(UserError, match="cannot be converted"):
+            convert(state, "openmmlab")
+
+
+@pytest.mark.parametrize(
+    ("names", "kind"),
+    [
+        (["attn.logit_scale", "attn.cpb_mlp.0.weight"], "Swin Transformer V2"),
+        (["attn.cpb_mlp.0.weight", "mlp._moe_layer.experts.batched_fc1_w"], "Swin-MoE"),
+    ],
+)
+def test_other_swins_are_refused_as_what_they_are(names, kind):
+    state = as_released(random_model())
+    state |= {f"layers.0.blocks.0.{name}": torch.ones(1, 1, 1) for name in names}
+    with pytest.raises(UserError, match=f"weights of {kind}: "):
         random_model().load_state_dict(state, strict=False)
+
+
+@pytest.mark.parametrize(("window", "wanted"), [(6, 7), (7, 12), (12, 7), (7, 24)])
+def test_stretched_bias_tables_are_the_authors(window, wanted):
+    """With scipy, as their code for SimMIM's fine-tuning: a cubic spline over moved offsets."""
+    interpolate = pytest.importorskip("scipy.interpolate")
+    table = torch.randn((2 * window - 1) ** 2, 2)
+    low, high = 1.01, 1.5
+    while high - low > 1e-6:
+        q = (low + high) / 2
+        sums = sum(q**i for i in range(window - 1))
+        low, high = (low, q) if sums > wanted - 1 else (q, high)
+    far = [sum(q**i for i in range(n)) for n in range(1, window)]
+    places = [-x for x in reversed(far)] + [0] + far
+    offsets = torch.arange(1.0 - wanted, wanted).clamp(-far[-1], far[-1]).numpy()
+    found = stretch_bias_table(table, (2 * wanted - 1) ** 2)
+    for head in range(2):
+        values = table[:, head].view(2 * window - 1, -1).double().numpy()
+        spline = interpolate.RectBivariateSpline(places, places, values, s=0)
+        expected = torch.from_numpy(spline(offsets, offsets)).float().flatten()
+        torch.testing.assert_close(found[:, head], expected, atol=1e-4, rtol=1e-4)
+
+
+def test_stretching_keeps_what_is_near():
+    steps = torch.arange(-6.0, 7)
+    table = (steps[:, None].abs() + steps[None].abs()).reshape(-1, 1)
+    grid = stretch_bias_table(table, 23**2).view(23, 23)
+    assert grid[11, 11] == 0
+    assert grid[11, 12] == pytest.approx(1)  # resize_bias_table has 0.6 there
+    assert grid[0, 0] == pytest.approx(12, abs=1e-3)
+    assert torch.allclose(grid, grid.t())
+    assert torch.allclose(grid, grid.flip(0, 1))
+    assert torch.equal(stretch_bias_table(torch.ones(169, 3), 529), torch.ones(529, 3))
+    with pytest.raises(UserError, match="windows of 3 or more, not 2"):
+        stretch_bias_table(torch.ones(9, 1), 169)
+
+
+def test_geometric_resizing_is_asked_for_in_init_cfg(tmp_path):
+    source = random_model()
+    torch.save(source.state_dict(), tmp_path / "w.pth")
+    init = {"type": "Pretrained", "checkpoint": str(tmp_path / "w.pth")}
+    model = random_model(window_size=5, init_cfg=init | {"bias_tables": "geometric"})
+    model.init_weights()
+    name = "stages.0.blocks.0.attn.w_msa.relative_position_bias_table"
+    table = source.get_parameter(name)
+    assert torch.equal(model.get_parameter(name), stretch_bias_table(table, 81))
+    assert not torch.allclose(model.get_parameter(name), resize_bias_table(table, 81))
+    with pytest.raises(ValueError, match="bias_tables must be one of bicubic, geometric, got 'x'"):
+        random_model(init_cfg=init | {"bias_tables": "x"})
 
 
 @pytest.fixture

@@ -78,7 +78,6 @@ def test_numpy_values_in_old_and_new_checkpoints(tmp_path: Path) -> None:
         "name": np.str_("swin"),
         "palette": np.arange(6, dtype=np.uint8).reshape(2, 3),
         "CLASSES": ("a", "b"),
-        "config": "model = dict()",
     }
     path = tmp_path / "old.pth"
     content = {"meta": meta, "state_dict": OrderedDict(w=torch.ones(2))}

@@ -3,8 +3,10 @@
 from pathlib import Path
 
 import pytest
+import yaml
 from mmengine.config import Config, config
 
+from swin_dense.engine.config.load import read_config
 from swin_dense.errors import UserError
 from swin_dense.packaged import config_names, external_config, find_config
 
@@ -52,9 +54,35 @@ def test_unknown_names_suggest_close_ones(tmp_path: Path) -> None:
 
 
 def test_formatted_text_is_kept() -> None:
+    if not hasattr(config, "FormatCode"):
+        pytest.skip("this mmengine formats no configs by yapf")
     format_code = config.FormatCode
     first = format_code("a = 1 ;b=2\n", style_config={"based_on_style": "pep8"})
     assert first == format_code.__wrapped__("a = 1 ;b=2\n", style_config="pep8")
     assert format_code("a = 1 ;b=2\n", style_config={"based_on_style": "pep8"}) is first
     other = format_code("a = 1 ;b=3\n", style_config={"based_on_style": "pep8"})
     assert other[0] != first[0]
+
+
+EVIL = "a: !!python/object/apply:os.system ['touch {mark}']\n"
+
+
+@pytest.mark.parametrize("inherited", [False, True])
+def test_yaml_is_data(tmp_path: Path, inherited: bool) -> None:
+    mark, evil, child = tmp_path / "mark", tmp_path / "evil.yaml", tmp_path / "child.py"
+    evil.write_text(EVIL.format(mark=mark))
+    child.write_text("_base_ = './evil.yaml'\n")
+    with pytest.raises(yaml.YAMLError):
+        Config.fromfile(child if inherited else evil)
+    with pytest.raises(UserError, match="is not plain YAML: could not determine") as error:
+        read_config(child if inherited else evil)
+    assert "\n" not in str(error.value)
+    assert not mark.exists()
+
+
+def test_yaml_and_json_that_mmengine_writes(tmp_path: Path) -> None:
+    cfg = Config({"model": {"depths": (2, 2), "rate": 0.5, "names": ["a", None]}, "on": True})
+    for name, depths in (("c.yaml", (2, 2)), ("c.json", [2, 2])):
+        cfg.dump(tmp_path / name)
+        expected = {"model": {"depths": depths, "rate": 0.5, "names": ["a", None]}, "on": True}
+        assert read_config(tmp_path / name).to_dict() == expected

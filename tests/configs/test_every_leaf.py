@@ -162,3 +162,9 @@ def shorten(backbone: Any) -> None:
     else:  # ResNets: 50 is the smallest with bottleneck channels
         groups = {"groups": backbone.groups // SHARE} if "groups" in backbone else {}
         backbone.update(depth=50, base_channels=64, **groups)
+
+
+@pytest.mark.parametrize("name", LEAVES)
+def test_regions_stay_in_float32(name):
+    kinds = {str(node.get("type")) for node in mappings(load(name).model)}
+    assert "SingleRoIExtractor" not in kinds

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 from mmengine import Config
+from PIL import Image
 
 from swin_dense.datasets.check import check_data
 from swin_dense.errors import UserError
@@ -135,6 +136,21 @@ BROKEN = {
     "small images": (change("images", width=31), "smaller than filter_cfg.min_size"),
     "missing image": (change("images", file_name="x/9.png"), "2 of 2 images .*first is x/9.png"),
     "no image listed": (lambda c: c.update(images=[], annotations=[]), "lists no images"),
+    "box far outside": (
+        change("annotations", bbox=[0, 0, 1e6, 9]),
+        "bbox of annotation 0 is .*48 x 40",
+    ),
+    "area not finite": (
+        change("annotations", area=float("inf")),
+        r"area of annotations\[0\] is inf",
+    ),
+    "id of 300 digits": (change("images", id=10**300), r"id of images\[0\] is 1000"),
+    "crowd in words": (change("annotations", iscrowd="no"), "iscrowd of annotation 0 is 'no'"),
+    "half a character": (change("images", file_name="\ud800.png"), r"file_name of images\[0\] is"),
+    "zero in a name": (change("images", file_name="\0.png"), r"file_name of images\[0\] is"),
+    "no image file": (change("images", file_name="/etc/passwd"), "2 of 2 .*passwd: not an image"),
+    "other size": (change("images", width=400, height=400), "0.png: 48 x 40 pixels, not 400 x 400"),
+    "other side": (change("images", width=40, height=48), "perhaps turned by its EXIF tag, not 40"),
 }
 
 
@@ -147,6 +163,95 @@ def test_invalid_annotations_raise_with_their_file(edit, message, root):
         check_data(detector(root))
     assert str(root / "all.json") in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+HUGE, NAN = 1e9, float("nan")
+UNUSABLE = {  # segmentations: some crash pycocotools, mmdet trains on others as if they were crowds
+    "huge": ([[0, 0, HUGE, 0, HUGE, HUGE]], "a polygon far outside the image"),
+    "beyond float": ([[0, 0, 10**400, 0, 9, 9.5]], "not finite numbers"),
+    "number": (7, "neither a list of polygons nor"),
+    "text": ("4 4 24 4 24 24", "neither a list of polygons nor"),
+    "flat": (SQUARE[0], "neither a list of polygons nor"),
+    "points": ([[[4, 4], [24, 4], [24, 24], [4, 24], [4, 8], [4, 6]]], "not finite numbers"),
+    "empty polygon": ([[]], "no polygon of three points"),
+    "two points": ([[4, 4, 24, 4]], "no polygon of three points"),
+    "odd count": ([SQUARE[0][:7]], "no polygon of three points"),
+    "nan": ([[NAN, *SQUARE[0][1:]]], "not finite numbers"),
+    "infinity": ([[float("inf"), *SQUARE[0][1:]]], "not finite numbers"),
+    "null": ([[None, *SQUARE[0][1:]]], "not finite numbers"),
+    "text coordinates": ([[str(v) for v in SQUARE[0]]], "not finite numbers"),
+    "rle of another size": ({"size": [48, 40], "counts": [48 * 40]}, "another size"),
+    "rle too long": ({"size": [40, 48], "counts": [48 * 41]}, "broken run-length encoding"),
+    "rle too short": ({"size": [40, 48], "counts": [48 * 39]}, "broken run-length encoding"),
+    "rle below zero": ({"size": [40, 48], "counts": [48 * 40 + 1, -1]}, "broken run-length"),
+    "rle garbage": ({"size": [40, 48], "counts": "~~~\u20ac"}, "broken run-length encoding"),
+    "rle without size": ({"counts": [48 * 40]}, "broken run-length encoding"),
+    "rle oversized": ({"size": [10**9, 10**9], "counts": "0"}, "broken run-length encoding"),
+}
+
+
+@pytest.mark.parametrize(("segmentation", "reason"), UNUSABLE.values(), ids=UNUSABLE)
+def test_masks_that_cannot_be_drawn_are_counted_and_named(segmentation, reason, root):
+    content = coco_content()
+    content["annotations"][1]["segmentation"] = segmentation
+    write_coco(root, content)
+    for splits in (["train"], ["val"]):
+        with pytest.raises(UserError, match=rf"1 annotations have .*{reason}.* \(ids 1\), and the"):
+            check_data(detector(root), splits)
+    cfg = detector(root)  # boxes can be trained
+    cfg.train_dataloader.dataset.pipeline[0].with_mask = False
+    cfg.val_evaluator.metric = "bbox"
+    assert check_data(cfg) == []
+
+
+def test_polygons_that_mmdet_leaves_out_are_named(root):
+    content = coco_content()
+    content["annotations"][0]["segmentation"] = [*SQUARE, [1, 2, 3, 4]]
+    write_coco(root, content)
+    (warning,) = check_data(detector(root))
+    assert "1 annotations have polygons of less than three points" in warning
+    assert "(ids 0)" in warning
+
+
+@pytest.mark.parametrize("mirror", [False, True])
+def test_image_that_its_exif_tag_turns(mirror, root):
+    content = coco_content()
+    for i, image in enumerate(content["images"]):
+        exif = Image.Exif()
+        exif[0x0112] = 5 if mirror else 6
+        Image.new("RGB", (48, 40)).save(root / "images" / f"{i}.jpg", exif=exif)
+        image["file_name"] = f"{i}.jpg"
+    (root / "all.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"0.jpg: 40 x 48 pixels, perhaps turned by its EXIF tag"):
+        check_data(detector(root))
+    cfg = detector(root)
+    loading = {"type": "LoadImageFromFile", "color_type": "color_ignore_orientation"}
+    for split in ("train", "val"):
+        cfg[f"{split}_dataloader"].dataset.pipeline.insert(0, loading)
+    assert check_data(cfg) == []
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda path: path.write_bytes(b""), "the file is empty"),
+        (lambda path: path.write_bytes(path.read_bytes()[:20]), "damaged|not an image"),
+        (lambda path: Image.new("F", (48, 40)).save(path, "tiff"), "floating-point numbers"),
+        (lambda path: Image.new("1", (20000, 20000)).save(path), "more than 178956970 pixels"),
+    ],
+    ids=["empty", "cut off", "floats", "bomb"],
+)
+def test_images_that_cannot_be_read(damage, reason, root):
+    damage(root / "images" / "1.png")
+    with pytest.raises(UserError, match=rf"1 of 2 images .* first is .*1.png: .*({reason})"):
+        check_data(detector(root))
+    cfg = detector(root)
+    cfg.skip_bad_images = True
+    (warning,) = check_data(cfg, splits=["train"])
+    assert "1.png" in warning
+    assert "skips them" in warning
+    with pytest.raises(UserError):  # an evaluation needs every image
+        check_data(cfg, splits=["val"])
 
 
 def test_annotations_that_will_be_skipped_are_counted(root):
@@ -179,6 +284,28 @@ def test_truncated_file(root):
     path.write_text(path.read_text()[:-40])
     with pytest.raises(UserError, match=r"all.json is truncated or not JSON \(line 1, column"):
         check_data(detector(root))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[" * 100_000, "nested too deeply"),
+        ('{"images": ' + "9" * 5000 + "}", "all.json cannot be read .*4300"),
+    ],
+    ids=["nested", "digits"],
+)
+def test_files_that_break_the_parser(text, message, root):
+    (root / "all.json").write_text(text)
+    with pytest.raises(UserError, match=message):
+        check_data(detector(root))
+
+
+def test_annotation_id_zero_needs_our_evaluation(root):
+    cfg = detector(root)
+    assert check_data(cfg) == []
+    cfg.val_evaluator.type = "CocoMetric"
+    with pytest.raises(UserError, match=r"id 0, .*type='swin_dense.CocoMetric'"):
+        check_data(cfg)
 
 
 def test_missing_files_and_folders(root):
@@ -303,6 +430,10 @@ BROKEN_MAPS = {
     "other size": (draw(1, (10, 30)), "1.png is 30 x 10 pixels, but .*1.jpg is 30 x 20"),
     "colours": (draw(1, (20, 30, 3)), "1.png is an image of mode RGB, not a label map"),
     "no image": (lambda path: path.write_text("?"), "1.png is truncated or not an image"),
+    "16 bits": (
+        lambda path: cv2.imwrite(str(path), np.full((20, 30), 300, np.uint16)),
+        "1.png contains the value 300, but label maps are read with 8 bits",
+    ),
 }
 
 
@@ -314,6 +445,7 @@ def test_invalid_label_maps_raise(damage, message, roads):
 
 
 def test_reduce_zero_label(roads):
+    draw(3)(roads / "seg" / "0.png")
     assert check_data(segmentor(roads, reduce_zero_label=True)) == []
     draw(4)(roads / "seg" / "2.png")
     with pytest.raises(UserError, match="3 classes are numbered 1 to 3"):
@@ -324,6 +456,39 @@ def test_label_maps_without_a_label_are_reported(roads):
     for i in range(3):
         draw(255)(roads / "seg" / f"{i}.png")
     assert "no pixel is labelled" in check_data(segmentor(roads))[0]
+
+
+def test_255_instead_of_1(roads):
+    for i in range(3):
+        path = roads / "seg" / f"{i}.png"
+        cv2.imwrite(str(path), 255 * (cv2.imread(str(path), cv2.IMREAD_UNCHANGED) == 1))
+    with pytest.raises(
+        UserError, match=r"values 0 and 255 alone, .*no pixel is car: save .* 0 to 2"
+    ):
+        check_data(segmentor(roads))
+
+
+def test_classes_that_no_label_map_has_are_named(roads):
+    for i in range(3):
+        draw(i // 2)(roads / "seg" / f"{i}.png")
+    (warning,) = check_data(segmentor(roads))
+    assert warning.endswith("1 of 3 classes are in none of the 3 label maps that were read: sky")
+
+
+def test_more_classes_than_label_maps_can_tell(roads):
+    cfg = segmentor(roads, metainfo={"classes": [f"c{i}" for i in range(256)]})
+    with pytest.raises(UserError, match="256 classes, but label maps are read with 8 bits"):
+        check_data(cfg)
+
+
+def test_bad_pairs_are_a_warning_if_training_skips_them(roads):
+    draw(1, (10, 30))(roads / "seg" / "1.png")
+    (roads / "img" / "2.jpg").write_bytes(b"")
+    cfg = segmentor(roads)
+    cfg.skip_bad_images = True
+    (warning,) = check_data(cfg)
+    assert "2 of 3 images cannot be used" in warning
+    assert "training skips them" in warning
 
 
 def test_suffixes_and_split_files_of_the_data_set_are_used(roads):
@@ -348,7 +513,8 @@ def test_real_ade20k_passes_and_full_ade20k_raises(shared, repo, tmp_path):
     source = shared / "data" / "ade_mini"
     for split in ("train", "val"):
         cfg[f"{split}_dataloader"].dataset.data_root = str(source)
-    assert check_data(cfg) == []
+    for warning in check_data(cfg):
+        assert "of 150 classes are in none of the" in warning
     for kind in ("images", "annotations"):
         (tmp_path / kind / "training").mkdir(parents=True)
     name = "ADE_train_00000001"

@@ -48,7 +48,7 @@ def boxes_of(masks: BitmapMasks) -> np.ndarray:
 
 def boosted(results: dict[str, Any], seed: int = 0, **options: Any) -> dict[str, Any]:
     np.random.seed(seed)
-    return InstaBoost(**{"prob": 1.0, **options})(copy.deepcopy(results))
+    return InstaBoost(**{"prob": 1.0, "color_prob": 0.0, **options})(copy.deepcopy(results))
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -135,6 +135,34 @@ def test_fraction_of_changed_images():
     transform = InstaBoost(prob=0.25)
     changed = [transform(dict(results))["img"] is not results["img"] for _ in range(200)]
     assert 0.15 < np.mean(changed) < 0.35  # three standard deviations
+
+
+def test_colours_of_half_of_the_changed_images_are_jittered():
+    """Only colours: what is drawn for them comes after what moves the instances."""
+    results, transform = scene(), InstaBoost(prob=1.0)
+    jittered = 0
+    for seed in range(60):
+        plain, after = (
+            boosted(results, seed),
+            boosted(results, seed, color_prob=transform.color_prob),
+        )
+        np.testing.assert_array_equal(after["gt_masks"].masks, plain["gt_masks"].masks)
+        assert after["img"].dtype == np.uint8
+        jittered += not np.array_equal(after["img"], plain["img"])
+    assert 15 < jittered < 45  # four standard deviations
+
+
+def test_range_of_the_colours():
+    """Of a plain grey image only brightness changes: by 1 to 2, in tenths, never darker."""
+    plain = scene([])
+    plain["img"][:] = 60
+    greys = {boosted(plain, seed, color_prob=1.0)["img"][60, 80, 0] for seed in range(100)}
+    assert greys == {*range(60, 121, 6)}
+    plain["img"][:] = (60, 40, 20)
+    images = [boosted(plain, seed, color_prob=1.0)["img"][60, 80] for seed in range(100)]
+    spread = np.ptp(np.array(images, float), axis=1)
+    assert spread.min() <= 2  # without saturation
+    assert spread.max() > 3 * 40  # more than threefold saturation alone
 
 
 def test_images_without_movable_instances():

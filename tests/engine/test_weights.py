@@ -62,6 +62,10 @@ WRAPPED = {
         "state_dict_ema": s,
         "state_dict": {key: torch.zeros_like(value) for key, value in s.items()},
     },
+    "Soft Teacher": lambda s: {
+        "state_dict": prefixed("student.", {key: torch.zeros_like(v) for key, v in s.items()})
+        | prefixed("teacher.", s)
+    },
     "training wrapper": lambda s: {"state_dict": prefixed("detector.module.", s)},
 }
 

@@ -142,6 +142,29 @@ def test_annotation_of_id_0(kind, tmp_path):
     assert_the_same(tmp_path, scene(first_id=0), kind)
 
 
+@pytest.mark.parametrize("backend", ["faster", "pycocotools"])
+def test_annotation_of_id_0_can_be_found(backend, tmp_path):
+    content = scene(crowd=0.0).content
+    content["annotations"] = [{**content["annotations"][0], "id": 0}]
+    box = np.array([content["annotations"][0]["bbox"]])
+    label = (7, 3, 5).index(content["annotations"][0]["category_id"])
+    image = content["annotations"][0]["image_id"]
+    perfect = SimpleNamespace(content=content, samples=[sample(image, box, [0.9], [label])])
+    assert evaluated(CocoMetric, tmp_path, perfect, backend=backend)["coco/bbox_mAP"] == 1.0
+
+
+def test_metrics_of_classes_tell_boxes_from_masks(tmp_path):
+    one = scene()
+    one.content["annotations"] = [
+        {**a, "segmentation": [*a["segmentation"], [1, 2, 3, 4], []]} if not a["iscrowd"] else a
+        for a in one.content["annotations"]
+    ]  # parts that are no polygons
+    metrics = evaluated(CocoMetric, tmp_path, one, metric=["bbox", "segm"], classwise=True)
+    by_class = {key: metrics[f"coco/{key}_dog_precision"] for key in ("bbox", "segm")}
+    assert 0 < by_class["bbox"] != by_class["segm"] > 0
+    assert np.isnan(metrics["coco/bbox_hat_precision"])  # it has no object
+
+
 @pytest.mark.parametrize("kind", ["bbox", "segm"])
 def test_more_detections_than_the_maximum(kind, tmp_path):
     crowded = scene()
@@ -168,8 +191,10 @@ def test_metrics_and_classes_equal_those_of_mmdet(backend, tmp_path):
     stock = evaluated(StockMetric, tmp_path, ordered, metric=["bbox", "segm"], classwise=True)
     both = ["bbox", "segm"]
     ours = evaluated(CocoMetric, tmp_path, ordered, metric=both, classwise=True, backend=backend)
-    assert sum(name.endswith("_precision") for name in ours) == len(CLASSES)
+    assert sum(name.endswith("_precision") for name in ours) == 2 * len(CLASSES)
     for name, value in stock.items():
+        if name.endswith("_precision"):  # there, those of masks replace those of boxes
+            name = name.replace("coco/", "coco/segm_")
         assert ours[name] == pytest.approx(value, nan_ok=True), name
 
 
@@ -181,8 +206,8 @@ def test_classes_keep_their_names_in_any_order_of_ids(tmp_path):
     for one in cups.samples:
         one["pred_instances"].labels[:] = 0
     metrics = evaluated(CocoMetric, tmp_path, cups, classwise=True)
-    assert metrics["coco/cup_precision"] > 0
-    assert np.isnan([metrics["coco/dog_precision"], metrics["coco/hat_precision"]]).all()
+    assert metrics["coco/bbox_cup_precision"] > 0
+    assert np.isnan([metrics[f"coco/bbox_{name}_precision"] for name in ("dog", "hat")]).all()
 
 
 def test_mask_scores_are_used_for_masks_only(tmp_path):

@@ -19,6 +19,9 @@ HERE = Path(__file__).parent
 OPTIONS = {
     "model.backbone.with_cp": True,
     "optim_wrapper.optimizer.weight_decay": 0.5,
+    # The gradients of processes are added in another order: AdamW, whose steps have one size,
+    # would make much of that where there is hardly any gradient.
+    "optim_wrapper.optimizer.eps": 1e-4,
     "optim_wrapper.paramwise_cfg.norm_decay_mult": 0.0,
     "optim_wrapper.clip_grad.max_norm": 0.5,
     "log_processor.window_size": 1,

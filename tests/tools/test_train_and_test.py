@@ -66,12 +66,11 @@ def test_resume(trained, tool, tmp_path):
     flags = ["--data-root", trained.data_root, "--seed", 0, "--cfg-options", *longer]
     resumed = tmp_path / "resumed"
     shutil.copytree(trained.work_dir, resumed)
-    (resumed / "last_checkpoint").write_text(str(resumed / trained.checkpoint.name))
     before = losses(resumed)
     assert tool("train", trained.config, "--work-dir", resumed, "--resume", *flags) == 0
     after = losses(resumed)
     assert list(after) == list(range(1, 2 * len(before) + 1))
-    newest = load_checkpoint(Path((resumed / "last_checkpoint").read_text()))
+    newest = load_checkpoint(resumed / (resumed / "last_checkpoint").read_text())
     assert newest["meta"]["iter"] == 2 * len(before)
     first = load_checkpoint(trained.checkpoint)["state_dict"]
     assert any(not torch.equal(v, newest["state_dict"][k]) for k, v in first.items())

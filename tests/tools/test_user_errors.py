@@ -111,7 +111,7 @@ def test_unavailable_pretrained_weights(failure, shapes_root, tmp_path, monkeypa
     flags = ["--data-root", shapes_root, "--work-dir", tmp_path / "w"]
     line = failure("train", DETECTOR, *flags)
     assert "https://nowhere.invalid/tiny_swin.pth" in line
-    assert str(tmp_path / "torch" / "hub" / "checkpoints" / "tiny_swin.pth") in line
+    assert str(tmp_path / "torch" / "hub" / "checkpoints" / "tiny_swin-") in line
     assert "--from-scratch" in line
     key = "model.backbone.init_cfg.checkpoint"
     line = failure("train", DETECTOR, *flags, "--cfg-options", f"{key}=weights/none.pth")
@@ -165,7 +165,6 @@ def test_precisions_that_a_cpu_lacks(failure, shapes_root, tmp_path):
 
 def test_nothing_to_resume(failure, shapes_root, tmp_path):
     flags = train_flags(shapes_root, tmp_path)
-    assert f"{tmp_path / 'w'} has no checkpoint" in failure("train", DETECTOR, *flags, "--resume")
     line = failure("train", DETECTOR, *flags, "--resume", "none.pth")
     assert "no such checkpoint: none.pth" in line
 

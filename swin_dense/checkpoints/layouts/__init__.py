@@ -31,10 +31,11 @@ TARGETS = {
 _SECOND_VERSION = re.compile(r"\.(logit_scale|(cpb|rpe|continuous_position_bias)_mlp)(\.|$)")
 # What has the names of a Swin backbone and is none.
 _OTHERS = {
-    r"\._moe_layer\.": "Swin-MoE, whose experts need Tutel",
+    r"\.(_?moe_layer|experts|gates)\.": "Swin-MoE, whose experts need Tutel",
     r"\.attn\.meta_mlp\.": "swinv2_cr, timm's own architecture",
     r"(^|\.)layers\.\d+\.rel_pos_bias\.": "a Swin V2 whose blocks share a position bias",
 }
+_STUDENT, _TEACHER = re.compile(r"(^|\.)student\."), re.compile(r"(^|\.)teacher\.")
 
 
 @dataclass(frozen=True)
@@ -59,10 +60,15 @@ class BackboneMatch:
 def find_backbone(state: Mapping[str, Tensor]) -> BackboneMatch | None:
     """The first Swin backbone in a state dict, below any prefix; None if there is none.
 
+    A teacher comes before its student, as in mmdet's predictions with Soft Teacher.
+
     Raises:
         UserError: it is of an architecture that only looks like Swin.
     """
-    for name in state:
+    names = list(state)
+    if any(map(_TEACHER.search, names)):
+        names.sort(key=lambda name: _STUDENT.search(name) is not None)
+    for name in names:
         for layout in LAYOUTS:
             prefix = layout.prefix(name)
             if prefix is not None:
@@ -91,11 +97,11 @@ def _split(state: Mapping[str, Tensor], layout: Layout, prefix: str) -> Backbone
 
 def _version(names: list[str]) -> int:
     """Of the Swin with these names; an error for what only looks like Swin."""
-    if not any(_SECOND_VERSION.search(name) for name in names):
-        return 1
     for pattern, what in _OTHERS.items():
         if any(re.search(pattern, name) for name in names):
             raise UserError(f"these are weights of {what}: give weights of a Swin Transformer")
+    if not any(_SECOND_VERSION.search(name) for name in names):
+        return 1
     if not any(name.endswith(".logit_scale") for name in names):
         raise UserError(
             "these are weights of Swin-MoE or its dense baseline, which have a position bias of "

@@ -32,7 +32,7 @@ def set_data_root(cfg: Config, root: str | Path) -> None:
     roots = [node.get("data_root") for node in config_tree.mappings(parts)]
     old = {root.rstrip("/") for root in roots if isinstance(root, str)} - {""}
     for key, value in parts.items():
-        tree[key] = _move(value, sorted(old, key=len, reverse=True), new)
+        tree[key] = _move_entry(key, value, sorted(old, key=len, reverse=True), new)
     for split in ("train", "val", "test"):
         for dataset in config_tree.split_datasets(tree, split):
             dataset["data_root"] = dataset.get("data_root") or new
@@ -50,10 +50,7 @@ def set_data_root(cfg: Config, root: str | Path) -> None:
 def _move(node: Any, old: list[str], new: str) -> Any:
     """A copy of the node with each string below one of the old roots moved below the new one."""
     if isinstance(node, Mapping):
-        moved = {
-            key: new if key == "data_root" and isinstance(value, str) else _move(value, old, new)
-            for key, value in node.items()
-        }
+        moved = {key: _move_entry(key, value, old, new) for key, value in node.items()}
         return type(node)(moved)  # type: ignore[call-arg]
     if isinstance(node, (list, tuple)):
         return type(node)(_move(value, old, new) for value in node)
@@ -63,6 +60,15 @@ def _move(node: Any, old: list[str], new: str) -> Any:
                 rest = node[len(root) :].lstrip("/")
                 return os.path.join(new, rest) if rest else new
     return node
+
+
+def _move_entry(key: Any, value: Any, old: list[str], new: str) -> Any:
+    if key == "data_root" and isinstance(value, str):
+        return new
+    # Names stay, also where a class has that of a folder. A string is a file that holds them.
+    if str(key).endswith("classes") and isinstance(value, (list, tuple)):
+        return value
+    return _move(value, old, new)
 
 
 def _is_at_or_below(path: str, root: str) -> bool:

@@ -1,11 +1,13 @@
 """Reading a config file, and changing it by dotted keys."""
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 from inspect import signature
 from pathlib import Path
 from typing import Any
 
+import yaml
 from mmengine.config import Config, DictAction
 from mmengine.runner import Runner
 
@@ -15,8 +17,15 @@ from swin_dense.packaged import close_names, config_names, find_config
 # What a runner reads from a config, so that these may be set where the config does not.
 RUNNER_KEYS = set(signature(Runner.__init__).parameters) - {"self", "cfg"}
 RUNNER_KEYS |= {"activation_checkpointing", "compile", "compile_backbone", "custom_imports"}
-RUNNER_KEYS |= {"data_root", "find_unused_parameters", "model_wrapper_cfg", "sync_bn"}
+RUNNER_KEYS |= {
+    "skip_bad_images",
+    "data_root",
+    "find_unused_parameters",
+    "model_wrapper_cfg",
+    "sync_bn",
+}
 RUNNER_KEYS |= {"tta_model", "tta_pipeline"}
+_SPACE = "\x1f"  # stands for a space where mmengine would remove it
 
 
 def read_config(path: str | Path) -> Config:
@@ -36,8 +45,13 @@ def read_config(path: str | Path) -> Config:
         raise UserError(f"{path} inherits from a file that is missing: {error}") from error
     except SyntaxError as error:
         raise UserError(f"{path} is not valid Python: line {error.lineno}: {error.msg}") from error
-    except (ImportError, NameError, KeyError, AttributeError, TypeError, ValueError) as error:
-        raise UserError(f"{path} cannot be read: {type(error).__name__}: {error}") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not plain YAML: {' '.join(str(error).split())}") from error
+    except RecursionError as error:
+        raise UserError(f"{path} inherits from itself: correct its _base_") from error
+    except (Exception, SystemExit) as error:  # a config is a program, and may raise anything
+        text = f"{type(error).__name__}: {error}".removesuffix(": ")
+        raise UserError(f"{path} cannot be read: {text}") from error
 
 
 def parse_options(items: Iterable[str]) -> dict[str, Any]:
@@ -50,10 +64,25 @@ def parse_options(items: Iterable[str]) -> dict[str, Any]:
     for item in items:
         key, _, value = item.partition("=")
         try:
-            options[key] = DictAction._parse_iterable(value)
+            options[key] = _parse_value(value)
         except AssertionError as error:
             raise UserError(f"--cfg-options: brackets do not match in {item!r}") from error
     return options
+
+
+def _parse_value(text: str) -> Any:
+    """As mmengine reads it, but spaces inside of strings stay."""
+    text = text.strip("'\" ")
+    if not text.startswith(("(", "[")) and "," not in text:
+        return DictAction._parse_int_float_bool(text)
+    marked = re.sub(r" *([\[\](),]) *", r"\1", text).replace(" ", _SPACE)
+    return _restore_spaces(DictAction._parse_iterable(marked))
+
+
+def _restore_spaces(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(_restore_spaces, value))
+    return value.replace(_SPACE, " ") if isinstance(value, str) else value
 
 
 def merge_options(cfg: Config, options: Mapping[str, Any]) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from swin_dense import config_tree
 from swin_dense.datasets.coco_file import read_coco
+from swin_dense.engine.terminal.console import notify_user
 from swin_dense.errors import UserError
 
 _SPLITS = ("train", "val", "test")
@@ -55,8 +56,9 @@ def apply_own_data(cfg: Any, classes: Sequence[str] | None = None) -> Any:
         own_classes = _apply_label_maps(cfg, own)
     else:
         own_classes = _apply_boxes(cfg, own)
-    for _, head in config_tree.class_heads(cfg["model"]):
+    for name, head in config_tree.class_heads(cfg["model"]):
         head["num_classes"] = len(own_classes)
+        _drop_class_weights(name, head, len(own_classes))
     cfg.pop("own_data")
     return cfg
 
@@ -97,9 +99,10 @@ def _apply_boxes(cfg: Any, own: dict) -> tuple[str, ...]:
     for split in _SPLITS:
         part = own.get(split) or own["val"]
         for dataset in config_tree.split_datasets(cfg, split):
-            prefix, metainfo = {"img": part["img_dir"]}, {"classes": classes}
-            dataset.update(data_root=root, data_prefix=prefix, metainfo=metainfo)
-            dataset["ann_file"] = part["ann_file"]
+            # Assigned, as update() would merge them with those of the config's data set.
+            dataset["data_root"], dataset["ann_file"] = root, part["ann_file"]
+            dataset["data_prefix"] = {"img": part["img_dir"]}
+            dataset["metainfo"] = {"classes": classes}
         for metric in config_tree.split_evaluators(cfg, split):
             if "ann_file" in metric:
                 metric["ann_file"] = str(Path(root, part["ann_file"]))
@@ -124,18 +127,32 @@ def _apply_label_maps(cfg: Any, own: dict) -> tuple[str, ...]:
             dataset.update(
                 type="BaseSegDataset",
                 data_root=own["root"],
-                data_prefix={"img_path": part["img_dir"], "seg_map_path": part["seg_dir"]},
-                metainfo={"classes": classes},
                 img_suffix=own.get("img_suffix", ".jpg"),
                 seg_map_suffix=own.get("seg_suffix", ".png"),
                 reduce_zero_label=reduce_zero_label,
             )
+            # Assigned, as update() would merge them with those of the config's data set.
+            dataset["data_prefix"] = {"img_path": part["img_dir"], "seg_map_path": part["seg_dir"]}
+            dataset["metainfo"] = {"classes": classes}
             dataset.pop("ann_file", None)
     for pipeline in config_tree.pipelines(cfg):
         for step in config_tree.steps(pipeline):
             if "reduce_zero_label" in step:
                 step["reduce_zero_label"] = reduce_zero_label
     return classes
+
+
+def _drop_class_weights(name: str, head: dict, num_classes: int) -> None:
+    """Drop a head's weights of classes if they are for another number of classes."""
+    losses = [loss for key, loss in head.items() if key.startswith("loss")]
+    for loss in config_tree.mappings(losses):
+        weights = loss.get("class_weight")
+        if isinstance(weights, list | tuple) and len(weights) != num_classes:
+            loss.pop("class_weight")
+            notify_user(
+                f"the {len(weights)} class weights of {name} are dropped, as own_data has "
+                f"{num_classes} classes: set class_weight to weigh these"
+            )
 
 
 def _check_keys(own: dict, keys: set[str], part_keys: set[str]) -> None:

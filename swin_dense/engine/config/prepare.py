@@ -1,6 +1,5 @@
 """All that the command line and the hardware change in a config, and in which order."""
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,9 +7,7 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
-from mmengine.runner import find_latest_checkpoint
 
-from swin_dense import config_tree
 from swin_dense.engine.config.data_root import set_data_root
 from swin_dense.engine.config.hardware import (
     accumulate_gradients,
@@ -24,10 +21,18 @@ from swin_dense.engine.config.load import merge_options, read_config
 from swin_dense.engine.config.own_data import apply_own_data
 from swin_dense.engine.config.pretrained import drop_pretrained
 from swin_dense.engine.config.tta import use_tta
-from swin_dense.engine.launch import adopt_process, choose_device, continues_by_itself
+from swin_dense.engine.config.values import check_values
+from swin_dense.engine.launch import (
+    adopt_process,
+    choose_device,
+    continues_by_itself,
+    find_launcher,
+)
 from swin_dense.engine.paths import check_checkpoint_path
+from swin_dense.engine.resuming import trained_seed
 from swin_dense.engine.sharding import use_sharding
 from swin_dense.engine.terminal.console import notify_user
+from swin_dense.engine.work_dir import find_checkpoint
 from swin_dense.errors import UserError
 from swin_dense.ops.torch_versions import too_old
 
@@ -63,7 +68,7 @@ def load_config(
     The steps, each of which may override those before it:
 
     1. The file, with what it inherits.
-    2. ``cfg_options``: dotted keys and their new values.
+    2. ``cfg_options``: dotted keys and their new values; what cannot be meant is refused.
     3. ``data_root``, also of ``own_data``.
     4. ``own_data`` becomes data sets, evaluators and numbers of classes; with ``classes``, its
        training annotations need not be read.
@@ -77,6 +82,7 @@ def load_config(
     cfg = read_config(path)
     if cfg_options:
         merge_options(cfg, cfg_options)
+    check_values(cfg._cfg_dict)
     if data_root is not None:
         set_data_root(cfg, data_root)
     apply_own_data(cfg, classes)
@@ -97,6 +103,7 @@ def prepare_training(
     seed: int | None = None,
     strategy: str = "ddp",
     accumulate: int | None = None,
+    save_every: int | None = None,
 ) -> Config:
     """The config of a training; the arguments are those of :func:`swin_dense.engine.train.train`.
 
@@ -104,17 +111,19 @@ def prepare_training(
 
     1. :func:`load_config`.
     2. ``launcher`` and ``device``; a GPU becomes the current one.
-    3. ``resume``: a checkpoint, searched for in the work dir, replaces pretrained weights; also
-       without it, if the launcher restarts processes.
+    3. ``resume``: a checkpoint, searched for in the work dir, replaces pretrained weights, if there
+       is one; also without it, if the launcher restarts processes.
     4. ``amp``, else the checkpoint's precision; float32 where the device lacks what it or the
        config asks for.
     5. ``tf32``; and what is faster on a GPU, where the config does not say otherwise.
     6. ``compile``.
     7. ``accumulate``.
     8. ``auto_scale_lr``.
-    9. ``seed``.
+    9. The resumed checkpoint's seed, else ``seed``.
     10. ``strategy``.
-    11. Data loaders without workers; hooks that show progress and metrics on the terminal.
+    11. Our hook saves checkpoints, where the config has mmengine's; ``save_every``.
+    12. Data loaders without workers; hooks that show progress and metrics on the terminal, and one
+        that ends a training whose loss is not finite.
 
     Raises:
         UserError: the config cannot be read or trained, or an option does not fit it.
@@ -133,12 +142,12 @@ def prepare_training(
         accumulate_gradients(cfg, accumulate)
     if auto_scale_lr:
         scale_learning_rate(cfg, str(path))
-    if seed is not None:
-        cfg.randomness = {**(cfg.get("randomness") or {}), "seed": seed}
+    _set_seed(cfg, seed)
     if strategy == "fsdp":
         use_sharding(cfg)
+    _use_checkpoint_hook(cfg, path, save_every)
     adapt_workers(cfg)
-    _add_terminal_hooks(cfg)
+    _add_hooks(cfg, "FiniteLossHook", "MetricsHook", "ProgressHook")
     return cfg
 
 
@@ -147,7 +156,6 @@ def prepare_test(
     checkpoint: str | Path,
     run: RunOptions,
     tta: bool = False,
-    label_maps: str | Path | None = None,
 ) -> Config:
     """The config of a test of ``checkpoint``.
 
@@ -158,8 +166,7 @@ def prepare_test(
     3. The checkpoint replaces pretrained weights; what only training needs is dropped.
     4. ``tf32``; and what is faster on a GPU, where the config does not say otherwise.
     5. ``tta`` wraps the model and changes the test pipeline.
-    6. ``label_maps``, a folder: the evaluators write a segmentor's predictions there.
-    7. Data loaders without workers; hooks that show progress and metrics on the terminal.
+    6. Data loaders without workers; hooks that show progress and metrics on the terminal.
 
     Raises:
         UserError: there is no such checkpoint, the config cannot be read or tested, or an option
@@ -178,11 +185,8 @@ def prepare_test(
     use_gpu(cfg, device)
     if tta:
         use_tta(cfg)
-    if label_maps is not None:
-        for evaluator in config_tree.split_evaluators(cfg, "test"):
-            evaluator["output_dir"] = str(label_maps)
     adapt_workers(cfg)
-    _add_terminal_hooks(cfg)
+    _add_hooks(cfg, "MetricsHook", "ProgressHook")
     return cfg
 
 
@@ -210,31 +214,43 @@ def _require(cfg: Config, path: str | Path, keys: Sequence[str], purpose: str) -
 
 
 def _set_device(cfg: Config, run: RunOptions) -> torch.device:
-    adopt_process(run.launcher)
-    device = choose_device(run.device, run.launcher)
-    cfg.launcher, cfg.device = run.launcher, device.type
+    launcher = find_launcher(run.launcher)
+    adopt_process(launcher)
+    device = choose_device(run.device, launcher)
+    cfg.launcher, cfg.device = launcher, device.type
     return device
 
 
 def _set_resume(cfg: Config, resume: str | None) -> None:
     """Sets what the runner resumes from, for ``--resume``, the config's ``resume`` or a restart."""
-    latest = find_latest_checkpoint(cfg.work_dir) if os.path.isdir(cfg.work_dir) else None
-    if latest and continues_by_itself(cfg.launcher):
-        resume = latest
-        notify_user(f"continuing from {latest}, as the launcher may restart processes")
-    elif resume is None and not cfg.get("resume"):
+    restarts = continues_by_itself(cfg.launcher)
+    named = resume if resume != "auto" else None
+    if resume is None and cfg.get("resume"):
+        named = cfg.get("load_from")
+    elif resume is None and not restarts:
         return
-    checkpoint = resume if resume not in (None, "auto") else cfg.get("load_from")
-    if resume == "auto" or checkpoint is None:
-        checkpoint = latest
-        if checkpoint is None:
-            raise UserError(
-                f"nothing to resume: {cfg.work_dir} has no checkpoint; give --resume a checkpoint "
-                "file or --work-dir the folder of the earlier run"
-            )
+    latest = find_checkpoint(cfg.work_dir) if named is None or restarts else None
+    if latest is not None:
+        why = ", as the launcher may restart processes" if restarts else ""
+        notify_user(f"continuing from {latest}{why}")
+    elif named is None:
+        if resume is not None or cfg.get("resume"):
+            notify_user(f"nothing to resume: {cfg.work_dir} has no checkpoint; starting anew")
+        cfg.resume = False
+        return
+    checkpoint = latest or str(named)
     check_checkpoint_path(checkpoint)
     drop_pretrained(cfg)
-    cfg.resume, cfg.load_from = True, str(checkpoint)
+    cfg.resume, cfg.load_from = True, checkpoint
+
+
+def _set_seed(cfg: Config, seed: int | None) -> None:
+    trained = trained_seed(cfg.load_from) if cfg.get("resume") else None
+    if trained is not None and seed not in (None, trained):
+        notify_user(f"continuing with seed {trained}, that of the checkpoint, not with {seed}")
+    seed = trained if trained is not None else seed
+    if seed is not None:
+        cfg.randomness = {**(cfg.get("randomness") or {}), "seed": seed}
 
 
 def _compile_backbone(cfg: Config, path: str | Path) -> None:
@@ -245,9 +261,26 @@ def _compile_backbone(cfg: Config, path: str | Path) -> None:
     cfg.compile_backbone = cfg.get("compile_backbone") or True
 
 
-def _add_terminal_hooks(cfg: Config) -> None:
-    """Adds the hooks that show progress and metrics, unless the config has its own."""
+def _use_checkpoint_hook(cfg: Config, path: str | Path, save_every: int | None) -> None:
+    """Replaces mmengine's hook by :class:`swin_dense.engine.CheckpointHook`."""
+    if cfg.get("default_hooks") is None:
+        cfg.default_hooks = {}
+    hook = cfg.default_hooks.setdefault("checkpoint", {"type": "CheckpointHook", "interval": 1})
+    kind = (hook or {}).get("type")
+    name = kind.__name__ if isinstance(kind, type) else str(kind).rpartition(".")[2]
+    if name == "CheckpointHook":
+        hook["type"] = "swin_dense.CheckpointHook"
+    if save_every is None:
+        return
+    if save_every < 1:
+        raise UserError(f"--save-every {save_every}: give a number of iterations, 1 or more")
+    if name != "CheckpointHook":
+        raise UserError(f"--save-every: {path} has no CheckpointHook in default_hooks")
+    hook["save_every"] = save_every
+
+
+def _add_hooks(cfg: Config, *names: str) -> None:
+    """Adds hooks of ours, unless the config has its own of that name."""
     hooks = list(cfg.get("custom_hooks") or [])
     present = {str(hook.get("type")).rpartition(".")[2] for hook in hooks}
-    names = {"ProgressHook", "MetricsHook"} - present
-    cfg.custom_hooks = hooks + [{"type": f"swin_dense.{name}"} for name in sorted(names)]
+    cfg.custom_hooks = hooks + [{"type": f"swin_dense.{n}"} for n in names if n not in present]

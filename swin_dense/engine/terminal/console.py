@@ -8,6 +8,7 @@ from :func:`notify_user` and :func:`console`, and warnings that a user can act o
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import logging
 import os
@@ -40,6 +41,7 @@ os\.fork\(\) was called|use of fork\(\) may lead to deadlocks
 barrier\(\): using the device under current context
 destroy_process_group\(\) was not called
 dataset metainfo from the resumed checkpoint
+Resumed iteration number is not divisible by
 """
 NOISE = re.compile("|".join(_NOISE_PATTERNS.split("\n")[1:-1]))
 _QUIET_CATEGORIES = (DeprecationWarning, PendingDeprecationWarning, FutureWarning, ResourceWarning)
@@ -118,8 +120,23 @@ def redirect_log(logger: logging.Logger) -> None:
         logger.removeHandler(handler)
         logger.addHandler(quiet)
     files = [h for h in logger.handlers if isinstance(h, logging.FileHandler)]
+    for handler in files:
+        handler.handleError = functools.partial(_tell_once, handler)  # type: ignore[method-assign]
     if _library_output is not None and files:
         _library_output.attach(files[0])
+
+
+def _tell_once(handler: logging.FileHandler, record: logging.LogRecord) -> None:
+    """Shows that a log cannot be written, in place of a traceback for each record."""
+    error = sys.exc_info()[1]
+    if not isinstance(error, OSError):
+        logging.Handler.handleError(handler, record)
+    elif not getattr(handler, "is_broken", False) and not get_worker_info():
+        handler.is_broken = True  # type: ignore[attr-defined]
+        reason = error.strerror or error
+        console().print(
+            Text(f"warning: cannot write the log {handler.baseFilename}: {reason}"), soft_wrap=True
+        )
 
 
 @contextlib.contextmanager

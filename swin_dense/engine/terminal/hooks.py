@@ -1,6 +1,7 @@
 """What a run shows on the terminal: a progress bar with the time left, and tables of metrics."""
 
 import itertools
+import math
 import time
 from collections.abc import Mapping
 from datetime import timedelta
@@ -158,13 +159,23 @@ def _state(runner) -> str:
 class MetricsHook(Hook):
     """Shows each evaluation as a table and saves all in ``metrics.json`` of the log folder.
 
-    The file is a list of ``{"epoch": ..., "iter": ..., "metrics": {...}}``, oldest first.
+    The file is a list of ``{"epoch": ..., "iter": ..., "metrics": {...}}``, oldest first. A resumed
+    training continues that of the checkpoint.
     """
 
     priority = "LOWEST"
 
     def __init__(self) -> None:
         self._history: list[dict[str, Any]] = []
+
+    def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
+        """Keeps the evaluations."""
+        checkpoint["meta"]["evaluations"] = list(self._history)
+
+    def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
+        """Continues the evaluations of a training that is resumed."""
+        if runner._resume:
+            self._history = list(checkpoint["meta"].get("evaluations", []))
 
     @master_only
     def after_val_epoch(self, runner, metrics: dict[str, float] | None = None) -> None:
@@ -191,9 +202,13 @@ def metrics_file(runner) -> Path:
 
 
 def plain_values(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """The metrics that are numbers or text, which JSON can hold."""
+    """The metrics that are numbers or text, as JSON can hold them: None instead of nan."""
     scalars = {k: v.item() if getattr(v, "size", None) == 1 else v for k, v in metrics.items()}
-    return {key: value for key, value in scalars.items() if isinstance(value, (int, float, str))}
+    return {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value
+        for key, value in scalars.items()
+        if isinstance(value, (int, float, str))
+    }
 
 
 def metrics_table(metrics: Mapping[str, Any], title: str = "") -> Table:
@@ -202,8 +217,14 @@ def metrics_table(metrics: Mapping[str, Any], title: str = "") -> Table:
     rows = []
     for name in dict.fromkeys(itertools.chain(*columns.values())):
         values = [column.get(name, "") for column in columns.values()]
-        rows.append([name, *(f"{v:.3f}" if isinstance(v, float) else str(v) for v in values)])
+        rows.append([name, *map(_cell, values)])
     return terminal_table(["metric", *(f"{column}:" for column in columns)], rows, title)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
 def _coco_columns(metrics: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -213,5 +234,5 @@ def _coco_columns(metrics: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         kind, _, name = key.rpartition("/")[2].partition("_")
         if name and kind in ("bbox", "segm", "proposal"):
             # COCO's -1 means that there is nothing to measure, such as no large objects.
-            columns.setdefault(kind, {})[name] = "-" if value == -1 else value
+            columns.setdefault(kind, {})[name] = None if value == -1 else value
     return columns

@@ -101,3 +101,20 @@ def test_every_path_of_our_configs_is_relocated(repo, tmp_path, leaf):
     data = {k: v for k, v in cfg.items() if k.endswith(("dataloader", "evaluator", "data_root"))}
     assert "'data/" not in str(data)
     assert str(tmp_path) in str(data["train_dataloader"])
+
+
+def test_class_with_the_name_of_the_folder_stays(tmp_path):
+    text = (
+        COCO.replace("data/coco/", "circle/")
+        + """
+classes = ("circle", "square")
+train_dataloader["dataset"]["dataset"]["datasets"][0]["metainfo"] = dict(classes=classes)
+own_data = dict(root="circle", classes=classes)
+"""
+    )
+    cfg = Config.fromstring(text, ".py")
+    set_data_root(cfg, tmp_path)
+    part = cfg.train_dataloader.dataset.dataset.datasets[0]
+    assert part.data_root == cfg.own_data.root == str(tmp_path)
+    assert [*part.metainfo.classes] == ["circle", "square"]
+    assert [*cfg.classes] == [*cfg.own_data.classes] == ["circle", "square"]

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 from mmengine import Config
-from mmengine.registry import DATASETS, MODELS, DefaultScope
+from mmengine.registry import DATASETS, METRICS, MODELS, DefaultScope
 
+from swin_dense import config_tree
 from swin_dense.datasets.check import check_data
 from swin_dense.engine.config.own_data import apply_own_data, drop_masks
 from swin_dense.errors import UserError
@@ -150,6 +151,52 @@ def test_test_set_may_differ_from_the_validation_set(nuts, tmp_path):
 def test_invalid_own_data_raises(own, message, tmp_path):
     with pytest.raises(UserError, match=message):
         apply_own_data(own_config(tmp_path, "mask_rcnn_swin_t_1x_coco.py", own))
+
+
+OF_EACH_KIND = [
+    *("cascade_swin_nano_shapes", "htc_pp_swin_l_coco", "htc_pp_without_semantic_swin_b_coco"),
+    *("mask_reppoints_v2_swin_t_coco", "sparse_rcnn_swin_t_coco", "danet_r101_ade20k"),
+    *("ocrnet_hrnet_w48_ade20k", "setr_t_large_ade20k", "upernet_swin_nano_shapes"),
+]
+
+
+@pytest.mark.parametrize("name", OF_EACH_KIND)
+def test_configs_take_own_data(name, nuts, tmp_path):
+    path = CONFIGS / f"{name}.py"
+    for folder in ("img", "seg"):
+        (nuts / folder).mkdir()
+    cv2.imwrite(str(nuts / "img" / "a.jpg"), np.zeros((64, 96, 3), np.uint8))
+    labels = np.arange(64 * 96).reshape(64, 96) % 3
+    labels[0] = 255
+    cv2.imwrite(str(nuts / "seg" / "a.png"), labels)
+    if Config.fromfile(path).default_scope == "mmseg":
+        part = "dict(img_dir='img', seg_dir='seg')"
+        own = f"root={str(nuts)!r}, train={part}, val={part}, classes={NUTS}"
+        cfg = own_config(tmp_path, path.name, own)
+    else:
+        cfg = nuts_config(tmp_path, path.name)
+    apply_own_data(cfg)
+    if name == "htc_pp_swin_l_coco":
+        with pytest.raises(UserError, match="use a config htc_pp_without_semantic"):
+            check_data(cfg, ["train"])
+        return
+    assert check_data(cfg, ("train", "val", "test")) == []
+    for dataset in build_datasets(cfg).values():
+        assert dataset.metainfo["classes"] == NUTS
+        assert dataset[0]["inputs"].ndim == 3
+    weights = [loss.get("class_weight") for loss in config_tree.mappings(cfg.model.to_dict())]
+    assert not [w for w in weights if isinstance(w, list) and len(w) != len(NUTS)]
+
+
+def test_annotation_files_may_begin_with_a_byte_order_mark(nuts, tmp_path):
+    for name in "ab":
+        text = (nuts / f"{name}.json").read_text()
+        (nuts / f"{name}.json").write_text(text, encoding="utf-8-sig")
+    cfg = apply_own_data(nuts_config(tmp_path, "mask_rcnn_swin_t_1x_coco.py"))
+    assert check_data(cfg, ("train", "val")) == []
+    for dataset in build_datasets(cfg).values():
+        assert len(dataset) == 1
+    METRICS.build(cfg.val_evaluator)
 
 
 def test_segmentor_on_own_classes(tmp_path):

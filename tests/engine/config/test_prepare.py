@@ -42,18 +42,16 @@ def test_work_dir_of_the_config_is_the_default():
 def test_checkpoint_to_resume_is_searched_in_the_work_dir(tmp_path):
     run = run_options(tmp_path, cfg_options={"work_dir": "elsewhere"})
     checkpoint = tmp_path / "work" / "epoch_3.pth"
-    checkpoint.parent.mkdir()
-    checkpoint.touch()
-    (checkpoint.parent / "last_checkpoint").write_text(str(checkpoint))
+    write_checkpoint(checkpoint.parent, checkpoint.name)
     cfg = prepare_training(DETECTOR, run, resume="auto")
     assert (cfg.resume, cfg.load_from) == (True, str(checkpoint))
     assert cfg.model.backbone.init_cfg is None, "it replaces pretrained weights"
 
 
 def write_checkpoint(work_dir: Path, name: str) -> str:
-    """A checkpoint, without content, that is the latest of a work dir; its path."""
+    """A checkpoint, without weights, that is the latest of a work dir; its path."""
     work_dir.mkdir(exist_ok=True)
-    (work_dir / name).touch()
+    torch.save({"meta": {"iter": 3}, "optimizer": {}}, work_dir / name)
     (work_dir / "last_checkpoint").write_text(str(work_dir / name))
     return str(work_dir / name)
 
@@ -151,20 +149,20 @@ def test_compiling_needs_a_backbone(tmp_path):
         prepare_training(DETECTOR, run, compile=True)
 
 
-def test_terminal_hooks_are_added_unless_the_config_has_them(tmp_path):
+def test_hooks_are_added_unless_the_config_has_them(tmp_path):
     options = {"custom_hooks": [{"type": "swin_dense.ProgressHook", "plain_seconds": 1.0}]}
     cfg = prepare_training(DETECTOR, run_options(tmp_path, cfg_options=options))
-    assert cfg.custom_hooks == [*options["custom_hooks"], {"type": "swin_dense.MetricsHook"}]
+    added = [{"type": f"swin_dense.{name}"} for name in ("FiniteLossHook", "MetricsHook")]
+    assert cfg.custom_hooks == [*options["custom_hooks"], *added]
 
 
 def test_testing_loads_the_checkpoint_only(tmp_path):
     checkpoint = tmp_path / "c.pth"
     checkpoint.touch()
     run = run_options(tmp_path, cfg_options={"resume": True, "load_from": "other.pth"})
-    cfg = prepare_test(SEGMENTOR, checkpoint, run, label_maps=tmp_path / "maps")
+    cfg = prepare_test(SEGMENTOR, checkpoint, run)
     assert (cfg.resume, cfg.load_from) == (False, str(checkpoint))
     assert cfg.train_dataloader is cfg.val_evaluator is cfg.optim_wrapper is None
-    assert cfg.test_evaluator.output_dir == str(tmp_path / "maps")
     with pytest.raises(UserError, match="--tf32 needs an NVIDIA GPU"):
         prepare_test(SEGMENTOR, checkpoint, run_options(tmp_path, tf32=True))
 

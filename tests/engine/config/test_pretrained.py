@@ -44,7 +44,7 @@ def test_cached_weights_are_not_downloaded(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     url = "https://x.invalid/a/b.pth?raw=1"
     path = cached_path(url)
-    assert path == Path(torch.hub.get_dir()) / "checkpoints" / "b.pth"
+    assert path.parent == Path(torch.hub.get_dir()) / "checkpoints"
     path.parent.mkdir(parents=True)
     path.touch()
     assert local_weights(url) == str(path)
@@ -61,7 +61,7 @@ def test_weights_are_downloaded_to_the_cache_of_pytorch(tmp_path, monkeypatch):
 
     monkeypatch.setattr(torch.hub, "download_url_to_file", download)
     found = local_weights("https://x.invalid/weights.pth")
-    assert found == str(tmp_path / "home" / "hub" / "checkpoints" / "weights.pth")
+    assert Path(found).parent == tmp_path / "home" / "hub" / "checkpoints"
     assert Path(found).read_bytes() == source.read_bytes()
 
 
@@ -75,6 +75,10 @@ def test_failed_download_leaves_no_file_and_names_url_and_path(tmp_path, monkeyp
     with pytest.raises(UserError) as caught:
         local_weights("https://x.invalid/w.pth")
     message = str(caught.value)
-    for part in ("no route to host", "https://x.invalid/w.pth", str(cached_path("w.pth"))):
+    for part in (
+        "no route to host",
+        "https://x.invalid/w.pth",
+        str(cached_path("https://x.invalid/w.pth")),
+    ):
         assert part in message
     assert "--from-scratch" in message

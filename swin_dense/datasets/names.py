@@ -1,0 +1,9 @@
+"""Names in messages."""
+
+from collections.abc import Sequence
+from typing import Any
+
+
+def shortened(names: Sequence[Any], limit: int = 5) -> str:
+    """The first few, separated by commas."""
+    return ", ".join(map(str, names[:limit])) + (", ..." if len(names) > limit else "")

@@ -1,0 +1,164 @@
+"""Checkpoints of a training: complete before anything depends on them, and before others go."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from mmengine.hooks import Hook
+from tiny_training import runner
+
+from swin_dense.checkpoints import load_checkpoint
+from swin_dense.engine.work_dir import find_checkpoint
+
+
+@pytest.fixture(autouse=True)
+def no_pauses(monkeypatch):
+    monkeypatch.setattr("mmengine.runner.loops.time.sleep", lambda _: None)
+
+
+def checkpoints(work_dir: Path) -> set[str]:
+    return {path.name for path in work_dir.glob("*.pth") if not path.is_symlink()}
+
+
+def test_newest_checkpoint_has_its_name_in_the_folder(tmp_path):
+    runner(tmp_path, steps=4, interval=2).train()
+    assert checkpoints(tmp_path) == {"iter_2.pth", "iter_4.pth"}
+    assert (tmp_path / "last_checkpoint").read_text() == "iter_4.pth"
+    assert os.readlink(tmp_path / "last.pth") == "iter_4.pth"
+
+
+@pytest.mark.parametrize("pointer", ["gone.pth", "iter_4.pth"])
+def test_a_finished_training_is_named_when_it_is_resumed(tmp_path, pointer):
+    """One that was killed after its last checkpoint and before that was named has no more steps."""
+    runner(tmp_path, steps=4, interval=2).train()
+    (tmp_path / "last.pth").unlink()
+    (tmp_path / "last.pth").symlink_to("iter_2.pth")
+    (tmp_path / "last_checkpoint").write_text(pointer)
+    runner(tmp_path, steps=4, interval=2).train()
+    assert (tmp_path / "last_checkpoint").read_text() == "iter_4.pth"
+    assert os.readlink(tmp_path / "last.pth") == "iter_4.pth"
+
+
+def test_last_is_the_newest_one_during_the_training(tmp_path):
+    seen = []
+
+    class Look(Hook):
+        priority = "LOWEST"
+
+        def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+            seen.append(os.path.basename(os.path.realpath(tmp_path / "last.pth")))
+
+    made = runner(tmp_path, steps=5, interval=2)
+    made.register_hook(Look())
+    made.train()
+    assert seen == ["last.pth", "iter_2.pth", "iter_2.pth", "iter_4.pth", "iter_5.pth"]
+
+
+def test_other_folders(tmp_path):
+    runner(tmp_path / "w", steps=2, interval=2, out_dir=str(tmp_path / "out")).train()
+    assert checkpoints(tmp_path / "out" / "w") == {"iter_2.pth"}
+    assert os.readlink(tmp_path / "out" / "w" / "last.pth") == "iter_2.pth"
+    assert find_checkpoint(tmp_path / "w") == str(tmp_path / "out" / "w" / "iter_2.pth")
+
+
+@pytest.mark.parametrize("by_epoch", [False, True])
+def test_saving_in_between(tmp_path, by_epoch):
+    """The last two of these are kept, beside all others."""
+    interval = 3 if by_epoch else 4
+    runner(tmp_path, steps=8, by_epoch=by_epoch, interval=interval, save_every=1).train()
+    kept = {"iter_6.pth", "iter_7.pth"} if not by_epoch else {"iter_5.pth", "iter_7.pth"}
+    others = {"epoch_3.pth", "epoch_4.pth"} if by_epoch else {"iter_4.pth", "iter_8.pth"}
+    assert checkpoints(tmp_path) == kept | others
+    meta = load_checkpoint(tmp_path / "iter_7.pth")["meta"]
+    assert (meta["epoch"], meta["iter"]) == (3 if by_epoch else 0, 7)
+
+
+def test_an_epoch_without_a_checkpoint_is_saved_as_complete(tmp_path):
+    runner(tmp_path, steps=4, by_epoch=True, interval=9, save_every=2, save_last=False).train()
+    meta = load_checkpoint(tmp_path / "iter_2.pth")["meta"]
+    assert (meta["epoch"], meta["iter"]) == (1, 2)
+
+
+def test_resumed_run_removes_what_is_too_old(tmp_path):
+    runner(tmp_path, steps=4, interval=1, save_every=1, max_keep_ckpts=2).train()
+    assert checkpoints(tmp_path) == {"iter_3.pth", "iter_4.pth"}
+    runner(tmp_path, steps=6, interval=1, max_keep_ckpts=2).train()
+    assert checkpoints(tmp_path) == {"iter_5.pth", "iter_6.pth"}
+
+
+def test_best_checkpoint_of_a_copied_folder(tmp_path):
+    """It is replaced in the copy; the original keeps its own."""
+    first, copy = tmp_path / "first", tmp_path / "copy"
+    runner(first, steps=2, interval=2, save_best="acc").train()
+    os.system(f"cp -r {first} {copy}")
+    again = runner(copy, steps=4, interval=2, save_best="acc")
+    again.val_loop.evaluator.metrics[0].score = 1.0
+    again.train()
+    assert checkpoints(first) == {"iter_2.pth", "best_acc_iter_2.pth"}
+    assert checkpoints(copy) == {"iter_2.pth", "iter_4.pth", "best_acc_iter_4.pth"}
+
+
+def test_a_failing_save_leaves_all_that_was_there(tmp_path, monkeypatch):
+    """As on a full disk: the older checkpoints, the best one and the names stay."""
+    made = runner(tmp_path, steps=6, interval=2, max_keep_ckpts=1, save_best="acc")
+    fsync = os.fsync
+
+    def fail_late(descriptor):
+        if (tmp_path / "best_acc_iter_2.pth").exists() and made.iter > 2:
+            raise OSError(28, "No space left on device")
+        fsync(descriptor)
+
+    monkeypatch.setattr("os.fsync", fail_late)
+    with pytest.raises(OSError, match="No space") as caught:
+        made.train()
+    assert caught.value.filename == str(tmp_path / "iter_4.pth")
+    assert checkpoints(tmp_path) == {"iter_2.pth", "best_acc_iter_2.pth"}
+    assert find_checkpoint(tmp_path) == str(tmp_path / "iter_2.pth")
+    assert not list(tmp_path.glob(".*.part"))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
+def test_killed_at_any_file_operation(tmp_path):
+    """There is always a checkpoint to continue from, no older than the last complete one."""
+    events = ("os.rename", "os.remove", "os.symlink")
+    settings = {"steps": 6, "interval": 2, "max_keep_ckpts": 1, "save_best": "acc"}
+
+    def run(work_dir: Path, kill_at: int) -> int:
+        """Trains in a process that ends at that operation in its folder; its exit status."""
+        if child := os.fork():
+            return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        left = [kill_at]
+
+        def count(event, args):
+            writes = event == "open" and ".part" in str(args[0])
+            if (writes or event in events) and str(work_dir) in str(args[0]):
+                left[0] -= 1
+                if left[0] == 0:
+                    os._exit(9)
+
+        sys.addaudithook(count)
+        try:
+            runner(work_dir, **settings).train()
+            os._exit(0)
+        finally:
+            os._exit(1)
+
+    killed = 0
+    for kill_at in range(3, 200, 5):
+        work_dir = tmp_path / str(kill_at)
+        status = run(work_dir, kill_at)
+        assert status in (0, 9)
+        if status == 0:
+            break
+        killed += 1
+        whole = [load_checkpoint(work_dir / name) for name in checkpoints(work_dir)]
+        found = find_checkpoint(work_dir)
+        done = [one["meta"]["iter"] for one in whole if "optimizer" in one]
+        assert (found is None) == (not done)
+        assert run(work_dir, 10**9) == 0
+        names = checkpoints(work_dir)
+        assert "iter_6.pth" in names
+        assert len([name for name in names if name.startswith("iter")]) == 1
+        assert not list(work_dir.glob(".*.part"))
+    assert killed > 5
