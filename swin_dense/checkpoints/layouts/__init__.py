@@ -31,7 +31,7 @@ TARGETS = {
 _SECOND_VERSION = re.compile(r"\.(logit_scale|(cpb|rpe|continuous_position_bias)_mlp)(\.|$)")
 # What has the names of a Swin backbone and is none.
 _OTHERS = {
-    r"\.(_?moe_layer|experts|gates)\.": "Swin-MoE, whose experts need Tutel",
+    r"\.(_?moe_layer|experts|gates)\.": "Swin-MoE",
     r"\.attn\.meta_mlp\.": "swinv2_cr, timm's own architecture",
     r"(^|\.)layers\.\d+\.rel_pos_bias\.": "a Swin V2 whose blocks share a position bias",
 }
