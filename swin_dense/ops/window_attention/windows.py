@@ -185,12 +185,11 @@ def log_spaced_offsets(window_size: int, pretrained_window_size: int = 0) -> Ten
         window_size: side M of a window in tokens.
         pretrained_window_size: side P of the windows of pretraining; 0 for M.
     """
-    with torch.device("cpu"):
-        step = torch.arange(1 - window_size, window_size, dtype=torch.float64)
-        relative = 8 * step / max((pretrained_window_size or window_size) - 1, 1)
-        axis = relative.sign() * (relative.abs() + 1).log2() / 3
-        pair = torch.meshgrid(axis, axis, indexing="ij")
-        return torch.stack(pair, dim=-1)[None].to(torch.float32)
+    step = torch.arange(1 - window_size, window_size, dtype=torch.float64)
+    relative = 8 * step / max((pretrained_window_size or window_size) - 1, 1)
+    axis = relative.sign() * (relative.abs() + 1).log2() / 3
+    pair = torch.meshgrid(axis, axis, indexing="ij")
+    return torch.stack(pair, dim=-1)[None].to(torch.float32)
 
 
 def pretrained_window_size(offsets: Tensor) -> int | None:
