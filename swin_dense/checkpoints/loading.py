@@ -97,8 +97,16 @@ def convert_and_resize(
         state, own: see there.
         grid: patches (rows, columns) of the backbone's absolute position embedding.
         bias_tables: how these are resized, see :func:`.resizing.resize_weights`.
+
+    Raises:
+        UserError: they are weights of Swin Transformer V2.
     """
     match = find_backbone(state)
+    if match is not None and match.version == 2:
+        raise UserError(
+            "these are weights of Swin Transformer V2: use type='swin_dense.SwinTransformerV2', or "
+            "give weights of the first Swin"
+        )
     native = strip_prefixes(state) if match is None else match.layout.to_openmmlab(match.state)
     weights, resized = resize_weights(native, own, grid, bias_tables)
     return weights, "unknown" if match is None else match.layout.name, resized
