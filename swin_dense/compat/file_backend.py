@@ -1,5 +1,7 @@
 """mmengine's files on local disks: whole or not at all."""
 
+from pathlib import Path
+
 from mmengine.fileio import LocalBackend, register_backend
 
 from swin_dense.files import replace_file
@@ -9,7 +11,8 @@ class WholeFileBackend(LocalBackend):
     """mmengine's backend of local disks, whose files take their place when they are complete."""
 
     def put(self, obj, filepath) -> None:
-        """Writes bytes."""
+        """Writes bytes; folders on the way are made."""
+        Path(filepath).parent.mkdir(parents=True, exist_ok=True)
         with replace_file(filepath) as file:
             file.write(obj)
 

@@ -1,5 +1,6 @@
 """mmengine's runner with a quiet terminal, strict loading of checkpoints, and support for CPUs."""
 
+import errno
 import logging
 import os
 from collections.abc import Callable
@@ -218,8 +219,14 @@ class Runner(MMEngineRunner):
             if settings.get("save_optimizer", True):
                 self.optim_wrapper.state_dict()
         meta = {**(meta or {}), **state, "precision": precision_of(self.cfg)}
-        save = super().save_checkpoint
-        on_first_process(lambda: save(*args, meta=meta, **settings))
+        write = super().save_checkpoint
+
+        def save() -> None:
+            if not os.path.isdir(self.work_dir):  # mmengine would make it anew
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self.work_dir)
+            write(*args, meta=meta, **settings)
+
+        on_first_process(save)
 
     def dump_config(self) -> None:
         """Writes the config beside this run's log, and into the work dir when a training starts.
