@@ -27,6 +27,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from swin_dense.analysis.building import build_on_meta
 from swin_dense.backbones.swin import WindowAttention
+from swin_dense.backbones.swin_v2 import CosineWindowAttention
 from swin_dense.config_tree import is_segmentation
 from swin_dense.engine.config.load import read_config
 from swin_dense.errors import UserError
@@ -132,7 +133,7 @@ def _pad_before_projections(model: nn.Module) -> None:
         return output[:, :height, :width]
 
     for module in model.modules():
-        if isinstance(module, WindowAttention):
+        if isinstance(module, (WindowAttention, CosineWindowAttention)):
             module.qkv.register_forward_pre_hook(pad_to(module.window_size))
             module.register_forward_hook(crop)
 

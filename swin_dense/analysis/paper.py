@@ -1,7 +1,8 @@
 """What is published, row by row, and the config that each row is counted from.
 
 Sources: tables 2 and 3 of the paper (arXiv 2103.14030), and the result tables of the official
-detection and segmentation code for what is in neither. Nothing here is measured by this package.
+detection and segmentation code for what is in neither; tables 1, 3 and 4 of Swin V2 (arXiv
+2111.09883). Nothing here is measured by this package.
 """
 
 import difflib
@@ -37,8 +38,8 @@ class Row:
     """A published result.
 
     Attributes:
-        table: 'table_2a', 'table_2b', 'table_2c', 'table_3', 'official_results_not_in_tables', or
-            'not_published'.
+        table: 'table_2a', 'table_2b', 'table_2c', 'table_3', 'official_results_not_in_tables',
+            'v2_table_1', 'v2_table_3', 'v2_table_4', or 'not_published'.
         method, backbone: as the table names them.
         config: stem of the config file.
         params_m: millions of parameters; None where nothing is published.
@@ -96,6 +97,14 @@ _2c = partial(Row, "table_2c", "HTC++")
 _3 = partial(Row, "table_3", crop=512)
 _1x = partial(Row, "official_results_not_in_tables", schedule="1x")
 _3x = partial(Row, "official_results_not_in_tables", schedule="3x")
+# What the paper of V2 has is scores alone.
+_BIAS = "the published model has V2's position bias; whether it has the rest of V2 is not said"
+_RECIPE = "V2-L's recipe; nothing is published for this backbone"
+_v2_1c = partial(Row, "v2_table_1", _CASCADE, params_m=None, flops_g=None, note=_BIAS)
+_v2_1u = partial(Row, "v2_table_1", "UperNet", params_m=None, flops_g=None, crop=512, note=_BIAS)
+_v2_3 = partial(Row, "v2_table_3", "HTC++", params_m=None, flops_g=None)
+_v2_4 = partial(Row, "v2_table_4", "UperNet", params_m=None, flops_g=None, crop=640)
+_none = partial(Row, "not_published", params_m=None, flops_g=None, note=_RECIPE)
 _SPARSE: Any = {"note": _ONLY_LAYERS, "unseen": ("roi_head",)}
 # fmt: off
 ROWS: tuple[Row, ...] = (
@@ -151,6 +160,18 @@ ROWS: tuple[Row, ...] = (
     _3x(_V2, "Swin-T", "reppoints_v2_swin_t_coco", 45, 283, box=50.0),
     _3x("Mask RepPointsV2", "Swin-T", "mask_reppoints_v2_swin_t_coco", 47, 292, box=50.4,
         mask=43.8),
+
+    _v2_1c("SwinV2-T, W16", "cascade_swinv2_t_w16_coco", box=51.1),
+    _v2_1c("SwinV2-T, W32", "cascade_swinv2_t_w32_coco", box=51.8),
+    _v2_1u("SwinV2-T, W16", "upernet_swinv2_t_w16_ade20k", miou_single=47.0),
+    _v2_1u("SwinV2-T, W20", "upernet_swinv2_t_w20_ade20k", miou_single=47.7),
+    _v2_1u("SwinV2-T, W32", "upernet_swinv2_t_w32_ade20k", miou_single=47.8),
+    _v2_3("SwinV2-L, W32", "htc_pp_swinv2_l_coco", box=58.8, mask=51.1,
+          note="the published model may have a global attention layer, as the first version's"),
+    _v2_4("SwinV2-L, W40", "upernet_swinv2_l_ade20k", miou=55.9,
+          note="the published window of the last stage is not known"),
+    _none("HTC++", "SwinV2-B, W32", "htc_pp_swinv2_b_coco"),
+    _none("UperNet", "SwinV2-B, W40", "upernet_swinv2_b_ade20k", crop=640),
 )
 # fmt: on
 

@@ -24,6 +24,9 @@ TITLES = {
     "table_2c": "Table 2c: systems, COCO",
     "table_3": "Table 3: ADE20K",
     "official_results_not_in_tables": "Official results that are in no table",
+    "v2_table_1": "Swin V2, Table 1: other windows than in pretraining",
+    "v2_table_3": "Swin V2, Table 3: COCO",
+    "v2_table_4": "Swin V2, Table 4: ADE20K",
     "not_published": "Not published",
 }
 _HEADER = """# Reproduction: published and counted

@@ -174,6 +174,19 @@ class NormOfMap:
         return _norm_by_modules(norm, x, self._channels_first)
 
 
+def add_output_norms(backbone: nn.Module, norm_cfg: dict | None, args: Any) -> dict[int, NormOfMap]:
+    """Adds the norms of a backbone's feature maps as ``norm{i}``; returns what computes them.
+
+    ``args`` has the backbone's ``out_indices``, ``channels`` of every stage and ``attn_impl``.
+    """
+    found = {}
+    for i in args.out_indices:
+        norm = build_norm_layer(norm_cfg, args.channels[i])[1] if norm_cfg else nn.Identity()
+        backbone.add_module(f"norm{i}", norm)
+        found[i] = NormOfMap(norm, args.attn_impl, channels_first=True)
+    return found
+
+
 class MapNorm(nn.Module):
     """A norm of a feature map as a layer of its own, of which 'auto' measures copies."""
 
@@ -213,7 +226,7 @@ def _map_norm_ops(
 
 
 class BlockOps(NamedTuple):
-    """What the functions of :mod:`~.ops.block` compute a block from (equation 3)."""
+    """What the functions of :mod:`~.ops.block` compute a block from (figure 3b)."""
 
     norm1: Norm
     qkv: Linear
@@ -229,7 +242,7 @@ class BlockOps(NamedTuple):
 def fusable_block(
     norm1: nn.Module, attention: Any, norm2: nn.Module, ffn: nn.Module, drop_path: nn.Module
 ) -> BlockOps | None:
-    """The layers of a pre-norm block for :mod:`~.ops.block`; None if one computes anything else.
+    """The layers of a block for :mod:`~.ops.block`; None if one computes anything else.
 
     That is the case with adapters, quantised or reparametrised layers, other norms and activations,
     and dropout in training. Hooks are noticed by :class:`~.dispatch.Decision`.

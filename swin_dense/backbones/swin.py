@@ -20,8 +20,8 @@ from swin_dense.backbones.layers import (
     BlockOps,
     FeedForward,
     GlobalAttention,
-    NormOfMap,
     PatchEmbed,
+    add_output_norms,
     drop_path_rates,
     fusable_block,
     fusable_layer,
@@ -112,22 +112,25 @@ class SwinBlock(nn.Module):
         # The same with fewer passes over memory, and less kept for backward.
         qkv, x = norm_linear(x, ops.norm1, ops.qkv, triton=impl.triton)
         attended = ops.attend(qkv, impl)
-        scales = self._drop_path_scale(attended), self._drop_path_scale(attended)
+        scales = (
+            drop_path_scale(self.drop_path, attended),
+            drop_path_scale(self.drop_path, attended),
+        )
         return proj_mlp(x, attended, ops.proj, ops.norm2, ops.fc1, ops.fc2, scales, impl.triton)
 
     def _by_modules(self, x: Tensor, *impl: AttnImpl) -> Tensor:
         x = x + self.drop_path(self.attn["w_msa"](self.norm1(x), *impl))
         return x + self.drop_path(self.ffn(self.norm2(x)))
 
-    def _drop_path_scale(self, branch: Tensor) -> Tensor | None:
-        """Factor of a branch in stochastic depth for every image, ``(B,)`` fp32; None for 1."""
-        drop_path: Any = self.drop_path
-        if not (drop_path.drop_prob and drop_path.training):
-            return None
-        # The layer's own arithmetic, in the branch's precision: the same branches are dropped.
-        keep = 1 - drop_path.drop_prob
-        drawn = keep + torch.rand(len(branch), dtype=branch.dtype, device=branch.device)
-        return (drawn >= 1).to(torch.promote_types(branch.dtype, torch.float32)).div_(keep)
+
+def drop_path_scale(drop_path: Any, branch: Tensor) -> Tensor | None:
+    """Factor of a branch in stochastic depth for every image, ``(B,)`` fp32; None for 1."""
+    if not (drop_path.drop_prob and drop_path.training):
+        return None
+    # The layer's own arithmetic, in the branch's precision: the same branches are dropped.
+    keep = 1 - drop_path.drop_prob
+    drawn = keep + torch.rand(len(branch), dtype=branch.dtype, device=branch.device)
+    return (drawn >= 1).to(torch.promote_types(branch.dtype, torch.float32)).div_(keep)
 
 
 def _block_ops(block: SwinBlock) -> BlockOps | None:
@@ -319,14 +322,8 @@ class SwinTransformer(Backbone):
         self.stages = nn.ModuleList(_make_stage(args, i) for i in range(len(args.depths)))
         if global_attention:
             self.new_parameter_prefixes = (f"stages.{len(args.depths) - 1}.global_block.",)
-        self.norms_of_maps = {i: self._add_norm(norm_cfg, args, i) for i in self.out_indices}
+        self.norms_of_maps = add_output_norms(self, norm_cfg, args)
         self.freeze()
-
-    def _add_norm(self, norm_cfg: dict, args: ResolvedArgs, i: int) -> NormOfMap:
-        """Adds the norm of stage i's feature map; returns what computes it."""
-        norm = build_norm_layer(norm_cfg, args.channels[i])[1]
-        self.add_module(f"norm{i}", norm)
-        return NormOfMap(norm, args.attn_impl, channels_first=True)
 
     @with_cuda_graphs
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:

@@ -173,9 +173,11 @@ def _name(impl: AttnImpl, attention: Any | None) -> str:
 
 def _candidates(layer: nn.Module, attention: Any | None, settings: Settings) -> Iterator[AttnImpl]:
     """All that can run."""
-    channels = next(_weights(layer))[1].shape[0]
+    weight = next(_weights(layer))[1] if attention is None else attention.proj.weight
+    channels = weight.shape[0]
     rows = torch.empty((0, channels), dtype=settings.stream, device=settings.device)
-    by_triton = support.unsupported_reason(rows, settings.products) is None
+    has_kernels = getattr(layer, "has_kernels", True)
+    by_triton = has_kernels and support.unsupported_reason(rows, settings.products) is None
     attentions = ["sdpa"] if attention is None else ["sdpa", "reference"]
     if attention is not None and hasattr(attention, "window_size"):
         qkv = rows.new_empty((0, 1, 1, 3 * channels), dtype=settings.products)

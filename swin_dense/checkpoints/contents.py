@@ -7,11 +7,14 @@ without numbers in memory, and no configs, which OpenMMLab would run as Python.
 
 import math
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from swin_dense.errors import UserError
 
 # What allowed types beside those of Python and PyTorch are made anew with, by type.
 REBUILD: dict[type, Callable[[Any], Any]] = {}
@@ -21,6 +24,21 @@ _NOT_OURS = "give a checkpoint as trainings save it, or the state_dict() of a mo
 _MOST_LEVELS = 50
 # A file may say that a tensor repeats its numbers; so many more bytes than it has are allowed.
 _MOST_REPEATED = 2**26
+
+
+@contextmanager
+def as_shape_error() -> Iterator[None]:
+    """Makes a user error of what converting weights raises if some have shapes that no Swin has."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (LookupError, RuntimeError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"these weights cannot be converted, some are of shapes that no Swin has ({reason}): "
+            "give those of a Swin Transformer"
+        ) from error
 
 
 class BadContentError(ValueError):

@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from swin_dense.checkpoints.contents import as_shape_error
 from swin_dense.checkpoints.files import weights_of
-from swin_dense.checkpoints.layouts import TARGETS, find_backbone
+from swin_dense.checkpoints.layouts import TARGETS, find_backbone, of_version
 from swin_dense.checkpoints.layouts.base import State
 from swin_dense.errors import UserError
 
@@ -47,14 +48,15 @@ def convert(checkpoint: Mapping[str, Any], to: str) -> Converted:
     """
     if to not in TARGETS:
         raise UserError(f"unknown layout {to!r}: choose one of {', '.join(TARGETS)}")
-    target = TARGETS[to]
     match = find_backbone(weights_of(checkpoint))
     if match is None:
         raise UserError("these are no Swin weights in a known layout: see docs/weights.md")
+    target = of_version(TARGETS[to], match.version)
     head = {name: value for name, value in match.other_weights.items() if name.startswith(_HEAD)}
     others = {name: value for name, value in match.other_weights.items() if name not in head}
-    state = match.layout.to_openmmlab(match.state) | head
-    state = target.from_openmmlab(_with_final_norm(state))
+    with as_shape_error():
+        state = match.layout.to_openmmlab(match.state) | head
+        state = target.from_openmmlab(_with_final_norm(state))
     unmapped = [n for n in state if target.classification_only and _DENSE_ONLY.match(n)]
     if not others or not target.has_detectors:
         return Converted(match.layout.name, state, unmapped, list(others), is_full_model=False)

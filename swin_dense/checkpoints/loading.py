@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from swin_dense.checkpoints.contents import as_shape_error
 from swin_dense.checkpoints.files import strip_prefixes, weights_of
 from swin_dense.checkpoints.layouts import find_backbone
 from swin_dense.checkpoints.layouts.base import State
@@ -96,8 +97,16 @@ def convert_and_resize(
         state, own: see there.
         grid: patches (rows, columns) of the backbone's absolute position embedding.
         bias_tables: how these are resized, see :func:`.resizing.resize_weights`.
+
+    Raises:
+        UserError: they are weights of Swin Transformer V2.
     """
     match = find_backbone(state)
+    if match is not None and match.version == 2:
+        raise UserError(
+            "these are weights of Swin Transformer V2: use type='swin_dense.SwinTransformerV2', or "
+            "give weights of the first Swin"
+        )
     native = strip_prefixes(state) if match is None else match.layout.to_openmmlab(match.state)
     weights, resized = resize_weights(native, own, grid, bias_tables)
     return weights, "unknown" if match is None else match.layout.name, resized
@@ -127,7 +136,8 @@ def convert_state_dict(
     """
     below = {k.removeprefix(prefix): v for k, v in state_dict.items() if k.startswith(prefix)}
     own = dict(backbone.named_parameters()) | dict(backbone.named_buffers())
-    weights, layout, resized = backbone.to_native(weights_of(below), own)
+    with as_shape_error():
+        weights, layout, resized = backbone.to_native(weights_of(below), own)
     report = LoadReport(source, layout, resized=resized)
     for key, parameter in backbone.named_parameters():
         fits = key in weights and weights[key].shape == parameter.shape

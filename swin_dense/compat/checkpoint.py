@@ -17,18 +17,18 @@ from swin_dense.checkpoints.contents import REBUILD, BadContentError
 from swin_dense.checkpoints.files import ALLOWED, allow_in_torch, load_checkpoint, local_file
 
 _STATISTICS = ("min", "max", "current", "mean")
+# Own methods to which the states of these refer.
+_METHODS: dict[type, tuple[str, ...]] = {HistoryBuffer: _STATISTICS}
 
 
-def _history_statistic(owner: Any, name: str) -> Any:
-    """Stands in for ``getattr``, by which a HistoryBuffer's state refers to its own methods.
+def _own_method(owner: Any, name: str) -> Any:
+    """Stands in for ``getattr``, by which the state of an object refers to its own methods.
 
     The real one would give a malicious file access to everything in the process.
     """
-    if owner is not HistoryBuffer or name not in _STATISTICS:
-        raise pickle.UnpicklingError(
-            f"Unsupported global: GLOBAL getattr of {name!r}, not a statistic of HistoryBuffer"
-        )
-    return getattr(HistoryBuffer, name)
+    if not isinstance(owner, type) or name not in _METHODS.get(owner, ()):
+        raise pickle.UnpicklingError(f"Unsupported global: GLOBAL getattr of {name!r}")
+    return getattr(owner, name)
 
 
 def _rebuilt_history(stored: HistoryBuffer) -> HistoryBuffer:
@@ -48,11 +48,17 @@ def allow_mmengine_types() -> None:
     """Let :func:`~swin_dense.checkpoints.load_checkpoint` read the checkpoints of mmengine.
 
     And ``torch.load``, where it has a list of what it may read. Allowed are ``HistoryBuffer`` (and
-    its four methods, not ``getattr``), numpy arrays, and numpy scalars of boolean, integer, real
-    and text types. Nothing on the list runs code that a file brings with it.
+    its four methods, not ``getattr``), the curve of a one-cycle schedule, numpy arrays, and numpy
+    scalars of boolean, integer, real and text types. Nothing on the list runs code that a file
+    brings with it.
     """
-    ALLOWED[f"{HistoryBuffer.__module__}.{HistoryBuffer.__name__}"] = HistoryBuffer
-    ALLOWED["builtins.getattr"] = _history_statistic
+    # Not at the top: what it imports is deferred, by then, where it takes long.
+    from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
+
+    _METHODS[OneCycleParamScheduler] = ("_annealing_cos", "_annealing_linear")
+    for owner in _METHODS:
+        ALLOWED[f"{owner.__module__}.{owner.__name__}"] = owner
+    ALLOWED["builtins.getattr"] = _own_method
     REBUILD[HistoryBuffer] = _rebuilt_history
     allow_in_torch()
 

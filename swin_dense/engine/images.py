@@ -1,6 +1,7 @@
 """Reading images of any kind, and finding the images of a folder."""
 
 import io
+import os
 import warnings
 from pathlib import Path
 
@@ -72,6 +73,27 @@ def _decode(data: bytes) -> Image.Image | None:
         return None
     except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error ...
         raise UnreadableImageError(f"damaged or cut off ({error})") from error
+
+
+def check_memory(pixels: int, classes: int, memory: int | None = None) -> None:
+    """Compare what a segmentor's scores of an image take with this machine's memory.
+
+    Args:
+        pixels: of the image.
+        classes: each has a number of 4 bytes for each pixel; labels and the image are 24 bytes.
+        memory: in bytes; by default all of this machine's, where the system tells.
+
+    Raises:
+        UnreadableImageError: they take more.
+    """
+    if memory is None and "SC_PHYS_PAGES" in getattr(os, "sysconf_names", ()):
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    needed = pixels * (4 * classes + 24)
+    if memory is not None and needed > memory:
+        raise UnreadableImageError(
+            f"the scores of {classes} classes take {needed / 2**30:.0f} GiB for its "
+            f"{pixels / 1e6:.0f} megapixels, of {memory / 2**30:.0f}: cut it into parts"
+        )
 
 
 def write_image(path: Path, pixels: NDArray) -> None:

@@ -32,7 +32,7 @@ def make_output_dir(path: str | Path, flag: str) -> None:
 
 
 # Errors of a disk, which come without the name of the file if it was open.
-_OF_DISKS = {errno.ENOSPC, errno.EFBIG, errno.EROFS, errno.EIO, getattr(errno, "EDQUOT", -1)}
+OF_DISKS = {errno.ENOSPC, errno.EFBIG, errno.EROFS, getattr(errno, "EDQUOT", -1)}
 
 
 @contextlib.contextmanager
@@ -72,7 +72,7 @@ def _find_output(error: OSError, outputs: Mapping[str, Path]) -> tuple[str, Path
         inside = [flag for flag, folder in outputs.items() if folder.absolute() in path.parents]
         inside += [flag for flag, folder in outputs.items() if folder.absolute() == path]
         return (inside[-1], Path(error.filename)) if inside else None
-    if error.errno not in _OF_DISKS:
+    if error.errno not in OF_DISKS:
         return None
     flag = next((one for one, folder in outputs.items() if _is_full(folder)), next(iter(outputs)))
     return flag, outputs[flag]

@@ -139,7 +139,9 @@ class _FilePredictor:
         images = {}
         for path in paths:
             try:
-                images[path] = read_image(path)
+                image = read_image(path)
+                self.predictor.check_size(image)
+                images[path] = image
             except UnreadableImageError as error:
                 self.skipped[path.name] = str(error)
         packed = {}

@@ -122,12 +122,17 @@ def _check_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any])
             raise _DoesNotFitError(f"its optimizer has no {', '.join(missing)}")
         for key in like.keys() & group.keys() - {"params"}:
             _check_like(group[key], like[key], f"optimizer's {key}")
+        if group.get("amsgrad") != like.get("amsgrad"):  # it decides what the state has
+            raise _DoesNotFitError(f"its optimizer's amsgrad is {group.get('amsgrad')}")
         if not 0 <= group["lr"] < math.inf:
             raise _DoesNotFitError(f"its optimizer's lr is {group['lr']}")
+    names: set[Any] = set().union(*(e for e in of_parameters.values() if isinstance(e, Mapping)))
     for index, parameter in zip(indices, parameters, strict=True):
         entries = of_parameters.get(index, {})
         if not isinstance(entries, Mapping):
             raise _DoesNotFitError(f"its optimizer's state of parameter {index} is no dict")
+        if entries and (absent := names - entries.keys()):
+            raise _DoesNotFitError(f"its optimizer has no {absent.pop()} of parameter {index}")
         for name, value in entries.items():
             what = f"its optimizer's {name} of parameter {index}"
             if name in _LIKE_PARAMETER and getattr(value, "shape", None) != parameter.shape:
@@ -148,10 +153,12 @@ def _check_schedulers(schedulers: list[Any], states: Any) -> None:
         raise _DoesNotFitError(f"it has {count} param_schedulers, the config {len(schedulers)}")
     for i, (scheduler, state) in enumerate(zip(schedulers, states, strict=True)):
         own = scheduler.state_dict()
-        if not isinstance(state, Mapping) or not state.keys() <= own.keys():
+        if not isinstance(state, dict) or not state.keys() <= own.keys():
             raise _DoesNotFitError(f"its param_schedulers[{i}] is no {type(scheduler).__name__}")
-        for key, value in state.items():
+        for key, value in list(state.items()):
             _check_like(value, own[key], f"param_schedulers[{i}].{key}")
+            if callable(own[key]):  # it has its own
+                del state[key]
         if state.get("_global_step", 0) < 0 or state.get("last_step", 0) < -1:
             raise _DoesNotFitError(f"its param_schedulers[{i}] is before the first step")
 

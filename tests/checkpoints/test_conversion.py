@@ -191,15 +191,9 @@ def test_official_classifier_is_read_from_the_key_model():
     assert as_checkpoint(converted, "timm", None) == converted.state
 
 
-def test_other_models_and_swin_v2_raise():
+def test_other_models_raise():
     with pytest.raises(UserError, match="no Swin weights"):
         convert({"conv1.weight": torch.ones(3)}, "timm")
-    second = {
-        "layers.0.blocks.0.attn.qkv.weight": torch.ones(3),
-        "layers.0.blocks.0.attn.logit_scale": torch.ones(3),
-    }
-    with pytest.raises(UserError, match="V2"):
-        convert(second, "timm")
     with pytest.raises(UserError, match="unknown layout 'flax'"):
         convert(backbone().state_dict(), "flax")
 

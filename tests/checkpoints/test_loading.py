@@ -10,7 +10,7 @@ from mmengine.runner.checkpoint import load_checkpoint as mmengine_load
 from torch import nn
 
 from swin_dense import SwinTransformer
-from swin_dense.checkpoints import TARGETS, find_backbone, load_backbone
+from swin_dense.checkpoints import TARGETS, convert, find_backbone, load_backbone
 from swin_dense.checkpoints.layouts import OFFICIAL
 from swin_dense.checkpoints.resizing import (
     resize_absolute_pos_embed,
@@ -219,6 +219,18 @@ def test_weights_of_a_size_that_no_rule_fits_raise():
         UserError, match=r"1 of 86 .*first patch_embed.norm.bias.*\(9,\) for \(8,\)"
     ):
         load_backbone(model, state, "one.pth")
+
+
+@pytest.mark.parametrize("name", ["layers.0.downsample.norm.bias", "absolute_pos_embed"])
+@pytest.mark.parametrize("value", [torch.tensor(1.0), torch.ones(0), torch.ones(63)])
+def test_weights_of_shapes_that_no_swin_has_raise(name, value):
+    state = as_released(random_model(use_abs_pos_embed=True)) | {name: value}
+    with pytest.raises(UserError) as error:
+        load_backbone(random_model(use_abs_pos_embed=True), state, "w")
+    assert "\n" not in str(error.value)
+    if "norm" in name and value.numel():
+        with pytest.raises(UserError, match="cannot be converted"):
+            convert(state, "openmmlab")
 
 
 @pytest.mark.parametrize(

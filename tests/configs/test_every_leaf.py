@@ -152,6 +152,11 @@ def shorten(backbone: Any) -> None:
         channels, _depths, heads = ARCHS[backbone.pop("arch", None) or "tiny"]
         sizes = {"embed_dims": channels, "num_heads": heads, **backbone}
         backbone.update({**sizes, "depths": (2, 1, 1, 1)})
+    elif kind == "SwinTransformerV2":
+        arch = {"t": (96, (3, 6, 12, 24)), "b": (128, (4, 8, 16, 32)), "l": (192, (6, 12, 24, 48))}
+        channels, heads = arch[backbone.arch[0]]
+        sizes = {"embed_dims": channels, "depths": (2, 1, 1, 1), "num_heads": heads}
+        backbone.update(arch=sizes, window_size=(8, 4, 8, 4))
     elif kind == "DeiT":
         backbone.update(embed_dims=384, depth=1)
     elif kind == "VisionTransformer":

@@ -70,6 +70,8 @@ BAD = {
     "lr": (set_in(*GROUP, "lr", "fast"), "optimizer's lr is 'fast'"),
     "betas": (set_in(*GROUP, "betas", (0.9,)), "betas has 1 values, not 2"),
     "negative lr": (set_in(*GROUP, "lr", -1.0), "lr is -1"),
+    "amsgrad": (set_in(*GROUP, "amsgrad", True), "amsgrad is True"),
+    "no moment": (set_in("optimizer", "state", 0, {"step": 1}), "has no exp_avg(_sq)? of param"),
     "state": (set_in("optimizer", "state", 0, [3]), "parameter 0 is no dict"),
     "size": (set_in(*MOMENTS, "exp_avg", torch.ones(3)), "exp_avg of parameter 0 is not of the si"),
     "NaN": (set_in(*MOMENTS, "step", torch.tensor(NAN)), "step of parameter 0 is not a number"),
@@ -133,3 +135,17 @@ def test_what_else_goes_wrong_in_resuming_is_one_line():
     message = r"x\.pth cannot be resumed: ValueError: a b"
     with pytest.raises(UserError, match=message), as_resume_error("x.pth"):
         raise ValueError("a\n b")
+
+
+def test_one_cycle_schedules_can_be_saved_and_resumed(tmp_path):
+    """Their state refers to a function, which mmengine saves."""
+    settings = {
+        "param_scheduler": [{"type": "OneCycleLR", "eta_max": 0.1, "total_steps": 9}],
+    }
+    whole = tiny_runner(tmp_path / "whole", length=2, **settings)
+    whole.train()
+    settings |= {"resume": True, "load_from": str(tmp_path / "whole" / "epoch_1.pth")}
+    resumed = tiny_runner(tmp_path / "resumed", length=2, **settings)
+    resumed.train()
+    assert resumed.param_schedulers[0].state_dict() == whole.param_schedulers[0].state_dict()
+    assert resumed.param_schedulers[0].last_step > 0

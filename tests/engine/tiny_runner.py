@@ -26,14 +26,14 @@ def tiny_runner(work_dir, by_epoch=True, length=1, lr=0.01, **settings) -> Runne
     optimizer = {"type": "OptimWrapper", "optimizer": {"type": "AdamW", "lr": lr}}
     epochs, steps = {"by_epoch": True, "max_epochs": length}, {"by_epoch": False}
     checkpoint = {"type": "CheckpointHook", "interval": 1 if by_epoch else 2, "by_epoch": by_epoch}
+    schedule = [{"type": "LinearLR", "start_factor": 0.1, "by_epoch": True, "end": 2}]
     return Runner(
         model=Tiny(),
         work_dir=str(work_dir),
         train_dataloader=torch.utils.data.DataLoader(data, batch_size=2),
         train_cfg=epochs if by_epoch else steps | {"max_iters": 2 * length},
         optim_wrapper=optimizer,
-        param_scheduler=[{"type": "LinearLR", "start_factor": 0.1, "by_epoch": True, "end": 2}],
         default_hooks={"checkpoint": checkpoint},
         cfg=Config({"device": "cpu", "optim_wrapper": optimizer}),
-        **settings,
+        **({"param_scheduler": schedule} | settings),
     )

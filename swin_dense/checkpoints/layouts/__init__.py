@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from swin_dense.checkpoints.layouts import hugging_face
+from swin_dense.checkpoints.layouts import hugging_face, second_version
 from swin_dense.checkpoints.layouts.base import Layout, State
 from swin_dense.checkpoints.layouts.official import OFFICIAL
 from swin_dense.checkpoints.layouts.openmmlab import OPENMMLAB
@@ -28,12 +28,12 @@ TARGETS = {
     "torchvision": TORCHVISION,
 }
 
-# Other Swins, by what only they have. Swin-MoE may have that of V2 too.
-_OTHER_SWINS = {
-    "Swin-MoE": re.compile(r"\.(_?moe_layer|experts|gates)\."),
-    "Swin Transformer V2": re.compile(
-        r"\.(logit_scale|cpb_mlp|continuous_position_bias_mlp)(\.|$)"
-    ),
+_SECOND_VERSION = re.compile(r"\.(logit_scale|(cpb|rpe|continuous_position_bias)_mlp)(\.|$)")
+# What has the names of a Swin backbone and is none.
+_OTHERS = {
+    r"\.(_?moe_layer|experts|gates)\.": "Swin-MoE",
+    r"\.attn\.meta_mlp\.": "swinv2_cr, timm's own architecture",
+    r"(^|\.)layers\.\d+\.rel_pos_bias\.": "a Swin V2 whose blocks share a position bias",
 }
 _STUDENT, _TEACHER = re.compile(r"(^|\.)student\."), re.compile(r"(^|\.)teacher\.")
 
@@ -47,12 +47,14 @@ class BackboneMatch:
         prefix: what stood before them: ``backbone.`` in a detector.
         state: its weights, without the prefix, in their own layout.
         other_weights: the rest of the state dict, under full names.
+        version: 1, or 2 of Swin Transformer V2.
     """
 
     layout: Layout
     prefix: str
     state: State
     other_weights: State
+    version: int = 1
 
 
 def find_backbone(state: Mapping[str, Tensor]) -> BackboneMatch | None:
@@ -61,7 +63,7 @@ def find_backbone(state: Mapping[str, Tensor]) -> BackboneMatch | None:
     A teacher comes before its student, as in mmdet's predictions with Soft Teacher.
 
     Raises:
-        UserError: it is a Swin Transformer V2 or a Swin-MoE.
+        UserError: it is of an architecture that only looks like Swin.
     """
     names = list(state)
     if any(map(_TEACHER.search, names)):
@@ -71,19 +73,38 @@ def find_backbone(state: Mapping[str, Tensor]) -> BackboneMatch | None:
             prefix = layout.prefix(name)
             if prefix is not None:
                 match = _split(state, layout, prefix)
-                if layout.accepts(match.state):
+                if match.layout.accepts(match.state):
                     return match
     return None
 
 
+def of_version(layout: Layout, version: int) -> Layout:
+    """The layout of the same library's Swin of this version."""
+    return layout if version == 1 else second_version.BY_NAME[layout.name]
+
+
 def _split(state: Mapping[str, Tensor], layout: Layout, prefix: str) -> BackboneMatch:
     """The weights of the backbone below ``prefix``, apart from the others."""
+    version = _version([name for name in state if name.startswith(prefix)])
+    layout = of_version(layout, version)
     inner = next((p for p in layout.inner_prefixes if f".{prefix}".endswith(f".{p}")), "")
     outer = prefix.removesuffix(inner)
     below = [name for name in state if name.startswith(outer)]
     own = {name.removeprefix(outer).removeprefix(inner): state[name] for name in below}
     others = {name: value for name, value in state.items() if not name.startswith(outer)}
-    for kind, pattern in _OTHER_SWINS.items():
-        if any(map(pattern.search, own)):
-            raise UserError(f"these are weights of {kind}: give weights of the first Swin")
-    return BackboneMatch(layout, outer, own, others)
+    return BackboneMatch(layout, outer, own, others, version)
+
+
+def _version(names: list[str]) -> int:
+    """Of the Swin with these names; an error for what only looks like Swin."""
+    for pattern, what in _OTHERS.items():
+        if any(re.search(pattern, name) for name in names):
+            raise UserError(f"these are weights of {what}: give weights of a Swin Transformer")
+    if not any(_SECOND_VERSION.search(name) for name in names):
+        return 1
+    if not any(name.endswith(".logit_scale") for name in names):
+        raise UserError(
+            "these are weights of Swin-MoE or its dense baseline, which have a position bias of "
+            "Swin V2 without its cosine attention: give weights of a Swin Transformer"
+        )
+    return 2

@@ -21,6 +21,7 @@ State = dict[str, Tensor]
 TABLE = "relative_position_bias_table"
 INDEX = "relative_position_index"
 ABSOLUTE = "absolute_pos_embed"
+COORDINATES = "relative_coords_table"
 
 # Both follow from sizes: they are computed, never copied.
 _BUFFERS = (f".{INDEX}", ".attn_mask")
@@ -72,6 +73,8 @@ class Layout:
             backbone has the first inner prefix.
         unfold_order: whether patch merging orders channels as ``nn.Unfold``, like OpenMMLab's.
         stored_index: how the index of the bias table is stored: 'square' (N, N), 'flat', or None.
+        merging: regular expression of OpenMMLab's names of what patch merging applies to the
+            channels of four neighbours.
         join: joins weights that are stored in parts, after renaming to OpenMMLab's names.
         split: undoes ``join``.
         has_detectors: whether it has detectors and segmentors, whose heads a conversion keeps.
@@ -87,6 +90,7 @@ class Layout:
     siblings: tuple[str, ...] = ()
     unfold_order: bool = False
     stored_index: str | None = None
+    merging: re.Pattern[str] = _MERGING
     join: Callable[[State], State] = dict
     split: Callable[[State], State] = dict
     has_detectors: bool = False
@@ -105,11 +109,11 @@ class Layout:
         head ``head.fc``, as in OpenMMLab's first classifiers.
         """
         named = self.join(_rename_all(state, [(theirs, ours) for ours, theirs in self.table]))
-        return named if self.unfold_order else _reordered(named, _quadrants_to_unfold)
+        return named if self.unfold_order else self._reordered(named, _quadrants_to_unfold)
 
     def from_openmmlab(self, state: Mapping[str, Tensor]) -> State:
         """Undo :meth:`to_openmmlab`; what backbones of this layout do not have keeps its name."""
-        native = dict(state) if self.unfold_order else _reordered(state, _unfold_to_quadrants)
+        native = dict(state) if self.unfold_order else self._reordered(state, _unfold_to_quadrants)
         if ABSOLUTE in native:
             native[ABSOLUTE] = one_row_per_patch(native[ABSOLUTE])
         native = _rename_all(self.split(native), list(self.table))
@@ -120,27 +124,27 @@ class Layout:
         inner = self.inner_prefixes[0]
         return {n if n.startswith(self.siblings) else inner + n: v for n, v in native.items()}
 
+    def _reordered(self, state: Mapping[str, Tensor], reorder: Callable[[Tensor], Tensor]) -> State:
+        return {k: reorder(value) if self.merging.match(k) else value for k, value in state.items()}
+
     def _with_index(self, state: State) -> State:
         complete: State = {}
         for name, value in state.items():
             complete[name] = value
-            side = isqrt(len(value)) if name.endswith(f".{TABLE}") else 0
-            if side and side**2 == len(value):
+            last = name.rpartition(".")[2]
+            side = isqrt(len(value)) if last == TABLE and value.ndim else 0
+            if last == COORDINATES:  # of Swin V2: (1, 2M - 1, 2M - 1, 2)
+                side = value.shape[1]
+            if side and (last == COORDINATES or side**2 == len(value)):
                 index = relative_position_index((side + 1) // 2)
                 index = index.flatten() if self.stored_index == "flat" else index
-                complete[name.removesuffix(TABLE) + INDEX] = index
+                complete[name.removesuffix(last) + INDEX] = index
         return complete
 
 
 def one_row_per_patch(embed: Tensor) -> Tensor:
     """An absolute position embedding as ``(1, h * w, C)``, also from ``(1, C, h, w)``."""
     return embed.flatten(2).transpose(1, 2).contiguous() if embed.ndim == 4 else embed
-
-
-def _reordered(state: Mapping[str, Tensor], reorder: Callable[[Tensor], Tensor]) -> State:
-    return {
-        name: reorder(value) if _MERGING.match(name) else value for name, value in state.items()
-    }
 
 
 # Patch merging joins the neighbours (row, column) = (0, 0), (1, 0), (0, 1), (1, 1) in the

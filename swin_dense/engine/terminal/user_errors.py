@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from swin_dense.compat.forks import missing_package
+from swin_dense.engine.paths import OF_DISKS
 from swin_dense.errors import UserError
 
 _EXCEPTION_NAME = re.compile(r"^[\w.]+: ")
@@ -37,8 +38,8 @@ def as_user_error(error: BaseException) -> UserError | None:
         return UserError(f"no such file: {error.filename or text}")
     if isinstance(error, (PermissionError, IsADirectoryError, NotADirectoryError)):
         return UserError(f"cannot use {error.filename or text}: {error.strerror or text}")
-    if isinstance(error, OSError) and error.errno == 28:
-        return UserError(f"no space left on the disk of {error.filename or 'the results'}")
+    if isinstance(error, OSError) and error.errno in OF_DISKS:
+        return UserError(f"cannot write {error.filename or 'the results'}: {error.strerror}")
     found = re.search(r"^['\"]?(\S+) is not in the (.+?) registry", text)
     if found and isinstance(error, KeyError):
         return UserError(

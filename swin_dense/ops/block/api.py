@@ -20,13 +20,17 @@ RECOMPUTED_CHANNELS = 256
 
 @dynamo_disabled
 def norm_linear(
-    x: Tensor, norm: Norm, linear: Linear, merge_stride: int | None = None, triton: bool = False
+    x: Tensor,
+    norm: Norm | None,
+    linear: Linear,
+    merge_stride: int | None = None,
+    triton: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """``linear(norm(x))``, or of 2 x 2 neighbours in x, in autocast's precision if it is on.
 
     Args:
         x: ``(..., C)``; ``(B, H, W, C)`` where neighbours are joined.
-        norm: over C channels, or 4C of neighbours.
+        norm: over C channels, or 4C of neighbours; None for ``linear(x)``.
         linear: its number of input channels is the norm's.
         merge_stride: distance of the tokens whose :func:`~.merging.neighbours` are joined; None to
             join none.
@@ -36,10 +40,10 @@ def norm_linear(
         ``(..., out)``, and ``x`` for the caller's other uses of it: the gradient of those is added
         where that of the norm is computed, which saves a pass.
     """
-    dtype = _product_dtype(linear.weight)
+    dtype = product_dtype(linear.weight)
     if torch.is_grad_enabled():
-        settings = (merge_stride, triton, dtype, norm.eps)
-        return _NormLinear.apply(x, *settings, *norm[:2], *linear)
+        weight, bias, eps = norm or (None, None, 0.0)
+        return _NormLinear.apply(x, merge_stride, triton, dtype, eps, weight, bias, *linear)
     return _norm_linear(x, merge_stride, norm, Linear(*cast_together(linear, dtype)), triton), x
 
 
@@ -89,7 +93,7 @@ def proj_mlp(
     Returns:
         ``(B, H, W, C)``, in the precision of ``x + proj(attended)``.
     """
-    dtype = _product_dtype(proj.weight)
+    dtype = product_dtype(proj.weight)
     rows = x.reshape(-1, x.shape[-1])
     attended = attended.reshape(rows.shape).to(dtype)
     if torch.is_grad_enabled():
@@ -101,7 +105,7 @@ def proj_mlp(
     return out.view(x.shape)
 
 
-def _product_dtype(weight: Tensor) -> torch.dtype:
+def product_dtype(weight: Tensor) -> torch.dtype:
     """Precision of matrix products with ``weight``: autocast's, or the weight's own."""
     if weight.dtype == torch.float64:
         return weight.dtype
@@ -130,10 +134,11 @@ def _merging(x: Tensor, merge_stride: int | None, dtype: torch.dtype, triton: bo
 
 
 def _norm_linear(
-    x: Tensor, merge_stride: int | None, norm: Norm, linear: Linear, triton: bool
+    x: Tensor, merge_stride: int | None, norm: Norm | None, linear: Linear, triton: bool
 ) -> Tensor:
     """``(..., C)`` to ``(..., out)``, in the precision of ``linear``."""
     weight = linear.weight
+    triton = triton and norm is not None
     merging = _merging(x, merge_stride, weight.dtype, triton)
     if merging is not None:
         return merging.norm_linear(x, norm, linear)
@@ -149,7 +154,7 @@ class _NormLinear(torch.autograd.Function):
     @staticmethod
     def forward(  # type: ignore[override]
         ctx: Any, x: Tensor, merge_stride: int | None, triton: bool, dtype: torch.dtype, eps: float,
-        norm_weight: Tensor, norm_bias: Tensor, weight: Tensor, bias: Tensor | None,
+        norm_weight: Any, norm_bias: Any, weight: Tensor, bias: Tensor | None,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         linear = Linear(*cast_together((weight, bias), dtype))
         ctx.save_for_backward(x, linear.weight, norm_weight, norm_bias, weight, bias)
@@ -157,7 +162,7 @@ class _NormLinear(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         if not ctx.needs_input_grad[0]:
             ctx.mark_non_differentiable(x)
-        norm = Norm(norm_weight, norm_bias, eps)
+        norm = None if norm_weight is None else Norm(norm_weight, norm_bias, eps)
         return _norm_linear(x, merge_stride, norm, linear, triton), x
 
     @staticmethod
@@ -173,14 +178,15 @@ class _NormLinear(torch.autograd.Function):
             dx, *others = differentiable_gradients(_plain_norm_linear, arguments, grad)
             return dx if dx is None or d_x is None else dx + d_x, *others
         grads = ParamGrads(("norm", "linear"), ctx.needs_input_grad[5:])
-        norm, settings = Norm(parameters[0], parameters[1], eps), (merge_stride, triton)
+        norm = None if parameters[0] is None else Norm(parameters[0], parameters[1], eps)
+        settings = merge_stride, triton and norm is not None
         dx = _norm_linear_backward(x, grad, d_x, norm, weight, grads, *settings)
         return dx, *[None] * 4, *grads.like(parameters)
 
 
 def _norm_linear_backward(
-    x: Tensor, grad: Tensor, d_x: Tensor | None, norm: Norm, weight: Tensor, grads: ParamGrads,
-    merge_stride: int | None, triton: bool,
+    x: Tensor, grad: Tensor, d_x: Tensor | None, norm: Norm | None, weight: Tensor,
+    grads: ParamGrads, merge_stride: int | None, triton: bool,
 ) -> Tensor:  # fmt: skip
     """Gradient of x, of which ``d_x`` is what comes by other paths."""
     merging = _merging(x, merge_stride, weight.dtype, triton)
@@ -205,11 +211,13 @@ def _norm_linear_backward(
 
 def _plain_norm_linear(
     x: Tensor, merge_stride: int | None, _triton: bool, dtype: torch.dtype, eps: float,
-    norm_weight: Tensor, norm_bias: Tensor, weight: Tensor, bias: Tensor | None,
+    norm_weight: Tensor | None, norm_bias: Tensor | None, weight: Tensor, bias: Tensor | None,
 ) -> Tensor:  # fmt: skip
-    x = (x if merge_stride is None else neighbours(x, merge_stride)).to(norm_weight.dtype)
-    normed = F.layer_norm(x, norm_weight.shape, norm_weight, norm_bias, eps)
-    return F.linear(normed.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype))
+    x = x if merge_stride is None else neighbours(x, merge_stride)
+    if norm_weight is not None:
+        x = x.to(norm_weight.dtype)
+        x = F.layer_norm(x, norm_weight.shape, norm_weight, norm_bias, eps)
+    return F.linear(x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype))
 
 
 class _NormMap(torch.autograd.Function):

@@ -41,8 +41,8 @@ class ParamGrads:
     """Gradients of parameters, summed over chunks of rows; None for those that are not wanted.
 
     Args:
-        names: ``'norm'`` and the linear layers', in the order of the parameters: a weight and a
-            bias each.
+        names: of norms and linear layers, in the order of the parameters: a weight and a bias
+            each.
         wanted: for each parameter, whether its gradient is wanted.
     """
 
@@ -55,10 +55,12 @@ class ParamGrads:
         """Whether gradients of this layer's weight and bias are wanted."""
         return self._wanted[f"{name}.weight"], self._wanted[f"{name}.bias"]
 
-    def add_norm(self, d_weight: Tensor | None, d_bias: Tensor | None) -> None:
-        """Add to the gradients of the LayerNorm's parameters."""
-        self.add("norm.weight", d_weight)
-        self.add("norm.bias", d_bias)
+    def add_norm(
+        self, d_weight: Tensor | None, d_bias: Tensor | None, *, name: str = "norm"
+    ) -> None:
+        """Add to the gradients of a LayerNorm's parameters."""
+        self.add(f"{name}.weight", d_weight)
+        self.add(f"{name}.bias", d_bias)
 
     def add_linear(
         self,

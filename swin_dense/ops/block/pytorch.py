@@ -32,26 +32,30 @@ _FEWEST_ROWS = 512
 # stochastic depth drops, is not computed.
 Scale = float | Tensor | None
 
-_ALL, _NONE = slice(None), slice(0, 0)
+_ALL, NONE = slice(None), slice(0, 0)
 
 
-def norm_linear(x: Tensor, norm: Norm, linear_: Linear) -> Tensor:
+def norm_linear(x: Tensor, norm: Norm | None, linear_: Linear) -> Tensor:
     """``(T, C)`` to ``(T, out)``, in the precision of ``linear_``."""
     # All rows at once: to copy chunks of the wide result together takes longer than to read the
     # norm's from memory.
-    return linear(_normalise(x, norm)[0].to(linear_.weight.dtype), *linear_)
+    x = x if norm is None else normalise(x, norm)[0]
+    return linear(x.to(linear_.weight.dtype), *linear_)
 
 
 def norm_linear_backward(
-    x: Tensor, grad: Tensor, norm: Norm, weight: Tensor, grads: ParamGrads
+    x: Tensor, grad: Tensor, norm: Norm | None, weight: Tensor, grads: ParamGrads
 ) -> Tensor:
     """Gradient of ``x``, ``(T, C)``; adds those of norm and linear layer to ``grads``."""
 
     def backward(rows: slice, *_: Scale) -> tuple[Tensor, ...]:
-        normed, mean, rstd = _normalise(x[rows], norm)
-        _add_linear(grads, "linear", grad[rows], normed.to(weight.dtype), rows)
+        if norm is None:
+            add_linear(grads, "linear", grad[rows], x[rows].to(weight.dtype), rows)
+            return (input_gradient(grad[rows], weight).to(x.dtype),)
+        normed, mean, rstd = normalise(x[rows], norm)
+        add_linear(grads, "linear", grad[rows], normed.to(weight.dtype), rows)
         d_normed = input_gradient(grad[rows], weight)
-        return (_normalise_backward(d_normed, x[rows], mean, rstd, norm, grads).to(x.dtype),)
+        return (normalise_backward(d_normed, x[rows], mean, rstd, norm, grads).to(x.dtype),)
 
     return map_row_chunks(backward, x, len(weight), grad.dtype)[0]
 
@@ -70,7 +74,7 @@ def proj_mlp(
         middle = linear_add(x[rows], attended[rows], proj, scale_1)
         if isinstance(scale_2, float) and not scale_2:
             return (middle, *([x.new_empty(len(middle), len(fc1.weight), dtype=dtype)] * keep))
-        normed = _normalise(middle, norm)[0].to(dtype)
+        normed = normalise(middle, norm)[0].to(dtype)
         if keep:
             hidden = linear(normed, *fc1)
             active = F.gelu(hidden)
@@ -97,29 +101,29 @@ def proj_mlp_backward(
 
     def mlp(rows: slice, scale_1: Scale, scale_2: Scale) -> Tensor:
         middle = linear_add(x[rows], attended[rows], proj, scale_1)
-        normed, mean, rstd = _normalise(middle, norm)
+        normed, mean, rstd = normalise(middle, norm)
         normed = normed.to(dtype)
         entering = linear(normed, *fc1) if hidden is None else hidden[rows]
-        d_branch = _times(grad[rows], scale_2).to(dtype)
-        _add_linear(grads, "fc2", d_branch, F.gelu(entering), rows)
+        d_branch = times(grad[rows], scale_2).to(dtype)
+        add_linear(grads, "fc2", d_branch, F.gelu(entering), rows)
         d_hidden = input_gradient(d_branch, fc2.weight)
         torch.ops.aten.gelu_backward.grad_input(d_hidden, entering, grad_input=d_hidden)
-        _add_linear(grads, "fc1", d_hidden, normed, rows)
+        add_linear(grads, "fc1", d_hidden, normed, rows)
         d_normed = input_gradient(d_hidden, fc1.weight)
-        d_middle = _normalise_backward(d_normed, middle, mean, rstd, norm, grads)
-        return _add(grad[rows], d_middle, None)
+        d_middle = normalise_backward(d_normed, middle, mean, rstd, norm, grads)
+        return add_scaled(grad[rows], d_middle, None)
 
     def backward(rows: slice, scale_1: Scale, scale_2: Scale) -> tuple[Tensor, ...]:
         d_middle = grad[rows]
         if isinstance(scale_2, float) and not scale_2:
-            mlp(_NONE, None, None)  # gradients of parameters that are zero, not missing
+            mlp(NONE, None, None)  # gradients of parameters that are zero, not missing
         else:
             d_middle = mlp(rows, scale_1, scale_2)
         if isinstance(scale_1, float) and not scale_1:
-            _add_linear(grads, "proj", grad[_NONE].to(dtype), attended[_NONE], rows)
+            add_linear(grads, "proj", grad[NONE].to(dtype), attended[NONE], rows)
             return d_middle.to(x.dtype), torch.zeros_like(attended[rows])
-        d_branch = _times(d_middle, scale_1).to(dtype)
-        _add_linear(grads, "proj", d_branch, attended[rows], rows)
+        d_branch = times(d_middle, scale_1).to(dtype)
+        add_linear(grads, "proj", d_branch, attended[rows], rows)
         return d_middle.to(x.dtype), input_gradient(d_branch, proj.weight)
 
     return map_row_chunks(backward, x, len(fc1.weight), dtype, scales)
@@ -199,7 +203,7 @@ def linear_add(total: Tensor, x: Tensor, layer: Linear, scale: Scale) -> Tensor:
     if isinstance(scale, float) and not scale:
         return total.to(torch.promote_types(total.dtype, x.dtype), copy=True)
     if isinstance(scale, Tensor) or total.dtype != x.dtype or x.device.type != "cpu":
-        return _add(total, linear(x, weight, bias), scale)
+        return add_scaled(total, linear(x, weight, bias), scale)
     alpha = 1.0 if scale is None else scale
     if _by_onednn(x, weight):
         if scale is None:
@@ -235,7 +239,7 @@ def weight_gradient(grad: Tensor, x: Tensor, total: Tensor | None) -> Tensor:
     return grad.t() @ x if total is None else total.addmm_(grad.t(), x)
 
 
-def _add_linear(grads: ParamGrads, name: str, grad: Tensor, x: Tensor, rows: slice) -> None:
+def add_linear(grads: ParamGrads, name: str, grad: Tensor, x: Tensor, rows: slice) -> None:
     """Add to the gradients of a linear layer, from its output's ``(T, out)`` and its input."""
     d_bias = None
     if rows == _ALL and grad.device.type == "cpu" and grads.wants(name)[1]:
@@ -250,22 +254,28 @@ def _norm_dtype(x: Tensor, norm: Norm) -> torch.dtype:
     return x.dtype if mixed and x.element_size() == 2 else norm.weight.dtype
 
 
-def _normalise(x: Tensor, norm: Norm) -> tuple[Tensor, Tensor, Tensor]:
+def normalise(x: Tensor, norm: Norm) -> tuple[Tensor, Tensor, Tensor]:
     """LayerNorm of rows ``(T, C)``; mean and 1 / deviation ``(T, 1)``."""
     return torch.native_layer_norm(x.to(_norm_dtype(x, norm)), norm.weight.shape, *norm)
 
 
-def _normalise_backward(
-    grad: Tensor, x: Tensor, mean: Tensor, rstd: Tensor, norm: Norm, grads: ParamGrads
+def normalise_backward(
+    grad: Tensor,
+    x: Tensor,
+    mean: Tensor,
+    rstd: Tensor,
+    norm: Norm,
+    grads: ParamGrads,
+    name: str = "norm",
 ) -> Tensor:
-    """Gradient of :func:`_normalise`'s input; adds those of its parameters to ``grads``."""
+    """Gradient of :func:`normalise`'s input; adds those of its parameters to ``grads``."""
     weight, bias, _ = norm
     dtype = _norm_dtype(x, norm)
     dx, *d_norm = torch.ops.aten.native_layer_norm_backward(
         grad.to(dtype), x.to(dtype), weight.shape, mean, rstd, weight, bias,
-        [True, *grads.wants("norm")],
+        [True, *grads.wants(name)],
     )  # fmt: skip
-    grads.add_norm(*d_norm)
+    grads.add_norm(*d_norm, name=name)
     return dx
 
 
@@ -274,7 +284,7 @@ def _by_row(scale: Tensor | None, x: Tensor) -> Tensor | None:
     return None if scale is None else scale.repeat_interleave(len(x) // max(1, len(scale)))[:, None]
 
 
-def _add(x: Tensor, branch: Tensor, scale: Scale) -> Tensor:
+def add_scaled(x: Tensor, branch: Tensor, scale: Scale) -> Tensor:
     """``x + scale * branch`` in the precision of ``x + branch``; may write over the branch."""
     if isinstance(scale, Tensor):
         return torch.addcmul(x, branch, scale).to(torch.promote_types(x.dtype, branch.dtype))
@@ -283,5 +293,6 @@ def _add(x: Tensor, branch: Tensor, scale: Scale) -> Tensor:
     return branch.add_(x) if branch.dtype == x.dtype else x + branch
 
 
-def _times(grad: Tensor, scale: Scale) -> Tensor:
+def times(grad: Tensor, scale: Scale) -> Tensor:
+    """``scale * grad``."""
     return grad if scale is None else grad * scale

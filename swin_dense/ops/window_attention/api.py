@@ -20,6 +20,9 @@ for blocks that are traced, or have adapters, hooks or other layers than Swin's.
 'auto' is logged at debug level, once per configuration. While torch.compile or
 torch.export traces, all but ``triton`` are replaced by :mod:`~.compiled`, whose graph is valid for
 inputs of any size. Backends never import each other: they meet here.
+
+With ``tau`` this is the scaled cosine attention of Swin V2, by the same backends: see
+:mod:`~.cosine`.
 """
 
 import logging
@@ -37,7 +40,7 @@ from swin_dense.ops.dispatch import (
     is_observed,
 )
 from swin_dense.ops.torch_versions import VERSION, is_compiling
-from swin_dense.ops.window_attention import compiled, cpu, reference, sdpa
+from swin_dense.ops.window_attention import compiled, cosine, cpu, reference, sdpa
 from swin_dense.ops.window_attention.triton import op as triton
 from swin_dense.ops.window_attention.windows import WindowSpec
 
@@ -45,6 +48,8 @@ logger = logging.getLogger(__name__)
 
 # Earlier, the graph breaks at the choice of PyTorch's kernel.
 _COMPILES_SDPA = VERSION >= (2, 6)
+
+_Inputs = tuple[Tensor, Tensor | None, Tensor | None, WindowSpec]
 
 
 def shifted_window_attention(
@@ -58,13 +63,15 @@ def shifted_window_attention(
     scale: float,
     dropout_p: float = 0.0,
     impl: str | AttnImpl = "auto",
+    tau: Tensor | None = None,
 ) -> Tensor:
     """Self-attention within (shifted) windows of a feature map of any size (paper equation 4).
 
     Args:
         qkv: ``(B, H, W, 3 * C)``: queries, keys and values of every token, each C channels in
             ``num_heads`` groups. H, W >= 1; neither needs to be a multiple of the window.
-        qkv_bias: ``(3 * C,)``, what q, k and v of a padded token are; None for zero.
+        qkv_bias: ``(3 * C,)``, what q, k and v of a padded token are (never normalised); None for
+            zero.
         position_bias: ``(num_heads, N, N)``, added to the scores of every window; None for none.
         num_heads: number of heads; C is a multiple of it.
         window_size: side M of a window in tokens; N = M * M.
@@ -72,6 +79,8 @@ def shifted_window_attention(
         scale: factor of the dot products.
         dropout_p: probability that an attention weight is dropped.
         impl: see the table at the top of this module. One asked for by name is used or raises.
+        tau: ``(num_heads,)``, factors of cosines, which then take the place of dot products; with
+            ``scale`` 1.
 
     Returns:
         ``(B, H, W, C)``, heads side by side.
@@ -81,8 +90,7 @@ def shifted_window_attention(
     """
     name = (impl if isinstance(impl, AttnImpl) else AttnImpl.parse(impl)).name
     spec = WindowSpec(num_heads, window_size, shift_size, scale)
-    inputs = (qkv, qkv_bias, position_bias, spec)
-    _check_input(*inputs)
+    _check_input(qkv, qkv_bias, position_bias, tau, spec)
     if name == "auto":
         name = choose(qkv)
         if not is_compiling():  # logging would break the graph of torch.compile
@@ -91,17 +99,24 @@ def shifted_window_attention(
         reason = triton.unsupported_reason(qkv, num_heads, window_size, dropout_p)
         if reason is not None:
             raise ValueError(f"attn_impl='triton' {reason}; use attn_impl='auto'")
-        if is_eager(*inputs[:3]) and not is_observed():
-            return _attend(triton.kernels(), *inputs)
-        return triton.shifted_window_attention(*inputs[:3], *spec)
-    if is_compiling():
-        attend = sdpa.attend if name == "sdpa" and _COMPILES_SDPA else compiled.attend
-        return compiled.shifted_window_attention(*inputs, dropout_p, attend=attend)
-    if name == "cpu":
+        if is_eager(qkv, qkv_bias, position_bias) and not is_observed():
+            return _attend(triton.kernels(), qkv, qkv_bias, position_bias, tau, spec)
+    if name == "cpu" and not is_compiling():
         if qkv.is_cuda:
             raise ValueError("attn_impl='cpu' takes tensors on the CPU, got CUDA's; use 'auto'")
         if qkv.device.type == "cpu" and not dropout_p and is_eager(qkv):
-            return _attend(cpu, *inputs)
+            return _attend(cpu, qkv, qkv_bias, position_bias, tau, spec)
+    qkv = qkv if tau is None else cosine.normalised(qkv, tau)
+    return _plain(name, (qkv, qkv_bias, position_bias, spec), dropout_p)
+
+
+def _plain(name: str, inputs: _Inputs, dropout_p: float) -> Tensor:
+    """By operators that PyTorch knows, and so differentiates and traces itself."""
+    if name == "triton":
+        return triton.shifted_window_attention(*inputs[:3], *inputs[3])
+    if is_compiling():
+        attend = sdpa.attend if name == "sdpa" and _COMPILES_SDPA else compiled.attend
+        return compiled.shifted_window_attention(*inputs, dropout_p, attend=attend)
     plain = sdpa if name == "sdpa" else reference
     return plain.shifted_window_attention(*inputs, dropout_p)
 
@@ -126,9 +141,10 @@ def _log_choice(
 
 
 def _check_input(
-    qkv: Tensor, qkv_bias: Tensor | None, position_bias: Tensor | None, spec: WindowSpec
-) -> None:
-    num_heads, window_size, shift_size, _ = spec
+    qkv: Tensor, qkv_bias: Tensor | None, position_bias: Tensor | None, tau: Tensor | None,
+    spec: WindowSpec,
+) -> None:  # fmt: skip
+    num_heads, window_size, shift_size, scale = spec
     if qkv.ndim != 4 or qkv.shape[-1] % (3 * num_heads):
         raise ValueError(
             f"qkv must be (B, H, W, 3 * C) with C a multiple of num_heads={num_heads}, "
@@ -141,33 +157,58 @@ def _check_input(
         raise ValueError(f"position_bias must be {expected}, got {tuple(position_bias.shape)}")
     if not 0 <= shift_size < window_size:
         raise ValueError(f"shift_size must be in [0, {window_size}), got {shift_size}")
+    if tau is not None and (tau.shape != (num_heads,) or scale != 1):
+        got = f"{tuple(tau.shape)} and {scale}"
+        raise ValueError(f"tau must be ({num_heads},) and scale 1, got {got}")
 
 
 @dynamo_disabled
-def _attend(backend: Any, *inputs: Any) -> Tensor:
+def _attend(
+    backend: Any, qkv: Tensor, qkv_bias: Tensor | None, position_bias: Tensor | None,
+    tau: Tensor | None, spec: WindowSpec,
+) -> Tensor:  # fmt: skip
     """A backend that has its own backward pass: a module with ``forward`` and ``backward``."""
     if torch.is_grad_enabled():
-        return _Attention.apply(backend, *inputs)
-    return backend.forward(*inputs)
+        return _Attention.apply(backend, qkv, qkv_bias, position_bias, tau, spec)
+    qkv = qkv if tau is None else cosine.normalise(qkv, tau)[0]
+    return backend.forward(qkv, qkv_bias, position_bias, spec)
 
 
 class _Attention(torch.autograd.Function):
     """Keeps its arguments and nothing else."""
 
     @staticmethod
-    def forward(ctx: Any, backend: Any, *inputs: Any) -> Tensor:  # type: ignore[override]
-        *tensors, ctx.spec = inputs
-        ctx.save_for_backward(*tensors)
-        ctx.backend = backend
-        return backend.forward(*inputs)
+    def forward(  # type: ignore[override]
+        ctx: Any, backend: Any, qkv: Tensor, qkv_bias: Tensor | None, position_bias: Tensor | None,
+        tau: Tensor | None, spec: WindowSpec,
+    ) -> Tensor:  # fmt: skip
+        ctx.save_for_backward(qkv, qkv_bias, position_bias, tau)
+        ctx.backend, ctx.spec = backend, spec
+        qkv = qkv if tau is None else cosine.normalise(qkv, tau)[0]
+        return backend.forward(qkv, qkv_bias, position_bias, spec)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple:  # type: ignore[override]
-        inputs = (*ctx.saved_tensors, ctx.spec)
+        qkv, *biases, tau = ctx.saved_tensors
         if torch.is_grad_enabled():  # the gradients will be differentiated
-            plain = reference.shifted_window_attention
-            return None, *differentiable_gradients(plain, inputs, grad)
-        return None, *ctx.backend.backward(grad, *inputs, *ctx.needs_input_grad[2:4]), None
+            inputs = (qkv, *biases, tau, ctx.spec)
+            return None, *differentiable_gradients(_by_reference, inputs, grad)
+        wanted = ctx.needs_input_grad[2:4]
+        if tau is None:
+            grads = ctx.backend.backward(grad, qkv, *biases, ctx.spec, *wanted)
+            return None, *grads, None, None
+        unit, inverse = cosine.normalise(qkv, tau)
+        d_unit, *d_biases = ctx.backend.backward(grad, unit, *biases, ctx.spec, *wanted)
+        d_qkv, d_tau = cosine.normalise_backward(d_unit, unit, inverse, tau)
+        return None, d_qkv, *d_biases, d_tau, None
+
+
+def _by_reference(
+    qkv: Tensor, qkv_bias: Tensor | None, position_bias: Tensor | None, tau: Tensor | None,
+    spec: WindowSpec,
+) -> Tensor:  # fmt: skip
+    qkv = qkv if tau is None else cosine.normalised(qkv, tau)
+    return reference.shifted_window_attention(qkv, qkv_bias, position_bias, spec)
 
 
 def position_bias(table: Tensor, index: Tensor) -> Tensor:

@@ -172,3 +172,30 @@ def _make_mask(
 
 # Two entries a stage: enough for one input size at a time, and little memory to hold on to.
 _cached_mask = lru_cache(maxsize=8)(_make_mask)
+
+
+def log_spaced_offsets(window_size: int, pretrained_window_size: int = 0) -> Tensor:
+    """Offsets between the tokens of a window on a logarithmic scale, ``(1, 2M - 1, 2M - 1, 2)``.
+
+    Entry (i, j) is (c(i - M + 1), c(j - M + 1)), rows first, where c(d) = sign(d) log8(1 + 8|d| /
+    (P - 1)), so that offsets in the pretraining window P lie in about -1 ... 1 (Swin V2, equation
+    4). Computed in float64, returned in float32.
+
+    Args:
+        window_size: side M of a window in tokens.
+        pretrained_window_size: side P of the windows of pretraining; 0 for M.
+    """
+    step = torch.arange(1 - window_size, window_size, dtype=torch.float64)
+    relative = 8 * step / max((pretrained_window_size or window_size) - 1, 1)
+    axis = relative.sign() * (relative.abs() + 1).log2() / 3
+    pair = torch.meshgrid(axis, axis, indexing="ij")
+    return torch.stack(pair, dim=-1)[None].to(torch.float32)
+
+
+def pretrained_window_size(offsets: Tensor) -> int | None:
+    """P of a table of :func:`log_spaced_offsets`; None if it cannot be told."""
+    window_size = (offsets.shape[1] + 1) // 2
+    largest = float(offsets.max())
+    if window_size < 2 or not 0 < largest < 10:
+        return None
+    return round(8 * (window_size - 1) / (2 ** (3 * largest) - 1)) + 1

@@ -279,6 +279,13 @@ def test_loaders_without_workers_are_not_persistent():
     assert cfg.val_dataloader.persistent_workers
 
 
+def test_accumulated_batches_count_for_the_advice(messages):
+    cfg = Config({"auto_scale_lr": {"base_batch_size": 16}, "train_dataloader": {"batch_size": 4}})
+    cfg.optim_wrapper = {"accumulative_counts": 4}
+    advise_learning_rate(cfg)
+    assert messages == []
+
+
 def test_user_is_notified_of_another_batch_size(messages):
     cfg = Config({"auto_scale_lr": {"base_batch_size": 16}, "train_dataloader": {"batch_size": 2}})
     advise_learning_rate(cfg)

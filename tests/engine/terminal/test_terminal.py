@@ -118,7 +118,7 @@ def test_time_left_includes_iterations_and_evaluations(monkeypatch, capsys):
     [
         (FileNotFoundError(2, "No such file", "a/b.jpg"), "a/b.jpg"),
         (PermissionError(13, "Permission denied", "w/x.pth"), "w/x.pth: Permission denied"),
-        (OSError(28, "No space left on device", "w"), "no space left"),
+        (OSError(28, "No space left on device", "w"), "No space left"),
         (KeyError("Foo is not in the mmdet::model registry. Please check"), "'Foo'"),
         (Exception("Cannot find valid image after 1000!"), "no image that can be read"),
         (

@@ -92,7 +92,11 @@ def run(
 
 
 def assert_as_exact_as_plain_pytorch(
-    case: Case, dtype: torch.dtype, bias_dtype: torch.dtype, device: str = "cpu"
+    case: Case,
+    dtype: torch.dtype,
+    bias_dtype: torch.dtype,
+    device: str = "cpu",
+    function=shifted_window_attention,
 ) -> None:
     """Errors against float64 are at most twice those of plain PyTorch in the same precision."""
     inputs = make_inputs(case, dtype, bias_dtype, device)
@@ -100,9 +104,10 @@ def assert_as_exact_as_plain_pytorch(
         "reference",
         case,
         [None if x is None else x.detach().double().requires_grad_() for x in inputs],
+        function,
     )
-    plain = run("reference", case, inputs)
-    ours = run("triton", case, inputs)
+    plain = run("reference", case, inputs, function)
+    ours = run("triton", case, inputs, function)
     assert ours.keys() == exact.keys()
     for name, expected in exact.items():
         assert ours[name].dtype == plain[name].dtype, name

@@ -46,6 +46,20 @@ def test_fp16_equals_float64(case, bias_dtype):
     assert_as_exact_as_plain_pytorch(case, torch.float16, bias_dtype)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("case", [MIXED, Case(1, 9, 8, 2, 8, 4), Case(1, 3, 15, 2, 16, 8)], ids=str)
+def test_cosine_attention_equals_float64(case, dtype):
+    """Swin V2's: queries of length tau, keys of length 1 and, of padding, 0."""
+
+    def function(qkv, qkv_bias, *others, **settings):
+        without_key = torch.tensor([1.0, 0.0, 1.0]).repeat_interleave(len(qkv_bias) // 3)
+        tau = torch.tensor([2.0, 30.0])
+        return shifted_window_attention(qkv, qkv_bias * without_key, *others, tau=tau, **settings)
+
+    case = case._replace(scale=1.0)
+    assert_as_exact_as_plain_pytorch(case, dtype, torch.float32, function=function)
+
+
 @pytest.mark.parametrize("programs", [1, 3, 100])
 def test_any_number_of_programs(monkeypatch, programs):
     from swin_dense.ops.window_attention.triton import launch as triton_launch
