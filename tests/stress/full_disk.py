@@ -102,7 +102,8 @@ class FullDisk:
             work_dir.chmod(0o755)
         elsewhere = disk / "elsewhere"
         if elsewhere.exists():
-            # A step may have ended in a new folder; what was saved before has to be enough.
+            if work_dir.exists() and list(work_dir.rglob("*.pth")):
+                raise Failed("trains on in a new folder when its own is gone")
             shutil.rmtree(work_dir, ignore_errors=True)
             elsewhere.rename(work_dir)
 
