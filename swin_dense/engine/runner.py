@@ -1,6 +1,5 @@
 """mmengine's runner with a quiet terminal, strict loading of checkpoints, and support for CPUs."""
 
-import errno
 import logging
 import os
 from collections.abc import Callable
@@ -31,6 +30,7 @@ from swin_dense.checkpoints import (
     load_converted,
     no_conversion,
 )
+from swin_dense.compat.file_backend import folder_not_made_again
 from swin_dense.datasets.reading import guard_reading
 from swin_dense.engine.config.pretrained import local_weights
 from swin_dense.engine.launch import on_first_process
@@ -222,9 +222,8 @@ class Runner(MMEngineRunner):
         write = super().save_checkpoint
 
         def save() -> None:
-            if not os.path.isdir(self.work_dir):  # mmengine would make it anew
-                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self.work_dir)
-            write(*args, meta=meta, **settings)
+            with folder_not_made_again(self.work_dir):
+                write(*args, meta=meta, **settings)
 
         on_first_process(save)
 
