@@ -8,6 +8,7 @@ from typing import Any
 from mmengine.dist import is_main_process
 from mmengine.hooks import CheckpointHook as MMEngineCheckpointHook
 
+from swin_dense.engine.loops import EpochLoop, IterationLoop
 from swin_dense.engine.terminal.hooks import is_epoch_based
 from swin_dense.files import link_file, remove_parts, write_text
 from swin_dense.registry import HOOKS
@@ -91,6 +92,12 @@ class CheckpointHook(MMEngineCheckpointHook):
 
     def _save_checkpoint_with_step(self, runner, step: int, meta: dict[str, Any]) -> None:
         """Replaces mmengine's: saves, and then removes what is too old."""
+        exact = isinstance(runner.train_loop, (EpochLoop, IterationLoop))
+        if exact and self.saved_at == meta["iter"]:
+            # mmengine saves again when an evaluation has found the best checkpoint. Our loops
+            # repeat the evaluation after the checkpoint before it, which finds it again, and would
+            # repeat it after this one too: schedulers that look at it would count it twice.
+            return
         kept = [*getattr(self, "keep_ckpt_ids", ())]
         name = self.filename_tmpl.format(step)
         self._between = [done for done in self._between if f"iter_{done}.pth" != name]

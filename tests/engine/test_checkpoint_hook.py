@@ -69,6 +69,22 @@ def test_a_work_dir_that_is_gone_is_not_made_again(tmp_path):
     assert checkpoints(tmp_path / "elsewhere") == {"iter_2.pth"}
 
 
+@pytest.mark.parametrize("by_epoch", [False, True])
+def test_a_state_is_saved_once_before_its_evaluation(tmp_path, by_epoch):
+    """Resuming repeats the evaluation: a checkpoint from after it would make it count twice."""
+    saved = []
+
+    class Look(Hook):
+        def before_save_checkpoint(self, runner, checkpoint):
+            saved.append(runner.message_hub.runtime_info.get("best_score"))
+
+    settings = {"interval": 1 if by_epoch else 2, "save_best": "acc", "our_loop": True}
+    made = runner(tmp_path, steps=4, by_epoch=by_epoch, **settings)
+    made.register_hook(Look())
+    made.train()
+    assert saved == [None, 1.0, 1.0, 2.0]  # the second and the last are the best checkpoints
+
+
 def test_other_folders(tmp_path):
     runner(tmp_path / "w", steps=2, interval=2, out_dir=str(tmp_path / "out")).train()
     assert checkpoints(tmp_path / "out" / "w") == {"iter_2.pth"}

@@ -43,18 +43,26 @@ class Score(BaseMetric):
         return {"acc": self.score}
 
 
-def runner(work_dir: Path, steps: int = 6, by_epoch: bool = False, cfg=None, **hook) -> Runner:
-    """Two batches in an epoch; the checkpoint in the work dir, if there is one, is resumed."""
+def runner(
+    work_dir: Path, steps: int = 6, by_epoch: bool = False, cfg=None, our_loop=False, **hook
+) -> Runner:
+    """Two batches in an epoch; the checkpoint in the work dir, if there is one, is resumed.
+
+    The loop is mmengine's, unless ``our_loop``.
+    """
     model = Tiny()
     data = torch.utils.data.TensorDataset(torch.arange(4.0))
     loader = torch.utils.data.DataLoader(data, batch_size=2)
+    order = {"type": "DefaultSampler", "shuffle": False}
+    collate = {"type": "default_collate"}
+    described = {"dataset": data, "batch_size": 2, "sampler": order, "collate_fn": collate}
     length = {"max_epochs": steps // 2} if by_epoch else {"max_iters": steps}
     kind = "EpochBasedTrainLoop" if by_epoch else "IterBasedTrainLoop"
     checkpoint = find_checkpoint(work_dir)
     return Runner(
         model=model,
         work_dir=str(work_dir),
-        train_dataloader=loader,
+        train_dataloader=described if our_loop else loader,
         train_cfg={"type": kind, "val_interval": 1 if by_epoch else 2, **length},
         val_dataloader=loader,
         val_cfg={},
