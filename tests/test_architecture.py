@@ -39,7 +39,6 @@ LONG_INTERFACES = {
     "backbones.deit.DeiT.__init__",
     "backbones.swin.SwinTransformer.__init__",
     "backbones.swin_v2.SwinTransformerV2.__init__",
-    "engine.config.prepare.prepare_training",
     "engine.test.evaluate",
     "models.heads.conditional_mask_head.ConditionalMaskHead.__init__",
     "models.heads.reppoints_v2_head.RepPointsV2Head.__init__",

@@ -13,7 +13,7 @@ from swin_dense.datasets.check import check_data
 from swin_dense.datasets.reading import skipped_files
 from swin_dense.engine.children import linked_processes
 from swin_dense.engine.config.hardware import advise_learning_rate
-from swin_dense.engine.config.prepare import RunOptions, prepare_training
+from swin_dense.engine.config.prepare import RunOptions, TrainingOptions, prepare_training
 from swin_dense.engine.config.pretrained import ensure_pretrained
 from swin_dense.engine.launch import init_distributed, on_first_process
 from swin_dense.engine.paths import make_output_dir, output_errors
@@ -80,15 +80,13 @@ def train(
     """
     run = RunOptions(work_dir, data_root, cfg_options, launcher, device, tf32)
     amp = {True: "auto", False: None}.get(amp, amp)  # type: ignore[arg-type]
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(quiet_terminal())
-        stack.enter_context(linked_processes())
-        hook = StopHook(stack.enter_context(stop_requests()))
-        how = (amp, compile, auto_scale_lr, resume, seed, strategy, accumulate, save_every)
-        cfg = prepare_training(config, run, from_scratch, *how)
-        cfg.skip_bad_images = skip_bad_images or cfg.get("skip_bad_images", False)
-        return _train(cfg, hook, stack)
-    raise AssertionError  # for type checkers: the stack suppresses nothing
+    how = (from_scratch, amp, compile, auto_scale_lr, resume, seed, strategy, accumulate)
+    options = TrainingOptions(*how, skip_bad_images, save_every)
+    with quiet_terminal(), linked_processes(), stop_requests() as requests:
+        cfg = prepare_training(config, run, options)
+        with contextlib.ExitStack() as stack:
+            return _train(cfg, StopHook(requests), stack)
+    raise AssertionError  # for type checkers: nothing is suppressed
 
 
 def _train(cfg: Config, hook: StopHook, stack: contextlib.ExitStack) -> Runner:

@@ -55,6 +55,25 @@ class RunOptions:
     tf32: bool = False
 
 
+@dataclass(frozen=True)
+class TrainingOptions:
+    """The options of a training alone: those of :func:`swin_dense.engine.train.train`."""
+
+    from_scratch: bool = False
+    amp: str | None = None
+    compile: bool = False
+    auto_scale_lr: bool = False
+    resume: str | None = None
+    seed: int | None = None
+    strategy: str = "ddp"
+    accumulate: int | None = None
+    skip_bad_images: bool = False
+    save_every: int | None = None
+
+
+_BY_CONFIG = TrainingOptions()
+
+
 def load_config(
     path: str | Path,
     cfg_options: Mapping[str, Any] | None = None,
@@ -93,19 +112,9 @@ def load_config(
 
 
 def prepare_training(
-    path: str | Path,
-    run: RunOptions,
-    from_scratch: bool = False,
-    amp: str | None = None,
-    compile: bool = False,
-    auto_scale_lr: bool = False,
-    resume: str | None = None,
-    seed: int | None = None,
-    strategy: str = "ddp",
-    accumulate: int | None = None,
-    save_every: int | None = None,
+    path: str | Path, run: RunOptions, options: TrainingOptions = _BY_CONFIG
 ) -> Config:
-    """The config of a training; the arguments are those of :func:`swin_dense.engine.train.train`.
+    """The config of a training.
 
     The steps, each of which may override those before it:
 
@@ -121,31 +130,34 @@ def prepare_training(
     8. ``auto_scale_lr``.
     9. The resumed checkpoint's seed, else ``seed``.
     10. ``strategy``.
-    11. Our hook saves checkpoints, where the config has mmengine's; ``save_every``.
-    12. Data loaders without workers; hooks that show progress and metrics on the terminal, and one
+    11. ``skip_bad_images``.
+    12. Our hook saves checkpoints, where the config has mmengine's; ``save_every``.
+    13. Data loaders without workers; hooks that show progress and metrics on the terminal, and one
         that ends a training whose loss is not finite.
 
     Raises:
         UserError: the config cannot be read or trained, or an option does not fit it.
     """
-    cfg = load_config(path, run.cfg_options, run.data_root, from_scratch, run.work_dir)
+    scratch = options.from_scratch
+    cfg = load_config(path, run.cfg_options, run.data_root, scratch, run.work_dir)
     _require(cfg, path, _FOR_TRAINING, "trained")
     device = _set_device(cfg, run)
-    _set_resume(cfg, resume)
-    set_precision(cfg, device, amp)
+    _set_resume(cfg, options.resume)
+    set_precision(cfg, device, options.amp)
     if run.tf32:
         allow_tf32(cfg, device)
     use_gpu(cfg, device)
-    if compile:
+    if options.compile:
         _compile_backbone(cfg, path)
-    if accumulate is not None:
-        accumulate_gradients(cfg, accumulate)
-    if auto_scale_lr:
+    if options.accumulate is not None:
+        accumulate_gradients(cfg, options.accumulate)
+    if options.auto_scale_lr:
         scale_learning_rate(cfg, str(path))
-    _set_seed(cfg, seed)
-    if strategy == "fsdp":
+    _set_seed(cfg, options.seed)
+    if options.strategy == "fsdp":
         use_sharding(cfg)
-    _use_checkpoint_hook(cfg, path, save_every)
+    cfg.skip_bad_images = options.skip_bad_images or cfg.get("skip_bad_images", False)
+    _use_checkpoint_hook(cfg, path, options.save_every)
     adapt_workers(cfg)
     _add_hooks(cfg, "FiniteLossHook", "MetricsHook", "ProgressHook")
     return cfg

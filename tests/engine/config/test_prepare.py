@@ -6,7 +6,13 @@ import pytest
 import torch
 
 from swin_dense.engine.config import prepare
-from swin_dense.engine.config.prepare import RunOptions, load_config, prepare_test, prepare_training
+from swin_dense.engine.config.prepare import (
+    RunOptions,
+    TrainingOptions,
+    load_config,
+    prepare_test,
+    prepare_training,
+)
 from swin_dense.errors import UserError
 
 TOOLS = Path(__file__).parents[2] / "tools"
@@ -43,7 +49,7 @@ def test_checkpoint_to_resume_is_searched_in_the_work_dir(tmp_path):
     run = run_options(tmp_path, cfg_options={"work_dir": "elsewhere"})
     checkpoint = tmp_path / "work" / "epoch_3.pth"
     write_checkpoint(checkpoint.parent, checkpoint.name)
-    cfg = prepare_training(DETECTOR, run, resume="auto")
+    cfg = prepare_training(DETECTOR, run, TrainingOptions(resume="auto"))
     assert (cfg.resume, cfg.load_from) == (True, str(checkpoint))
     assert cfg.model.backbone.init_cfg is None, "it replaces pretrained weights"
 
@@ -77,19 +83,22 @@ def test_runs_that_may_be_restarted_continue(tmp_path, monkeypatch, launcher, va
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     for resume in (None, "auto", str(earlier)):
-        cfg = prepare_training(DETECTOR, run, resume=resume)
+        cfg = prepare_training(DETECTOR, run, TrainingOptions(resume=resume))
         assert (cfg.resume, cfg.load_from) == (True, latest)
     empty = run_options(tmp_path, launcher=launcher, work_dir=tmp_path / "new")
-    assert prepare_training(DETECTOR, empty, resume=str(earlier)).load_from == str(earlier)
+    named = TrainingOptions(resume=str(earlier))
+    assert prepare_training(DETECTOR, empty, named).load_from == str(earlier)
     assert prepare_training(DETECTOR, empty).resume is False
 
 
 def test_accumulated_batches_count_for_the_learning_rate(tmp_path):
-    cfg = prepare_training(DETECTOR, run_options(tmp_path), auto_scale_lr=True, accumulate=4)
+    cfg = prepare_training(
+        DETECTOR, run_options(tmp_path), TrainingOptions(auto_scale_lr=True, accumulate=4)
+    )
     assert cfg.optim_wrapper.accumulative_counts == 4
     assert cfg.auto_scale_lr.base_batch_size == 16 / 4
     with pytest.raises(UserError, match="--accumulate 0"):
-        prepare_training(DETECTOR, run_options(tmp_path), accumulate=0)
+        prepare_training(DETECTOR, run_options(tmp_path), TrainingOptions(accumulate=0))
 
 
 @pytest.mark.parametrize(
@@ -107,14 +116,14 @@ def test_what_sharding_does_not_go_with(tmp_path, monkeypatch, settings, message
     run = run_options(tmp_path, **{"launcher": "pytorch", **settings})
     assert prepare_training(DETECTOR, run_options(tmp_path)).get("fsdp") is None
     with pytest.raises(UserError, match=f"--strategy fsdp .*{message}"):
-        prepare_training(DETECTOR, run, compile=compiles, strategy="fsdp")
+        prepare_training(DETECTOR, run, TrainingOptions(compile=compiles, strategy="fsdp"))
 
 
 def test_training_on_a_cpu(tmp_path):
     loader = {"train_dataloader.prefetch_factor": 2, "train_dataloader.persistent_workers": True}
     amp = {"optim_wrapper.type": "AmpOptimWrapper", "randomness.deterministic": True}
     run = run_options(tmp_path, cfg_options={**loader, **amp})
-    cfg = prepare_training(DETECTOR, run, auto_scale_lr=True, seed=5)
+    cfg = prepare_training(DETECTOR, run, TrainingOptions(auto_scale_lr=True, seed=5))
     assert (cfg.device, cfg.launcher) == ("cpu", "none")
     assert cfg.optim_wrapper.type == "OptimWrapper"
     assert cfg.auto_scale_lr.enable
@@ -122,7 +131,7 @@ def test_training_on_a_cpu(tmp_path):
     assert "prefetch_factor" not in cfg.train_dataloader
     assert not cfg.train_dataloader.persistent_workers
     with pytest.raises(UserError, match="--amp fp16 needs a GPU"):
-        prepare_training(DETECTOR, run, amp="fp16")
+        prepare_training(DETECTOR, run, TrainingOptions(amp="fp16"))
     with pytest.raises(UserError, match="--tf32 needs an NVIDIA GPU"):
         prepare_training(DETECTOR, run_options(tmp_path, tf32=True))
 
@@ -131,7 +140,9 @@ def test_training_on_a_gpu(tmp_path, monkeypatch):
     monkeypatch.setattr(prepare, "choose_device", lambda *_: torch.device("cuda"))
     options = {"optim_wrapper.optimizer.fused": False, "val_dataloader.pin_memory": False}
     options |= {"train_dataloader.num_workers": 2}
-    cfg = prepare_training(DETECTOR, run_options(tmp_path, cfg_options=options), amp="fp16")
+    cfg = prepare_training(
+        DETECTOR, run_options(tmp_path, cfg_options=options), TrainingOptions(amp="fp16")
+    )
     assert (cfg.device, cfg.optim_wrapper.type) == ("cuda", "AmpOptimWrapper")
     assert not cfg.optim_wrapper.optimizer.fused
     assert not cfg.val_dataloader.pin_memory
@@ -142,11 +153,11 @@ def test_training_on_a_gpu(tmp_path, monkeypatch):
 
 
 def test_compiling_needs_a_backbone(tmp_path):
-    cfg = prepare_training(DETECTOR, run_options(tmp_path), compile=True)
+    cfg = prepare_training(DETECTOR, run_options(tmp_path), TrainingOptions(compile=True))
     assert cfg.compile_backbone
     run = run_options(tmp_path, cfg_options={"model.backbone": None})
     with pytest.raises(UserError, match="has no backbone to compile"):
-        prepare_training(DETECTOR, run, compile=True)
+        prepare_training(DETECTOR, run, TrainingOptions(compile=True))
 
 
 def test_hooks_are_added_unless_the_config_has_them(tmp_path):
