@@ -127,7 +127,7 @@ class Baseline(nn.Module):
 
 def build_ours(spec: Spec) -> SwinTransformer | SwinTransformerV2:
     """Our backbone with random weights, the same on every call."""
-    own = {"attn_impl": spec.attn_impl, "cuda_graphs": spec.cuda_graphs}
+    own: dict[str, Any] = {"attn_impl": spec.attn_impl, "cuda_graphs": spec.cuda_graphs}
     model: SwinTransformer | SwinTransformerV2
     if spec.version == 2:
         model = SwinTransformerV2(**_sizes_v2(spec), **own)
