@@ -18,15 +18,15 @@ def replace_file(path: str | Path) -> Iterator[BinaryIO]:
     """Writes a file beside ``path``, which takes its place when it is complete and on the disk.
 
     Until then, and if anything fails, what was at ``path`` stays. A process that is killed leaves
-    ``.NAME.PID.part``, see :func:`remove_parts`. Folders on the way are made.
+    ``.NAME.PID.part``, see :func:`remove_parts`.
 
     Raises:
-        OSError: the disk is full or cannot be written to; names ``path``.
+        OSError: the disk is full or cannot be written to, or the folder is gone (it is not made
+            again: results would be spread over two); names ``path``.
     """
     path = Path(path)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with part.open("wb") as file:
                 yield file

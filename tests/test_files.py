@@ -11,10 +11,17 @@ import pytest
 from swin_dense.files import link_file, remove_parts, replace_file, write_json
 
 
-def test_json_is_written_into_new_folders(tmp_path):
-    write_json(tmp_path / "deep/m.json", {"a": [1, 2]})
-    assert json.loads((tmp_path / "deep/m.json").read_text()) == {"a": [1, 2]}
-    assert [p.name for p in (tmp_path / "deep").iterdir()] == ["m.json"]
+def test_json_is_written_alone(tmp_path):
+    write_json(tmp_path / "m.json", {"a": [1, 2]})
+    assert json.loads((tmp_path / "m.json").read_text()) == {"a": [1, 2]}
+    assert os.listdir(tmp_path) == ["m.json"]
+
+
+def test_a_folder_that_is_gone_is_not_made_again(tmp_path):
+    with pytest.raises(FileNotFoundError) as caught:
+        write_json(tmp_path / "gone/m.json", {})
+    assert caught.value.filename == str(tmp_path / "gone/m.json")
+    assert not os.listdir(tmp_path)
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(errno.ENOSPC, "No space left")])

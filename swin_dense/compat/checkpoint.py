@@ -12,17 +12,13 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.logging.history_buffer import HistoryBuffer
-from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
 
 from swin_dense.checkpoints.contents import REBUILD, BadContentError
 from swin_dense.checkpoints.files import ALLOWED, allow_in_torch, load_checkpoint, local_file
 
 _STATISTICS = ("min", "max", "current", "mean")
 # Own methods to which the states of these refer.
-_METHODS = {
-    HistoryBuffer: _STATISTICS,
-    OneCycleParamScheduler: ("_annealing_cos", "_annealing_linear"),
-}
+_METHODS: dict[type, tuple[str, ...]] = {HistoryBuffer: _STATISTICS}
 
 
 def _own_method(owner: Any, name: str) -> Any:
@@ -56,6 +52,10 @@ def allow_mmengine_types() -> None:
     scalars of boolean, integer, real and text types. Nothing on the list runs code that a file
     brings with it.
     """
+    # Not at the top: what it imports is deferred, by then, where it takes long.
+    from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
+
+    _METHODS[OneCycleParamScheduler] = ("_annealing_cos", "_annealing_linear")
     for owner in _METHODS:
         ALLOWED[f"{owner.__module__}.{owner.__name__}"] = owner
     ALLOWED["builtins.getattr"] = _own_method

@@ -103,5 +103,6 @@ def write_image(path: Path, pixels: NDArray) -> None:
         path: the file; folders on the way are made.
         pixels: (H, W, 3) BGR or (H, W), of 8 or, where the kind has them, 16 bits.
     """
+    path.parent.mkdir(parents=True, exist_ok=True)
     with replace_file(path) as file:
         file.write(cv2.imencode(path.suffix.lower(), pixels)[1].tobytes())

@@ -152,16 +152,18 @@ def init_distributed(cfg: Config) -> None:
 
 
 def on_first_process(action: Callable[[], object]) -> None:
-    """Runs ``action`` on the first process while the others wait; its user error stops them all.
+    """Runs ``action`` on the first process while the others wait; its error stops them all.
+
+    That is a user error, or one of a disk.
 
     Raises:
         UserError: as raised by ``action``; on the other processes an OtherProcessError.
     """
-    error: UserError | None = None
+    error: UserError | OSError | None = None
     if is_main_process():
         try:
             action()
-        except UserError as raised:
+        except (UserError, OSError) as raised:
             error = raised
     message = [str(error) if error else None]
     broadcast_object_list(message)

@@ -30,6 +30,7 @@ from swin_dense.checkpoints import (
     load_converted,
     no_conversion,
 )
+from swin_dense.compat.file_backend import folder_not_made_again
 from swin_dense.datasets.reading import guard_reading
 from swin_dense.engine.config.pretrained import local_weights
 from swin_dense.engine.launch import on_first_process
@@ -218,8 +219,13 @@ class Runner(MMEngineRunner):
             if settings.get("save_optimizer", True):
                 self.optim_wrapper.state_dict()
         meta = {**(meta or {}), **state, "precision": precision_of(self.cfg)}
-        save = super().save_checkpoint
-        on_first_process(lambda: save(*args, meta=meta, **settings))
+        write = super().save_checkpoint
+
+        def save() -> None:
+            with folder_not_made_again(self.work_dir):
+                write(*args, meta=meta, **settings)
+
+        on_first_process(save)
 
     def dump_config(self) -> None:
         """Writes the config beside this run's log, and into the work dir when a training starts.

@@ -226,6 +226,7 @@ def _save(race: Race, result: Result) -> bool:
     try:
         if not path.is_absolute():
             raise OSError(f"{path.parent}: this user has no home folder")
+        path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, {"what": race.what, **found, "key": race.key})
     except OSError as error:
         logger.debug("%s: kept in memory only (%s)", race.what, error)

@@ -55,6 +55,20 @@ def test_last_is_the_newest_one_during_the_training(tmp_path):
     assert seen == ["last.pth", "iter_2.pth", "iter_2.pth", "iter_4.pth", "iter_5.pth"]
 
 
+def test_a_work_dir_that_is_gone_is_not_made_again(tmp_path):
+    class Move(Hook):
+        def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+            if runner.iter == 2:
+                (tmp_path / "w").rename(tmp_path / "elsewhere")
+
+    made = runner(tmp_path / "w", steps=4, interval=2)
+    made.register_hook(Move())
+    with pytest.raises(FileNotFoundError, match=str(tmp_path / "w")):
+        made.train()
+    assert os.listdir(tmp_path) == ["elsewhere"]
+    assert checkpoints(tmp_path / "elsewhere") == {"iter_2.pth"}
+
+
 def test_other_folders(tmp_path):
     runner(tmp_path / "w", steps=2, interval=2, out_dir=str(tmp_path / "out")).train()
     assert checkpoints(tmp_path / "out" / "w") == {"iter_2.pth"}

@@ -1,6 +1,7 @@
 """A disk that is full, read-only or gone: one line, status 2, and what was saved is not lost."""
 
 import ctypes
+import errno
 import os
 import shutil
 import subprocess
@@ -124,6 +125,14 @@ def mount(folder: Path) -> None:
 
 def fill(path: Path, left: int) -> None:
     """Fills a disk but for ``left`` bytes."""
-    disk = os.statvfs(path.parent)
     with path.open("wb") as file:
-        os.posix_fallocate(file.fileno(), 0, max(disk.f_bavail * disk.f_frsize - left, 1))
+        while True:
+            disk = os.statvfs(path.parent)
+            try:
+                size = max(disk.f_bavail * disk.f_frsize - left, 0) + file.seek(0, os.SEEK_END)
+                if size:
+                    os.posix_fallocate(file.fileno(), 0, size)
+                return
+            except OSError as error:  # the training has written in between
+                if error.errno != errno.ENOSPC:
+                    raise

@@ -52,6 +52,8 @@ class Child:
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.out_file, self.err_file = folder / f"{name}.out", folder / f"{name}.err"
+        self.out_file.touch()  # it may be killed before it does so
+        self.err_file.touch()
         self.status: int | None = None  # as of subprocess: -9 is SIGKILL
         self.started = time.monotonic()
         self.seconds = 0.0
