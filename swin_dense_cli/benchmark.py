@@ -63,7 +63,7 @@ def _add_backbone(commands: Any) -> None:
     scaling.add_argument("--sizes", metavar="S,S,...", type=_sides, help="sides of square images")
     scaling.add_argument("--phases", default="forward", help="forward, training or both: a,b")
     for one, against in ((backbone, BASELINES), (scaling, "mmdet")):
-        one.add_argument("--arch", default="tiny", help="tiny, small, base or large")
+        one.add_argument("--arch", default="tiny", help="tiny, small, base, large, v2_tiny, ...")
         one.add_argument("--against", default=against, help="libraries, with commas; '' for none")
         one.add_argument("--cuda-graphs", action="store_true", help="ours runs forward as a graph")
         one.add_argument("--compile", action="store_true", help="all of them by torch.compile")

@@ -51,7 +51,8 @@ class Row:
         miou_single: the same of one scale, without flips.
         schedule: of the official results: '1x' or '3x'.
         multi_scale_test: whether the box and mask AP are those of several scales merged.
-        note: why counting gives another number, if it does.
+        note: why counting gives another number, if it does; of what the published model may differ
+            in, where no count is published.
         unseen: modules of which the published count includes only layers, and not the products of
             two activations (attention, dynamic convolution).
         variants: config options, by name, of other interpretations of the row, also counted.
@@ -163,9 +164,9 @@ ROWS: tuple[Row, ...] = (
 
     _v2_1c("SwinV2-T, W16", "cascade_swinv2_t_w16_coco", box=51.1),
     _v2_1c("SwinV2-T, W32", "cascade_swinv2_t_w32_coco", box=51.8),
-    _v2_1u("SwinV2-T, W16", "upernet_swinv2_t_w16_ade20k", miou_single=47.0),
-    _v2_1u("SwinV2-T, W20", "upernet_swinv2_t_w20_ade20k", miou_single=47.7),
-    _v2_1u("SwinV2-T, W32", "upernet_swinv2_t_w32_ade20k", miou_single=47.8),
+    _v2_1u("SwinV2-T, W16", "upernet_swinv2_t_w16_ade20k", miou=47.0),
+    _v2_1u("SwinV2-T, W20", "upernet_swinv2_t_w20_ade20k", miou=47.7),
+    _v2_1u("SwinV2-T, W32", "upernet_swinv2_t_w32_ade20k", miou=47.8),
     _v2_3("SwinV2-L, W32", "htc_pp_swinv2_l_coco", box=58.8, mask=51.1,
           note="the published model may have a global attention layer, as the first version's"),
     _v2_4("SwinV2-L, W40", "upernet_swinv2_l_ade20k", miou=55.9,

@@ -1,8 +1,10 @@
 """OpenMMLab's Swin against ours in any config: names, optimizer groups, feature maps.
 
-One line replaces the backbone, ``model.backbone.type=swin_dense.SwinTransformer``. This module
-finds the configs of the installed mmdet and mmsegmentation where that is possible, and compares
-what both classes make of them.
+One line replaces the backbone, ``model.backbone.type=swin_dense.SwinTransformer``, or for
+mmpretrain's Swin V2 ``swin_dense.SwinTransformerV2``. This module finds the configs of the
+installed mmdet and mmsegmentation where that is possible, and compares what both classes make of
+them. Swin V2 is compared with padding of small maps and without stochastic depth, which
+mmpretrain's drops before the norms.
 """
 
 import copy
@@ -20,11 +22,14 @@ from mmengine.registry import DefaultScope
 from torch import Tensor, nn
 
 from swin_dense.analysis.building import randomize_parameters, without_initialization
+from swin_dense.checkpoints.layouts.base import INDEX
 from swin_dense.errors import UserError
 from swin_dense.registry import MODELS
 
 STOCK = "SwinTransformer"
+STOCK_V2 = "mmpretrain.SwinTransformerV2"
 OURS = "swin_dense.SwinTransformer"
+_OURS = {STOCK: OURS, STOCK_V2: "swin_dense.SwinTransformerV2"}
 ZOOS = ("mmdet", "mmseg")
 # Odd, not square, and not a multiple of any window: every kind of padding occurs.
 _IMAGE_SIZE = (51, 70)
@@ -77,10 +82,12 @@ def with_our_backbone(cfg: Config) -> Config:
     Raises:
         UserError: its backbone is not a stock Swin Transformer.
     """
-    if backbone_type(cfg) != STOCK:
-        raise UserError(f"model.backbone.type is {backbone_type(cfg)!r}, expected {STOCK!r}")
+    kind = backbone_type(cfg)
+    if kind not in _OURS:
+        expected = " or ".join(map(repr, _OURS))
+        raise UserError(f"model.backbone.type is {kind!r}, expected {expected}")
     cfg = copy.deepcopy(cfg)
-    cfg.model.backbone.type = OURS
+    cfg.model.backbone.type = _OURS[kind]
     return cfg
 
 
@@ -99,6 +106,15 @@ def build_backbone(cfg: Config) -> nn.Module:
     scope = cfg.get("default_scope", "mmdet")
     import_module(f"{scope}.models")
     arguments = {k: v for k, v in cfg.model.backbone.items() if k != "init_cfg"}
+    if arguments["type"].endswith("SwinTransformerV2"):
+        arguments |= {"pad_small_map": True, "drop_path_rate": 0.0}
+    if arguments["type"] == STOCK_V2:
+        try:
+            import_module("mmpretrain.models")
+        except ImportError as error:
+            raise UserError(
+                f"{STOCK_V2} cannot be imported ({error}): install mmpretrain to compare with it"
+            ) from error
     with DefaultScope.overwrite_default_scope(scope), without_initialization():
         return MODELS.build(arguments)
 
@@ -142,7 +158,12 @@ def compare(cfg: Config) -> Comparison:
 def different_names(cfg: Config) -> tuple[str, ...]:
     """Names that only one state dict has, or with another shape; all, if their order differs."""
     theirs, ours = build_backbone(cfg), build_backbone(with_our_backbone(cfg))
-    a, b = ({k: v.shape for k, v in model.state_dict().items()} for model in (theirs, ours))
+    kind = backbone_type(cfg)
+    a, b = (
+        # Ours of Swin V2 does not save the index, which follows from the window.
+        {k: v.shape for k, v in model.state_dict().items() if kind != STOCK_V2 or INDEX not in k}
+        for model in (theirs, ours)
+    )
     if [n for n, _ in theirs.named_parameters()] != [n for n, _ in ours.named_parameters()]:
         return tuple(sorted(a.keys() | b.keys()))
     return tuple(sorted(name for name in a.keys() | b.keys() if a.get(name) != b.get(name)))

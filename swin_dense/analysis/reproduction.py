@@ -35,7 +35,8 @@ Generated, not edited: `{command}`
 ({versions}).
 
 M is millions of parameters, G billions of multiply-accumulates, "paper" what is published (tables
-2 and 3 of the paper, and the result tables of the official code). Counted are the convolutions,
+2 and 3 of the paper, the result tables of the official code, and tables 1, 3 and 4 of the paper of
+Swin V2, which has scores only). Counted are the convolutions,
 the linear layers and the matrix products of attention that one forward runs, from the config,
 without running the arithmetic: of detectors on 1280 x 800 pixels, with 1000 regions for every box
 head and 100 for every mask head (Sparse R-CNN: its own proposals); of segmentors on 2048 x 512
@@ -45,7 +46,7 @@ are padded before the attention's linear layers, as in the paper's code; the bac
 the padding out of them and does up to 2 % less.
 """
 _SCORES = """Scores are the paper's: box and mask AP on COCO minival and mIoU on ADE20K validation
-(several scales and flips), in percent. Rows are tested with
+(several scales and flips; Swin V2's Table 1 does not say), in percent. Rows are tested with
 `tools/reproduce.py --row ROW --data-root DIR --checkpoint FILE`.
 """
 _VARIANTS = """## Table 4: what shifting and position terms contribute
@@ -85,8 +86,12 @@ class Reproduced:
         return not self._offsets()
 
     def remarks(self) -> str:
-        """Why the counts differ from the published ones, or by how much if that is not known."""
-        parts = []
+        """Why the counts differ from the published ones, or by how much if that is not known.
+
+        Where no counts are published, in what the config may differ.
+        """
+        uncounted = self.row.params_m is None and self.row.flops_g is None
+        parts = [self.row.note] if uncounted and self.row.note else []
         if offsets := self._offsets():
             unknown = f"off by {', '.join(offsets)}, for a reason that is not known"
             parts.append(self.row.note or unknown)

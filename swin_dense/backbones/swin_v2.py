@@ -117,7 +117,7 @@ class CosineWindowAttention(Attention):
 
     def _bias_of_offsets(self) -> Tensor:
         """``((2M - 1)^2, heads)``, in the precision of the weights, also under autocast."""
-        offsets = self.relative_coords_table
+        offsets = self.relative_coords_table.to(self.logit_scale.dtype)
         with without_autocast(offsets):
             return 16 * self.cpb_mlp(offsets).flatten(0, -2).sigmoid()
 

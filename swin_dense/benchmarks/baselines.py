@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from swin_dense.analysis.building import randomize_parameters
 from swin_dense.analysis.parity import largest_error
-from swin_dense.backbones import SwinTransformer
+from swin_dense.backbones import SwinTransformer, SwinTransformerV2
 from swin_dense.backbones.swin_args import ARCHS
 from swin_dense.benchmarks.measurement import Run
 from swin_dense.checkpoints import convert
@@ -26,7 +26,8 @@ _STAGES = 4
 # Largest difference over the largest value, after up to 24 blocks and random weights.
 TOLERANCES = {"fp32": 1e-4, "fp16": 2e-2, "bf16": 1e-1}
 # Its classes are the dense prediction code itself, so it has to agree at every size.
-_SAME_AT_EVERY_SIZE = ("mmdet",)
+_SAME_AT_EVERY_SIZE = ("mmdet", "mmpretrain")
+_V2 = "v2_"  # before the names of Swin V2's sizes, which are the first version's
 
 
 class DisagreementError(UserError):
@@ -46,6 +47,7 @@ class Spec:
         cuda_graphs: of ours: input shapes whose CUDA graph is kept; 0 for none.
         with_cp: recompute blocks in backward; of ours and mmdet's.
         compile: compile all models with ``torch.compile``.
+        version: 1, or 2 of Swin V2.
     """
 
     embed_dims: int
@@ -58,21 +60,25 @@ class Spec:
     cuda_graphs: int = 0
     with_cp: bool = False
     compile: bool = False
+    version: int = 1
 
     @classmethod
     def of_arch(cls, arch: str, window_size: int, size: tuple[int, int], **more: Any) -> Spec:
-        """A model of the paper.
+        """A model of the paper, or of Swin V2's with ``v2_`` before its name.
 
         Raises:
             UserError: there is no such model, or no such implementation of the attention.
         """
-        if arch not in ARCHS:
-            raise UserError(f"unknown --arch {arch!r}: choose one of {', '.join(ARCHS)}")
+        size_of = arch.removeprefix(_V2)
+        if size_of not in ARCHS:
+            known = ", ".join([*ARCHS, *(_V2 + name for name in ARCHS)])
+            raise UserError(f"unknown --arch {arch!r}: choose one of {known}")
         try:
             AttnImpl.parse(more.get("attn_impl", "auto"))
         except (ValueError, ImportError) as error:
             raise UserError(str(error)) from error
-        return cls(*ARCHS[arch], window_size, size, **more)
+        version = 1 if arch == size_of else 2
+        return cls(*ARCHS[size_of], window_size, size, version=version, **more)
 
     @property
     def channels(self) -> list[int]:
@@ -119,9 +125,14 @@ class Baseline(nn.Module):
         return tuple(x.contiguous() for x in maps)
 
 
-def build_ours(spec: Spec) -> SwinTransformer:
+def build_ours(spec: Spec) -> SwinTransformer | SwinTransformerV2:
     """Our backbone with random weights, the same on every call."""
-    model = SwinTransformer(**_sizes(spec), attn_impl=spec.attn_impl, cuda_graphs=spec.cuda_graphs)
+    own: dict[str, Any] = {"attn_impl": spec.attn_impl, "cuda_graphs": spec.cuda_graphs}
+    model: SwinTransformer | SwinTransformerV2
+    if spec.version == 2:
+        model = SwinTransformerV2(**_sizes_v2(spec), **own)
+    else:
+        model = SwinTransformer(**_sizes(spec), **own)
     randomize_parameters(model)
     return model
 
@@ -132,13 +143,40 @@ def _sizes(spec: Spec) -> dict[str, Any]:
     return {name: getattr(spec, name) for name in names}
 
 
+def _sizes_v2(spec: Spec) -> dict[str, Any]:
+    """Arguments of our class of Swin V2 and of mmpretrain's."""
+    arch = {name: getattr(spec, name) for name in ("embed_dims", "depths", "num_heads")}
+    return {
+        "arch": arch | {"extra_norm_every_n_blocks": 0},
+        "window_size": spec.window_size,
+        "drop_path_rate": spec.drop_path_rate,
+        "with_cp": spec.with_cp,
+        "out_indices": tuple(range(_STAGES)),
+        "pad_small_map": True,
+    }
+
+
+def _mmpretrain(spec: Spec, state: dict[str, Tensor]) -> nn.Module:
+    _expect_version("mmpretrain", spec, 2)
+    model = import_module("mmpretrain.models").SwinTransformerV2(**_sizes_v2(spec))
+    # What it lacks then are buffers, which follow from sizes.
+    return _loaded(model, state)
+
+
+def _expect_version(name: str, spec: Spec, version: int) -> None:
+    if spec.version != version:
+        raise UserError(f"{name} is not compared with Swin V{spec.version}: leave it out")
+
+
 def _mmdet(spec: Spec, state: dict[str, Tensor]) -> nn.Module:
+    _expect_version("mmdet", spec, 1)
     model = import_module("mmdet.models").SwinTransformer(**_sizes(spec))
     model.load_state_dict(state)
     return model
 
 
 def _timm(spec: Spec, state: dict[str, Tensor]) -> nn.Module:
+    _expect_version("timm", spec, 1)
     if -(-min(spec.size) // 32) < spec.window_size:  # where timm takes smaller windows
         raise UserError(
             f"timm needs images of more than {32 * (spec.window_size - 1)} pixels for windows of "
@@ -161,13 +199,18 @@ def _timm(spec: Spec, state: dict[str, Tensor]) -> nn.Module:
 
 
 def _torchvision(spec: Spec, state: dict[str, Tensor]) -> nn.Module:
-    whole = import_module("torchvision.models.swin_transformer").SwinTransformer(
+    module = import_module("torchvision.models.swin_transformer")
+    layers = {}
+    if spec.version == 2:
+        layers = {"block": module.SwinTransformerBlockV2, "downsample_layer": module.PatchMergingV2}
+    whole = module.SwinTransformer(
         [_PATCH, _PATCH],
         spec.embed_dims,
         list(spec.depths),
         list(spec.num_heads),
         [spec.window_size, spec.window_size],
         stochastic_depth_prob=spec.drop_path_rate,
+        **layers,
     )
     body = nn.ModuleDict({"features": whole.features})
     model = Baseline(body, _torchvision_maps, spec.channels)
@@ -185,8 +228,11 @@ def _torchvision_maps(body: Any, x: Tensor) -> list[Tensor]:
 
 def _hugging_face(spec: Spec, state: dict[str, Tensor]) -> nn.Module:
     transformers = import_module("transformers")
-    config = transformers.SwinConfig(
-        image_size=spec.size,
+    kind = "Swinv2" if spec.version == 2 else "Swin"
+    # Windows of V2 shrink to the maps of this size, which need not be that of the images.
+    side = max(*spec.size, 64 * spec.window_size)
+    config = getattr(transformers, f"{kind}Config")(
+        image_size=side if spec.version == 2 else spec.size,
         embed_dim=spec.embed_dims,
         depths=list(spec.depths),
         num_heads=list(spec.num_heads),
@@ -194,9 +240,16 @@ def _hugging_face(spec: Spec, state: dict[str, Tensor]) -> nn.Module:
         drop_path_rate=spec.drop_path_rate,
         out_features=[f"stage{i + 1}" for i in range(_STAGES)],
     )
-    body = transformers.SwinBackbone(config)
-    model = Baseline(body, lambda body, image: body(image).feature_maps)
+    body = getattr(transformers, f"{kind}Backbone")(config)
+    if spec.version == 2:  # which has no output norms
+        model = Baseline(body, _hugging_face_maps, spec.channels)
+    else:
+        model = Baseline(body, lambda body, image: body(image).feature_maps)
     return _loaded(model, convert(state, "hf").state)
+
+
+def _hugging_face_maps(body: Any, image: Tensor) -> list[Tensor]:
+    return [x.permute(0, 2, 3, 1) for x in body(image).feature_maps]
 
 
 def _loaded(model: nn.Module, state: dict[str, Tensor]) -> nn.Module:
@@ -211,6 +264,7 @@ def _loaded(model: nn.Module, state: dict[str, Tensor]) -> nn.Module:
 # What builds a baseline, and the distribution that it comes from.
 BASELINES: dict[str, tuple[Callable[[Spec, dict[str, Tensor]], nn.Module], str]] = {
     "mmdet": (_mmdet, "mmdet"),
+    "mmpretrain": (_mmpretrain, "mmpretrain"),
     "timm": (_timm, "timm"),
     "hf": (_hugging_face, "transformers"),
     "torchvision": (_torchvision, "torchvision"),

@@ -14,6 +14,7 @@ from rich.progress import track
 from swin_dense.analysis.machine import describe_versions
 from swin_dense.analysis.parity import (
     STOCK,
+    STOCK_V2,
     Comparison,
     backbone_type,
     compare,
@@ -76,9 +77,10 @@ def run(args: Namespace) -> None:
 
 def _read(path: str) -> Config:
     cfg = read_config(path)
-    if backbone_type(cfg) != STOCK:
+    if backbone_type(cfg) not in (STOCK, STOCK_V2):
         raise UserError(
-            f"{path}: model.backbone.type is {backbone_type(cfg)!r}, expected {STOCK!r}"
+            f"{path}: model.backbone.type is {backbone_type(cfg)!r}, "
+            f"expected {STOCK!r} or {STOCK_V2!r}"
         )
     return cfg
 

@@ -6,6 +6,7 @@ from mmdet.models.backbones.swin import SwinTransformer as MMDetSwin
 from torch import Tensor
 
 from swin_dense.backbones.swin import SwinTransformer
+from swin_dense.backbones.swin_v2 import SwinTransformerV2
 from swin_dense.benchmarks.measurement import kept_for_backward
 
 SIZE = (224, 224)
@@ -37,6 +38,12 @@ def test_memory_budget(arch):
 @pytest.mark.parametrize(("dtype", "part"), [(torch.bfloat16, 0.5), (torch.float32, 0.6)])
 def test_keeps_about_half_the_memory_of_mmdet(dtype, part):
     assert kept(SwinTransformer(arch="tiny"), dtype) <= part * kept(MMDetSwin(), dtype)
+
+
+def test_swin_v2_keeps_hardly_more_than_the_first_version():
+    """Of wide layers, the MLP's result for its norm."""
+    maps = {"window_size": 8, "out_indices": (0, 1, 2, 3)}
+    assert kept(SwinTransformerV2("tiny", **maps)) <= 1.1 * kept(SwinTransformer(arch="tiny"))
 
 
 def test_checkpointing_keeps_block_inputs_only():

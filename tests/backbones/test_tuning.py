@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import small_swin_v2
 import torch
 from small_swin import small_model
 from torch.utils.checkpoint import checkpoint
@@ -76,6 +77,16 @@ def test_right_candidates_agree(training, autocast):
         result = autotune.measure(race)
         assert not result.left_out
         assert result.ms.keys() == names
+
+
+@pytest.mark.parametrize("training", [False, True], ids=["inference", "training"])
+def test_right_candidates_for_swin_v2_agree(training):
+    block = small_swin_v2.small_model(drop_path_rate=0.3).train(training).stages[0].blocks[1]
+    race, impls = make_race(block, (1, 10, 10, 16), settings(training))
+    assert impls.keys() == BLOCK_IMPLS
+    result = autotune.measure(race)
+    assert not result.left_out
+    assert result.ms.keys() == BLOCK_IMPLS
 
 
 def test_triton_candidates(interpreted):

@@ -14,7 +14,7 @@ from torch import multiprocessing, nn
 from torch.nn.modules import module as global_hooks
 from torch.nn.parallel import DistributedDataParallel
 
-from swin_dense.backbones import SwinTransformer
+from swin_dense.backbones import SwinTransformer, SwinTransformerV2
 from swin_dense.ops.window_attention.triton import launch
 
 # Plain and shifted windows, with padding.
@@ -91,6 +91,23 @@ def test_equals_reference(options, mode, launches):
     assert any(value.any() for value in expected.values())
     blocks = sum(options.get("depths", SMALL["depths"]))
     assert launches == ["forward"] * blocks + ["backward"] * blocks
+
+
+@pytest.mark.parametrize("window", [5, 17], ids=["kernels", "sdpa"])
+def test_swin_v2_equals_reference(window, launches):
+    """Its windows of more than 16 are PyTorch's."""
+    found = []
+    for impl in IMPLS:
+        arch = {"embed_dims": 32, "depths": (2,), "num_heads": (1,)}
+        model = SwinTransformerV2(arch, window_size=window, out_indices=(0,), attn_impl=impl)
+        torch.manual_seed(0)
+        for name, parameter in model.named_parameters():
+            nn.init.normal_(parameter, std=1 if parameter.ndim == 1 else 0.1)
+            if name.endswith("logit_scale"):
+                nn.init.constant_(parameter, 2.0)
+        found.append(training_step(model.eval(), image(2)))
+    assert_close(found[1], found[0])
+    assert launches == ["forward", "forward", "backward", "backward"] * (window == 5)
 
 
 @pytest.mark.parametrize(

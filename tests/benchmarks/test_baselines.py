@@ -24,11 +24,11 @@ RUN = Run(batch=1, dtype="fp32", rounds=2, device=CPU)
 MODULES = {"mmdet": "mmdet", "timm": "timm", "hf": "transformers", "torchvision": "torchvision"}
 
 
-def tiny(side: int, window: int = 4) -> Spec:
-    return Spec(8, (1, 1, 2, 1), (1, 2, 2, 4), window, (side, side), drop_path_rate=0.0)
+def tiny(side: int, window: int = 4, **more) -> Spec:
+    return Spec(8, (1, 1, 2, 1), (1, 2, 2, 4), window, (side, side), drop_path_rate=0.0, **more)
 
 
-@pytest.mark.parametrize("name", BASELINES)
+@pytest.mark.parametrize("name", MODULES)
 def test_baselines_agree_in_outputs_and_gradients(name):
     pytest.importorskip(MODULES[name])
     spec = tiny(256)  # the last feature map has 8 x 8 tokens: 2 x 2 windows
@@ -36,6 +36,22 @@ def test_baselines_agree_in_outputs_and_gradients(name):
     models = build_models(spec, [name], CPU)
     error = differences(models, RUN.image(spec.size), RUN)[name]
     assert error < 1e-5  # rounding of float32
+
+
+@pytest.mark.parametrize("name", ["mmpretrain", "hf", "torchvision"])
+def test_baselines_of_swin_v2_agree(name):
+    pytest.importorskip({"hf": "transformers"}.get(name, name))
+    spec = tiny(256, version=2)
+    error = differences(build_models(spec, [name], CPU), RUN.image(spec.size), RUN)[name]
+    assert error < 1e-4  # rounding of float32, of cosines times up to 100
+
+
+def test_baselines_without_swin_v2_are_named():
+    spec = Spec.of_arch("v2_tiny", 8, (64, 64))
+    assert spec.version == 2
+    for name in ("mmdet", "timm"):
+        with pytest.raises(UserError, match=f"{name} is not compared with Swin V2: leave it out"):
+            build_models(spec, [name], CPU)
 
 
 @pytest.mark.parametrize(
@@ -194,10 +210,10 @@ def test_record_of_scaling():
 def test_scaling_against_all_baselines():
     for module in MODULES.values():
         pytest.importorskip(module)
-    versions = dict.fromkeys(BASELINES, "1")
+    versions = dict.fromkeys(MODULES, "1")
     record = measure_scaling(tiny(64), versions, RUN, [128, 160], ["forward", "training"])
     assert record["failed"] == {}
-    assert [one["name"] for one in record["models"]] == [OURS, *BASELINES]
+    assert [one["name"] for one in record["models"]] == [OURS, *MODULES]
     for one in record["models"]:
         for phase in ("forward", "training"):
             ratios = [size["times_ours"] for size in one[phase]["sizes"]]

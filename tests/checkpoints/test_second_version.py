@@ -155,6 +155,21 @@ def test_simmim_loads():
     assert torch.equal(norm, state["encoder.layers.1.blocks.1.enorm.weight"])
 
 
+@pytest.mark.parametrize("to", ["openmmlab", "official"])
+def test_heads_of_a_segmentor_are_kept(to):
+    """And it loads from either layout, with its output norms."""
+    state = {f"backbone.{k}": v for k, v in backbone().state_dict().items()}
+    state["decode_head.conv_seg.weight"] = torch.ones(2)
+    converted = convert({"state_dict": state}, to)
+    assert converted.is_full_model
+    assert "decode_head.conv_seg.weight" in converted.state
+    model = backbone()
+    report = load_backbone(model, converted.state, "segmentor.pth")
+    assert not report.missing
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, state[f"backbone.{name}"]), name
+
+
 def test_feature_distillation_gives_the_student():
     """Its file holds the teacher too, which is a first Swin."""
     teacher = convert(

@@ -1,7 +1,9 @@
 """``tools/compare_swap.py`` on single configs; tests/zoo covers the model zoos."""
 
 import pytest
+from mmengine.config import Config
 
+from swin_dense import SwinTransformerV2
 from swin_dense.analysis import parity
 
 CONFIG = """
@@ -44,6 +46,30 @@ def test_config_without_swin_is_an_error(tool, tmp_path, capsys):
     assert tool("compare_swap", path) == 2
     err = capsys.readouterr().err
     assert f"{path}: model.backbone.type is 'ResNet', expected 'SwinTransformer'" in err
+
+
+V2 = """
+default_scope = 'mmdet'
+model = dict(backbone=dict(
+    type='mmpretrain.SwinTransformerV2', window_size=4, out_indices=(0, 1), pad_small_map=True,
+    arch=dict(embed_dims=8, depths=(2, 2), num_heads=(1, 2), extra_norm_every_n_blocks=0)))
+optim_wrapper = dict(optimizer=dict(type='AdamW', lr=0.1))
+"""
+
+
+def test_swin_v2_of_mmpretrain(tool, tmp_path, capsys):
+    """Compared where mmpretrain is installed, named as missing elsewhere."""
+    path = tmp_path / "v2.py"
+    path.write_text(V2)
+    try:
+        import mmpretrain.models  # noqa: F401
+    except ImportError:
+        assert tool("compare_swap", path) == 2
+        assert "install mmpretrain to compare with it" in capsys.readouterr().err
+    else:
+        assert tool("compare_swap", path) == 0
+    ours = parity.with_our_backbone(Config.fromfile(path))
+    assert isinstance(parity.build_backbone(ours), SwinTransformerV2)
 
 
 def test_missing_config_is_an_error(tool, tmp_path, capsys):

@@ -102,8 +102,8 @@ class _ProjMlp(torch.autograd.Function):
         keep = any(ctx.needs_input_grad) and x.shape[1] > RECOMPUTED_CHANNELS
         layers, scales = Layers.of(parameters, eps), (scale_1, scale_2)
         products = cast_together(layers.products, dtype)
-        out, *kept = _forward(x, attended, scales, layers.with_products(products), keep)
-        kept = kept if keep else [None, None]
+        out, *results = _forward(x, attended, scales, layers.with_products(products), keep)
+        kept = results if keep else (None, None)
         ctx.save_for_backward(x, attended, *scales, *kept, *products, *parameters)
         ctx.settings = eps, dtype
         return out
