@@ -2,7 +2,7 @@
 
 import pytest
 
-from swin_dense.engine.config.load import parse_options
+from swin_dense.engine.config.load import parse_options, read_config
 
 
 @pytest.mark.parametrize(
@@ -22,3 +22,17 @@ from swin_dense.engine.config.load import parse_options
 )
 def test_values_keep_their_spaces(text, value):
     assert parse_options([f"key={text}"]) == {"key": value}
+
+
+@pytest.mark.parametrize("suffix", [".json", ".yaml"])
+def test_sizes_in_plain_configs_are_those_of_python(tmp_path, suffix):
+    """mmengine writes lists for tuples; mmcv's transforms take no lists as sizes."""
+    cfg = read_config("cascade_swin_t_coco")
+    cfg.dump(tmp_path / f"config{suffix}")
+    found = read_config(tmp_path / f"config{suffix}")
+    for split in ("train", "test"):
+        name = f"{split}_dataloader"
+        assert found[name].dataset.pipeline == cfg[name].dataset.pipeline
+    resize = found.test_dataloader.dataset.pipeline[1]
+    assert resize.type == "Resize"
+    assert resize.scale == (1333, 800)
