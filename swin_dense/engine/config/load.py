@@ -59,7 +59,7 @@ def read_config(path: str | Path) -> Config:
 
 
 def _restore_tuples(cfg: Any) -> None:
-    """Makes tuples of the sizes in pipelines: JSON and YAML have lists, which mmcv does not take."""
+    """Makes tuples of sizes in pipelines: JSON and YAML have lists, which mmcv does not take."""
     for pipeline in config_tree.pipelines(cfg):
         for step in config_tree.steps(pipeline):
             for key, value in step.items():
