@@ -96,7 +96,12 @@ def drop_masks(cfg: Any) -> Any:
 def _apply_boxes(cfg: Any, own: dict) -> tuple[str, ...]:
     """Sets data sets and evaluators; returns the classes."""
     _check_keys(own, _BOX_KEYS, {"ann_file", "img_dir"})
-    root = own["root"]
+    root, training_sets = own["root"], config_tree.split_datasets(cfg, "train")
+    if own.get("unlabeled") and not any(map(config_tree.is_unlabeled, training_sets)):
+        raise UserError(
+            "own_data has unlabeled, and this config trains on images with labels alone: remove "
+            "it, or inherit from soft_teacher_swin_t_coco"
+        )
     training = Path(root, own["train"]["ann_file"])
     classes = tuple(own.get("classes") or read_coco(training).categories.values())
     for split in _SPLITS:
