@@ -53,8 +53,16 @@ def steps(pipeline: Any) -> Iterator[dict]:
         for part in pipeline:
             yield from steps(part)
     elif isinstance(pipeline, dict):
-        yield pipeline
-        yield from steps(pipeline.get("transforms"))
+        if "type" in pipeline:
+            yield pipeline
+        for value in pipeline.values():  # branches have names of their own
+            yield from steps(value)
+
+
+def is_unlabeled(dataset: dict) -> bool:
+    """Whether its images are trained on without their annotations, if they have any."""
+    kinds = [str(step["type"]) for step in steps(dataset.get("pipeline"))]
+    return any("LoadEmptyAnnotations" in kind for kind in kinds)
 
 
 def turns_images(dataset: dict) -> bool:

@@ -112,6 +112,7 @@ def count_config(
     else:
         size, usual = DETECTION_SIZE, forward_detector
     model = build_on_meta(cfg)
+    model = getattr(model, "teacher", model)  # predicts, without the student
     pool_shapes(model)
     if project_padding:
         _pad_before_projections(model)

@@ -11,7 +11,7 @@ from rich.table import Table
 from torch import nn
 
 from swin_dense.analysis.building import random_batch
-from swin_dense.analysis.paper import WEIGHTS, Row
+from swin_dense.analysis.paper import Row
 from swin_dense.checkpoints import cached_path, load_checkpoint, local_file
 from swin_dense.datasets.check import check_data
 from swin_dense.engine.config.prepare import load_config
@@ -30,8 +30,7 @@ _METRICS = {
 
 def released_weights(row: Row) -> Path | None:
     """The file of the row's released weights; None if there are none, or not on this machine."""
-    url = WEIGHTS.get(row.config)
-    path = cached_path(url) if url else None
+    path = cached_path(row.weights) if row.weights else None
     return path if path and path.is_file() else None
 
 
@@ -40,14 +39,13 @@ def missing_for_evaluation(
 ) -> list[str]:
     """What to put where before a row can be tested; empty when nothing is missing."""
     missing = []
-    url = WEIGHTS.get(row.config)
-    if not checkpoint and url is None:
+    if not checkpoint and row.weights is None:
         missing.append(
             f"no weights of {row.name} were released: train them with tools/train.py "
             f"configs/{row.config}.py and give --checkpoint FILE"
         )
     elif not checkpoint:
-        where = f"download {url} to {cached_path(str(url))}"
+        where = f"download {row.weights} to {cached_path(str(row.weights))}"
         missing.append(f"the weights are missing: {where}, or give --checkpoint FILE")
     try:
         cfg = load_config(configs / f"{row.config}.py", data_root=data_root)

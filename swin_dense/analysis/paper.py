@@ -2,7 +2,7 @@
 
 Sources: tables 2 and 3 of the paper (arXiv 2103.14030), and the result tables of the official
 detection and segmentation code for what is in neither; tables 1, 3 and 4 of Swin V2 (arXiv
-2111.09883). Nothing here is measured by this package.
+2111.09883); the result tables of MoBY (arXiv 2105.04553). Nothing here is measured by this package.
 """
 
 import difflib
@@ -31,6 +31,15 @@ _FILES = {
     "upernet_swin_b_512_ade20k": "v1.0.1/upernet_swin_base_patch4_window7_512x512",
 }
 WEIGHTS = {config: f"{_RELEASES}/{file}.pth" for config, file in _FILES.items()}
+# The same detectors and segmentor, with a backbone that MoBY pretrained without labels.
+_MOBY_FILES = {
+    "mask_rcnn_swin_t_1x_coco": "mask_rcnn_swin_tiny_patch4_window7_1x",
+    "mask_rcnn_swin_t_coco": "mask_rcnn_swin_tiny_patch4_window7_3x",
+    "cascade_swin_t_1x_coco": "cascade_mask_rcnn_swin_tiny_patch4_window7_1x",
+    "cascade_swin_t_coco": "cascade_mask_rcnn_swin_tiny_patch4_window7_3x",
+    "upernet_swin_t_ade20k": "upernet_swin_tiny_patch4_window7_512x512",
+}
+MOBY_WEIGHTS = {c: f"{_RELEASES}/v1.0.3/moby_{file}.pth" for c, file in _MOBY_FILES.items()}
 
 
 @dataclass(frozen=True)
@@ -39,7 +48,7 @@ class Row:
 
     Attributes:
         table: 'table_2a', 'table_2b', 'table_2c', 'table_3', 'official_results_not_in_tables',
-            'v2_table_1', 'v2_table_3', 'v2_table_4', or 'not_published'.
+            'moby', 'v2_table_1', 'v2_table_3', 'v2_table_4', or 'not_published'.
         method, backbone: as the table names them.
         config: stem of the config file.
         params_m: millions of parameters; None where nothing is published.
@@ -78,8 +87,16 @@ class Row:
 
     @property
     def name(self) -> str:
-        """The config's stem without the data set: what ``--row`` takes. Rows may share it."""
-        return row_name(self.config)
+        """The config's stem without the data set: what ``--row`` takes. Rows may share it.
+
+        It begins with ``moby_`` where that pretrained the backbone.
+        """
+        return ("moby_" if self.table == "moby" else "") + row_name(self.config)
+
+    @property
+    def weights(self) -> str | None:
+        """URL of the row's trained model; None if it was not released."""
+        return (MOBY_WEIGHTS if self.table == "moby" else WEIGHTS).get(self.config)
 
 
 def row_name(config: str) -> str:
@@ -98,9 +115,11 @@ _2c = partial(Row, "table_2c", "HTC++")
 _3 = partial(Row, "table_3", crop=512)
 _1x = partial(Row, "official_results_not_in_tables", schedule="1x")
 _3x = partial(Row, "official_results_not_in_tables", schedule="3x")
+_moby = partial(Row, "moby")
 # What the paper of V2 has is scores alone.
 _BIAS = "the published model has V2's position bias; whether it has the rest of V2 is not said"
 _RECIPE = "V2-L's recipe; nothing is published for this backbone"
+_SEMI = "10 % of the labels, the teacher counted; published with R-50: 34.7 box"
 _v2_1c = partial(Row, "v2_table_1", _CASCADE, params_m=None, flops_g=None, note=_BIAS)
 _v2_1u = partial(Row, "v2_table_1", "UperNet", params_m=None, flops_g=None, crop=512, note=_BIAS)
 _v2_3 = partial(Row, "v2_table_3", "HTC++", params_m=None, flops_g=None)
@@ -162,6 +181,14 @@ ROWS: tuple[Row, ...] = (
     _3x("Mask RepPointsV2", "Swin-T", "mask_reppoints_v2_swin_t_coco", 47, 292, box=50.4,
         mask=43.8),
 
+    _moby(_MASK, "Swin-T", "mask_rcnn_swin_t_1x_coco", 48, 267, box=43.6, mask=39.6, schedule="1x"),
+    _moby(_MASK, "Swin-T", "mask_rcnn_swin_t_coco", 48, 267, box=46.0, mask=41.7, schedule="3x"),
+    _moby(_CASCADE, "Swin-T", "cascade_swin_t_1x_coco", 86, 745, box=48.1, mask=41.5,
+          schedule="1x"),
+    _moby(_CASCADE, "Swin-T", "cascade_swin_t_coco", 86, 745, box=50.2, mask=43.5, schedule="3x"),
+    _moby("UperNet", "Swin-T", "upernet_swin_t_ade20k", 60, 945, crop=512, miou=45.58,
+          miou_single=44.06),
+
     _v2_1c("SwinV2-T, W16", "cascade_swinv2_t_w16_coco", box=51.1),
     _v2_1c("SwinV2-T, W32", "cascade_swinv2_t_w32_coco", box=51.8),
     _v2_1u("SwinV2-T, W16", "upernet_swinv2_t_w16_ade20k", miou=47.0),
@@ -173,12 +200,13 @@ ROWS: tuple[Row, ...] = (
           note="the published window of the last stage is not known"),
     _none("HTC++", "SwinV2-B, W32", "htc_pp_swinv2_b_coco"),
     _none("UperNet", "SwinV2-B, W40", "upernet_swinv2_b_ade20k", crop=640),
+    _none("Soft Teacher, Faster R-CNN", "Swin-T", "soft_teacher_swin_t_coco", note=_SEMI),
 )
 # fmt: on
 
 
 def find_rows(name: str, configs: Path) -> list[Row]:
-    """The rows of a name, or of a config's stem.
+    """The rows of a name, with or without the data set at its end.
 
     A config in ``configs`` that is no published row has a row without numbers, in the table
     'not_published'.
@@ -186,7 +214,8 @@ def find_rows(name: str, configs: Path) -> list[Row]:
     Raises:
         UserError: there is neither row nor config; the message lists the closest names.
     """
-    rows = [row for row in ROWS if name in (row.name, row.config)]
+    name = row_name(name)
+    rows = [row for row in ROWS if row.name == name]
     if rows:
         return rows
     stems = {row_name(path.stem): path.stem for path in configs.glob("*.py")}

@@ -24,6 +24,7 @@ TITLES = {
     "table_2c": "Table 2c: systems, COCO",
     "table_3": "Table 3: ADE20K",
     "official_results_not_in_tables": "Official results that are in no table",
+    "moby": "MoBY: Swin-T pretrained without labels",
     "v2_table_1": "Swin V2, Table 1: other windows than in pretraining",
     "v2_table_3": "Swin V2, Table 3: COCO",
     "v2_table_4": "Swin V2, Table 4: ADE20K",
@@ -35,8 +36,8 @@ Generated, not edited: `{command}`
 ({versions}).
 
 M is millions of parameters, G billions of multiply-accumulates, "paper" what is published (tables
-2 and 3 of the paper, the result tables of the official code, and tables 1, 3 and 4 of the paper of
-Swin V2, which has scores only). Counted are the convolutions,
+2 and 3 of the paper, the result tables of the official code and of MoBY, and tables 1, 3 and 4 of
+the paper of Swin V2, which has scores only). Counted are the convolutions,
 the linear layers and the matrix products of attention that one forward runs, from the config,
 without running the arithmetic: of detectors on 1280 x 800 pixels, with 1000 regions for every box
 head and 100 for every mask head (Sparse R-CNN: its own proposals); of segmentors on 2048 x 512

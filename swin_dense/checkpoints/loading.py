@@ -21,6 +21,9 @@ _MIN_COVERAGE = 0.95
 _STATISTICS = ("running_mean", "running_var")
 _SIZE_MISMATCH = re.compile(r"size mismatch for (\S+): .*?\(\[(.*?)\]\).*\(\[(.*?)\]\)")
 
+# Two copies of a detector in one model of mmdet's, as in Soft Teacher.
+_PAIR = ("student", "teacher")
+
 _conversion_enabled = ContextVar("conversion_enabled", default=True)
 
 
@@ -199,6 +202,8 @@ def convert_checkpoint(
 ) -> tuple[dict[str, Any], LoadReport]:
     """Convert the weights of a checkpoint to a model's parameter names and backbone sizes.
 
+    A student and its teacher both get the weights of a detector that is neither.
+
     Args:
         model: a detector, a segmentor or a backbone.
         checkpoint: as read from a file; its entries other than weights are kept.
@@ -217,15 +222,26 @@ def convert_checkpoint(
         for key in list(state):
             state[re.sub(pattern, replacement, key)] = state.pop(key)
     report = LoadReport(source)
+    has_pair = set(_PAIR) <= {name for name, _ in model.named_children()}
+    if has_pair and not any(set(_PAIR) & {*key.split(".")} for key in state):
+        _convert_weights(model.get_submodule("teacher"), state, report)
+        state = {f"{part}.{key}": value for part in _PAIR for key, value in state.items()}
+        report.resized = [f"{part}.{key}" for part in _PAIR for key in report.resized]
+    else:
+        _convert_weights(model, state, report)
+    others = {key: value for key, value in checkpoint.items() if not isinstance(value, Tensor)}
+    return others | {"state_dict": state}, report
+
+
+def _convert_weights(model: nn.Module, state: State, report: LoadReport) -> None:
+    """Convert, in place, what each backbone of a model is to receive."""
     for name, backbone in model.named_modules():
         if isinstance(backbone, LoadableBackbone):
             prefix = f"{name}." if name else ""
             _relocate(state, prefix)
-            found = convert_state_dict(backbone, state, prefix, source)
+            found = convert_state_dict(backbone, state, prefix, report.source)
             report.layout = found.layout
             report.resized += [prefix + key for key in found.resized]
-    others = {key: value for key, value in checkpoint.items() if not isinstance(value, Tensor)}
-    return others | {"state_dict": state}, report
 
 
 def _relocate(state: State, prefix: str) -> None:

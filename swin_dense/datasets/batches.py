@@ -58,6 +58,9 @@ class ResumableBatchSampler(BatchSampler):
         batch_sampler: the config of the other one; by default PyTorch's.
         drop_last: for PyTorch's, whether to leave out a last batch that is smaller.
         endless: begin anew after the last batch, for trainings that count iterations only.
+
+    Raises:
+        UserError: the sampler fills batches from several data sets, and cannot.
     """
 
     def __init__(
@@ -79,6 +82,7 @@ class ResumableBatchSampler(BatchSampler):
         )
         self._seed, self._endless = seed, endless
         self._start = 0, 0
+        _check_sources(sampler, batch_size)
 
     def __len__(self) -> int:
         """How many batches an epoch has."""
@@ -119,6 +123,25 @@ class ResumableBatchSampler(BatchSampler):
             raise UserError(
                 f"the training data set has not one batch of {self.batch_size} images: make "
                 "train_dataloader.batch_size smaller"
+            )
+
+
+def _check_sources(sampler: Any, batch_size: Any) -> None:
+    """Raises if mmdet's samplers of several data sets would fill batches wrongly, or never."""
+    own = getattr(sampler, "batch_size", batch_size)
+    if own != batch_size:
+        raise UserError(
+            f"train_dataloader.sampler.batch_size is {own}, train_dataloader.batch_size is "
+            f"{batch_size}: set both to the same number"
+        )
+    groups = getattr(sampler, "group2size_per_source", ())
+    for group, shape in enumerate(("higher than wide", "not higher than wide")):
+        images = [sizes[group] for sizes in groups]
+        if any(images) and not all(images):
+            raise UserError(
+                f"the training data sets have {' and '.join(map(str, images))} images that are "
+                f"{shape}, and a batch takes such images from each: add some to the one without, or "
+                "set train_dataloader.sampler.type='MultiSourceSampler', which mixes shapes"
             )
 
 

@@ -26,7 +26,8 @@ def check_data(cfg: Any, splits: Iterable[str] = ("train", "val")) -> list[str]:
     can be opened and has the size that the file says; there are masks that can be drawn where masks
     are trained or evaluated, and COCO-stuff label maps where a semantic branch is trained; label
     maps of segmentors are indices below the number of classes, of the size of their images (a
-    sample is read); heads have as many classes as the data set. Other kinds of data sets, and those
+    sample is read); heads have as many classes as the data set. Images that are trained on without
+    labels need no annotations. Other kinds of data sets, and those
     on remote storage, are not checked.
 
     Args:
@@ -95,14 +96,15 @@ def _check_coco(
     evaluators = [] if split == "train" else _coco_evaluators(cfg, split)
     evaluated = [metric for metric in evaluators if not metric.get("format_only")]
     for_test_server = bool(evaluators) and not evaluated  # whose files have no annotations
-    file = files[config_tree.resolve(dataset, dataset["ann_file"]), not for_test_server]
+    steps = list(config_tree.steps(dataset.get("pipeline")))
+    annotated = not (for_test_server or config_tree.is_unlabeled(dataset))
+    file = files[config_tree.resolve(dataset, dataset["ann_file"]), annotated]
     _check_classes(file, classes)
     folder = config_tree.resolve(dataset, dataset["data_prefix"]["img"])
     _check_images(file, folder)
     warnings = []
-    if split == "train":
+    if split == "train" and annotated:
         _check_usable(file, classes, (dataset.get("filter_cfg") or {}).get("min_size", 0))
-        steps = list(config_tree.steps(dataset.get("pipeline")))
         if any(step.get("with_mask") for step in steps):
             warnings += _check_masks(file, classes)
         if any(step.get("with_seg") for step in steps):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from swin_dense.analysis.paper import ROWS, WEIGHTS, find_rows
+from swin_dense.analysis.paper import MOBY_WEIGHTS, ROWS, WEIGHTS, find_rows
 from swin_dense.errors import UserError
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -40,6 +40,23 @@ def test_rows_equal_table_rows_with_a_parameter_count(table, tables):
 def test_weights_equal_the_official_releases(tables):
     assert sorted(WEIGHTS.values()) == sorted(tables["released_weights"]["trained"].values())
     assert set(WEIGHTS) <= {row.config for row in ROWS}
+
+
+def test_rows_of_moby_are_supervised_ones_with_other_weights():
+    """Its recipes are those configs; names of rows, weights and scores are its own."""
+    moby = [row for row in ROWS if row.table == "moby"]
+    assert len(moby) == len({row.weights for row in moby}) == len(MOBY_WEIGHTS) == 5
+    for row in moby:
+        (found,) = find_rows(row.name, CONFIGS)
+        assert found == row
+        supervised = find_rows(row.name.removeprefix("moby_"), CONFIGS)
+        (same,) = {(r.method, r.backbone, r.params_m, r.flops_g) for r in supervised}
+        assert same == (row.method, row.backbone, row.params_m, row.flops_g)
+        assert {r.weights for r in supervised}.isdisjoint({row.weights})
+        assert row.weights.rpartition("/")[2].startswith("moby_")
+        # It says of itself that it is on par.
+        (score,) = {r.miou or r.box for r in supervised if r.schedule == row.schedule}
+        assert (row.miou or row.box) == pytest.approx(score, abs=0.6)
 
 
 def test_every_row_has_a_config():

@@ -65,7 +65,8 @@ def test_trains_a_step_and_predicts(name):
         model = MODELS.build(cfg.model).train()
     detects = cfg.default_scope == "mmdet"
     data = detection_data() if detects else segmentation_data()
-    batch = model.data_preprocessor(copy.deepcopy(data), training=True)
+    several = in_branches(data) if "detector" in cfg.model else data
+    batch = model.data_preprocessor(copy.deepcopy(several), training=True)
     loss, _ = model.parse_losses(model(**batch, mode="loss"))
     assert loss.isfinite()
     loss.backward()
@@ -102,6 +103,14 @@ def detection_data() -> dict:
     return data
 
 
+def in_branches(data: dict) -> dict:
+    """The same images with labels, and without for a teacher and its student."""
+    for sample in data["data_samples"]:
+        sample.set_metainfo({"homography_matrix": np.eye(3, dtype=np.float32)})
+    branches = ("sup", "unsup_teacher", "unsup_student")
+    return {key: dict.fromkeys(branches, value) for key, value in data.items()}
+
+
 def segmentation_data() -> dict:
     """Two images with a label map of five classes."""
     images = [torch.randint(0, 256, (3, SIDE, SIDE), dtype=torch.uint8) for _ in range(2)]
@@ -113,7 +122,7 @@ def segmentation_data() -> dict:
 
 def reduced(cfg: Config) -> Config:
     """The same model with few channels, blocks and proposals, without pretrained weights."""
-    model = cfg.model
+    model = cfg.model.get("detector", cfg.model)
     shorten(model.backbone)
     head = model.get("bbox_head", {})
     if "RepPoints" in head.get("type", ""):

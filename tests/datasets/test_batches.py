@@ -113,6 +113,19 @@ def test_no_batch_is_an_error(endless):
         next(iter(loader(0, 0, endless=endless, batch_size=24, drop_last=True)), None)
 
 
+@pytest.mark.parametrize("endless", [False, True])
+def test_several_data_sets_that_cannot_fill_a_batch(endless):
+    """mmdet's sampler looks for an image of the missing shape for ever, or mixes up the sources."""
+    sampler = {"type": "GroupMultiSourceSampler", **SOURCES}
+    sources = TwoSources()
+    sources.datasets[1].get_data_info = lambda index: {"width": 5, "height": 3}
+    with pytest.raises(UserError, match="have 8 and 0 images that are higher than wide"):
+        loader(0, 0, endless=endless, sampler=sampler, dataset=sources)
+    sampler = {"type": "MultiSourceSampler", **SOURCES}
+    with pytest.raises(UserError, match=r"sampler\.batch_size is 4, train_dataloader.* is 2"):
+        loader(0, 0, endless=endless, sampler=sampler, dataset=TwoSources(), batch_size=2)
+
+
 def test_data_sets_that_load_whole_batches():
     class Whole(Images):
         def __getitems__(self, indices: list[int]) -> list:

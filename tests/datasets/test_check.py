@@ -385,6 +385,24 @@ def test_images_for_a_test_server_need_no_annotations(root):
     assert check_data(cfg, splits=["val"]) == []
 
 
+def test_images_without_labels_need_no_annotations(root):
+    content = coco_content()
+    del content["annotations"]
+    (root / "all.json").write_text(json.dumps(content))
+    cfg = detector(root)
+    with pytest.raises(UserError, match="annotations is missing"):
+        check_data(cfg, splits=["train"])
+    cfg.train_dataloader.dataset.pipeline = [
+        {"type": "LoadImageFromFile"},
+        {"type": "LoadEmptyAnnotations"},
+        {"type": "MultiBranch", "branch_field": ["a"], "a": [{"type": "PackDetInputs"}]},
+    ]
+    assert check_data(cfg, splits=["train"]) == []
+    (root / "images" / "0.png").unlink()
+    with pytest.raises(UserError, match=r"1 of \d+ images of .*all.json are not in"):
+        check_data(cfg, splits=["train"])
+
+
 def segmentor(root: Path, **dataset_options) -> Config:
     dataset = {
         "type": "BaseSegDataset",

@@ -11,7 +11,7 @@ from swin_dense.errors import UserError
 
 _SPLITS = ("train", "val", "test")
 _COMMON_KEYS = {"root", "classes", *_SPLITS}
-_BOX_KEYS = _COMMON_KEYS | {"masks"}
+_BOX_KEYS = _COMMON_KEYS | {"masks", "unlabeled"}
 _LABEL_MAP_KEYS = _COMMON_KEYS | {"img_suffix", "seg_suffix", "reduce_zero_label"}
 
 
@@ -25,6 +25,9 @@ def apply_own_data(cfg: Any, classes: Sequence[str] | None = None) -> Any:
             root='data/fruits',
             train=dict(ann_file='train.json', img_dir='images'),
             val=dict(ann_file='val.json', img_dir='images'))
+
+    A detector that also trains on images without labels (Soft Teacher) takes them from
+    ``unlabeled``, which is given as ``train`` is; annotations in its file are not read.
 
     For a segmentor, with one label map for each image, whose pixels are indices into ``classes``
     (255 is ignored; ``reduce_zero_label=True`` where 0 means unlabelled and classes count from 1)::
@@ -93,15 +96,21 @@ def drop_masks(cfg: Any) -> Any:
 def _apply_boxes(cfg: Any, own: dict) -> tuple[str, ...]:
     """Sets data sets and evaluators; returns the classes."""
     _check_keys(own, _BOX_KEYS, {"ann_file", "img_dir"})
-    root = own["root"]
+    root, training_sets = own["root"], config_tree.split_datasets(cfg, "train")
+    if own.get("unlabeled") and not any(map(config_tree.is_unlabeled, training_sets)):
+        raise UserError(
+            "own_data has unlabeled, and this config trains on images with labels alone: remove "
+            "it, or inherit from soft_teacher_swin_t_coco"
+        )
     training = Path(root, own["train"]["ann_file"])
     classes = tuple(own.get("classes") or read_coco(training).categories.values())
     for split in _SPLITS:
         part = own.get(split) or own["val"]
         for dataset in config_tree.split_datasets(cfg, split):
+            given = _unlabeled(own) if config_tree.is_unlabeled(dataset) else part
             # Assigned, as update() would merge them with those of the config's data set.
-            dataset["data_root"], dataset["ann_file"] = root, part["ann_file"]
-            dataset["data_prefix"] = {"img": part["img_dir"]}
+            dataset["data_root"], dataset["ann_file"] = root, given["ann_file"]
+            dataset["data_prefix"] = {"img": given["img_dir"]}
             dataset["metainfo"] = {"classes": classes}
         for metric in config_tree.split_evaluators(cfg, split):
             if "ann_file" in metric:
@@ -109,6 +118,15 @@ def _apply_boxes(cfg: Any, own: dict) -> tuple[str, ...]:
     if not own.get("masks", True):
         drop_masks(cfg)
     return classes
+
+
+def _unlabeled(own: dict) -> dict:
+    if own.get("unlabeled") is None:
+        raise UserError(
+            "own_data lacks unlabeled: this config also trains on images without labels, so add "
+            "unlabeled=dict(ann_file=..., img_dir=...), whose file lists them"
+        )
+    return own["unlabeled"]
 
 
 def _apply_label_maps(cfg: Any, own: dict) -> tuple[str, ...]:
@@ -161,7 +179,7 @@ def _check_keys(own: dict, keys: set[str], part_keys: set[str]) -> None:
     for key in ("root", "train", "val"):
         if key not in own:
             raise UserError(f"own_data lacks {key}: it needs root, train and val")
-    for split in _SPLITS:
+    for split in (*_SPLITS, "unlabeled"):
         if own.get(split) is not None and (found := set(own[split])) != part_keys:
             takes = f"it takes exactly {_join(part_keys)}"
             raise UserError(f"own_data.{split} has {_join(found) or 'nothing'}: {takes}")

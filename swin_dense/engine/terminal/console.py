@@ -42,6 +42,7 @@ barrier\(\): using the device under current context
 destroy_process_group\(\) was not called
 dataset metainfo from the resumed checkpoint
 Resumed iteration number is not divisible by
+is skipped since its requires_grad=False
 """
 NOISE = re.compile("|".join(_NOISE_PATTERNS.split("\n")[1:-1]))
 _QUIET_CATEGORIES = (DeprecationWarning, PendingDeprecationWarning, FutureWarning, ResourceWarning)

@@ -228,11 +228,16 @@ def _cell(value: Any) -> str:
 
 
 def _coco_columns(metrics: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """``coco/bbox_mAP_50`` is row ``mAP_50`` of column ``bbox``; empty without COCO's metrics."""
+    """``coco/bbox_mAP_50`` is row ``mAP_50`` of column ``bbox``; empty without COCO's metrics.
+
+    ``teacher/coco/bbox_mAP_50`` is in column ``teacher bbox``.
+    """
     columns: dict[str, dict[str, Any]] = {}
     for key, value in plain_values(metrics).items():
-        kind, _, name = key.rpartition("/")[2].partition("_")
+        *around, last = key.split("/")
+        kind, _, name = last.partition("_")
         if name and kind in ("bbox", "segm", "proposal"):
+            column = " ".join([*around[:-1], kind])
             # COCO's -1 means that there is nothing to measure, such as no large objects.
-            columns.setdefault(kind, {})[name] = None if value == -1 else value
+            columns.setdefault(column, {})[name] = None if value == -1 else value
     return columns

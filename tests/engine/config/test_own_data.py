@@ -146,11 +146,30 @@ def test_test_set_may_differ_from_the_validation_set(nuts, tmp_path):
             "root='x', train=dict(ann_file='a', img_dir='b'), val=dict(ann_file='a', img_dir='b')",
             "no annotation file x/a",
         ),
+        (
+            "root='x', train=dict(ann_file='a', img_dir='b'), val=dict(ann_file='a', img_dir='b'), "
+            "unlabeled=dict(ann_file='a', img_dir='b')",
+            "this config trains on images with labels alone",
+        ),
     ],
 )
 def test_invalid_own_data_raises(own, message, tmp_path):
     with pytest.raises(UserError, match=message):
         apply_own_data(own_config(tmp_path, "mask_rcnn_swin_t_1x_coco.py", own))
+
+
+def test_images_without_labels(nuts, tmp_path):
+    """Soft Teacher's; their file lists images alone, and without it nothing is trained."""
+    content = json.loads((nuts / "b.json").read_text())
+    del content["annotations"]
+    (nuts / "images.json").write_text(json.dumps(content))
+    more = "unlabeled=dict(ann_file='images.json', img_dir='pictures')"
+    cfg = apply_own_data(nuts_config(tmp_path, "soft_teacher_swin_t_coco.py", more))
+    assert [d.ann_file for d in cfg.train_dataloader.dataset.datasets] == ["a.json", "images.json"]
+    assert cfg.model.detector.roi_head.bbox_head.num_classes == 3
+    assert check_data(cfg, ("train", "val", "test")) == []
+    with pytest.raises(UserError, match=r"own_data lacks unlabeled: .*file lists them"):
+        apply_own_data(nuts_config(tmp_path, "soft_teacher_swin_t_coco.py"))
 
 
 OF_EACH_KIND = [

@@ -46,6 +46,7 @@ def test_warnings_are_shown_unless_irrelevant_to_users(logger, tmp_path, capsys)
         warnings.warn("disk nearly full", stacklevel=1)
         warnings.warn("old name", DeprecationWarning, stacklevel=1)
         logger.warning("learning rate is zero")
+        logger.warning("teacher.neck.bias is skipped since its requires_grad=False")
         logger.warning("The prefix is not set in metric class DumpResults.")
     out = capsys.readouterr().out.splitlines()
     assert out == ["warning: disk nearly full", "warning: learning rate is zero"]
@@ -66,6 +67,14 @@ def test_coco_metrics_have_columns_for_boxes_and_masks():
     lines = [line for line in text_of(metrics_table(metrics)).splitlines() if "│" in line]
     assert [cell.strip() for cell in lines[0].split("│")[1:-1]] == ["mAP", "0.500", "0.250"]
     assert [cell.strip() for cell in lines[1].split("│")[1:-1]] == ["mAP_50", "0.750", ""]
+
+
+def test_teacher_and_student_have_columns_of_their_own():
+    metrics = {"teacher/coco/bbox_mAP": 0.5, "student/coco/bbox_mAP": 0.25}
+    text = text_of(metrics_table(metrics))
+    assert "teacher bbox" in text
+    (line,) = [line for line in text.splitlines() if "│" in line]
+    assert [cell.strip() for cell in line.split("│")[1:-1]] == ["mAP", "0.500", "0.250"]
 
 
 def test_other_metrics_have_a_row_each():
