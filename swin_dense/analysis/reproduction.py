@@ -68,9 +68,9 @@ _ATTENTIONS = """## Table 6: sliding and shifted windows
 
 "Sliding window" is a config with the option beside it: every token attends to the 7 x 7 tokens
 around it. No weights for it were published, so that it trains from scratch, or from those of a
-Swin, all of which but the position bias fit. Counted is the naive form; the fast one computes more
-scores and masks them. Of Performer neither the number of features nor what takes the place of the
-position bias is published, so it is not built.
+Swin, all of which but the position bias fit. Counted is the naive form, which pads no map to whole
+windows; the fast one computes more scores and masks them. Of Performer neither the number of
+features nor what takes the place of the position bias is published, so it is not built.
 """
 _STAGES = """## Table 5: kinds of attention
 
