@@ -140,8 +140,8 @@ def _check_sources(sampler: Any, batch_size: Any) -> None:
         if any(images) and not all(images):
             raise UserError(
                 f"the training data sets have {' and '.join(map(str, images))} images that are "
-                f"{shape}, and a batch takes such images from each: add some to the one without, or "
-                "set train_dataloader.sampler.type='MultiSourceSampler', which mixes shapes"
+                f"{shape}, and a batch takes such images from each: add some to the one without, "
+                "or set train_dataloader.sampler.type='MultiSourceSampler', which mixes shapes"
             )
 
 
