@@ -14,7 +14,7 @@ from swin_dense import compat
 
 compat.install()  # before anything below imports mmcv, mmdet or mmseg
 
-from swin_dense.backbones import DeiT, SwinTransformer, SwinTransformerV2  # noqa: E402
+from swin_dense.backbones import DeiT, SwinMLP, SwinTransformer, SwinTransformerV2  # noqa: E402
 
 __version__ = "0.1.0"
-__all__ = ["DeiT", "SwinTransformer", "SwinTransformerV2", "__version__"]
+__all__ = ["DeiT", "SwinMLP", "SwinTransformer", "SwinTransformerV2", "__version__"]

@@ -3,7 +3,7 @@
 tools/reproduce.py                        all rows: parameters and FLOPs
 tools/reproduce.py --row cascade_swin_t   one row, also timed on a GPU, and tested if
                                           its weights and data are there
-tools/reproduce.py --ablation             also tables 4 and 5
+tools/reproduce.py --ablation             also tables 4 to 6
 tools/reproduce.py --recipes recipes.md   instead: our configs beside the official ones
 """
 
@@ -20,7 +20,7 @@ def make_parser(prog: str | None = None) -> OneLineParser:
     parser.add_argument("--checkpoint", metavar="FILE", help="weights of the row's model")
     parser.add_argument("--data-root", metavar="DIR", help="folder of the data to test the row on")
     parser.add_argument("--tta", action="store_true", help="test several views of each image")
-    parser.add_argument("--ablation", action="store_true", help="also tables 4 and 5")
+    parser.add_argument("--ablation", action="store_true", help="also tables 4 to 6")
     parser.add_argument(
         "--recipes", metavar="FILE", type=Path, help="only compare recipes: write a document there"
     )

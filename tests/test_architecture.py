@@ -38,6 +38,7 @@ MOST_ARGUMENTS = 10
 LONG_INTERFACES = {
     "backbones.deit.DeiT.__init__",
     "backbones.swin.SwinTransformer.__init__",
+    "backbones.swin_mlp.SwinMLP.__init__",
     "backbones.swin_v2.SwinTransformerV2.__init__",
     "engine.test.evaluate",
     "models.heads.conditional_mask_head.ConditionalMaskHead.__init__",

@@ -1,4 +1,4 @@
-"""Tables 4 and 5 of the paper: what shifting and position terms contribute, what shifting costs.
+"""Tables 4 to 6 of the paper: what shifting, position terms and kinds of attention contribute.
 
 The attention of a shifted window meets the edges of the feature map in one of two ways. Padding
 fills each part of a window that the edge cuts off, so that an (h, w) grid of windows becomes one
@@ -6,7 +6,7 @@ of (h + 1, w + 1); the cyclic shift joins these parts to whole windows and masks
 belong together (section 3.2, "efficient batch computation"). The results are the same.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from swin_dense.analysis.counting import Counts, count_config
-from swin_dense.backbones.swin import WindowAttention
+from swin_dense.backbones.layers import Attention
+from swin_dense.backbones.swin import SlidingWindowAttention, WindowAttention
 from swin_dense.engine.config.prepare import load_config
 from swin_dense.ops.dispatch import AttnImpl
 from swin_dense.ops.window_attention import windows
 
 TABLE_4 = "table_4_ablation_swin_t"
 TABLE_5 = "table_5_speed_v100"
+TABLE_6 = "table_6_attention_swin_t"
 _SHIFT, _BIAS_TABLE, _ABSOLUTE, _PRODUCT = (
     f"model.backbone.{name}"
     for name in ("use_shift", "use_rel_pos_bias", "use_abs_pos_embed", "use_dot_product")
@@ -38,35 +40,64 @@ VARIANTS: dict[str, tuple[dict[str, bool], tuple[float, float, float]]] = {
     "rel. pos. w/o app.": ({_PRODUCT: False}, (48.2, 41.9, 44.1)),
     "rel. pos.": ({}, (50.5, 43.7, 46.1)),
 }
-METHODS = {"cascade_swin_t_coco": "Cascade Mask R-CNN", "upernet_swin_t_ade20k": "UperNet"}
-# Milliseconds of stages 1 to 4 on a V100, as published.
-PAPER_MILLISECONDS = {
-    "window (w/o shifting)": (2.8, 1.7, 1.2, 0.9),
-    "shifted window (padding)": (3.3, 2.3, 1.9, 2.2),
-    "shifted window (cyclic)": (3.0, 1.9, 1.3, 1.0),
+# The same of table 6. Performer has no scores on COCO and ADE20K.
+ATTENTIONS: dict[str, tuple[dict[str, str], tuple[float, float, float]]] = {
+    "sliding window": ({"model.backbone.attention": "sliding"}, (50.2, 43.5, 45.8)),
+    "shifted window": ({}, (50.5, 43.7, 46.1)),
 }
+# Top-1 and top-5 accuracy on ImageNet in table 6, in percent, as published.
+IMAGENET = {
+    "sliding window": (81.4, 95.6),
+    "Performer": (79.0, 94.2),
+    "shifted window": (81.3, 95.6),
+}
+# The tiles of the fast form compute scores that they mask; these do not.
+_COUNTED = {"sliding window": {"model.backbone.attn_impl": "reference"}}
+METHODS = {"cascade_swin_t_coco": "Cascade Mask R-CNN", "upernet_swin_t_ade20k": "UperNet"}
+# Milliseconds of stages 1 to 4, images per second of Swin-T, -S and -B, on a V100, as published.
+PAPER_SPEED = {
+    "sliding window (naive)": ((122.5, 38.3, 12.1, 7.6), (183, 109, 77)),
+    "sliding window (kernel)": ((7.6, 4.7, 2.7, 1.8), (488, 283, 187)),
+    "Performer": ((4.8, 2.8, 1.8, 1.5), (638, 370, 241)),
+    "window (w/o shifting)": ((2.8, 1.7, 1.2, 0.9), (770, 444, 280)),
+    "shifted window (padding)": ((3.3, 2.3, 1.9, 2.2), (670, 371, 236)),
+    "shifted window (cyclic)": ((3.0, 1.9, 1.3, 1.0), (755, 437, 278)),
+}
+# Neither its features nor what takes the place of the position bias are published.
+NOT_BUILT = "Performer"
 # Swin-T on 224 x 224 pixels: side of the feature map in tokens, channels, heads.
 STAGES = ((56, 96, 3), (28, 192, 6), (14, 384, 12), (7, 768, 24))
 _WINDOW = 7
 
 
+_TABLES: dict[str, Mapping[str, tuple[Mapping[str, Any], tuple[float, float, float]]]] = {
+    TABLE_4: VARIANTS,
+    TABLE_6: ATTENTIONS,
+}
+
+
 @dataclass(frozen=True)
 class Variant:
-    """A variant of table 4 on one of the two tasks, and its counts."""
+    """A variant of table 4 or 6 on one of the two tasks, and its counts."""
 
     name: str
     config: str
     counts: Counts
 
     @property
-    def options(self) -> dict[str, bool]:
+    def table(self) -> str:
+        """The table that has it."""
+        return TABLE_6 if self.name in ATTENTIONS else TABLE_4
+
+    @property
+    def options(self) -> Mapping[str, Any]:
         """``--cfg-options`` that make the config this variant."""
-        return VARIANTS[self.name][0]
+        return _TABLES[self.table][self.name][0]
 
     @property
     def paper(self) -> dict[str, float]:
         """The published scores of this task, in percent."""
-        box, mask, miou = VARIANTS[self.name][1]
+        box, mask, miou = _TABLES[self.table][self.name][1]
         if METHODS[self.config] == "UperNet":
             return {"mIoU": miou}
         return {"box AP": box, "mask AP": mask}
@@ -75,12 +106,12 @@ class Variant:
         """The variant as ``--json`` writes it, with the keys of a row."""
         return {
             "row": self.config.rpartition("_")[0],
-            "table": TABLE_4,
+            "table": self.table,
             "method": METHODS[self.config],
             "backbone": "Swin-T",
             "variant": self.name,
             "config": f"configs/{self.config}.py",
-            "cfg_options": self.options,
+            "cfg_options": dict(self.options),
             "crop": 512 if METHODS[self.config] == "UperNet" else None,
             "image_size": list(self.counts.image_size),
             "params_m": round(self.counts.params_m, 2),
@@ -92,11 +123,13 @@ class Variant:
 
 
 def count_variants(configs: Path, methods: Iterable[str] = METHODS) -> Iterator[Variant]:
-    """Count every variant of table 4, for configs of :data:`METHODS` in the folder ``configs``."""
-    for config in methods:
-        for name, (options, _) in VARIANTS.items():
-            counts = count_config(load_config(configs / f"{config}.py", options))
-            yield Variant(name, config, counts)
+    """Count the variants of tables 4 and 6, for configs of :data:`METHODS` in ``configs``."""
+    for variants in _TABLES.values():
+        for config in methods:
+            for name, (options, _) in variants.items():
+                counted = {**options, **_COUNTED.get(name, {})}
+                counts = count_config(load_config(configs / f"{config}.py", counted))
+                yield Variant(name, config, counts)
 
 
 @dataclass(frozen=True)
@@ -104,12 +137,25 @@ class StageTimes:
     """Milliseconds that one attention layer of each stage takes, a row of table 5."""
 
     kind: str
-    milliseconds: tuple[float, ...]
+    milliseconds: tuple[float, ...] | None
+    """None if they were not measured, as Performer's never are."""
 
     @property
     def paper(self) -> tuple[float, ...]:
         """The published ones, on a V100."""
-        return PAPER_MILLISECONDS[self.kind]
+        return PAPER_SPEED[self.kind][0]
+
+    @property
+    def paper_fps(self) -> tuple[int, ...]:
+        """Published images per second of whole classifiers T, S and B, on a V100."""
+        return PAPER_SPEED[self.kind][1]
+
+    @property
+    def remark(self) -> str:
+        """Why there are no milliseconds; empty if there are."""
+        if self.kind == NOT_BUILT:
+            return "not specified, not built"
+        return "not measured" if self.milliseconds is None else ""
 
     def as_json(self, measured_on: str) -> dict[str, Any]:
         """The times as ``--json`` writes them, with the keys of a row."""
@@ -119,9 +165,11 @@ class StageTimes:
             "method": self.kind,
             "backbone": "Swin-T",
             **dict.fromkeys(counted),
-            "stage_ms": [round(ms, 3) for ms in self.milliseconds],
+            "stage_ms": self.milliseconds and [round(ms, 3) for ms in self.milliseconds],
             "paper_stage_ms_v100": list(self.paper),
-            "measured_on": measured_on,
+            "paper_fps_v100": dict(zip("TSB", self.paper_fps, strict=True)),
+            "remarks": self.remark,
+            "measured_on": measured_on if self.milliseconds else None,
         }
 
 
@@ -135,7 +183,7 @@ def measure_stages(
     """
     from torch.utils.benchmark import Timer  # warns of missing GPUs when it is imported
 
-    times: dict[str, list[float]] = {kind: [] for kind in PAPER_MILLISECONDS}
+    times: dict[str, list[float]] = {kind: [] for kind in PAPER_SPEED if kind != NOT_BUILT}
     for side, channels, heads in STAGES:
         x = torch.randn(batch, side, side, channels, device=device)
         timers = {}
@@ -150,24 +198,25 @@ def measure_stages(
             ]
         for kind, milliseconds in times.items():
             milliseconds.append(1e3 * min(turn[kind] for turn in measured))
-    return [StageTimes(kind, tuple(milliseconds)) for kind, milliseconds in times.items()]
+    found = {kind: tuple(milliseconds) for kind, milliseconds in times.items()}
+    return [StageTimes(kind, found.get(kind)) for kind in PAPER_SPEED]
 
 
-def _layer(kind: str, channels: int, num_heads: int) -> WindowAttention:
-    """An attention layer of Swin-T that shifts its windows by the method ``kind``."""
+def _layer(kind: str, channels: int, num_heads: int) -> Attention:
+    """An attention layer of Swin-T of a kind in table 5."""
+    common: dict[str, Any] = {
+        "qkv_bias": True,
+        "use_rel_pos_bias": True,
+        "attn_drop_rate": 0.0,
+        "drop_rate": 0.0,
+        # All that shift, so that only the shift differs.
+        "attn_impl": AttnImpl("sdpa" if kind == "sliding window (kernel)" else "reference"),
+    }
+    if kind.startswith("sliding window"):
+        return SlidingWindowAttention(channels, num_heads, _WINDOW, **common)
     layer = _PaddedAttention if kind == "shifted window (padding)" else WindowAttention
-    return layer(
-        channels,
-        num_heads,
-        _WINDOW,
-        0 if kind == "window (w/o shifting)" else _WINDOW // 2,
-        qkv_bias=True,
-        scale=(channels // num_heads) ** -0.5,
-        use_rel_pos_bias=True,
-        attn_drop_rate=0.0,
-        drop_rate=0.0,
-        attn_impl=AttnImpl.parse("reference"),  # all three, so that only the shift differs
-    )
+    shift_size = 0 if kind == "window (w/o shifting)" else _WINDOW // 2
+    return layer(channels, num_heads, _WINDOW, shift_size, **common)
 
 
 class _PaddedAttention(WindowAttention):

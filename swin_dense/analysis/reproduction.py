@@ -9,7 +9,15 @@ from typing import Any
 
 from rich.table import Table
 
-from swin_dense.analysis.ablation import METHODS, StageTimes, Variant
+from swin_dense.analysis.ablation import (
+    IMAGENET,
+    METHODS,
+    NOT_BUILT,
+    TABLE_4,
+    TABLE_6,
+    StageTimes,
+    Variant,
+)
 from swin_dense.analysis.counting import Counts, count_config
 from swin_dense.analysis.machine import describe_versions
 from swin_dense.analysis.paper import Row
@@ -57,11 +65,21 @@ Each variant is a config with the options beside it, for example
 the options of the full model fit its pretrained weights: the others need a pretraining of their
 own. "w/o app." multiplies its queries and keys like the others, with a factor of 0.
 """
-_STAGES = """## Table 5: window, shifted by padding, shifted cyclically
+_ATTENTIONS = """## Table 6: sliding and shifted windows
+
+"Sliding window" is a config with the option beside it: every token attends to the 7 x 7 tokens
+around it. No weights for it were published, so that it trains from scratch, or from those of a
+Swin, all of which but the position bias fit. Counted is the naive form, which pads no map to whole
+windows; the fast one computes more scores and masks them. Of Performer neither the number of
+features nor what takes the place of the position bias is published, so it is not built.
+"""
+_STAGES = """## Table 5: kinds of attention
 
 Milliseconds of one attention layer (its linear layers included) of each stage of Swin-T on
-224 x 224 pixels, forward, float32, plain PyTorch, the fastest of several rounds. The published
-milliseconds are a V100's; their batch size is not published, so only their proportions compare.
+224 x 224 pixels, forward, float32, plain PyTorch, the fastest of several rounds. "Kernel" is the
+authors' in CUDA; measured is sliding-window attention by tiles on PyTorch's fused attention. The
+published milliseconds are a V100's; their batch size is not published, so only their proportions
+compare. The published images per second are of whole classifiers; here these are not measured.
 On a CPU the shifted kinds lose more than there: the weights that their masks leave, exp(-100), are
 denormal numbers, with which CPUs are slow. Measured on: {measured_on}.
 """
@@ -170,16 +188,19 @@ def terminal_tables(results: Sequence[Reproduced]) -> list[Table]:
     ]
 
 
-def variants_table(variants: Sequence[Variant]) -> Table:
-    """Table 4's variants for the terminal, the options of each below its name."""
-    rows = []
-    for config in METHODS:
-        rows.append([f"[bold]configs/{config}.py[/bold]"])
-        for variant in (v for v in variants if v.config == config):
-            name = _with_remarks(variant.name, _options(variant))
-            rows.append([name, *_counted(variant), _scores(variant)])
+def variants_tables(variants: Sequence[Variant]) -> list[Table]:
+    """Variants of tables 4 and 6 for the terminal, the options of each below its name."""
+    tables = []
     headings = ["config, variant", "M:", "G:", "paper"]
-    return terminal_table(headings, rows, "Table 4: ablations on Swin-T")
+    for table, title in ((TABLE_4, "Table 4: ablations"), (TABLE_6, "Table 6: attention")):
+        rows = []
+        for config in METHODS:
+            rows.append([f"[bold]configs/{config}.py[/bold]"])
+            for variant in (v for v in variants if (v.table, v.config) == (table, config)):
+                name = _with_remarks(variant.name, _options(variant))
+                rows.append([name, *_counted(variant), _scores(variant)])
+        tables.append(terminal_table(headings, rows, f"{title} on Swin-T"))
+    return tables
 
 
 def stages_table(times: Sequence[StageTimes], measured_on: str) -> Table:
@@ -199,11 +220,11 @@ def reproduction_document(
     configs: str,
     measured_on: str,
 ) -> str:
-    """The Markdown document, without the sections of tables 4 and 5 if these are empty.
+    """The Markdown document, without the sections of tables 4 to 6 if these are empty.
 
     Args:
         results: rows of tables 2 and 3.
-        variants: of table 4.
+        variants: of tables 4 and 6.
         times: of table 5.
         command: what generates the document.
         configs: the folder of the configs, seen from the document.
@@ -216,16 +237,31 @@ def reproduction_document(
         table = markdown_table(headings, (_row(result, configs) for result in group))
         parts.append(f"## {TITLES[name]}\n\n{table}")
     if variants:
-        headings = ["config", "variant", "options", "M:", "G:", "scores, paper"]
-        table = markdown_table(headings, (_variant_row(one, configs) for one in variants))
-        parts.append(f"{_VARIANTS}\n{table}")
+        parts.append(f"{_VARIANTS}\n{_variants_document(variants, TABLE_4, configs)}")
     if times:
-        stages = [f"stage {stage}" for stage in range(1, 5)]
-        headings = ["attention", *(f"{stage}:" for stage in stages)]
-        headings += [f"{stage}, V100, paper:" for stage in stages]
-        table = markdown_table(headings, ([*_milliseconds(one), *one.paper] for one in times))
-        parts.append(f"{_STAGES.format(measured_on=measured_on)}\n{table}")
+        parts.append(f"{_STAGES.format(measured_on=measured_on)}\n{_stages_document(times)}")
+    if variants:
+        parts.append(f"{_ATTENTIONS}\n{_variants_document(variants, TABLE_6, configs)}")
     return "\n".join(parts)
+
+
+def _variants_document(variants: Sequence[Variant], table: str, configs: str) -> str:
+    """Table 4 or 6 in Markdown; the latter with what was published and is not built."""
+    headings = ["config", "variant", "options", "M:", "G:", "scores, paper"]
+    rows = [_variant_row(one, configs) for one in variants if one.table == table]
+    if table == TABLE_6:
+        rows.append(["not built", NOT_BUILT, "", "-", "-", _imagenet(NOT_BUILT)])
+    return markdown_table(headings, rows)
+
+
+def _stages_document(times: Sequence[StageTimes]) -> str:
+    """Table 5 in Markdown."""
+    stages = [f"stage {stage}" for stage in range(1, 5)]
+    headings = ["attention", *(f"{stage}:" for stage in stages)]
+    headings += [f"{stage}, V100, paper:" for stage in stages]
+    headings += [f"{size}, images/s, V100, paper:" for size in "TSB"]
+    rows = ([*_milliseconds(one), *one.paper, *one.paper_fps] for one in times)
+    return markdown_table(headings, rows)
 
 
 def _terminal_row(result: Reproduced) -> list[str]:
@@ -274,11 +310,18 @@ def _counted(variant: Variant) -> tuple[str, str]:
 
 
 def _milliseconds(times: StageTimes) -> list[str]:
+    if times.milliseconds is None:
+        return [f"{times.kind}: {times.remark}", *"----"]
     return [times.kind, *(f"{ms:.2f}" for ms in times.milliseconds)]
 
 
 def _scores(variant: Variant) -> str:
-    return ", ".join(f"{name} {score}" for name, score in variant.paper.items())
+    scores = ", ".join(f"{name} {score}" for name, score in variant.paper.items())
+    return f"{scores}; {_imagenet(variant.name)}" if variant.name in IMAGENET else scores
+
+
+def _imagenet(name: str) -> str:
+    return "ImageNet top-1 {}, top-5 {}".format(*IMAGENET[name])
 
 
 def _published(value: float | None) -> str:

@@ -33,6 +33,7 @@ from swin_dense.checkpoints.loading import convert_and_resize
 from swin_dense.checkpoints.resizing import resize_absolute_pos_embed
 from swin_dense.ops.block import Linear, Norm, neighbours, norm_linear, proj_mlp
 from swin_dense.ops.dispatch import AttnImpl, Decision
+from swin_dense.ops.sliding_attention import sliding_window_attention
 from swin_dense.ops.window_attention import position_bias, shifted_window_attention
 from swin_dense.ops.window_attention.windows import relative_position_index
 from swin_dense.registry import MODELS
@@ -81,12 +82,37 @@ class WindowAttention(Attention):
         )
 
 
+class SlidingWindowAttention(Attention):
+    """Multi-head self-attention of every token with the k x k tokens around it (tables 5, 6)."""
+
+    def __init__(
+        self, channels: int, num_heads: int, side: int, use_rel_pos_bias: bool, **common: Any
+    ) -> None:
+        super().__init__(channels, num_heads, **common)
+        self.side = side
+        self.position_bias_table: nn.Parameter | None = None
+        if use_rel_pos_bias:
+            self.position_bias_table = nn.Parameter(torch.zeros(side**2, num_heads))
+
+    def attend(self, qkv: Tensor, impl: AttnImpl | None = None) -> Tensor:
+        """Attention alone: ``(B, H, W, 3C)`` of the qkv layer to ``(B, H, W, C)``."""
+        return sliding_window_attention(
+            qkv,
+            self.position_bias_table,
+            num_heads=self.num_heads,
+            window_size=self.side,
+            scale=self.scale,
+            dropout_p=self.attn_drop_rate if self.training else 0.0,
+            impl=impl or self.attn_impl,
+        )
+
+
 class SwinBlock(nn.Module):
     """One Transformer block on ``(B, H, W, C)`` (figure 3b, equation 3)."""
 
     def __init__(
         self,
-        attention: WindowAttention | GlobalAttention,
+        attention: nn.Module,
         channels: int,
         drop_path_rate: float,
         args: ResolvedArgs,
@@ -136,7 +162,7 @@ def drop_path_scale(drop_path: Any, branch: Tensor) -> Tensor | None:
 def _block_ops(block: SwinBlock) -> BlockOps | None:
     """Who computes a block: the functions of ops.block on its layers, or None for its modules."""
     attention = block.attn["w_msa"]
-    if type(attention) not in (WindowAttention, GlobalAttention):
+    if type(attention) not in (WindowAttention, SlidingWindowAttention, GlobalAttention):
         return None
     ops = fusable_block(block.norm1, attention, block.norm2, block.ffn, block.drop_path)
     if ops is None or ops.impl.name != "auto":
@@ -221,7 +247,7 @@ class SwinTransformer(Backbone):
 
     All arguments of mmdet's and mmseg's class of this name mean the same here, with the same
     defaults. Ours are ``arch``, ``attn_impl``, ``global_attention``, ``cuda_graphs`` and the
-    ablations of the paper's table 4.
+    ablations of the paper's tables 4 and 6.
 
     Args:
         pretrain_img_size: image size (height, width) of the absolute position embedding, pixels.
@@ -260,6 +286,8 @@ class SwinTransformer(Backbone):
             HTC++ does (section 4.2); no classifier's checkpoint has it, so it starts at random.
         cuda_graphs: number of input shapes, the latest used, that keep a CUDA graph of the forward
             pass for inference; 0 for none. See :mod:`~.cuda_graphs`.
+        attention: 'window', or 'sliding': every token attends to the ``window_size`` squared tokens
+            around it, in table 6; its position bias starts untrained, as no weights were released.
 
     Raises:
         ValueError: an argument is unknown or does not fit the others.
@@ -300,6 +328,7 @@ class SwinTransformer(Backbone):
         use_dot_product: bool = True,
         global_attention: bool = False,
         cuda_graphs: int = 0,
+        attention: str = "window",
         **unknown: Any,
     ) -> None:
         args = ResolvedArgs.resolve(type(self), locals())  # all arguments, by name
@@ -319,7 +348,7 @@ class SwinTransformer(Backbone):
             rows, columns = self.patch_grid
             self.absolute_pos_embed = nn.Parameter(torch.zeros(1, rows * columns, args.embed_dims))
         self.drop_after_pos = nn.Dropout(drop_rate)
-        self.stages = nn.ModuleList(_make_stage(args, i) for i in range(len(args.depths)))
+        self.stages = nn.ModuleList(self._make_stage(args, i) for i in range(len(args.depths)))
         if global_attention:
             self.new_parameter_prefixes = (f"stages.{len(args.depths) - 1}.global_block.",)
         self.norms_of_maps = add_output_norms(self, norm_cfg, args)
@@ -349,7 +378,7 @@ class SwinTransformer(Backbone):
     def init_from_scratch(self) -> None:
         """Initialise all parameters as the official code does."""
         for name, parameter in self.named_parameters():
-            if name.endswith(("relative_position_bias_table", "absolute_pos_embed")):
+            if name.endswith(("position_bias_table", "absolute_pos_embed")):
                 nn.init.trunc_normal_(parameter, std=0.02)
         init_linear_layers(self)
 
@@ -363,35 +392,40 @@ class SwinTransformer(Backbone):
             if i in self.out_indices:
                 yield getattr(self, f"norm{i}")
 
+    def _make_stage(self, args: ResolvedArgs, i: int) -> SwinStage:
+        """Stage i; the last one has no merging and, if asked for, a block of global attention."""
+        channels = args.channels[i]
+        rates = drop_path_rates(args.drop_path_rate, sum(args.depths))[sum(args.depths[:i]) :]
+        blocks = [
+            SwinBlock(self.make_attention(args, i, j), channels, rates[j], args)
+            for j in range(args.depths[i])
+        ]
+        if i < len(args.depths) - 1:
+            stride = args.strides[i + 1]
+            merging = PatchMerging(channels, stride, args.patch_norm_cfg, args.attn_impl)
+            return SwinStage(blocks, None, merging, args.with_cp)
+        extra = None
+        if args.global_attention:
+            attention = GlobalAttention(channels, args.num_heads[i], **_common(args))
+            extra = SwinBlock(attention, channels, rates[-1], args)
+        return SwinStage(blocks, extra, None, args.with_cp)
 
-def _make_stage(args: ResolvedArgs, i: int) -> SwinStage:
-    """Stage i; the last one has no merging and, if asked for, a block of global attention."""
-    rates = drop_path_rates(args.drop_path_rate, sum(args.depths))[sum(args.depths[:i]) :]
-    blocks = [_make_block(args, i, j, rates[j]) for j in range(args.depths[i])]
-    if i < len(args.depths) - 1:
-        stride = args.strides[i + 1]
-        merging = PatchMerging(args.channels[i], stride, args.patch_norm_cfg, args.attn_impl)
-        return SwinStage(blocks, None, merging, args.with_cp)
-    extra = _make_block(args, i, None, rates[-1]) if args.global_attention else None
-    return SwinStage(blocks, extra, None, args.with_cp)
+    def make_attention(self, args: ResolvedArgs, i: int, j: int) -> nn.Module:
+        """Of block j of stage i: odd ones shift their windows."""
+        sizes = args.channels[i], args.num_heads[i], args.window_size
+        common = _common(args) | ({} if args.use_dot_product else {"scale": 0.0})
+        if args.attention == "sliding":
+            return SlidingWindowAttention(*sizes, args.use_rel_pos_bias, **common)
+        shift_size = args.window_size // 2 if args.use_shift and j % 2 else 0
+        return WindowAttention(*sizes, shift_size, args.use_rel_pos_bias, **common)
 
 
-def _make_block(args: ResolvedArgs, i: int, j: int | None, drop_path_rate: float) -> SwinBlock:
-    """Block j of stage i: odd ones shift their windows; None for one with global attention."""
-    channels, num_heads = args.channels[i], args.num_heads[i]
-    common: dict[str, Any] = {
+def _common(args: ResolvedArgs) -> dict[str, Any]:
+    """What all kinds of attention take."""
+    return {
         "qkv_bias": args.qkv_bias,
         "scale": args.qk_scale or None,
         "attn_drop_rate": args.attn_drop_rate,
         "drop_rate": args.drop_rate,
         "attn_impl": args.attn_impl,
     }
-    attention: WindowAttention | GlobalAttention
-    if j is None:
-        attention = GlobalAttention(channels, num_heads, **common)
-    else:
-        common |= {} if args.use_dot_product else {"scale": 0.0}
-        shift_size = args.window_size // 2 if args.use_shift and j % 2 else 0
-        windows = (args.window_size, shift_size, args.use_rel_pos_bias)
-        attention = WindowAttention(channels, num_heads, *windows, **common)
-    return SwinBlock(attention, channels, drop_path_rate, args)

@@ -56,6 +56,7 @@ class ResolvedArgs:
     use_dot_product: bool
     global_attention: bool
     cuda_graphs: int
+    attention: str
 
     @property
     def channels(self) -> tuple[int, ...]:
@@ -110,17 +111,25 @@ class ResolvedArgs:
             fits = heads > 0 and channels % heads == 0
             expect(fits, f"num_heads[{i}] must divide {channels}", heads)
         expect(self.window_size >= 1, "window_size must be at least 1", self.window_size)
+        self._check_attention()
         check_stages(self.out_indices, self.frozen_stages, last + 1, last + 1)
         rates = (self.drop_rate, self.attn_drop_rate, self.drop_path_rate)
         expect(all(0 <= rate <= 1 for rate in rates), "drop rates must lie in 0..1", rates)
-        expected = "without use_rel_pos_bias, use_dot_product must stay True (no scores are left)"
-        expect(self.use_rel_pos_bias or self.use_dot_product, expected, self.use_dot_product)
         expected = f"global_attention acts on the last stage, so out_indices needs {last}"
         returned = not self.global_attention or last in self.out_indices
         expect(returned, expected, self.out_indices)
         is_number = type(self.cuda_graphs) is int and self.cuda_graphs >= 0
         expected = "cuda_graphs must be a number of input shapes, 0 for none"
         expect(is_number, expected, self.cuda_graphs)
+
+    def _check_attention(self) -> None:
+        expected = "without use_rel_pos_bias, use_dot_product must stay True (no scores are left)"
+        expect(self.use_rel_pos_bias or self.use_dot_product, expected, self.use_dot_product)
+        known = self.attention in ("window", "sliding")
+        expect(known, "attention must be 'window' or 'sliding'", self.attention)
+        if self.attention == "sliding":
+            expected = "attention='sliding' needs an odd window_size, centred on a token"
+            expect(self.window_size % 2 == 1, expected, self.window_size)
 
 
 def _sizes(given: Mapping[str, Any]) -> tuple[int, tuple[int, ...], tuple[int, ...]]:

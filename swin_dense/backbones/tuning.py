@@ -208,6 +208,7 @@ def _key(layer: nn.Module, attention: Any | None, settings: Settings) -> dict[st
         "device": autotune.describe_device(settings.device),
         "versions": autotune.versions("triton") | {"cuda": torch.version.cuda},
         "parameters": {name: list(p.shape) for name, p in _weights(layer)},
+        "attention": type(attention).__name__,
         "num_heads": getattr(attention, "num_heads", None),
         "window_size": getattr(attention, "window_size", None),
         "stream": str(settings.stream),

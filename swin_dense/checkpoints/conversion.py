@@ -7,7 +7,7 @@ from typing import Any
 
 from swin_dense.checkpoints.contents import as_shape_error
 from swin_dense.checkpoints.files import weights_of
-from swin_dense.checkpoints.layouts import TARGETS, find_backbone, of_version
+from swin_dense.checkpoints.layouts import TARGETS, find_backbone, of_architecture
 from swin_dense.checkpoints.layouts.base import State
 from swin_dense.errors import UserError
 
@@ -44,14 +44,14 @@ def convert(checkpoint: Mapping[str, Any], to: str) -> Converted:
         to: a name in :data:`TARGETS`.
 
     Raises:
-        UserError: the layout of the weights or the target layout is unknown.
+        UserError: the layout of the weights or the target layout is unknown, or has no such model.
     """
     if to not in TARGETS:
         raise UserError(f"unknown layout {to!r}: choose one of {', '.join(TARGETS)}")
     match = find_backbone(weights_of(checkpoint))
     if match is None:
         raise UserError("these are no Swin weights in a known layout: see docs/weights.md")
-    target = of_version(TARGETS[to], match.version)
+    target = of_architecture(TARGETS[to], match.architecture)
     head = {name: value for name, value in match.other_weights.items() if name.startswith(_HEAD)}
     others = {name: value for name, value in match.other_weights.items() if name not in head}
     with as_shape_error():

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from swin_dense.checkpoints.contents import as_shape_error
 from swin_dense.checkpoints.files import strip_prefixes, weights_of
-from swin_dense.checkpoints.layouts import find_backbone
+from swin_dense.checkpoints.layouts import SWIN, find_backbone
 from swin_dense.checkpoints.layouts.base import State
 from swin_dense.checkpoints.resizing import resize_weights
 from swin_dense.errors import UserError
@@ -102,14 +102,11 @@ def convert_and_resize(
         bias_tables: how these are resized, see :func:`.resizing.resize_weights`.
 
     Raises:
-        UserError: they are weights of Swin Transformer V2.
+        UserError: they are weights of another architecture.
     """
     match = find_backbone(state)
-    if match is not None and match.version == 2:
-        raise UserError(
-            "these are weights of Swin Transformer V2: use type='swin_dense.SwinTransformerV2', or "
-            "give weights of the first Swin"
-        )
+    if match is not None:
+        match.require(SWIN)
     native = strip_prefixes(state) if match is None else match.layout.to_openmmlab(match.state)
     weights, resized = resize_weights(native, own, grid, bias_tables)
     return weights, "unknown" if match is None else match.layout.name, resized

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from swin_dense.checkpoints.files import strip_prefixes
-from swin_dense.checkpoints.layouts import find_backbone
+from swin_dense.checkpoints.layouts import SWIN_V2, find_backbone
 from swin_dense.checkpoints.layouts.base import COORDINATES, State
 from swin_dense.checkpoints.resizing import resize_weights
 from swin_dense.errors import UserError
@@ -33,17 +33,13 @@ def to_second_version(
             them from the weights.
 
     Raises:
-        UserError: these are weights of the first Swin; they have other heads; their windows of
-            pretraining are others than those given, or are neither given nor in the weights.
+        UserError: these are weights of another architecture; they have other heads; their windows
+            of pretraining are others than those given, or are neither given nor in the weights.
     """
     match = find_backbone(state)
     if match is None:
         return strip_prefixes(state), "unknown", []
-    if match.version == 1:
-        raise UserError(
-            "these are weights of the first Swin Transformer: use "
-            "type='swin_dense.SwinTransformer', or give weights of Swin V2"
-        )
+    match.require(SWIN_V2)
     native = match.layout.to_openmmlab(match.state)
     _check_heads(native, own)
     windows = [(table.shape[1] + 1) // 2 for table in _first_of_stages(own, COORDINATES)]

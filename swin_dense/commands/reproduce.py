@@ -3,7 +3,7 @@
 tools/reproduce.py                        all rows: parameters and FLOPs
 tools/reproduce.py --row cascade_swin_t   one row, also timed on a GPU, and tested if
                                           its weights and data are there
-tools/reproduce.py --ablation             also tables 4 and 5
+tools/reproduce.py --ablation             also tables 4 to 6
 tools/reproduce.py --recipes recipes.md   instead: our configs beside the official ones
 """
 
@@ -35,7 +35,7 @@ from swin_dense.analysis.reproduction import (
     reproduction_document,
     stages_table,
     terminal_tables,
-    variants_table,
+    variants_tables,
 )
 from swin_dense.engine.launch import choose_device
 from swin_dense.engine.paths import check_checkpoint_path, make_output_dir
@@ -133,11 +133,12 @@ def _measure(
 
 
 def _ablation(device: torch.device) -> tuple[list[Variant], list[StageTimes], str]:
-    """Tables 4 and 5, and where the latter was measured."""
+    """Variants of tables 4 and 6, times of table 5, and where these were measured."""
     batch = _BATCH[device.type]
-    with console().status("counting the variants of table 4"):
+    with console().status("counting the variants of tables 4 and 6"):
         variants = list(count_variants(CONFIGS))
-    console().print(variants_table(variants))
+    for table in variants_tables(variants):
+        console().print(table)
     with console().status("timing the stages of table 5"):
         times = measure_stages(device, batch)
     today = datetime.date.today().isoformat()

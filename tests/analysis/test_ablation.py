@@ -1,4 +1,4 @@
-"""Table 4: the options of each variant. Table 5: both kinds of shift give the same outputs."""
+"""Tables 4 and 6: the options of each variant. Table 5: both kinds of shift are the same."""
 
 import json
 from pathlib import Path
@@ -35,6 +35,12 @@ def test_published_scores_equal_the_tables(shared):
     published.pop("columns")
     ours = {name: scores for name, (_, scores) in ablation.VARIANTS.items()}
     assert {name: tuple(row[2:]) for name, row in published.items()} == ours
+    published = tables[ablation.TABLE_6]
+    assert published.pop("columns")
+    for name, row in published.items():
+        assert ablation.IMAGENET[name] == tuple(row[:2])
+        _, scores = ablation.ATTENTIONS.get(name, ({}, (None, None, None)))
+        assert scores == tuple(row[2:])
 
 
 def test_parameters_of_the_variants(variants):
@@ -51,11 +57,18 @@ def test_parameters_of_the_variants(variants):
         "abs.+rel. pos.": full + embedding,
         "rel. pos. w/o app.": full,
         "rel. pos.": full,
+        # k^2 entries per head of each block.
+        "sliding window": full - tables + tables // 13**2 * 7**2,
+        "shifted window": full,
     }
 
 
 def test_variants_have_equal_macs(variants):
-    assert len({variant.counts.macs for variant in variants.values()}) == 1
+    sliding = variants["sliding window"].counts.macs
+    others = {one.counts.macs for name, one in variants.items() if name != "sliding window"}
+    assert len(others) == 1
+    # It pads nothing, others pad four stages of 14, 7, 4 and 2 tokens to windows of 7.
+    assert 0.3 < sliding / others.pop() < 1
 
 
 def test_variant_as_json(variants):
@@ -73,7 +86,7 @@ def test_options_equal_those_of_the_configs():
     detector, segmentor = (Config.fromfile(CONFIGS / f"{stem}.py") for stem in ablation.METHODS)
     assert detector.default_scope == "mmdet"
     assert segmentor.default_scope == "mmseg"
-    for options, _ in ablation.VARIANTS.values():
+    for options, _ in (*ablation.VARIANTS.values(), *ablation.ATTENTIONS.values()):
         merge_options(detector, options)
 
 
@@ -99,14 +112,28 @@ def test_padded_shift_equals_cyclic_shift(size, shift):
     torch.testing.assert_close(padded, cyclic, rtol=1e-12, atol=1e-12)
 
 
+def test_sliding_window_multiplies_as_a_window_does():
+    """Where windows divide the map: k * k keys a token in both."""
+    counts = []
+    for options in ({}, {"attention": "sliding", "attn_impl": "reference"}):
+        backbone = {"type": "swin_dense.SwinTransformer", "depths": (2,), "num_heads": (3,)}
+        model = backbone | {"strides": (4,), "out_indices": (0,)} | options
+        cfg = Config({"default_scope": "mmdet", "model": model})
+        counts.append(count_config(cfg, (56, 56), forward=lambda model, image: model(image)).macs)
+    assert counts[0] == counts[1]
+
+
 def test_every_kind_of_shift_and_stage_is_timed(monkeypatch):
     monkeypatch.setattr(ablation, "STAGES", ((7, 6, 1), (9, 12, 2)))
     times = ablation.measure_stages(torch.device("cpu"), 1, seconds=0.001, rounds=2)
-    assert [t.kind for t in times] == list(ablation.PAPER_MILLISECONDS)
-    assert all(len(t.milliseconds) == 2 and min(t.milliseconds) > 0 for t in times)
+    assert [t.kind for t in times] == list(ablation.PAPER_SPEED)
+    built = [t for t in times if t.kind != "Performer"]
+    assert all(len(t.milliseconds) == 2 and min(t.milliseconds) > 0 for t in built)
+    assert [t.remark for t in times if t not in built] == ["not specified, not built"]
 
 
 def test_published_times_equal_the_tables(shared):
     tables = json.loads((shared / "paper" / "tables.json").read_text(encoding="utf-8"))
-    for kind, milliseconds in ablation.PAPER_MILLISECONDS.items():
-        assert tables[ablation.TABLE_5][kind][:4] == list(milliseconds)
+    published = tables[ablation.TABLE_5]
+    assert published.pop("columns")
+    assert {k: [*ms, *fps] for k, (ms, fps) in ablation.PAPER_SPEED.items()} == published

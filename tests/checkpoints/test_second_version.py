@@ -8,6 +8,7 @@ from torch import nn
 
 from swin_dense import SwinTransformer, SwinTransformerV2
 from swin_dense.checkpoints import TARGETS, convert, find_backbone, load_backbone
+from swin_dense.checkpoints.layouts import SWIN_V2
 from swin_dense.errors import UserError
 
 ARCH = {"embed_dims": 8, "depths": (1, 2, 1), "num_heads": (1, 2, 2)}
@@ -107,7 +108,7 @@ def test_round_trip_is_exact(source, via):
     converted = convert(state, via)
     assert converted.layout == layout
     again = find_backbone(converted.state)
-    assert again.version == 2
+    assert again.architecture == SWIN_V2
     assert again.layout.name == TARGETS[via].name
     lost = TABLES if via.startswith(("timm", "hf")) or source == "our backbone" else ()
     lost = TABLES if "our backbone" in source else lost

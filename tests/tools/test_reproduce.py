@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from swin_dense.analysis import Counts, ablation, evaluation
-from swin_dense.analysis.ablation import VARIANTS, Variant
+from swin_dense.analysis.ablation import ATTENTIONS, VARIANTS, Variant
 from swin_dense.analysis.evaluation import (
     evaluate_row,
     frames_per_second,
@@ -95,7 +95,7 @@ def test_user_errors(reproduce, capsys, args, message):
 
 def test_ablation(reproduce, tmp_path, monkeypatch, capsys):
     counts = Counts(10**6, 10**9, (512, 2048), {}, {}, {})
-    variants = [Variant(name, "upernet_swin_t_ade20k", counts) for name in VARIANTS]
+    variants = [Variant(name, "upernet_swin_t_ade20k", counts) for name in (*VARIANTS, *ATTENTIONS)]
     monkeypatch.setattr(command, "ROWS", [])
     monkeypatch.setattr(command, "count_variants", lambda configs: variants)
     monkeypatch.setattr(
@@ -106,13 +106,15 @@ def test_ablation(reproduce, tmp_path, monkeypatch, capsys):
     flags = ["--json", "a.json", "--markdown", "a.md", "--device", "cpu"]
     assert reproduce("--ablation", *flags) == 0
     entries = json.loads((tmp_path / "a.json").read_text())
-    assert [e["table"] for e in entries] == ["table_4_ablation_swin_t"] * 7 + [
-        "table_5_speed_v100"
-    ] * 3
+    tables = {"table_4_ablation_swin_t": 7, "table_6_attention_swin_t": 2, "table_5_speed_v100": 6}
+    assert [e["table"] for e in entries] == [name for name, n in tables.items() for _ in range(n)]
     assert all(set(e) >= KEYS for e in entries)
     text = (tmp_path / "a.md").read_text()
     assert "| w/o shifting | `model.backbone.use_shift=False` |" in text
     assert "| shifted window (padding) |" in text
+    assert "| sliding window | `model.backbone.attention=sliding` |" in text
+    assert "| Performer: not specified, not built | - | - | - | - | 4.8 |" in text
+    assert "| not built | Performer |  | - | - | ImageNet top-1 79.0, top-5 94.2 |" in text
     assert re.search(r"one thread, batch 4, 20\d\d-", text)
     assert "model.backbone.use_abs_pos_embed=True" in " ".join(capsys.readouterr().out.split())
 

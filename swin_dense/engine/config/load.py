@@ -11,6 +11,7 @@ import yaml
 from mmengine.config import Config, DictAction
 from mmengine.runner import Runner
 
+from swin_dense import config_tree
 from swin_dense.errors import UserError
 from swin_dense.packaged import close_names, config_names, find_config
 
@@ -38,7 +39,10 @@ def read_config(path: str | Path) -> Config:
     if path.suffix not in (".py", ".json", ".yaml", ".yml"):
         raise UserError(f"{path} is not a config: expected a .py, .json or .yaml file")
     try:
-        return Config.fromfile(path)
+        cfg = Config.fromfile(path)
+        if path.suffix != ".py":
+            _restore_tuples(cfg._cfg_dict)
+        return cfg
     except UserError:
         raise
     except FileNotFoundError as error:
@@ -52,6 +56,22 @@ def read_config(path: str | Path) -> Config:
     except (Exception, SystemExit) as error:  # a config is a program, and may raise anything
         text = f"{type(error).__name__}: {error}".removesuffix(": ")
         raise UserError(f"{path} cannot be read: {text}") from error
+
+
+def _restore_tuples(cfg: Any) -> None:
+    """Makes tuples of sizes in pipelines: JSON and YAML have lists, which mmcv does not take."""
+    for pipeline in config_tree.pipelines(cfg):
+        for step in config_tree.steps(pipeline):
+            for key, value in step.items():
+                step[key] = _as_sizes(value)
+
+
+def _as_sizes(value: Any) -> Any:
+    if not isinstance(value, list):
+        return value
+    if value and all(type(one) in (int, float) for one in value):
+        return tuple(value)
+    return [_as_sizes(one) for one in value]
 
 
 def parse_options(items: Iterable[str]) -> dict[str, Any]:
