@@ -3,10 +3,10 @@
 import re
 from collections import Counter
 
-from mmengine.model import is_model_wrapper
 from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper
 from torch import nn
 
+from swin_dense.engine.weights import without_wrappers
 from swin_dense.errors import UserError
 from swin_dense.registry import OPTIM_WRAPPER_CONSTRUCTORS
 
@@ -38,7 +38,7 @@ class LayerDecayConstructor(DefaultOptimWrapperConstructor):
                 "at most 1"
             )
         wrapper = super().__call__(model)
-        above = layers_above(model.module if is_model_wrapper(model) else model)
+        above = layers_above(without_wrappers(model))
         for group in wrapper.optimizer.param_groups:  # one for each parameter
             group["lr"] *= decay ** above.get(id(group["params"][0]), 0)
         return wrapper
