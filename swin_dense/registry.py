@@ -9,6 +9,7 @@ from mmengine.registry import DATASETS as _DATASETS
 from mmengine.registry import HOOKS as _HOOKS
 from mmengine.registry import METRICS as _METRICS
 from mmengine.registry import MODELS as _MODELS
+from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS as _CONSTRUCTORS
 from mmengine.registry import OPTIM_WRAPPERS as _OPTIM_WRAPPERS
 from mmengine.registry import TRANSFORMS as _TRANSFORMS
 from mmengine.registry import Registry
@@ -32,6 +33,12 @@ OPTIM_WRAPPERS = Registry(
     parent=_OPTIM_WRAPPERS,
     scope="swin_dense",
     locations=["swin_dense.engine.precision"],
+)
+OPTIM_WRAPPER_CONSTRUCTORS = Registry(
+    "optimizer wrapper constructor",
+    parent=_CONSTRUCTORS,
+    scope="swin_dense",
+    locations=["swin_dense.engine.layer_decay"],
 )
 DATASETS = Registry(
     "dataset", parent=_DATASETS, scope="swin_dense", locations=["swin_dense.datasets"]
