@@ -55,15 +55,15 @@ def changed(draw: Any, tree: Any, values: st.SearchStrategy) -> Any:
             st.sampled_from(["replace", "replace", "replace", "remove", "repeat", "rename"])
         )
         if holder is None:
-            tree = draw(values) if action == "replace" else tree
+            tree = copy.deepcopy(draw(values)) if action == "replace" else tree
         elif action == "replace":
-            holder[key] = draw(values)
+            holder[key] = copy.deepcopy(draw(values))  # a later change is of the copy
         elif action == "remove":
             del holder[key]
         elif isinstance(holder, list):
             holder.insert(key, copy.deepcopy(holder[key]))
         else:
-            name = draw(st.sampled_from(["", "x", f"{key}s", key.upper() if key else "y"]))
+            name = draw(st.sampled_from(["", "x", f"{key}s", str(key).upper() or "y"]))
             holder[name] = holder[key] if action == "repeat" else holder.pop(key)
     return tree
 
