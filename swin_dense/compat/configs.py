@@ -1,6 +1,7 @@
 """mmengine's configs: bases found by their path, text formatted once, YAML that runs no code."""
 
 import functools
+import math
 from typing import Any
 
 import yaml
@@ -50,8 +51,35 @@ def format_once() -> None:
     vars(config)["FormatCode"] = format_code
 
 
+MOST_VALUES = 1_000_000
+"""In a YAML file, with those that it repeats by their names; a config has thousands."""
+
+
 class SafeLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """YAML's loader of plain data, and of tuples, as mmengine writes them."""
+    """YAML's loader of plain data, and of tuples, as mmengine writes them.
+
+    A short file can name a list, name lists of that list and so on: mmengine, which copies all of
+    them, would not come to an end.
+    """
+
+    def get_single_node(self) -> Any:
+        """The document; refuses what would be too large when it is written out."""
+        node = super().get_single_node()
+        if _values_below(node, {}) > MOST_VALUES:
+            raise yaml.YAMLError(f"it repeats values by their names to more than {MOST_VALUES:,}")
+        return node
+
+
+def _values_below(node: Any, known: dict[int, float]) -> float:
+    """How many nodes there are, counting each as often as it is named; inf if one holds itself."""
+    if not isinstance(node, yaml.CollectionNode):
+        return 1
+    if id(node) not in known:
+        known[id(node)] = math.inf  # until it is counted
+        pairs = isinstance(node, yaml.MappingNode)
+        children = (child for pair in node.value for child in pair) if pairs else node.value
+        known[id(node)] = 1 + sum(_values_below(child, known) for child in children)
+    return known[id(node)]
 
 
 def _tuple(loader: Any, node: yaml.SequenceNode) -> tuple:

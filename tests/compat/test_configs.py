@@ -80,6 +80,18 @@ def test_yaml_is_data(tmp_path: Path, inherited: bool) -> None:
     assert not mark.exists()
 
 
+BOMB = "\n".join(
+    ["a0: &a0 [x, x]", *(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}, *a{i - 1}]" for i in range(1, 30))]
+)
+
+
+@pytest.mark.parametrize("text", [BOMB, "a: &a [1, *a]", "a: &a {b: *a}"])
+def test_yaml_that_would_not_end_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "c.yaml").write_text(text)
+    with pytest.raises(yaml.YAMLError, match="more than 1,000,000"):
+        Config.fromfile(tmp_path / "c.yaml")
+
+
 def test_yaml_and_json_that_mmengine_writes(tmp_path: Path) -> None:
     cfg = Config({"model": {"depths": (2, 2), "rate": 0.5, "names": ["a", None]}, "on": True})
     for name, depths in (("c.yaml", (2, 2)), ("c.json", [2, 2])):
