@@ -49,6 +49,9 @@ class Malicious:
 
         return os.system, (f"touch {self.canary}",)
 
+    def __deepcopy__(self, memo: dict) -> "Malicious":
+        return self  # copying would run it
+
 
 def saved(content: Any, kind: str) -> bytes:
     buffer = io.BytesIO()

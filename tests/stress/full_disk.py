@@ -102,7 +102,9 @@ class FullDisk:
             work_dir.chmod(0o755)
         elsewhere = disk / "elsewhere"
         if elsewhere.exists():
-            if work_dir.exists() and list(work_dir.rglob("*.pth")):
+            # One that goes while the training starts is made by it: nothing is lost.
+            has_saved = bool(list(elsewhere.glob("*.pth")))
+            if has_saved and list(work_dir.rglob("*.pth")):
                 raise Failed("trains on in a new folder when its own is gone")
             shutil.rmtree(work_dir, ignore_errors=True)
             elsewhere.rename(work_dir)
