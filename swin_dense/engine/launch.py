@@ -1,8 +1,10 @@
 """Where a run computes: its device, and the processes of a distributed run."""
 
+import atexit
 import os
 import re
 import subprocess
+import time
 from collections.abc import Callable
 from datetime import timedelta
 
@@ -149,6 +151,9 @@ def init_distributed(cfg: Config) -> None:
     # mmengine's init_dist selects a CUDA device, which a machine without one cannot do.
     seconds = dist_cfg.get("timeout", 1800)
     torch.distributed.init_process_group("gloo", timeout=timedelta(seconds=seconds))
+    # Gloo's threads need Python's lock to free the tensors of the last collective, and end the
+    # process with SIGABRT if Python is gone by then: a pause lets them have it first.
+    atexit.register(time.sleep, 0.1)
 
 
 def on_first_process(action: Callable[[], object]) -> None:

@@ -1,7 +1,6 @@
 """Checkpoints of a training: complete before anything depends on them, and before others go."""
 
 import os
-import sys
 from pathlib import Path
 
 import pytest
@@ -149,51 +148,6 @@ def test_a_failing_save_leaves_all_that_was_there(tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
-@pytest.mark.skipif(
-    "PYTEST_XDIST_WORKER" in os.environ,
-    reason="forks, which is not safe beside the threads of other tests: run it alone; make stress "
-    "does the same with whole trainings",
-)
-def test_killed_at_any_file_operation(tmp_path):
+def test_killed_at_any_file_operation(python, tmp_path):
     """There is always a checkpoint to continue from, no older than the last complete one."""
-    events = ("os.rename", "os.remove", "os.symlink")
-    settings = {"steps": 6, "interval": 2, "max_keep_ckpts": 1, "save_best": "acc"}
-
-    def run(work_dir: Path, kill_at: int) -> int:
-        """Trains in a process that ends at that operation in its folder; its exit status."""
-        if child := os.fork():
-            return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        left = [kill_at]
-
-        def count(event, args):
-            writes = event == "open" and ".part" in str(args[0])
-            if (writes or event in events) and str(work_dir) in str(args[0]):
-                left[0] -= 1
-                if left[0] == 0:
-                    os._exit(9)
-
-        sys.addaudithook(count)
-        try:
-            runner(work_dir, **settings).train()
-            os._exit(0)
-        finally:
-            os._exit(1)
-
-    killed = 0
-    for kill_at in range(3, 200, 5):
-        work_dir = tmp_path / str(kill_at)
-        status = run(work_dir, kill_at)
-        assert status in (0, 9)
-        if status == 0:
-            break
-        killed += 1
-        whole = [load_checkpoint(work_dir / name) for name in checkpoints(work_dir)]
-        found = find_checkpoint(work_dir)
-        done = [one["meta"]["iter"] for one in whole if "optimizer" in one]
-        assert (found is None) == (not done)
-        assert run(work_dir, 10**9) == 0
-        names = checkpoints(work_dir)
-        assert "iter_6.pth" in names
-        assert len([name for name in names if name.startswith("iter")]) == 1
-        assert not list(work_dir.glob(".*.part"))
-    assert killed > 5
+    python(str(Path(__file__).with_name("killed_saves.py")), str(tmp_path))
