@@ -5,6 +5,7 @@ import errno
 import os
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 from kills import errors, finish
@@ -55,7 +56,7 @@ class FullDisk:
             start = self._start(variant, work_dir)
             start.wait(moment)
             start.end()
-            subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+            remount(disk, "ro")
             child = self._start(variant, work_dir, "--resume")
         else:
             child = self._start(variant, work_dir, obeys=kind == "forbidden")
@@ -94,9 +95,9 @@ class FullDisk:
             raise Failed(f"{problem}: {errors([child])}")
 
     def _repair(self, kind: str, disk: Path, work_dir: Path) -> None:
-        (disk / "filler").unlink(missing_ok=True) if kind != "read-only" else subprocess.run(
-            ["mount", "-o", "remount,rw", disk], check=True
-        )
+        if kind == "read-only":
+            remount(disk, "rw")
+        (disk / "filler").unlink(missing_ok=True)
         disk.chmod(0o755)
         if kind == "forbidden" and work_dir.exists():
             work_dir.chmod(0o755)
@@ -123,6 +124,15 @@ def mount(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     command = ["mount", "-t", "tmpfs", "-o", f"size={SPACE}m", "tmpfs", folder]
     subprocess.run(command, check=True, capture_output=True)
+
+
+def remount(disk: Path, how: str) -> None:
+    """Makes a disk read-only or writable; waits for files that a killed process still holds."""
+    command = ["mount", "-o", f"remount,{how}", disk]
+    end = time.monotonic() + SLOW
+    while subprocess.run(command, capture_output=True).returncode and time.monotonic() < end:
+        time.sleep(0.1)
+    subprocess.run(command, check=True)
 
 
 def fill(path: Path, left: int) -> None:
