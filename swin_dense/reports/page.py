@@ -203,5 +203,6 @@ def _cell(value: Any) -> str:
     if value is None or value != value:  # nan: nothing to measure
         return "-"
     if isinstance(value, float | np.floating):
+        value = float(value)
         return f"{value:.3f}" if abs(value) >= 1e-3 or value == 0 else f"{value:.2e}"
     return f"{value:,}" if isinstance(value, int | np.integer) else str(value)
