@@ -6,13 +6,14 @@ from typing import Any
 
 from swin_dense import config_tree
 from swin_dense.datasets.formats.recognise import complete_boxes
+from swin_dense.datasets.formats.recognise_maps import complete_label_maps, own_table
 from swin_dense.engine.terminal.console import notify_user
 from swin_dense.errors import UserError
 
 _SPLITS = ("train", "val", "test")
 _COMMON_KEYS = {"root", "classes", *_SPLITS}
 _BOX_KEYS = _COMMON_KEYS | {"masks", "unlabeled"}
-_LABEL_MAP_KEYS = _COMMON_KEYS | {"img_suffix", "seg_suffix", "reduce_zero_label"}
+_LABEL_MAP_KEYS = _COMMON_KEYS | {"img_suffix", "seg_suffix", "reduce_zero_label", "palette"}
 
 
 def apply_own_data(cfg: Any, classes: Sequence[str] | None = None) -> Any:
@@ -39,8 +40,10 @@ def apply_own_data(cfg: Any, classes: Sequence[str] | None = None) -> Any:
             train=dict(img_dir='img/train', seg_dir='seg/train'),
             val=dict(img_dir='img/val', seg_dir='seg/val'))
 
-    ``test`` is ``val`` unless given. ``img_suffix`` (``'.jpg'``) and ``seg_suffix`` (``'.png'``)
-    tell which files are read.
+    ``root`` alone is enough for usual folders and a file that names the classes (``classes.txt``,
+    ``labelmap.txt``, ``class_dict.csv``, ``_classes.csv``), or with ``classes``. ``palette``, an
+    RGB colour for each class, tells what label maps in colour mean. ``test`` is ``val`` unless
+    given. ``img_suffix`` and ``seg_suffix`` tell which files are read, where there are several.
 
     Args:
         cfg: config of a detector or a segmentor; changed in place and returned. Without
@@ -60,7 +63,7 @@ def apply_own_data(cfg: Any, classes: Sequence[str] | None = None) -> Any:
         own["classes"] = tuple(classes)
     datasets = [d for split in _SPLITS for d in config_tree.split_datasets(cfg, split)]
     if any("seg_map_path" in (dataset.get("data_prefix") or {}) for dataset in datasets):
-        own_classes = _apply_label_maps(cfg, own)
+        own_classes = _apply_label_maps(cfg, own, for_prediction=bool(classes))
     else:
         own_classes = _apply_boxes(cfg, own, for_prediction=bool(classes))
     for name, head in config_tree.class_heads(cfg["model"]):
@@ -138,15 +141,16 @@ def _unlabeled(own: dict) -> dict:
     return own["unlabeled"]
 
 
-def _apply_label_maps(cfg: Any, own: dict) -> tuple[str, ...]:
+def _apply_label_maps(cfg: Any, own: dict, for_prediction: bool) -> tuple[str, ...]:
     """Sets data sets and pipelines; returns the classes."""
-    _check_keys(own, _LABEL_MAP_KEYS, {"img_dir", "seg_dir"})
-    classes = tuple(own.get("classes") or ())
-    if not classes:
-        raise UserError(
-            "own_data lacks classes: label maps hold no names, so list them in the order of "
-            "their pixel values, as in classes=('road', 'car')"
-        )
+    _check_keys(own, _LABEL_MAP_KEYS, {"img_dir", "seg_dir"}, frozenset({"ann_file"}))
+    if for_prediction:
+        own.setdefault("train", {"img_dir": "", "seg_dir": ""})
+        own.setdefault("val", own["train"])
+    else:
+        for line in complete_label_maps(own):
+            notify_user(line)
+    classes = tuple(own.get("classes") or own_table(own).classes)
     reduce_zero_label = own.get("reduce_zero_label", False)
     for split in _SPLITS:
         part = own.get(split) or own["val"]
@@ -161,7 +165,11 @@ def _apply_label_maps(cfg: Any, own: dict) -> tuple[str, ...]:
             # Assigned, as update() would merge them with those of the config's data set.
             dataset["data_prefix"] = {"img_path": part["img_dir"], "seg_map_path": part["seg_dir"]}
             dataset["metainfo"] = {"classes": classes}
+            if own.get("palette"):
+                dataset["metainfo"]["palette"] = own["palette"]
             dataset.pop("ann_file", None)
+            if "ann_file" in part:
+                dataset["ann_file"] = part["ann_file"]
     for pipeline in config_tree.pipelines(cfg):
         for step in config_tree.steps(pipeline):
             if "reduce_zero_label" in step:
@@ -182,7 +190,9 @@ def _drop_class_weights(name: str, head: dict, num_classes: int) -> None:
             )
 
 
-def _check_keys(own: dict, keys: set[str], part_keys: set[str]) -> None:
+def _check_keys(
+    own: dict, keys: set[str], part_keys: set[str], optional: frozenset[str] = frozenset()
+) -> None:
     if unknown := set(own) - keys:
         raise UserError(f"own_data has no {_join(unknown)}: it takes {_join(keys)}")
     needed = ("root", "train", "val") if own.keys() & {"train", "val"} else ("root",)
@@ -190,7 +200,7 @@ def _check_keys(own: dict, keys: set[str], part_keys: set[str]) -> None:
         if key not in own:
             raise UserError(f"own_data lacks {key}: it needs root alone, or root, train and val")
     for split in (*_SPLITS, "unlabeled"):
-        if own.get(split) is not None and (found := set(own[split])) != part_keys:
+        if own.get(split) is not None and (found := set(own[split])) - optional != part_keys:
             takes = f"it takes exactly {_join(part_keys)}"
             raise UserError(f"own_data.{split} has {_join(found) or 'nothing'}: {takes}")
 

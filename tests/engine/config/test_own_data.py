@@ -266,6 +266,29 @@ def test_root_alone_is_recognised(tmp_path, capsys):
         apply_own_data(own_config(tmp_path, "mask_rcnn_swin_t_1x_coco.py", f"root={str(root)!r}"))
 
 
+def test_segmentor_with_label_maps_in_colour(tmp_path, capsys):
+    root = tmp_path / "roads"
+    colours = np.zeros((64, 96, 3), np.uint8)
+    colours[:, :48] = (0, 64, 128)  # BGR, as OpenCV writes it
+    for split in ("train", "val"):
+        for folder in ("images", "labels"):
+            (root / folder / split).mkdir(parents=True)
+        cv2.imwrite(str(root / "images" / split / "a.JPG"), colours)
+        cv2.imwrite(str(root / "labels" / split / "a_label.png"), colours)
+    own = f"root={str(root)!r}, classes=('car', 'road'), palette=((128, 64, 0), (0, 0, 0))"
+    cfg = apply_own_data(own_config(tmp_path, "upernet_swin_t_ade20k.py", own))
+    assert "converted to indices of the classes, are in" in capsys.readouterr().out
+    assert check_data(cfg, splits=("train", "val", "test")) == []
+    assert cfg.model.decode_head.num_classes == 2
+    datasets = build_datasets(cfg)
+    assert datasets["val"].metainfo["palette"] == [[128, 64, 0], [0, 0, 0]]
+    labels = datasets["train"][0]["data_samples"].gt_sem_seg.data
+    assert set(labels.unique().tolist()) <= {0, 1, 255}
+    found = datasets["val"].get_data_info(0)
+    assert found["img_path"] == str(root / "images/val/a.JPG")
+    assert (cv2.imread(found["seg_map_path"], cv2.IMREAD_UNCHANGED)[0] == [0] * 48 + [1] * 48).all()
+
+
 def test_real_photographs(shared, tmp_path):
     part = "dict(ann_file='trainval.json', img_dir='images')"
     own = f"root={str(shared / 'data' / 'fruits_nuts')!r}, train={part}, val={part}"
