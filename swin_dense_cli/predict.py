@@ -15,7 +15,10 @@ _EPILOG = (
 def make_parser(prog: str | None = None) -> OneLineParser:
     """The command line."""
     parser = build_parser(__doc__, prog, _EPILOG)
-    parser.add_argument("checkpoint", help="weights of the config's model, a file or a URL")
+    parser.add_argument(
+        "checkpoint",
+        help="weights of the config's model: a file, a URL, or a work dir, for its best.pth",
+    )
     parser.add_argument("images", help="an image, or a folder of images")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for the results")
     parser.add_argument(

@@ -13,7 +13,7 @@ from rich.progress import track
 from swin_dense.engine.drawing import class_name, draw_sample
 from swin_dense.engine.images import UnreadableImageError, find_images, read_image, write_image
 from swin_dense.engine.launch import choose_device
-from swin_dense.engine.paths import check_checkpoint_path, make_output_dir, output_errors
+from swin_dense.engine.paths import checkpoint_file, make_output_dir, output_errors
 from swin_dense.engine.predictor import Predictor
 from swin_dense.engine.terminal.console import console, notify_user, quiet_terminal
 from swin_dense.errors import UserError
@@ -51,7 +51,7 @@ def predict(
         UserError: something that was given is missing or does not fit, or no image can be read.
     """
     with quiet_terminal(), output_errors({"--out": out}):
-        check_checkpoint_path(checkpoint)
+        checkpoint = checkpoint_file(checkpoint)
         paths, out = find_images(images), Path(out)
         if out.resolve() == paths[0].parent.resolve():
             raise UserError(f"--out {out} is where the images are: pictures would replace them")

@@ -83,7 +83,7 @@ def check_stopped(children: list[Child]) -> None:
         return
     if first.status not in (128 + signal.SIGTERM, 128 + signal.SIGUSR1):
         raise Failed(f"status {first.status} after a signal: {errors([first])}")
-    says = re.search(r"after iteration (\d+): --resume continues from (\S+)$", first.err.strip())
+    says = re.search(r"after iteration (\d+), saved as (\S+): .*--resume", first.err.strip())
     if says is None:
         raise Failed(f"does not say how to go on: {errors([first])}")
     saved = torch.load(says[2], map_location="cpu", weights_only=False)["meta"]["iter"]
