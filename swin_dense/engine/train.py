@@ -12,7 +12,7 @@ from mmengine.runner import Runner
 from swin_dense.datasets.check import check_data
 from swin_dense.datasets.reading import skipped_files
 from swin_dense.engine.children import linked_processes
-from swin_dense.engine.config.hardware import advise_learning_rate
+from swin_dense.engine.config.fit import FitOptions
 from swin_dense.engine.config.prepare import RunOptions, TrainingOptions, prepare_training
 from swin_dense.engine.config.pretrained import ensure_pretrained
 from swin_dense.engine.launch import init_distributed, on_first_process
@@ -48,6 +48,7 @@ def train(
     accumulate: int | None = None,
     skip_bad_images: bool = False,
     save_every: int | None = None,
+    **fit: Any,
 ) -> Runner:
     """Trains what a config describes, as ``tools/train.py`` does.
 
@@ -69,6 +70,7 @@ def train(
         accumulate: batches for each step of the optimizer; by default the config's, else 1.
         skip_bad_images: replace images that cannot be read by others, and list them at the end.
         save_every: save a checkpoint after each so many iterations too.
+        fit: ``epochs`` and others, as of :class:`~swin_dense.engine.config.fit.FitOptions`.
 
     Returns:
         The runner, after training; the loss of every logged step is in its
@@ -81,7 +83,7 @@ def train(
     run = RunOptions(work_dir, data_root, cfg_options, launcher, device, tf32)
     amp = {True: "auto", False: None}.get(amp, amp)  # type: ignore[arg-type]
     how = (from_scratch, amp, compile, auto_scale_lr, resume, seed, strategy, accumulate)
-    options = TrainingOptions(*how, skip_bad_images, save_every)
+    options = TrainingOptions(*how, skip_bad_images, save_every, FitOptions(**fit))
     with quiet_terminal(), linked_processes(), stop_requests() as requests:
         cfg = prepare_training(config, run, options)
         with contextlib.ExitStack() as stack:
@@ -96,7 +98,6 @@ def _train(cfg: Config, hook: StopHook, stack: contextlib.ExitStack) -> Runner:
     ensure_pretrained(cfg)
     stack.enter_context(output_errors({"--work-dir": cfg.work_dir}, lambda: _how_to_go_on(cfg)))
     on_first_process(lambda: _prepare_work_dir(cfg, stack))
-    advise_learning_rate(cfg)
     runner = build_runner(cfg)
     runner.register_hook(hook)
     _notify_start(runner)

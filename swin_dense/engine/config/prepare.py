@@ -1,7 +1,7 @@
 """All that the command line and the hardware change in a config, and in which order."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ import torch
 from mmengine.config import Config
 
 from swin_dense.engine.config.data_root import set_data_root
+from swin_dense.engine.config.fit import FitOptions, fit_config
 from swin_dense.engine.config.hardware import (
     accumulate_gradients,
     adapt_workers,
@@ -69,6 +70,7 @@ class TrainingOptions:
     accumulate: int | None = None
     skip_bad_images: bool = False
     save_every: int | None = None
+    fit: FitOptions = field(default_factory=FitOptions)
 
 
 _BY_CONFIG = TrainingOptions()
@@ -118,7 +120,7 @@ def prepare_training(
 
     The steps, each of which may override those before it:
 
-    1. :func:`load_config`.
+    1. :func:`load_config`, and what ``fit`` edits (:class:`~.fit.FitOptions`).
     2. ``launcher`` and ``device``; a GPU becomes the current one.
     3. ``resume``: a checkpoint, searched for in the work dir, replaces pretrained weights, if there
        is one; also without it, if the launcher restarts processes.
@@ -132,8 +134,8 @@ def prepare_training(
     10. ``strategy``.
     11. ``skip_bad_images``.
     12. Our hook saves checkpoints, where the config has mmengine's; ``save_every``.
-    13. Data loaders without workers; hooks that show progress and metrics on the terminal, and one
-        that ends a training whose loss is not finite.
+    13. Data loaders without workers; hooks that show what is trained, progress and metrics on the
+        terminal, and one that ends a training whose loss is not finite.
 
     Raises:
         UserError: the config cannot be read or trained, or an option does not fit it.
@@ -141,6 +143,7 @@ def prepare_training(
     scratch = options.from_scratch
     cfg = load_config(path, run.cfg_options, run.data_root, scratch, run.work_dir)
     _require(cfg, path, _FOR_TRAINING, "trained")
+    fit_config(cfg, options.fit)
     device = _set_device(cfg, run)
     _set_resume(cfg, options.resume)
     set_precision(cfg, device, options.amp)
@@ -151,6 +154,8 @@ def prepare_training(
         _compile_backbone(cfg, path)
     if options.accumulate is not None:
         accumulate_gradients(cfg, options.accumulate)
+    if options.auto_scale_lr and options.fit.lr is not None:
+        raise UserError("--auto-scale-lr would change --lr, which is for this run: remove one")
     if options.auto_scale_lr:
         scale_learning_rate(cfg, str(path))
     _set_seed(cfg, options.seed)
@@ -159,7 +164,7 @@ def prepare_training(
     cfg.skip_bad_images = options.skip_bad_images or cfg.get("skip_bad_images", False)
     _use_checkpoint_hook(cfg, path, options.save_every)
     adapt_workers(cfg)
-    _add_hooks(cfg, "FiniteLossHook", "MetricsHook", "ProgressHook")
+    _add_hooks(cfg, "FiniteLossHook", "SummaryHook", "MetricsHook", "ProgressHook")
     return cfg
 
 
