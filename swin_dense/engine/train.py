@@ -48,6 +48,7 @@ def train(
     accumulate: int | None = None,
     skip_bad_images: bool = False,
     save_every: int | None = None,
+    report: bool = True,
 ) -> Runner:
     """Trains what a config describes, as ``tools/train.py`` does.
 
@@ -69,6 +70,7 @@ def train(
         accumulate: batches for each step of the optimizer; by default the config's, else 1.
         skip_bad_images: replace images that cannot be read by others, and list them at the end.
         save_every: save a checkpoint after each so many iterations too.
+        report: write ``report.html`` at the end, see :mod:`swin_dense.reports`.
 
     Returns:
         The runner, after training; the loss of every logged step is in its
@@ -81,7 +83,7 @@ def train(
     run = RunOptions(work_dir, data_root, cfg_options, launcher, device, tf32)
     amp = {True: "auto", False: None}.get(amp, amp)  # type: ignore[arg-type]
     how = (from_scratch, amp, compile, auto_scale_lr, resume, seed, strategy, accumulate)
-    options = TrainingOptions(*how, skip_bad_images, save_every)
+    options = TrainingOptions(*how, skip_bad_images, save_every, report)
     with quiet_terminal(), linked_processes(), stop_requests() as requests:
         cfg = prepare_training(config, run, options)
         with contextlib.ExitStack() as stack:

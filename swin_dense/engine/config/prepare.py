@@ -69,6 +69,7 @@ class TrainingOptions:
     accumulate: int | None = None
     skip_bad_images: bool = False
     save_every: int | None = None
+    report: bool = True
 
 
 _BY_CONFIG = TrainingOptions()
@@ -132,8 +133,8 @@ def prepare_training(
     10. ``strategy``.
     11. ``skip_bad_images``.
     12. Our hook saves checkpoints, where the config has mmengine's; ``save_every``.
-    13. Data loaders without workers; hooks that show progress and metrics on the terminal, and one
-        that ends a training whose loss is not finite.
+    13. Data loaders without workers; hooks that show progress and metrics on the terminal, one that
+        ends a training whose loss is not finite and, with ``report``, one that writes a report.
 
     Raises:
         UserError: the config cannot be read or trained, or an option does not fit it.
@@ -160,6 +161,8 @@ def prepare_training(
     _use_checkpoint_hook(cfg, path, options.save_every)
     adapt_workers(cfg)
     _add_hooks(cfg, "FiniteLossHook", "MetricsHook", "ProgressHook")
+    if options.report:
+        _add_hooks(cfg, "ReportHook")
     return cfg
 
 
