@@ -1,4 +1,4 @@
-"""Drawing predictions, and finding and reading images."""
+"""Drawing predictions, and reading images."""
 
 import cv2
 import numpy as np
@@ -15,9 +15,8 @@ from swin_dense.engine.drawing import (
     draw_segmentation,
     side_by_side,
 )
-from swin_dense.engine.images import UnreadableImageError, find_images, read_image
+from swin_dense.engine.images import UnreadableImageError, read_image
 from swin_dense.engine.predict_files import class_areas, unique_name
-from swin_dense.errors import UserError
 
 GREY = np.full((80, 120, 3), 128, np.uint8)
 
@@ -128,18 +127,6 @@ def test_unreadable_images(tmp_path, content):
     path.write_bytes(content)
     with pytest.raises(UnreadableImageError):
         read_image(path)
-
-
-def test_finding_images(tmp_path):
-    for name in ("b.JPG", "a.png", "notes.txt", ".hidden"):
-        (tmp_path / name).touch()
-    (tmp_path / "folder.jpg").mkdir()
-    assert [p.name for p in find_images(tmp_path)] == ["a.png", "b.JPG"]
-    assert [p.name for p in find_images(tmp_path / "notes.txt")] == ["notes.txt"]
-    with pytest.raises(UserError, match="no images"):
-        find_images(tmp_path / "folder.jpg")
-    with pytest.raises(UserError, match="no such"):
-        find_images(tmp_path / "gone")
 
 
 def test_unique_names():
