@@ -79,6 +79,7 @@ class TrainingOptions:
     skip_bad_images: bool = False
     save_every: int | None = None
     overwrite: bool = False
+    report: bool = True
     fit: FitOptions = field(default_factory=FitOptions)
 
 
@@ -146,7 +147,8 @@ def prepare_training(
     12. Our hook saves checkpoints, where the config has mmengine's, also the best one by AP or
         mIoU, unless the config has another ``save_best``; ``save_every``.
     13. Data loaders without workers; hooks that show what is trained, progress and metrics on the
-        terminal, and one that ends a training whose loss is not finite.
+        terminal, one that ends a training whose loss is not finite and, with ``report``, one that
+        writes a report.
 
     Raises:
         UserError: the config cannot be read or trained, or an option does not fit it.
@@ -177,6 +179,8 @@ def prepare_training(
     _use_checkpoint_hook(cfg, path, options.save_every)
     adapt_workers(cfg)
     _add_hooks(cfg, "FiniteLossHook", "SummaryHook", "MetricsHook", "ProgressHook")
+    if options.report:
+        _add_hooks(cfg, "ReportHook")
     return cfg
 
 
