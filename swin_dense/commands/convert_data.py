@@ -11,7 +11,12 @@ from swin_dense.datasets.formats.boxes import BoxData
 from swin_dense.datasets.formats.coco import read_folder
 from swin_dense.datasets.formats.maps import write_maps
 from swin_dense.datasets.formats.recognise import read_boxes
-from swin_dense.datasets.formats.recognise_maps import find_own_maps, own_table
+from swin_dense.datasets.formats.recognise_maps import (
+    find_own_maps,
+    own_table,
+    zero_is_unlabelled,
+    zero_note,
+)
 from swin_dense.engine.terminal.console import notify_user
 from swin_dense.errors import UserError
 from swin_dense.files import write_text
@@ -110,12 +115,14 @@ def _write_label_maps(own: dict[str, Any], folder: Path, copy: bool) -> dict[str
         notify_user(note)
     files = [os.path.abspath(i) for pairs in found.parts.values() for i, _ in pairs]
     _place_images(files, folder, copy)
-    parts = write_maps(folder, found.parts, table)
+    write_maps(folder, found.parts, table)
     converted: dict[str, Any] = {"classes": table.classes}
     if table.colours is not None:
         converted["palette"] = table.colours
+    if zero_is_unlabelled([place for pairs in found.parts.values() for _, place in pairs], table):
+        converted["reduce_zero_label"] = True
+        notify_user(zero_note(table))
     for split in found.parts:
-        assert split in parts
         converted[split] = {"img_dir": "images", "seg_dir": _MAPS, "ann_file": f"{split}.txt"}
     return converted | {"img_suffix": "", "seg_suffix": ".png"}
 
