@@ -25,13 +25,16 @@ class CheckpointHook(MMEngineCheckpointHook):
       changed, and before older ones (``max_keep_ckpts``, ``save_best``) are removed.
     - ``last_checkpoint`` holds the name of a file in the work dir, and the best checkpoint of a
       resumed run is looked for in its own folder: folders may be moved and copied.
-    - ``last.pth`` is the newest checkpoint at any time.
+    - ``last.pth`` is the newest checkpoint at any time, and ``best.pth`` the best one: by the first
+      metric of ``save_best``.
+    - ``interval`` shrinks with a training that ``max_epochs`` makes shorter than its config.
     - ``save_every``: saves ``iter_N.pth`` after each so many iterations too, whatever ``interval``
       counts. The last two of these are kept.
     """
 
     best_ckpt_path: str | None
     file_backend: Any
+    interval: int
 
     def __init__(self, *args: Any, save_every: int | None = None, **settings: Any) -> None:
         super().__init__(*args, **settings)
@@ -43,6 +46,9 @@ class CheckpointHook(MMEngineCheckpointHook):
     def before_train(self, runner) -> None:
         """Takes over what the resumed checkpoint tells of older ones."""
         super().before_train(runner)
+        if not self.by_epoch and self.interval > 0:
+            shortened = getattr(runner.train_loop, "shortened", 1)
+            self.interval = max(round(self.interval * shortened), 1)
         info = runner.message_hub.runtime_info
         for key in [key for key in info if key.startswith("best_ckpt")]:
             runner.message_hub.update_info(key, self._here(info[key]))
@@ -57,6 +63,7 @@ class CheckpointHook(MMEngineCheckpointHook):
             resumed = Path(runner._load_from or "").resolve()
             if runner._resume and resumed.parent == Path(self.out_dir).resolve():
                 self._name_as_last(runner, resumed.name)  # it may have been killed before that
+                self._name_best()
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
         """Saves after every ``interval`` iterations, if it counts them, and ``save_every``."""
@@ -149,9 +156,20 @@ class CheckpointHook(MMEngineCheckpointHook):
             super()._save_best_checkpoint(runner, metrics)
         finally:
             self.file_backend = backend
-        best = [getattr(self, "best_ckpt_path", None)]
-        best += getattr(self, "best_ckpt_path_dict", {}).values()
+        self._name_best()
+        best = self._best_checkpoints()
         self._remove(os.path.basename(path) for path in later.paths if path not in best)
+
+    def _name_best(self) -> None:
+        """Lets ``best.pth`` stand for the best checkpoint, if there is one."""
+        best = next(filter(None, self._best_checkpoints()), None)
+        if best and is_main_process() and self._is_local() and os.path.isfile(best):
+            link_file(os.path.abspath(best), Path(self.out_dir, "best.pth"))
+
+    def _best_checkpoints(self) -> list[str | None]:
+        """The path of the best checkpoint by each metric of ``save_best``; None before it."""
+        paths = [getattr(self, "best_ckpt_path", None)]
+        return [*paths, *getattr(self, "best_ckpt_path_dict", {}).values()]
 
     def _remove_between(self) -> None:
         self._remove(f"iter_{done}.pth" for done in self._between[:-KEPT_BETWEEN])

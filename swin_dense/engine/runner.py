@@ -38,12 +38,17 @@ from swin_dense.engine.log import LogProcessor
 from swin_dense.engine.loops import exact_loop
 from swin_dense.engine.precision import precision_of
 from swin_dense.engine.resume_check import as_resume_error, check_resumable
-from swin_dense.engine.resuming import restore_training, state_of_training
+from swin_dense.engine.resuming import (
+    progress_in_words,
+    restore_training,
+    state_of_training,
+)
+from swin_dense.engine.schedule import fit_schedule
 from swin_dense.engine.sharding import is_sharded, keep_state_whole, shard
 from swin_dense.engine.terminal.console import notify_user, redirect_log
 from swin_dense.engine.terminal.hooks import ProgressHook
 from swin_dense.engine.weights import check_classes, without_wrappers
-from swin_dense.engine.work_dir import new_log_folder
+from swin_dense.engine.work_dir import named_checkpoint, new_log_folder
 from swin_dense.files import write_text
 
 
@@ -60,11 +65,15 @@ class Runner(MMEngineRunner):
     - With ``fsdp`` the model is sharded among the processes, see :mod:`~.sharding`.
     - A checkpoint tells how it was trained, so that ``--resume`` continues exactly.
     - The log has the mean of the losses of all processes.
+    - The schedule is fitted to the length of the training, see :mod:`~.schedule`, unless
+      ``fit_schedule`` is False.
     """
 
     exact_weights = False
     """Whether a loaded checkpoint must hold every parameter of the model."""
     _builds_training = False
+    fitted_schedule = ""
+    """What of the config's schedule was changed for this training, in words."""
 
     def build_logger(self, *args: Any, **kwargs: Any) -> logging.Logger:
         """mmengine's logger, which shows only warnings on the terminal."""
@@ -98,6 +107,12 @@ class Runner(MMEngineRunner):
             return super().build_train_loop(exact_loop(loop, self._train_dataloader))
         finally:
             self._builds_training = False
+
+    def build_param_scheduler(self, scheduler: Any) -> Any:
+        """mmengine's, of a schedule that fits the length of the training."""
+        if self.cfg.get("fit_schedule", True):
+            scheduler, self.fitted_schedule = fit_schedule(scheduler, self.train_loop)
+        return super().build_param_scheduler(scheduler)
 
     def build_log_processor(self, log_processor: Any) -> MMEngineLogProcessor:
         """mmengine's, which knows of all processes."""
@@ -188,6 +203,7 @@ class Runner(MMEngineRunner):
             self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
         load_converted(model, checkpoint, report, self._resume or strict or self.exact_weights)
         if self._resume:
+            notify_user(f"continuing from {filename}: {progress_in_words(self, checkpoint)}")
             restore_training(self, checkpoint, filename)
         else:
             notify_user(str(report))
@@ -230,13 +246,13 @@ class Runner(MMEngineRunner):
     def dump_config(self) -> None:
         """Writes the config beside this run's log, and into the work dir when a training starts.
 
-        A test or a resumed run does not replace the config that a training was started with.
+        The config of a training that has saved checkpoints there stays.
         """
         if get_rank() != 0:
             return
         name = os.path.basename(self.cfg.filename or "config.py")
         write_text(os.path.join(self.log_dir, name), self.cfg.dump())
-        if self._train_loop is not None and not self._resume:
+        if self._train_loop is not None and named_checkpoint(self.work_dir) is None:
             write_text(os.path.join(self.work_dir, name), self.cfg.dump())
 
 

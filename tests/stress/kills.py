@@ -85,7 +85,7 @@ def check_stopped(children: list[Child]) -> None:
         raise Failed(f"status {first.status} after a signal: {errors([first])}")
     if first.err.strip().endswith(" after the training had ended: nothing is lost"):
         return
-    says = re.search(r"after iteration (\d+): --resume continues from (\S+)$", first.err.strip())
+    says = re.search(r"after iteration (\d+), saved as (\S+): .*--resume", first.err.strip())
     if says is None:
         raise Failed(f"does not say how to go on: {errors([first])}")
     saved = torch.load(says[2], map_location="cpu", weights_only=False)["meta"]["iter"]
