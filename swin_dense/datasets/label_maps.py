@@ -46,6 +46,20 @@ def check_label_maps(
             f"the data set has {len(classes)} classes, but label maps are read with 8 bits, of "
             f"which 255 is ignored: use at most {_MOST_CLASSES} classes"
         )
+    files = label_map_files(cfg, dataset)
+    images, maps = [image for image, _ in files], [place for _, place in files]
+    seg_dir = config_tree.resolve(dataset, dataset["data_prefix"]["seg_map_path"])
+    reduced = bool(config_tree.dataset_option(cfg, dataset, "reduce_zero_label"))
+    warnings = _check_values(seg_dir, maps, classes, reduced, skips)
+    return warnings + _check_sizes(images, maps, config_tree.turns_images(dataset), skips)
+
+
+def label_map_files(cfg: Any, dataset: dict) -> list[tuple[Path, Path]]:
+    """Each image of a segmentation data set with its label map, all of which are there.
+
+    Raises:
+        UserError: a folder, an image or a label map is missing.
+    """
     img_dir = config_tree.resolve(dataset, dataset["data_prefix"]["img_path"])
     seg_dir = config_tree.resolve(dataset, dataset["data_prefix"]["seg_map_path"])
     for folder in (img_dir, seg_dir):
@@ -63,11 +77,7 @@ def check_label_maps(
             f"{len(missing)} of {len(stems)} images in {img_dir} have no label map in {seg_dir}, "
             f"the first is {missing[0]}: add the label maps, or set seg_map_suffix"
         )
-    images = [img_dir / (stem + img_suffix) for stem in stems]
-    maps = [seg_dir / (stem + seg_suffix) for stem in stems]
-    reduced = bool(config_tree.dataset_option(cfg, dataset, "reduce_zero_label"))
-    warnings = _check_values(seg_dir, maps, classes, reduced, skips)
-    return warnings + _check_sizes(images, maps, config_tree.turns_images(dataset), skips)
+    return [(img_dir / (stem + img_suffix), seg_dir / (stem + seg_suffix)) for stem in stems]
 
 
 def _check_sizes(images: list[Path], maps: list[Path], turned: bool, skips: bool) -> list[str]:
