@@ -51,7 +51,7 @@ cpu-torch:
 
 demo demo-segmentation: .venv/.ready
 	@$(BIN)/python tools/make_shapes.py $(SHAPES)
-	@$(BIN)/python tools/train.py $(CONFIG) --work-dir $(OUT)
+	@$(BIN)/python tools/train.py $(CONFIG) --work-dir $(OUT) --overwrite
 	@$(BIN)/python tools/predict.py $(CONFIG) $(OUT)/last.pth $(SHAPES)/val2017 --out $(OUT)/predictions
 demo: CONFIG := configs/cascade_swin_nano_shapes.py
 demo: OUT := $(DEMO)

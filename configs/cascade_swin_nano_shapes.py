@@ -75,6 +75,5 @@ param_scheduler = [
 train_cfg = dict(type="EpochBasedTrainLoop", max_epochs=epochs, val_interval=epochs)
 val_cfg = dict(type="ValLoop")
 test_cfg = dict(type="TestLoop")
-# One evaluation, one checkpoint: nothing to choose the best from.
-default_hooks = dict(checkpoint=dict(interval=epochs, save_best=None), logger=dict(interval=25))
+default_hooks = dict(checkpoint=dict(interval=epochs), logger=dict(interval=25))
 randomness = dict(seed=0)  # reproducible up to rounding

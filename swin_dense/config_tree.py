@@ -36,6 +36,24 @@ def split_evaluators(cfg: dict, split: str) -> list[dict]:
     return [metric for metric in metrics if isinstance(metric, dict)]
 
 
+def main_metric(cfg: dict) -> str | None:
+    """Return the metric by which checkpoints are compared: AP of boxes, else of masks, or mIoU.
+
+    It is None without an evaluation, or with one of another kind.
+    """
+    if (cfg.get("val_cfg") or {}).get("type", "ValLoop") != "ValLoop":
+        return None
+    for metric in split_evaluators(cfg, "val"):
+        kind = str(metric.get("type")).rpartition(".")[2]
+        if kind == "IoUMetric" and "mIoU" in metric.get("iou_metrics", ["mIoU"]):
+            name = metric.get("prefix")
+            return f"{name}/mIoU" if name else "mIoU"
+        kinds = metric.get("metric", "bbox")
+        if kind == "CocoMetric" and ("bbox" in kinds or "segm" in kinds):
+            return f"{metric.get('prefix', 'coco')}/{'bbox' if 'bbox' in kinds else 'segm'}_mAP"
+    return None
+
+
 def pipelines(cfg: dict) -> Iterator[list]:
     """Yield every pipeline of the config: top-level ones, and those of data sets and wrappers."""
     for name, value in cfg.items():

@@ -1,5 +1,6 @@
 """Writing files so that none is ever seen half written, whatever ends the process or machine."""
 
+import contextlib
 import json
 import os
 from collections.abc import Iterator
@@ -91,15 +92,17 @@ def lock_file(path: str | Path, note: str) -> Iterator[str | None]:
     holder = None
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
-        if fcntl is not None:
-            try:
+        try:
+            if fcntl is not None:
                 fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):  # what POSIX lets it be
+            holder = os.read(descriptor, 4096).decode(errors="replace")
+        except OSError:  # no locks here
+            pass
+        if holder is None:
+            with contextlib.suppress(OSError):  # no space
                 os.ftruncate(descriptor, 0)
                 os.write(descriptor, note.encode())
-            except (BlockingIOError, PermissionError):  # what POSIX lets it be
-                holder = os.read(descriptor, 4096).decode(errors="replace")
-            except OSError:  # no locks here, or no space for the note
-                pass
         yield holder
     finally:
         os.close(descriptor)

@@ -17,7 +17,10 @@ _LISTED = 20  # more skipped files than these are in the JSON alone
 def make_parser(prog: str | None = None) -> OneLineParser:
     """The command line."""
     parser = build_parser(__doc__, prog, _EPILOG)
-    parser.add_argument("checkpoint", help="weights of the config's model, a file or a URL")
+    parser.add_argument(
+        "checkpoint",
+        help="weights of the config's model: a file, a URL, or a work dir, for its best.pth",
+    )
     parser.add_argument(
         "images",
         nargs="+",

@@ -9,7 +9,10 @@ from swin_dense_cli.parsing import OneLineParser, add_run_arguments, build_parse
 def make_parser(prog: str | None = None) -> OneLineParser:
     """The command line."""
     parser = build_parser(__doc__, prog)
-    parser.add_argument("checkpoint", help="weights of the config's model, a file or a URL")
+    parser.add_argument(
+        "checkpoint",
+        help="weights of the config's model: a file, a URL, or a work dir, for its best.pth",
+    )
     add_run_arguments(parser)
     parser.add_argument(
         "--out",

@@ -31,23 +31,7 @@ def make_parser(prog: str | None = None) -> OneLineParser:
         action="store_true",
         help="scale the learning rate to the batch size, by the config's auto_scale_lr",
     )
-    parser.add_argument(
-        "--resume",
-        nargs="?",
-        const="auto",
-        metavar="CHECKPOINT",
-        help="continue an earlier run: from this checkpoint, or from the latest of the work dir, "
-        "if there is one",
-    )
-    parser.add_argument(
-        "--save-every",
-        type=int,
-        metavar="N",
-        help="save a checkpoint every N iterations too; the last two of these are kept",
-    )
-    parser.add_argument(
-        "--from-scratch", action="store_true", help="train without pretrained weights"
-    )
+    _add_start_arguments(parser)
     parser.add_argument(
         "--strategy",
         choices=["ddp", "fsdp"],
@@ -69,6 +53,33 @@ def make_parser(prog: str | None = None) -> OneLineParser:
     )
     parser.add_argument("--seed", type=int, help="of the random number generators")
     return parser
+
+
+def _add_start_arguments(parser: OneLineParser) -> None:
+    """Adds the flags that say what a run starts from, and what it saves."""
+    parser.add_argument(
+        "--resume",
+        nargs="?",
+        const="auto",
+        metavar="CHECKPOINT",
+        help="continue an earlier run: from this checkpoint, or from the latest of the work dir "
+        "(without --work-dir: of all runs of this config), if there is one",
+    )
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="train in the work dir although an earlier run is there, and remove what that left; "
+        "otherwise this one gets a folder with a number, NAME_2",
+    )
+    parser.add_argument(
+        "--save-every",
+        type=int,
+        metavar="N",
+        help="save a checkpoint every N iterations too; the last two of these are kept",
+    )
+    parser.add_argument(
+        "--from-scratch", action="store_true", help="train without pretrained weights"
+    )
 
 
 def run(args: Namespace) -> None:

@@ -25,7 +25,8 @@ class CheckpointHook(MMEngineCheckpointHook):
       changed, and before older ones (``max_keep_ckpts``, ``save_best``) are removed.
     - ``last_checkpoint`` holds the name of a file in the work dir, and the best checkpoint of a
       resumed run is looked for in its own folder: folders may be moved and copied.
-    - ``last.pth`` is the newest checkpoint at any time.
+    - ``last.pth`` is the newest checkpoint at any time, and ``best.pth`` the best one: by the first
+      metric of ``save_best``.
     - ``save_every``: saves ``iter_N.pth`` after each so many iterations too, whatever ``interval``
       counts. The last two of these are kept.
     """
@@ -57,6 +58,7 @@ class CheckpointHook(MMEngineCheckpointHook):
             resumed = Path(runner._load_from or "").resolve()
             if runner._resume and resumed.parent == Path(self.out_dir).resolve():
                 self._name_as_last(runner, resumed.name)  # it may have been killed before that
+                self._name_best()
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
         """Saves after every ``interval`` iterations, if it counts them, and ``save_every``."""
@@ -149,9 +151,20 @@ class CheckpointHook(MMEngineCheckpointHook):
             super()._save_best_checkpoint(runner, metrics)
         finally:
             self.file_backend = backend
-        best = [getattr(self, "best_ckpt_path", None)]
-        best += getattr(self, "best_ckpt_path_dict", {}).values()
+        self._name_best()
+        best = self._best_checkpoints()
         self._remove(os.path.basename(path) for path in later.paths if path not in best)
+
+    def _name_best(self) -> None:
+        """Lets ``best.pth`` stand for the best checkpoint, if there is one."""
+        best = next(filter(None, self._best_checkpoints()), None)
+        if best and is_main_process() and self._is_local() and os.path.isfile(best):
+            link_file(os.path.abspath(best), Path(self.out_dir, "best.pth"))
+
+    def _best_checkpoints(self) -> list[str | None]:
+        """The path of the best checkpoint by each metric of ``save_best``; None before it."""
+        paths = [getattr(self, "best_ckpt_path", None)]
+        return [*paths, *getattr(self, "best_ckpt_path_dict", {}).values()]
 
     def _remove_between(self) -> None:
         self._remove(f"iter_{done}.pth" for done in self._between[:-KEPT_BETWEEN])

@@ -2,8 +2,8 @@
 
 - Processes that a training or test forks, such as its data loaders', get SIGKILL from the kernel
   when it is gone (Linux). They leave SIGTERM and SIGUSR1, which a cluster may send to all processes
-  of a job, to the process that trains, and obey these only from there. On other systems, PyTorch's
-  loaders notice within seconds, between two batches.
+  of a job, and Ctrl-C, to the process that trains, and obey these only from there. On other
+  systems, PyTorch's loaders notice within seconds, between two batches.
 - A process that torchrun started looks whether that is still there: it gets SIGTERM, and later
   SIGKILL, if not.
 """
@@ -18,7 +18,7 @@ import time
 from collections.abc import Iterator
 
 STOP_SIGNALS = tuple(
-    getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)
+    getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGINT") if hasattr(signal, name)
 )
 _SECONDS_TO_STOP = 60.0
 _SET_PARENT_DEATH_SIGNAL = 1  # prctl's PR_SET_PDEATHSIG

@@ -10,6 +10,24 @@ from pathlib import Path
 from swin_dense.errors import UserError
 
 
+def checkpoint_file(checkpoint: str | Path) -> str:
+    """The checkpoint that is meant by a path: of a work dir the best one, else the last one.
+
+    Raises:
+        UserError: there is no such file, which is not looked for behind a URL, or no checkpoint in
+            the folder.
+    """
+    folder = Path(checkpoint)
+    if "://" not in str(checkpoint) and folder.is_dir():
+        files = [folder / name for name in ("best.pth", "last.pth")]
+        found = next((file for file in files if file.is_file()), None)
+        if found is None:
+            raise UserError(f"no best.pth or last.pth in the folder {folder}: give a checkpoint")
+        return str(found)
+    check_checkpoint_path(checkpoint)
+    return str(checkpoint)
+
+
 def check_checkpoint_path(checkpoint: str | Path) -> None:
     """Raises a UserError if a checkpoint that is not a URL does not exist."""
     if "://" not in str(checkpoint) and not Path(checkpoint).is_file():

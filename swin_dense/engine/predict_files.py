@@ -23,7 +23,7 @@ from swin_dense.engine.images import (
 )
 from swin_dense.engine.inputs import Inputs, Skipped, Source, find_inputs
 from swin_dense.engine.launch import choose_device
-from swin_dense.engine.paths import check_checkpoint_path, make_output_dir, output_errors
+from swin_dense.engine.paths import checkpoint_file, make_output_dir, output_errors
 from swin_dense.engine.prediction import Prediction, draw_prediction, from_sample
 from swin_dense.engine.predictor import Predictor
 from swin_dense.engine.terminal.console import console, notify_user, quiet_terminal
@@ -78,7 +78,7 @@ def predict(
         output_errors({"--out": out}),
         tempfile.TemporaryDirectory() as downloads,
     ):
-        check_checkpoint_path(checkpoint)
+        checkpoint = checkpoint_file(checkpoint)
         (sources, others), out = find_inputs(images), Path(out)
         _check_arguments(out, sources, format, ann_file)
         predictor = Predictor(config, checkpoint, choose_device(device), cfg_options)

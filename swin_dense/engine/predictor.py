@@ -20,6 +20,7 @@ from swin_dense.config_tree import is_segmentation
 from swin_dense.engine.config.prepare import prepare_prediction
 from swin_dense.engine.config.pretrained import local_weights
 from swin_dense.engine.images import UnreadableImageError, check_memory
+from swin_dense.engine.paths import checkpoint_file
 from swin_dense.engine.weights import load_weights
 from swin_dense.errors import UserError
 
@@ -42,7 +43,8 @@ class Predictor:
         device: torch.device | str = "cpu",
         cfg_options: Mapping[str, Any] | None = None,
     ) -> None:
-        content = load_checkpoint(local_weights(str(checkpoint), otherwise=""))
+        checkpoint = checkpoint_file(checkpoint)
+        content = load_checkpoint(local_weights(checkpoint, otherwise=""))
         meta = dataset_meta(content)
         self.cfg = prepare_prediction(config, cfg_options, meta.get("classes"))
         self.is_segmentation = is_segmentation(self.cfg)

@@ -18,6 +18,7 @@ from swin_dense.config_tree import mappings
 from swin_dense.engine.loops import EpochLoop, IterationLoop
 from swin_dense.engine.sharding import is_sharded
 from swin_dense.engine.terminal.console import notify_user
+from swin_dense.engine.terminal.hooks import is_epoch_based
 from swin_dense.engine.weights import without_wrappers
 
 # Parts of mmdet that remember images or sizes, of which a checkpoint has nothing.
@@ -67,6 +68,23 @@ def restore_training(runner: Any, checkpoint: Mapping[str, Any], name: str) -> N
         changed += [f"what {kind} keeps is not saved" for kind in sorted(kinds & _WITH_MEMORY)]
     if changed:
         notify_user(f"resuming is not exact: {'; '.join(changed)}")
+
+
+def progress_in_words(runner: Any, checkpoint: Mapping[str, Any]) -> str:
+    """How much of a training is done in a checkpoint that is resumed, and whether it is all."""
+    meta, by_epoch = checkpoint["meta"], is_epoch_based(runner)
+    steps = f"{meta['iter']} of {runner.max_iters} iterations"
+    if not by_epoch:
+        text, is_complete = steps, meta["iter"] >= runner.max_iters
+    else:
+        text = f"{meta['epoch']} of {runner.max_epochs} epochs, {steps}"
+        is_complete = meta["epoch"] >= runner.max_epochs
+    if not is_complete:
+        return f"{text} are done"
+    return (
+        f"{text} are done, the training is complete: it is only evaluated again (to train longer, "
+        f"raise train_cfg.max_{'epochs' if by_epoch else 'iters'})"
+    )
 
 
 def _restore(runner: Any, loop: EpochLoop | IterationLoop, state: dict[str, Any]) -> list[str]:

@@ -38,12 +38,16 @@ from swin_dense.engine.log import LogProcessor
 from swin_dense.engine.loops import exact_loop
 from swin_dense.engine.precision import precision_of
 from swin_dense.engine.resume_check import as_resume_error, check_resumable
-from swin_dense.engine.resuming import restore_training, state_of_training
+from swin_dense.engine.resuming import (
+    progress_in_words,
+    restore_training,
+    state_of_training,
+)
 from swin_dense.engine.sharding import is_sharded, keep_state_whole, shard
 from swin_dense.engine.terminal.console import notify_user, redirect_log
 from swin_dense.engine.terminal.hooks import ProgressHook
 from swin_dense.engine.weights import check_classes, without_wrappers
-from swin_dense.engine.work_dir import new_log_folder
+from swin_dense.engine.work_dir import named_checkpoint, new_log_folder
 from swin_dense.files import write_text
 
 
@@ -188,6 +192,7 @@ class Runner(MMEngineRunner):
             self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
         load_converted(model, checkpoint, report, self._resume or strict or self.exact_weights)
         if self._resume:
+            notify_user(f"continuing from {filename}: {progress_in_words(self, checkpoint)}")
             restore_training(self, checkpoint, filename)
         else:
             notify_user(str(report))
@@ -230,13 +235,13 @@ class Runner(MMEngineRunner):
     def dump_config(self) -> None:
         """Writes the config beside this run's log, and into the work dir when a training starts.
 
-        A test or a resumed run does not replace the config that a training was started with.
+        The config of a training that has saved checkpoints there stays.
         """
         if get_rank() != 0:
             return
         name = os.path.basename(self.cfg.filename or "config.py")
         write_text(os.path.join(self.log_dir, name), self.cfg.dump())
-        if self._train_loop is not None and not self._resume:
+        if self._train_loop is not None and named_checkpoint(self.work_dir) is None:
             write_text(os.path.join(self.work_dir, name), self.cfg.dump())
 
 

@@ -1,6 +1,7 @@
 """Stopping a training by a signal: after the current step, with a checkpoint.
 
-Clusters send SIGTERM before they end a job, and SIGUSR1 if they are asked to warn of it.
+Clusters send SIGTERM before they end a job, and SIGUSR1 if they are asked to warn of it. Ctrl-C is
+SIGINT; a second one ends the process at once.
 """
 
 import contextlib
@@ -20,10 +21,13 @@ from mmengine.hooks import EMAHook, Hook
 from swin_dense.engine.checkpoint_hook import CheckpointHook, ends_epoch, is_between_steps
 from swin_dense.engine.children import STOP_SIGNALS
 from swin_dense.engine.terminal.hooks import is_epoch_based
+from swin_dense.engine.work_dir import how_to_resume
 from swin_dense.errors import StoppedError, UserError
 
 _SECONDS_FOR_OTHERS = 20.0  # of the 30 that torchrun and Slurm give by default
 _SECONDS_TO_SAVE = 600.0
+# torchrun passes on the Ctrl-C that the terminal has sent to its processes too.
+_SECONDS_OF_ONE_CTRL_C = 1.0
 
 
 class StopRequest:
@@ -33,26 +37,51 @@ class StopRequest:
         self.signal: int | None = None
         self.is_watched = False
         """Whether a training looks here; otherwise a signal ends the process."""
+        self.moment = ""
+        """When a signal that ends the process comes, if that can be said."""
+        self._received = 0.0
 
     def receive(self, number: int, _frame: object = None) -> None:
         """The signal handler."""
-        self.signal = self.signal or number
-        if not self.is_watched:
+        is_first, self.signal = self.signal is None, self.signal or number
+        if number == signal.SIGINT:
+            self._receive_ctrl_c(is_first)
+        elif not self.is_watched:
             if os.environ.get("RANK", "0") == "0":
-                print(f"stopped by {signal.Signals(number).name}", file=sys.stderr)
+                print(f"stopped by {signal.Signals(number).name}{self.moment}", file=sys.stderr)
             raise SystemExit(128 + number)
+
+    def _receive_ctrl_c(self, is_first: bool) -> None:
+        if not self.is_watched:
+            raise KeyboardInterrupt
+        now = time.monotonic()
+        if is_first:
+            self._received = now
+            if os.environ.get("RANK", "0") == "0":  # not by print(), which may be interrupted here
+                os.write(2, b"\nstopping after this step, and saving: Ctrl-C again ends at once\n")
+        elif now - self._received > _SECONDS_OF_ONE_CTRL_C:
+            raise KeyboardInterrupt
 
 
 @contextlib.contextmanager
 def stop_requests() -> Iterator[StopRequest]:
-    """Receives the signals in the block, but for those that the process handles or ignores."""
+    """Receives the signals in the block, but for those that the process handles or ignores.
+
+    Raises:
+        KeyboardInterrupt: after Ctrl-C, whatever other libraries made of it.
+    """
     request, before = StopRequest(), {}
+    defaults = (signal.SIG_DFL, signal.default_int_handler)
     if threading.current_thread() is threading.main_thread():  # Python allows no other
         for number in STOP_SIGNALS:
-            if signal.getsignal(number) is signal.SIG_DFL:
+            if signal.getsignal(number) in defaults:
                 before[number] = signal.signal(number, request.receive)
     try:
         yield request
+    except Exception as error:
+        if request.signal != signal.SIGINT or isinstance(error, UserError):
+            raise
+        raise KeyboardInterrupt from error
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -80,6 +109,7 @@ class StopHook(Hook):
     def after_train(self, runner) -> None:
         """Nothing is left to be saved."""
         self._request.is_watched = False
+        self._request.moment = " after the training had ended: nothing is lost"
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
         """Stops, but within the steps of an accumulated gradient, and where an epoch ends."""
@@ -118,11 +148,11 @@ class StopHook(Hook):
 
     def _finish(self, runner, path: Any, done: int) -> NoReturn:
         number = self._request.signal or signal.SIGTERM
-        how = f"--resume continues from {path}"
+        how = f"saved as {path}: {how_to_resume(runner.work_dir)}"
         if path is None:
             how = "no checkpoint was saved, as the config has no CheckpointHook"
-        name = signal.Signals(number).name
-        error = StoppedError(f"stopped by {name} after iteration {done}: {how}", number)
+        name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
+        error = StoppedError(f"stopped by {name} after iteration {done}, {how}", number)
         error.is_shown = get_rank() == 0
         raise error
 

@@ -44,7 +44,8 @@ def evaluate(
 
     Args:
         config: the config file, of mmdet's or mmseg's kind.
-        checkpoint: weights of the config's model; a path or a URL.
+        checkpoint: weights of the config's model; a path or a URL, or a work dir for its
+            ``best.pth``.
         work_dir: where log and metrics go (``work_dirs/<config name>``).
         out: where to save the predictions: a ``.pkl`` file, or, for segmentation, a folder of
             label maps.

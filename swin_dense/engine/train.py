@@ -1,12 +1,13 @@
 """Training a detector or a segmentor from a config."""
 
 import contextlib
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
-from mmengine.dist import all_gather_object, get_world_size
+from mmengine.dist import all_gather_object, broadcast_object_list, get_world_size
 from mmengine.runner import Runner
 
 from swin_dense.datasets.check import check_data
@@ -15,14 +16,20 @@ from swin_dense.engine.children import linked_processes
 from swin_dense.engine.config.hardware import advise_learning_rate
 from swin_dense.engine.config.prepare import RunOptions, TrainingOptions, prepare_training
 from swin_dense.engine.config.pretrained import ensure_pretrained
-from swin_dense.engine.launch import init_distributed, on_first_process
+from swin_dense.engine.launch import continues_by_itself, init_distributed, on_first_process
 from swin_dense.engine.paths import make_output_dir, output_errors
 from swin_dense.engine.precision import precision_in_words
 from swin_dense.engine.runner import build_runner, run_with_progress
 from swin_dense.engine.stopping import StopHook, stop_requests
 from swin_dense.engine.terminal.console import notify_user, quiet_terminal
 from swin_dense.engine.terminal.hooks import metrics_file
-from swin_dense.engine.work_dir import lock_work_dir, named_checkpoint
+from swin_dense.engine.work_dir import (
+    OverwriteHook,
+    how_to_resume,
+    lock_work_dir,
+    named_checkpoint,
+    take_new_work_dir,
+)
 from swin_dense.errors import UserError
 from swin_dense.files import remove_parts, write_json
 
@@ -48,59 +55,78 @@ def train(
     accumulate: int | None = None,
     skip_bad_images: bool = False,
     save_every: int | None = None,
+    overwrite: bool = False,
 ) -> Runner:
     """Trains what a config describes, as ``tools/train.py`` does.
 
     Args:
         config: the config file, of mmdet's or mmseg's kind.
-        work_dir: where checkpoints and logs go (``work_dirs/<config name>``).
+        work_dir: where checkpoints and logs go (``work_dirs/<config name>``), or, if another run
+            is there, a numbered folder beside it.
         data_root, cfg_options, launcher, device: as of :func:`~swin_dense.engine.test.evaluate`.
         from_scratch: train without pretrained weights.
-        amp: mixed precision: 'bf16'; 'fp16' with a dynamic loss scale; 'auto' or True for bf16
-            where the device has it, else fp16; 'fp32' for none. By default that of the resumed
-            checkpoint, else the config's.
+        amp: 'bf16'; 'fp16' with a dynamic loss scale; 'auto' or True for bf16 where the device has
+            it, else fp16; 'fp32'. By default that of the resumed checkpoint, else the config's.
         tf32: multiply float32 matrices in TF32.
         compile: compile the backbone with torch.compile.
         auto_scale_lr: scale the learning rate to the batch size.
-        resume: None; 'auto' for the latest checkpoint of the work dir, if it has one, which a run
-            that the launcher restarts takes in any case; or a checkpoint file.
+        resume: None; 'auto' for the latest checkpoint of the work dir, without ``work_dir`` of all
+            runs of the config, if there is one, which a run that the launcher restarts takes in any
+            case; or a checkpoint file.
         seed: of the random number generators; by default the config's, else a random one.
         strategy: 'ddp', or 'fsdp' to share parameters and optimizer states among the processes.
         accumulate: batches for each step of the optimizer; by default the config's, else 1.
         skip_bad_images: replace images that cannot be read by others, and list them at the end.
         save_every: save a checkpoint after each so many iterations too.
+        overwrite: replace what another run left in the work dir, when this one begins to train.
 
     Returns:
-        The runner, after training; the loss of every logged step is in its
-        ``log_dir/vis_data/scalars.json``.
+        The runner; the loss of every logged step is in its ``log_dir/vis_data/scalars.json``.
 
     Raises:
         UserError: something that was given is missing or does not fit.
-        StoppedError: SIGTERM or SIGUSR1 came; the checkpoint that it names was saved.
+        StoppedError: SIGTERM, SIGUSR1 or Ctrl-C came; the checkpoint that it names was saved.
     """
     run = RunOptions(work_dir, data_root, cfg_options, launcher, device, tf32)
     amp = {True: "auto", False: None}.get(amp, amp)  # type: ignore[arg-type]
     how = (from_scratch, amp, compile, auto_scale_lr, resume, seed, strategy, accumulate)
-    options = TrainingOptions(*how, skip_bad_images, save_every)
+    options = TrainingOptions(*how, skip_bad_images, save_every, overwrite)
     with quiet_terminal(), linked_processes(), stop_requests() as requests:
-        cfg = prepare_training(config, run, options)
-        with contextlib.ExitStack() as stack:
-            return _train(cfg, StopHook(requests), stack)
+        return _train(prepare_training(config, run, options), StopHook(requests), overwrite)
     raise AssertionError  # for type checkers: nothing is suppressed
 
 
-def _train(cfg: Config, hook: StopHook, stack: contextlib.ExitStack) -> Runner:
+def _train(cfg: Config, hook: StopHook, overwrite: bool) -> Runner:
+    with contextlib.ExitStack() as stack:
+        return _train_in_work_dir(cfg, hook, stack, overwrite)
+    raise AssertionError  # for type checkers: nothing is suppressed
+
+
+def _train_in_work_dir(
+    cfg: Config, hook: StopHook, stack: contextlib.ExitStack, overwrite: bool
+) -> Runner:
     """Trains; what holds during the training is released with the stack."""
     init_distributed(cfg)
     _check_checkpoint(cfg)
     ensure_pretrained(cfg)
+    overwrite = overwrite and not cfg.get("resume")  # it does in a job that was requeued
+    with output_errors({"--work-dir": cfg.work_dir}):
+        on_first_process(lambda: _prepare_work_dir(cfg, stack, overwrite))
+    taken = [cfg.work_dir]
+    broadcast_object_list(taken)
+    cfg.work_dir = taken[0]
     stack.enter_context(output_errors({"--work-dir": cfg.work_dir}, lambda: _how_to_go_on(cfg)))
-    on_first_process(lambda: _prepare_work_dir(cfg, stack))
     advise_learning_rate(cfg)
     runner = build_runner(cfg)
     runner.register_hook(hook)
+    if overwrite:
+        runner.register_hook(OverwriteHook())
     _notify_start(runner)
-    run_with_progress(runner, runner.train)
+    try:
+        run_with_progress(runner, runner.train)
+    except KeyboardInterrupt:  # the second one: nothing was saved for it
+        notify_user(_how_to_go_on(cfg) or "no checkpoint was saved yet")
+        raise
     _notify_skipped(runner)
     _notify_results(runner)
     return runner
@@ -117,23 +143,35 @@ def _check_checkpoint(cfg: Config) -> None:
         )
 
 
-def _prepare_work_dir(cfg: Config, stack: contextlib.ExitStack) -> None:
-    """Checks the data and makes the work dir, into which no other training gets from here on."""
+def _prepare_work_dir(cfg: Config, stack: contextlib.ExitStack, overwrite: bool) -> None:
+    """Checks the data and takes the work dir, into which no other training gets from here on."""
     for warning in check_data(cfg, splits=("train", "val")):
         notify_user(f"warning: {warning}")
-    make_output_dir(cfg.work_dir, "--work-dir")
-    stack.enter_context(lock_work_dir(cfg.work_dir))
+    asked = cfg.work_dir
+    if overwrite or _continues_in_work_dir(cfg):
+        make_output_dir(asked, "--work-dir")
+        stack.enter_context(lock_work_dir(asked))
+    else:
+        cfg.work_dir = stack.enter_context(take_new_work_dir(asked))
     remove_parts(cfg.work_dir)
-    if not cfg.get("resume") and named_checkpoint(cfg.work_dir) is not None:
+    if cfg.work_dir != asked:
         notify_user(
-            f"{cfg.work_dir} holds checkpoints of an earlier run, which this one will replace: "
-            "--resume continues it, --work-dir keeps it apart"
+            f"{asked} has another run: this one goes to {cfg.work_dir} (--resume continues that "
+            "one, --overwrite replaces it)"
         )
+
+
+def _continues_in_work_dir(cfg: Config) -> bool:
+    """Whether it is the run of its work dir that goes on, or may be restarted by its launcher."""
+    if cfg.launcher == "pytorch" and continues_by_itself(cfg.launcher):
+        return True
+    folder = Path(cfg.load_from).parent if cfg.get("resume") else None
+    return folder is not None and folder.resolve() == Path(cfg.work_dir).resolve()
 
 
 def _how_to_go_on(cfg: Config) -> str | None:
     checkpoint = named_checkpoint(cfg.work_dir)
-    return checkpoint and f"--resume continues from {checkpoint} when that is mended"
+    return checkpoint and f"{checkpoint} is saved: {how_to_resume(cfg.work_dir)}"
 
 
 def _notify_start(runner: Runner) -> None:
@@ -170,13 +208,12 @@ def _notify_results(runner: Runner) -> None:
     """Tells where the results are."""
     if runner.rank != 0:
         return
-    checkpoint = named_checkpoint(runner.work_dir)
-    if checkpoint is not None:
-        last = Path(checkpoint).with_name("last.pth")
-        notify_user(f"checkpoint: {checkpoint}" + (f", also as {last}" if last.exists() else ""))
-    for key, value in runner.message_hub.runtime_info.items():
-        if key.startswith("best_ckpt"):
-            notify_user(f"best checkpoint: {value}")
+    folder = Path(named_checkpoint(runner.work_dir) or runner.work_dir).parent
+    for words, name in (("checkpoint", "last.pth"), ("best checkpoint", "best.pth")):
+        path = folder / name
+        file = path.with_name(os.path.basename(os.path.realpath(path)))
+        if path.exists():
+            notify_user(f"{words}: {file}" + (f", also as {path}" if file != path else ""))
     if metrics_file(runner).is_file():
         notify_user(f"metrics: {metrics_file(runner)}")
     notify_user(f"log: {runner.logger.log_file}")

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from swin_dense.engine.images import UnreadableImageError, pixels_of, read_image
 from swin_dense.engine.launch import choose_device
-from swin_dense.engine.paths import check_checkpoint_path
+from swin_dense.engine.paths import checkpoint_file
 from swin_dense.engine.prediction import Prediction, from_sample
 from swin_dense.engine.predictor import Predictor
 from swin_dense.engine.terminal.console import quiet_terminal
@@ -44,8 +44,7 @@ class TrainedModel:
         cfg_options: Mapping[str, Any] | None = None,
     ) -> None:
         with quiet_terminal():
-            file = os.fspath(checkpoint)
-            check_checkpoint_path(file)
+            file = checkpoint_file(os.fspath(checkpoint))
             where = choose_device(device)
             self._predictor = Predictor(os.fspath(config), file, where, cfg_options)
         self.model: nn.Module = self._predictor.model

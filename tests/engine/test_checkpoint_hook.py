@@ -128,6 +128,18 @@ def test_best_checkpoint_of_a_copied_folder(tmp_path):
     assert checkpoints(copy) == {"iter_2.pth", "iter_4.pth", "best_acc_iter_4.pth"}
 
 
+def test_the_best_checkpoint_has_a_name(tmp_path):
+    """Also if a training was killed before it could give it."""
+    best = tmp_path / "best.pth"
+    runner(tmp_path, steps=4, interval=2, save_best="acc").train()
+    assert os.readlink(best) == "best_acc_iter_4.pth"
+    best.unlink()
+    again = runner(tmp_path, steps=5, interval=2, save_best="acc")
+    again.val_loop.evaluator.metrics[0].score = -9.0
+    again.train()
+    assert os.readlink(best) == "best_acc_iter_4.pth"
+
+
 def test_a_failing_save_leaves_all_that_was_there(tmp_path, monkeypatch):
     """As on a full disk: the older checkpoints, the best one and the names stay."""
     made = runner(tmp_path, steps=6, interval=2, max_keep_ckpts=1, save_best="acc")

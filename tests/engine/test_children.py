@@ -72,7 +72,7 @@ def test_forked_processes_leave_signals_to_their_parent(start):
     """A cluster sends them to all processes; the parent decides when its loaders end."""
     parent = start(LOAD + FORK + "    time.sleep(60)")
     child = int(parent.stdout.readline())
-    for number in (signal.SIGTERM, signal.SIGUSR1):
+    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
         os.kill(child, number)
     assert not ends(child, 0.3)
 

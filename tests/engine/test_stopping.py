@@ -1,5 +1,6 @@
 """A training that gets SIGTERM or SIGUSR1 saves a checkpoint after its step and stops."""
 
+import contextlib
 import os
 import signal
 import socket
@@ -35,7 +36,8 @@ def test_training_stops_after_the_step(tmp_path, by_epoch):
     made = runner(tmp_path, by_epoch=by_epoch, interval=100)
     error = stop(made, Send("before_train_iter", 2))
     path = str(tmp_path / "iter_3.pth")
-    assert str(error) == f"stopped by SIGTERM after iteration 3: --resume continues from {path}"
+    how = f"--work-dir {tmp_path} --resume continues"
+    assert str(error) == f"stopped by SIGTERM after iteration 3, saved as {path}: {how}"
     assert (error.status, error.prefix) == (143, "")
     assert find_checkpoint(tmp_path) == path
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
@@ -44,9 +46,7 @@ def test_training_stops_after_the_step(tmp_path, by_epoch):
 def test_an_epoch_that_ends_is_saved_as_such(tmp_path):
     made = runner(tmp_path, by_epoch=True, interval=1)
     error = stop(made, Send("after_train_iter", 1, signal.SIGUSR1))
-    assert f"SIGUSR1 after iteration 2: --resume continues from {tmp_path / 'epoch_1.pth'}" in str(
-        error
-    )
+    assert f"SIGUSR1 after iteration 2, saved as {tmp_path / 'epoch_1.pth'}: " in str(error)
     assert error.status == 128 + signal.SIGUSR1
     assert not list(tmp_path.glob("iter_*"))
 
@@ -62,7 +62,7 @@ def test_an_evaluation_is_left_at_once(tmp_path, interval):
     """The weights that are saved are those of the training, not their averages."""
     made = runner(tmp_path, interval=interval)
     error = stop(made, Send("before_val_iter", 2), EMAHook(momentum=0.5))
-    assert f"after iteration 2: --resume continues from {tmp_path / 'iter_2.pth'}" in str(error)
+    assert f"after iteration 2, saved as {tmp_path / 'iter_2.pth'}: " in str(error)
     assert made.val_loop.evaluator.metrics[0].score == 0
     (tmp_path / "other").mkdir()
     other = runner(tmp_path / "other", steps=2, interval=2)
@@ -75,11 +75,63 @@ def test_an_evaluation_is_left_at_once(tmp_path, interval):
         torch.testing.assert_close(found[name], expected[name])
 
 
+def test_after_the_last_step_nothing_is_lost(tmp_path, capsys):
+    made = runner(tmp_path, steps=2, interval=2)
+    with stop_requests() as request:
+        made.register_hook(StopHook(request))
+        made.train()
+        with pytest.raises(SystemExit) as caught:
+            os.kill(os.getpid(), signal.SIGTERM)
+    assert caught.value.code == 143
+    expected = "stopped by SIGTERM after the training had ended: nothing is lost\n"
+    assert capsys.readouterr().err == expected
+
+
 def test_before_the_first_step_nothing_is_waited_for(capsys):
     with stop_requests(), pytest.raises(SystemExit) as caught:
         os.kill(os.getpid(), signal.SIGTERM)
     assert caught.value.code == 143
     assert capsys.readouterr().err == "stopped by SIGTERM\n"
+
+
+def test_the_second_ctrl_c_ends_at_once(monkeypatch, capfd):
+    """But not the one that torchrun passes on at the same moment."""
+    now = [100.0]
+    monkeypatch.setattr("swin_dense.engine.stopping.time.monotonic", lambda: now[0])
+    with stop_requests() as request:
+        request.is_watched = True
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        assert request.signal == signal.SIGINT
+        now[0] += 2
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert capfd.readouterr().err.count("stopping after this step") == 1
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_ctrl_c_that_a_library_makes_another_error_of():
+    """As mmengine, when it formats a config; before the training nothing is saved."""
+
+    def format_config():
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+        except BaseException as error:
+            raise SyntaxError("Failed to format the config file") from error
+
+    with pytest.raises(KeyboardInterrupt), stop_requests():
+        format_config()
+
+
+def test_ctrl_c_that_a_library_swallows(tmp_path):
+    made = runner(tmp_path, interval=100)
+    with stop_requests() as request:
+        with contextlib.suppress(BaseException):
+            os.kill(os.getpid(), signal.SIGINT)
+        made.register_hook(StopHook(request))
+        with pytest.raises(StoppedError, match="stopped by Ctrl-C after iteration 1") as caught:
+            made.train()
+    assert caught.value.status == 130
 
 
 def test_handlers_of_the_process_stay():

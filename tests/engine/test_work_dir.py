@@ -10,8 +10,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from swin_dense.engine.work_dir import find_checkpoint, lock_work_dir, new_log_folder
+from swin_dense.engine.work_dir import (
+    find_checkpoint,
+    lock_work_dir,
+    new_log_folder,
+    remove_run,
+    take_new_work_dir,
+)
 from swin_dense.errors import UserError
+from swin_dense.files import link_file
 
 HOLD = """
 import fcntl, os, sys
@@ -162,6 +169,41 @@ def test_a_job_does_not_take_over_from_itself(holder, tmp_path, monkeypatch):
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     with pytest.raises(UserError, match="node7"):
         lock_work_dir(tmp_path).__enter__()
+
+
+def test_runs_get_numbered_folders(holder, tmp_path):
+    """After the last one that has a run, or in which one trains; what has none is taken."""
+    first = tmp_path / "w"
+    with take_new_work_dir(first) as taken:
+        assert taken == str(first)
+        save(first, "epoch_1.pth", 3, "20260101_000000")
+    (tmp_path / "w_other").mkdir()
+    with take_new_work_dir(first) as taken:
+        assert taken == str(tmp_path / "w_2")
+    save(tmp_path / "w_4", "iter_1.pth", 3, "20260101_000000")
+    with take_new_work_dir(f"{first}/") as taken:
+        assert taken == str(tmp_path / "w_5")
+    save(tmp_path, "best_acc_epoch_1.pth", 3, "20260101_000000")
+    shutil.rmtree(first)
+    with take_new_work_dir(first) as taken:
+        assert taken == str(first), "it is what was asked for"
+
+
+def test_a_folder_in_which_a_training_runs_is_not_taken(holder, tmp_path):
+    holder(process=123, host="node7")
+    with take_new_work_dir(tmp_path) as taken:
+        assert taken == f"{tmp_path}_2"
+
+
+def test_what_the_user_put_into_a_folder_stays(work_dir):
+    for name in ("20260101_000000", "20260101_000000_2", "20260103_000000", "predictions"):
+        (work_dir / name).mkdir()
+    for name in ("20260101_000000/old.py", "old.py", "mine.py", "backbone.pth", "notes.txt"):
+        (work_dir / name).touch()
+    link_file(work_dir / "iter_8.pth", work_dir / "last.pth")
+    remove_run(work_dir, kept="20260103_000000")
+    left = {path.name for path in work_dir.iterdir()}
+    assert left == {"20260103_000000", "predictions", "mine.py", "backbone.pth", "notes.txt"}
 
 
 def test_log_folders_are_not_shared(tmp_path):

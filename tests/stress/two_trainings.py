@@ -1,4 +1,7 @@
-"""Of two trainings in one work dir one trains as if it were alone, the other says so and ends."""
+"""Two trainings in one work dir train as if each were alone.
+
+The second one does so in a folder of its own; with ``--resume``, it says so and ends.
+"""
 
 import time
 
@@ -36,6 +39,11 @@ class TwoTrainings:
         groups = sorted((first, second), key=lambda group: max(abs(c.status or 0) for c in group))
         if any(child.status != 0 for child in groups[0]):
             raise Failed(f"neither trained: {errors(first)} | {errors(second)}")
+        if not flags:
+            folders = [work_dir, work_dir.with_name("run_2")]
+            if problems := [p for folder in folders if (p := reference.difference(folder))]:
+                raise Failed(f"{problems[0]}: {errors(first)} | {errors(second)}")
+            return
         if all(child.status == 0 for child in groups[1]):
             raise Failed("both trained")
         if problem := one_line_error(groups[1][0]):

@@ -62,7 +62,7 @@ def test_training_on_a_disk_that_gets_full(segmentor, failure, tool, limit, tmp_
     line = failure(*segmentor)
     folder = tmp_path / "w"
     assert f"cannot write {folder / 'iter_4.pth'}: File too large" in line
-    assert f"--resume continues from {folder / 'iter_2.pth'}" in line
+    assert f"{folder / 'iter_2.pth'} is saved: --work-dir {folder} --resume continues" in line
     assert [p.name for p in folder.glob("*.pth") if not p.is_symlink()] == ["iter_2.pth"]
     limit(resource.RLIM_INFINITY)
     monkeypatch.setattr(CallBack, "call", lambda: None)
@@ -80,11 +80,11 @@ def test_sigterm_and_resume(segmentor, tool, tmp_path, monkeypatch, capfd):
     monkeypatch.setattr(CallBack, "call", lambda: os.kill(os.getpid(), signal.SIGTERM))
     assert tool(*segmentor) == 143
     path = tmp_path / "w" / "iter_3.pth"
-    expected = f"stopped by SIGTERM after iteration 3: --resume continues from {path}\n"
-    assert capfd.readouterr().err == expected
+    saved = f"saved as {path}: --work-dir {tmp_path / 'w'} --resume continues"
+    assert capfd.readouterr().err == f"stopped by SIGTERM after iteration 3, {saved}\n"
     monkeypatch.setattr(CallBack, "call", lambda: None)
     assert tool(*segmentor, "--resume") == 0
-    assert f"continuing from {path}" in capfd.readouterr().out
+    assert f"continuing from {path}: 3 of 4 iterations are done" in capfd.readouterr().out
 
 
 def test_resume_without_a_checkpoint_starts_anew(segmentor, tool, tmp_path, capfd):

@@ -1,5 +1,6 @@
 """All that the command line and the hardware change in a config, and in which order."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import torch
 from mmengine.config import Config
 
+from swin_dense.config_tree import main_metric
 from swin_dense.engine.config.data_root import set_data_root
 from swin_dense.engine.config.hardware import (
     accumulate_gradients,
@@ -19,7 +21,7 @@ from swin_dense.engine.config.hardware import (
 )
 from swin_dense.engine.config.load import merge_options, read_config
 from swin_dense.engine.config.own_data import apply_own_data
-from swin_dense.engine.config.pretrained import drop_pretrained
+from swin_dense.engine.config.pretrained import drop_pretrained, pretrained_files
 from swin_dense.engine.config.tta import use_tta
 from swin_dense.engine.config.values import check_values
 from swin_dense.engine.launch import (
@@ -28,11 +30,17 @@ from swin_dense.engine.launch import (
     continues_by_itself,
     find_launcher,
 )
-from swin_dense.engine.paths import check_checkpoint_path
+from swin_dense.engine.paths import check_checkpoint_path, checkpoint_file
 from swin_dense.engine.resuming import trained_seed
 from swin_dense.engine.sharding import use_sharding
 from swin_dense.engine.terminal.console import notify_user
-from swin_dense.engine.work_dir import find_checkpoint
+from swin_dense.engine.work_dir import (
+    find_checkpoint,
+    folder_of_this_job,
+    is_of_run,
+    named_checkpoint,
+    newest_run,
+)
 from swin_dense.errors import UserError
 from swin_dense.ops.torch_versions import too_old
 
@@ -69,6 +77,7 @@ class TrainingOptions:
     accumulate: int | None = None
     skip_bad_images: bool = False
     save_every: int | None = None
+    overwrite: bool = False
 
 
 _BY_CONFIG = TrainingOptions()
@@ -121,7 +130,8 @@ def prepare_training(
     1. :func:`load_config`.
     2. ``launcher`` and ``device``; a GPU becomes the current one.
     3. ``resume``: a checkpoint, searched for in the work dir, replaces pretrained weights, if there
-       is one; also without it, if the launcher restarts processes.
+       is one; also without it, if the launcher restarts processes. The work dir is that of the
+       checkpoint, and of several runs that of the latest, unless one was asked for.
     4. ``amp``, else the checkpoint's precision; float32 where the device lacks what it or the
        config asks for.
     5. ``tf32``; and what is faster on a GPU, where the config does not say otherwise.
@@ -131,7 +141,8 @@ def prepare_training(
     9. The resumed checkpoint's seed, else ``seed``.
     10. ``strategy``.
     11. ``skip_bad_images``.
-    12. Our hook saves checkpoints, where the config has mmengine's; ``save_every``.
+    12. Our hook saves checkpoints, where the config has mmengine's, also the best one by AP or
+        mIoU, unless the config has another ``save_best``; ``save_every``.
     13. Data loaders without workers; hooks that show progress and metrics on the terminal, and one
         that ends a training whose loss is not finite.
 
@@ -142,7 +153,8 @@ def prepare_training(
     cfg = load_config(path, run.cfg_options, run.data_root, scratch, run.work_dir)
     _require(cfg, path, _FOR_TRAINING, "trained")
     device = _set_device(cfg, run)
-    _set_resume(cfg, options.resume)
+    _set_resume(cfg, options.resume, run.work_dir or (run.cfg_options or {}).get("work_dir"))
+    _check_overwrite(cfg, options)
     set_precision(cfg, device, options.amp)
     if run.tf32:
         allow_tf32(cfg, device)
@@ -169,7 +181,7 @@ def prepare_test(
     run: RunOptions,
     tta: bool = False,
 ) -> Config:
-    """The config of a test of ``checkpoint``.
+    """The config of a test of ``checkpoint``: a file, a URL, or a work dir for its best one.
 
     The steps, each of which may override those before it:
 
@@ -184,7 +196,7 @@ def prepare_test(
         UserError: there is no such checkpoint, the config cannot be read or tested, or an option
             does not fit it.
     """
-    check_checkpoint_path(checkpoint)
+    checkpoint = checkpoint_file(checkpoint)
     cfg = load_config(path, run.cfg_options, run.data_root, work_dir=run.work_dir)
     _require(cfg, path, _FOR_TEST, "tested")
     device = _set_device(cfg, run)
@@ -233,19 +245,20 @@ def _set_device(cfg: Config, run: RunOptions) -> torch.device:
     return device
 
 
-def _set_resume(cfg: Config, resume: str | None) -> None:
+def _set_resume(cfg: Config, resume: str | None, work_dir: Any) -> None:
     """Sets what the runner resumes from, for ``--resume``, the config's ``resume`` or a restart."""
-    restarts = continues_by_itself(cfg.launcher)
+    restarts = _find_restarted(cfg)
     named = resume if resume != "auto" else None
     if resume is None and cfg.get("resume"):
         named = cfg.get("load_from")
     elif resume is None and not restarts:
         return
+    if not work_dir and not restarts:
+        cfg.work_dir = _folder_to_resume(cfg, named)
     latest = find_checkpoint(cfg.work_dir) if named is None or restarts else None
-    if latest is not None:
-        why = ", as the launcher may restart processes" if restarts else ""
-        notify_user(f"continuing from {latest}{why}")
-    elif named is None:
+    if latest is not None and restarts:
+        notify_user(f"continuing {cfg.work_dir}, as the launcher may restart processes")
+    elif latest is None and named is None:
         if resume is not None or cfg.get("resume"):
             notify_user(f"nothing to resume: {cfg.work_dir} has no checkpoint; starting anew")
         cfg.resume = False
@@ -254,6 +267,45 @@ def _set_resume(cfg: Config, resume: str | None) -> None:
     check_checkpoint_path(checkpoint)
     drop_pretrained(cfg)
     cfg.resume, cfg.load_from = True, checkpoint
+
+
+def _check_overwrite(cfg: Config, options: TrainingOptions) -> None:
+    """Raises a UserError if what a training needs would be removed with what was there before."""
+    if not options.overwrite:
+        return
+    restarts = continues_by_itself(cfg.launcher)
+    if restarts and cfg.launcher == "slurm" and cfg.get("resume"):
+        return  # the run that it continues has done so
+    if restarts and cfg.launcher == "pytorch":
+        raise UserError(
+            "--overwrite: a training that torchrun restarts would remove its own checkpoints: "
+            f"remove {cfg.work_dir} yourself"
+        )
+    if options.resume is not None or cfg.get("resume"):
+        raise UserError("--overwrite and --resume exclude each other: give one of them")
+    for file in pretrained_files(cfg):
+        if is_of_run(file, cfg.work_dir):
+            raise UserError(f"--overwrite would remove {file}, from which this run starts: move it")
+
+
+def _find_restarted(cfg: Config) -> bool:
+    """Whether a launcher may have restarted this run; its work dir is then the one it had."""
+    if not continues_by_itself(cfg.launcher):
+        return False
+    if cfg.launcher == "slurm":  # knows which processes it has started again
+        folder = folder_of_this_job(cfg.work_dir)
+        cfg.work_dir = folder or cfg.work_dir
+        return folder is not None
+    return True
+
+
+def _folder_to_resume(cfg: Config, checkpoint: str | None) -> str:
+    """The work dir of a training that is resumed, if none was asked for."""
+    if checkpoint is None:
+        return newest_run(cfg.work_dir, os.path.basename(cfg.filename))
+    folder = Path(checkpoint).parent
+    is_work_dir = "://" not in checkpoint and named_checkpoint(folder) is not None
+    return str(folder) if is_work_dir else cfg.work_dir
 
 
 def _set_seed(cfg: Config, seed: int | None) -> None:
@@ -282,6 +334,8 @@ def _use_checkpoint_hook(cfg: Config, path: str | Path, save_every: int | None) 
     name = kind.__name__ if isinstance(kind, type) else str(kind).rpartition(".")[2]
     if name == "CheckpointHook":
         hook["type"] = "swin_dense.CheckpointHook"
+        if "save_best" not in hook and (metric := main_metric(cfg)):
+            hook["save_best"] = metric
     if save_every is None:
         return
     if save_every < 1:

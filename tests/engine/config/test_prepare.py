@@ -1,5 +1,6 @@
 """Precedence of options when a config is prepared."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,7 @@ def test_runs_that_may_be_restarted_continue(tmp_path, monkeypatch, launcher, va
     earlier = tmp_path / "earlier.pth"
     earlier.touch()
     latest = write_checkpoint(tmp_path / "work", "iter_3.pth")
+    (tmp_path / "work" / ".lock").write_text('{"job": "0."}')
     assert prepare_training(DETECTOR, run).get("resume") is False
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
@@ -89,6 +91,57 @@ def test_runs_that_may_be_restarted_continue(tmp_path, monkeypatch, launcher, va
     named = TrainingOptions(resume=str(earlier))
     assert prepare_training(DETECTOR, empty, named).load_from == str(earlier)
     assert prepare_training(DETECTOR, empty).resume is False
+
+
+def test_a_requeued_job_continues_the_run_that_it_had_begun(tmp_path, monkeypatch):
+    """Its command, given again, finds the folder of another run first."""
+    for name in ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NTASKS", "SLURM_JOB_ID", "MASTER_ADDR"):
+        monkeypatch.setenv(name, "0")
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_PORT"):
+        monkeypatch.setenv(name, "0")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    write_checkpoint(tmp_path / "work", "epoch_9.pth")
+    run, overwrite = run_options(tmp_path, launcher="slurm"), TrainingOptions(overwrite=True)
+    assert prepare_training(DETECTOR, run).resume is False, "it was killed before it had a folder"
+    own = write_checkpoint(tmp_path / "work_2", "iter_3.pth")
+    (tmp_path / "work_2" / ".lock").write_text('{"job": "0."}')
+    for options in (TrainingOptions(), overwrite):
+        cfg = prepare_training(DETECTOR, run, options)
+        assert (cfg.resume, cfg.load_from, cfg.work_dir) == (True, own, str(tmp_path / "work_2"))
+
+
+def test_resume_finds_the_latest_run(tmp_path, monkeypatch):
+    """Of the runs of a config, if no folder is named; a checkpoint goes on where it is."""
+    monkeypatch.chdir(tmp_path)
+    Path("work_dirs").mkdir()
+    plain, resume = RunOptions(device="cpu"), TrainingOptions(resume="auto")
+    first = Path("work_dirs", DETECTOR.stem)
+    for number, folder in enumerate([first, Path(f"{first}_2"), Path(f"{first}_3")]):
+        write_checkpoint(folder, "iter_3.pth")
+        os.utime(folder / "last_checkpoint", (number, number))
+        (folder / (DETECTOR.name if number < 2 else "tiny_detector_3.py")).touch()
+    cfg = prepare_training(DETECTOR, plain, resume)
+    assert (cfg.work_dir, cfg.load_from) == (f"{first}_2", f"{first}_2/iter_3.pth")
+    cfg = prepare_training(DETECTOR, plain, TrainingOptions(resume=f"{first}/iter_3.pth"))
+    assert (cfg.work_dir, cfg.load_from) == (str(first), f"{first}/iter_3.pth")
+    asked = RunOptions(device="cpu", work_dir=first)
+    assert prepare_training(DETECTOR, asked, resume).work_dir == str(first)
+
+
+def test_overwriting_that_cannot_be_meant(tmp_path, monkeypatch):
+    weights = write_checkpoint(tmp_path / "work", "epoch_3.pth")
+    run = run_options(tmp_path)
+    with pytest.raises(UserError, match="exclude each other"):
+        prepare_training(DETECTOR, run, TrainingOptions(overwrite=True, resume="auto"))
+    run = run_options(tmp_path, cfg_options={"load_from": weights})
+    with pytest.raises(UserError, match=f"would remove {weights}"):
+        prepare_training(DETECTOR, run, TrainingOptions(overwrite=True))
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):
+        monkeypatch.setenv(name, "0")
+    monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "2")
+    run = run_options(tmp_path, launcher="pytorch", work_dir=tmp_path / "new")
+    with pytest.raises(UserError, match="torchrun restarts"):
+        prepare_training(DETECTOR, run, TrainingOptions(overwrite=True))
 
 
 def test_accumulated_batches_count_for_the_learning_rate(tmp_path):

@@ -1,0 +1,123 @@
+"""A training that is started again: nothing of an earlier one is lost, or mixed with it."""
+
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+
+from swin_dense.checkpoints import load_checkpoint
+
+
+def files(work_dir: Path) -> dict[str, int]:
+    """The files of a folder and below, with the times of their last change."""
+    paths = [path for path in work_dir.rglob("*") if path.is_file() and path.name != ".lock"]
+    return {str(path.relative_to(work_dir)): path.stat().st_mtime_ns for path in paths}
+
+
+@pytest.fixture
+def earlier(trained, tmp_path):
+    """A copy of a work dir in which something was trained, and the command that did so."""
+    folder = tmp_path / "run"
+    shutil.copytree(trained.work_dir, folder, symlinks=True)
+    (folder / "epoch_9.pth").touch()
+    flags = ["--data-root", trained.data_root, "--work-dir", folder, "--from-scratch", "--seed", 1]
+    return folder, ["train", trained.config, *flags]
+
+
+@pytest.mark.parametrize("trained", ["segmentor"], indirect=True)
+def test_a_repeated_run_has_a_folder_of_its_own(earlier, tool, tmp_path, capfd):
+    folder, command = earlier
+    before = files(folder)
+    assert tool(*command) == 0
+    assert files(folder) == before
+    second = tmp_path / "run_2"
+    out = capfd.readouterr().out
+    assert f"{folder} has another run: this one goes to {second} (--resume" in out
+    assert f"checkpoint: {second / 'iter_4.pth'}, also as {second / 'last.pth'}" in out
+    assert (second / "last.pth").is_file()
+    best = (second / "best.pth").resolve().name
+    assert best.startswith("best_mIoU_iter_")
+    assert f"best checkpoint: {second / best}, also as {second / 'best.pth'}" in out
+
+
+def test_overwriting_leaves_one_run(earlier, tool, trained):
+    """With evaluations of its own alone, and no checkpoint of another length or metric."""
+    folder, command = earlier
+    (folder / "best_old_epoch_7.pth").touch()
+    (folder / "notes.txt").touch()
+    assert tool(*command, "--overwrite") == 0
+    names = {path.name for path in folder.iterdir() if path.name.endswith(".pth")}
+    best = (folder / "best.pth").resolve().name
+    assert names == {trained.checkpoint.name, "last.pth", "best.pth", best}
+    assert (folder / "notes.txt").is_file()
+    assert (folder / trained.config.name).is_file()
+    assert len(list(folder.glob("*/*.log"))) == 1
+    assert load_checkpoint(folder / "last.pth")["meta"]["seed"] == 1
+
+
+@pytest.mark.parametrize("trained", ["segmentor"], indirect=True)
+def test_what_cannot_start_overwrites_nothing(earlier, failure):
+    folder, command = earlier
+    before = files(folder)
+    weights = folder.parent / "bad.pth"
+    weights.write_bytes(b"no checkpoint")
+    option = ["--overwrite", "--cfg-options", f"load_from={weights}"]
+    assert "bad.pth" in failure(*[w for w in command if w != "--from-scratch"], *option)
+    after = files(folder)
+    assert before.items() <= after.items()
+
+
+@pytest.mark.parametrize("trained", ["segmentor"], indirect=True)
+def test_a_finished_run_says_so(earlier, tool, capfd):
+    folder, command = earlier
+    assert tool(*command, "--resume") == 0
+    path = folder / "iter_4.pth"
+    expected = f"continuing from {path}: 4 of 4 iterations are done, the training is complete"
+    assert expected in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("trained", ["segmentor"], indirect=True)
+def test_a_checkpoint_of_elsewhere_is_continued_in_a_new_folder(earlier, tool, trained, tmp_path):
+    folder, command = earlier
+    before = files(folder)
+    longer = ["--cfg-options", "train_cfg.max_iters=5", "train_cfg.val_interval=9"]
+    assert tool(*command, "--resume", trained.checkpoint, *longer) == 0
+    assert files(folder) == before
+    second = tmp_path / "run_2"
+    assert (second / "last.pth").resolve().name == "iter_5.pth"
+    assert (second / trained.config.name).is_file()
+
+
+def test_a_work_dir_is_tested_by_its_best_checkpoint(trained, tool, failure, tmp_path, capfd):
+    flags = ["--data-root", trained.data_root, "--work-dir", tmp_path / "test"]
+    assert tool("test", trained.config, trained.work_dir, *flags) == 0
+    assert f"Weights from {trained.work_dir / 'best.pth'}" in capfd.readouterr().out
+    assert "no best.pth or last.pth" in failure("test", trained.config, tmp_path, *flags)
+
+
+@HOOKS.register_module(force=True)
+class CtrlC(Hook):
+    """Sends Ctrl-C when a checkpoint is being saved."""
+
+    def before_save_checkpoint(self, runner, checkpoint):
+        if runner.iter == 1:
+            signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.parametrize("trained", ["segmentor"], indirect=True)
+def test_ctrl_c_while_a_checkpoint_is_saved(trained, tool, tmp_path, capfd):
+    config = tmp_path / "config.py"
+    config.write_text(f"_base_ = [{str(trained.config)!r}]\ncustom_hooks = [dict(type='CtrlC')]\n")
+    command = ["train", config, "--data-root", trained.data_root, "--work-dir", tmp_path / "w"]
+    assert tool(*command, "--from-scratch", "--save-every", 2) == 130
+    err = capfd.readouterr().err
+    path, how = tmp_path / "w" / "iter_2.pth", f"--work-dir {tmp_path / 'w'} --resume continues"
+    assert err.splitlines() == [
+        "",
+        "stopping after this step, and saving: Ctrl-C again ends at once",
+        f"stopped by Ctrl-C after iteration 2, saved as {path}: {how}",
+    ]
+    assert load_checkpoint(path)["meta"]["iter"] == 2
