@@ -38,3 +38,9 @@ class StoppedError(UserError):
     def __init__(self, message: str, signal: int) -> None:
         super().__init__(message)
         self.status = 128 + signal
+
+
+def reason_of(error: Exception) -> str:
+    """An error in one line."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"

@@ -22,8 +22,8 @@ from typing import Any
 from swin_dense_cli.parsing import OneLineParser, add_config_options, run_command
 
 RECORDS = Path("docs/benchmarks")
-BASELINES = "mmdet,timm,hf,torchvision"
 DTYPES = ("fp32", "fp16", "bf16")
+AGAINST = "libraries, with commas; '' for none"
 PARTS = "backbone,step"
 GPUS = "sm_80, sm_86, sm_89, sm_90, sm_100, sm_120"
 
@@ -62,9 +62,9 @@ def _add_backbone(commands: Any) -> None:
     scaling = commands.add_parser("scaling", help="time against pixels")
     scaling.add_argument("--sizes", metavar="S,S,...", type=_sides, help="sides of square images")
     scaling.add_argument("--phases", default="forward", help="forward, training or both: a,b")
-    for one, against in ((backbone, BASELINES), (scaling, "mmdet")):
+    for one, against in ((backbone, None), (scaling, "mmdet")):
         one.add_argument("--arch", default="tiny", help="tiny, small, base, large, v2_tiny, ...")
-        one.add_argument("--against", default=against, help="libraries, with commas; '' for none")
+        one.add_argument("--against", default=against, help=AGAINST)
         one.add_argument("--cuda-graphs", action="store_true", help="ours runs forward as a graph")
         one.add_argument("--compile", action="store_true", help="all of them by torch.compile")
         one.add_argument("--attn-impl", default="auto", help="of ours")
@@ -122,7 +122,7 @@ def _add_kernels_and_passes(commands: Any) -> None:
     passes = commands.add_parser("passes", help="kernels and bytes, counted without a GPU")
     passes.add_argument("--arch", default="tiny", help="tiny, small, base or large")
     passes.add_argument("--attn-impl", default="sdpa,triton", help="of ours: a,b")
-    passes.add_argument("--against", default="mmdet", help="library; '' for none")
+    passes.add_argument("--against", default="mmdet", help=AGAINST)
     passes.add_argument("--list", action="store_true", help="every operator too")
     _add_setting(passes, "window_size", "size", "batch", "dtype")
     passes.set_defaults(size="800x1344", batch=16, dtype="bf16")

@@ -12,7 +12,7 @@ from swin_dense_cli.parsing import OneLineParser
 COMMANDS = {
     "train": ("train", "train a detector or a segmentor"),
     "test": ("test", "test a checkpoint"),
-    "predict": ("predict", "predict on images"),
+    "predict": ("predict", "predict on images and videos"),
     "reproduce": ("reproduce", "count and test the paper's rows"),
     "benchmark": ("benchmark", "measure speed and memory"),
     "convert": ("convert_checkpoint", "convert weights between layouts"),

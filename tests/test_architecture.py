@@ -26,6 +26,7 @@ ROOMS = (
     "datasets",
     "evaluation",
     "engine",
+    "reports",
     "analysis",
     "benchmarks",
     "commands",

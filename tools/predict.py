@@ -1,4 +1,4 @@
-"""Predicts on an image or a folder: pictures of the predictions, and predictions.json."""
+"""Predicts on images and videos: pictures of the predictions, and predictions.json."""
 
 import sys
 

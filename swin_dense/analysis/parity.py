@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from swin_dense.analysis.building import randomize_parameters, without_initialization
 from swin_dense.checkpoints.layouts.base import INDEX
-from swin_dense.errors import UserError
+from swin_dense.errors import UserError, reason_of
 from swin_dense.registry import MODELS
 
 STOCK = "SwinTransformer"
@@ -111,9 +111,10 @@ def build_backbone(cfg: Config) -> nn.Module:
     if arguments["type"] == STOCK_V2:
         try:
             import_module("mmpretrain.models")
-        except ImportError as error:
+        except Exception as error:  # with transformers 4.57 a TypeError
             raise UserError(
-                f"{STOCK_V2} cannot be imported ({error}): install mmpretrain to compare with it"
+                f"{STOCK_V2} cannot be imported ({reason_of(error)}): to compare with it, install "
+                "mmpretrain and a transformers that it works with, such as 4.49"
             ) from error
     with DefaultScope.overwrite_default_scope(scope), without_initialization():
         return MODELS.build(arguments)

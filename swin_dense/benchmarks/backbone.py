@@ -16,7 +16,6 @@ from swin_dense.benchmarks.baselines import (
     build_ours,
     check_agreement,
     check_baselines,
-    reason_of,
 )
 from swin_dense.benchmarks.measurement import (
     DTYPES,
@@ -31,6 +30,7 @@ from swin_dense.benchmarks.measurement import (
     measure_rates,
     training_costs,
 )
+from swin_dense.errors import reason_of
 
 PHASES = ("forward", "training")
 SIDES = {"cuda": (512, 768, 1024, 1280, 1536, 1792, 2048), "cpu": (256, 384, 512, 640, 768)}

@@ -17,7 +17,7 @@ from swin_dense.backbones import SwinTransformer, SwinTransformerV2
 from swin_dense.backbones.swin_args import ARCHS
 from swin_dense.benchmarks.measurement import Run
 from swin_dense.checkpoints import convert
-from swin_dense.errors import UserError
+from swin_dense.errors import UserError, reason_of
 from swin_dense.ops.dispatch import AttnImpl
 
 OURS, OURS_FP32 = "ours", "ours fp32"
@@ -27,6 +27,7 @@ _STAGES = 4
 TOLERANCES = {"fp32": 1e-4, "fp16": 2e-2, "bf16": 1e-1}
 # Its classes are the dense prediction code itself, so it has to agree at every size.
 _SAME_AT_EVERY_SIZE = ("mmdet", "mmpretrain")
+_ONLY_VERSION = {"mmdet": 1, "timm": 1, "mmpretrain": 2}  # of Swin; the others have both
 _V2 = "v2_"  # before the names of Swin V2's sizes, which are the first version's
 
 
@@ -157,26 +158,18 @@ def _sizes_v2(spec: Spec) -> dict[str, Any]:
 
 
 def _mmpretrain(spec: Spec, state: dict[str, Tensor]) -> nn.Module:
-    _expect_version("mmpretrain", spec, 2)
     model = import_module("mmpretrain.models").SwinTransformerV2(**_sizes_v2(spec))
     # What it lacks then are buffers, which follow from sizes.
     return _loaded(model, state)
 
 
-def _expect_version(name: str, spec: Spec, version: int) -> None:
-    if spec.version != version:
-        raise UserError(f"{name} is not compared with Swin V{spec.version}: leave it out")
-
-
 def _mmdet(spec: Spec, state: dict[str, Tensor]) -> nn.Module:
-    _expect_version("mmdet", spec, 1)
     model = import_module("mmdet.models").SwinTransformer(**_sizes(spec))
     model.load_state_dict(state)
     return model
 
 
 def _timm(spec: Spec, state: dict[str, Tensor]) -> nn.Module:
-    _expect_version("timm", spec, 1)
     if -(-min(spec.size) // 32) < spec.window_size:  # where timm takes smaller windows
         raise UserError(
             f"timm needs images of more than {32 * (spec.window_size - 1)} pixels for windows of "
@@ -271,16 +264,21 @@ BASELINES: dict[str, tuple[Callable[[Spec, dict[str, Tensor]], nn.Module], str]]
 }
 
 
-def parse_baselines(text: str) -> list[str]:
-    """The baselines of a comma-separated list.
+def parse_baselines(text: str | None, spec: Spec) -> list[str]:
+    """The baselines of a comma-separated list; with None all that have this version of Swin.
 
     Raises:
-        UserError: one of them is unknown.
+        UserError: one of them is unknown, or does not have this version.
     """
+    others = {name for name, one in _ONLY_VERSION.items() if one != spec.version}
+    if text is None:
+        return [name for name in BASELINES if name not in others]
     names = [name.strip() for name in text.split(",") if name.strip()]
     if unknown := [name for name in names if name not in BASELINES]:
         known = ", ".join(BASELINES)
         raise UserError(f"unknown baseline {unknown[0]!r} in --against: choose from {known}")
+    if unfit := [name for name in names if name in others]:
+        raise UserError(f"{unfit[0]} is not compared with Swin V{spec.version}: leave it out")
     return list(dict.fromkeys(names))
 
 
@@ -326,12 +324,6 @@ def check_baselines(
         except Exception as error:  # whatever another library's version of today raises
             failed[name] = reason_of(error)
     return found, failed
-
-
-def reason_of(error: Exception) -> str:
-    """An error in one line."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
 
 
 def check_agreement(spec: Spec, names: Collection[str], run: Run) -> dict[str, dict[str, Any]]:

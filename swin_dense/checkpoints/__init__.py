@@ -5,6 +5,7 @@ from swin_dense.checkpoints.conversion import convert
 from swin_dense.checkpoints.files import (
     cached_path,
     check_weights,
+    download,
     load_checkpoint,
     local_file,
     weights_of,
@@ -28,6 +29,7 @@ __all__ = [
     "convert",
     "convert_checkpoint",
     "dataset_meta",
+    "download",
     "find_backbone",
     "load_backbone",
     "load_checkpoint",

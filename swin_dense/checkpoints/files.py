@@ -72,15 +72,27 @@ def local_file(location: str, otherwise: str = "", folder: str | None = None) ->
     path = cached_path(location) if folder is None else Path(folder, cached_path(location).name)
     if not path.is_file():
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            torch.hub.download_url_to_file(location, str(path), progress=False)
-        except Exception as error:  # urllib, ssl, sockets and disks raise different types
-            reason = " ".join(str(getattr(error, "reason", None) or error).split())
+            download(location, path)
+        except OSError as error:
             raise UserError(
-                f"cannot download weights ({reason or type(error).__name__}): download {location} "
-                f"elsewhere and put it at {path}{otherwise}"
+                f"cannot download weights ({error}): download {location} elsewhere and put it at "
+                f"{path}{otherwise}"
             ) from error
     return path
+
+
+def download(url: str, path: Path) -> None:
+    """Downloads a file of the web; at ``path`` there is all of it, or none.
+
+    Raises:
+        OSError: it cannot be downloaded; the message says why, in one line.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(url, str(path), progress=False)
+    except Exception as error:  # urllib, ssl, sockets and disks raise different types
+        reason = " ".join(str(getattr(error, "reason", None) or error).split())
+        raise OSError(reason or type(error).__name__) from error
 
 
 def load_checkpoint(

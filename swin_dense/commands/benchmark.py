@@ -231,7 +231,7 @@ def _passes(args: Namespace, device: torch.device) -> dict[str, Any]:
         Spec.of_arch(args.arch, args.window_size, parse_size(args.size), attn_impl=impl)
         for impl in impls
     ]
-    versions, missing = installed(parse_baselines(args.against))
+    versions, missing = installed(parse_baselines(args.against, specs[0]))
     with console().status("counting"):
         record = measure_passes(PassesRun(specs[0], impls, versions, args.batch, args.dtype))
     record["settings"]["arch"] = args.arch
@@ -260,7 +260,7 @@ def _options(args: Namespace) -> str:
 def _spec(args: Namespace, size: tuple[int, int]) -> tuple[Spec, dict[str, str], list[str]]:
     """The model, versions of the baselines, and the names of those that are not installed."""
     spec = _our_spec(args, args.arch, size, cuda_graphs=int(args.cuda_graphs), compile=args.compile)
-    versions, missing = installed(parse_baselines(args.against))
+    versions, missing = installed(parse_baselines(args.against, spec))
     for name in missing:
         notify_user(f"{name} is not installed: skipped")
     return spec, versions, missing

@@ -68,6 +68,10 @@ class _CocoFiles(dict[tuple[Path, bool], CocoFile]):
 
     def __missing__(self, key: tuple[Path, bool]) -> CocoFile:
         self[key] = read_coco(*key)
+        for missing in self[key].incomplete.values():
+            raise self[key].error(
+                f"{missing}: COCO format requires it; own_data and tools/convert_data.py fill it in"
+            )
         return self[key]
 
 
@@ -142,7 +146,7 @@ def _check_evaluator(
     if file.without_iscrowd:
         raise file.error(
             f"{file.without_iscrowd} annotations lack iscrowd, which COCO evaluation needs: add "
-            '"iscrowd": 0 to each'
+            '"iscrowd": 0 to each, or use own_data or tools/convert_data.py, which do'
         )
     if file.has_id_zero and metric["type"] != "swin_dense.CocoMetric":
         raise file.error(

@@ -36,6 +36,9 @@ class CocoFile:
         fragments: ids of annotations with polygons of less than three points beside whole ones.
         without_iscrowd: number of annotations without that key, which evaluation needs.
         has_id_zero: whether an annotation has the id 0, which evaluations take for "no match".
+        incomplete: what is missing that can be found out, ``"area"`` or ``"size"``, and where.
+        supercategories: names of groups of categories.
+        count: number of annotations.
         warnings: a line for each kind of annotation that will be skipped.
     """
 
@@ -49,6 +52,9 @@ class CocoFile:
     fragments: list = field(default_factory=list)
     without_iscrowd: int = 0
     has_id_zero: bool = False
+    incomplete: dict[str, str] = field(default_factory=dict)
+    supercategories: set[str] = field(default_factory=set)
+    count: int = 0
     warnings: list[str] = field(default_factory=list)
 
     def ids_of(self, classes: Sequence[str]) -> list[int]:
@@ -141,6 +147,7 @@ def _read_categories(file: CocoFile, categories: list[dict]) -> None:
                 "be unique"
             )
         file.categories[category["id"]] = category["name"]
+        file.supercategories.add(str(category.get("supercategory")))
 
 
 def _read_images(file: CocoFile, images: list[dict]) -> dict[Any, tuple[float, float]]:
@@ -148,6 +155,10 @@ def _read_images(file: CocoFile, images: list[dict]) -> dict[Any, tuple[float, f
     sizes: dict[Any, tuple[float, float]] = {}
     types = {"id": _ID, "file_name": str, "width": _NUMBER, "height": _NUMBER}
     for index, image in enumerate(images):
+        for side in ("width", "height"):
+            if image.get(side) is None:
+                file.incomplete.setdefault("size", f"{side} of images[{index}] is missing")
+                image[side] = _HIGHEST - 1  # nothing is outside of it
         _require(file, "images", index, image, types)
         if image["id"] in sizes:
             raise file.error(f"two images have id {image['id']!r}: ids must be unique")
@@ -168,6 +179,9 @@ def _read_annotations(file: CocoFile, annotations: list[dict], sizes: dict) -> N
     ids: set = set()
     skipped: dict[str, list] = {}
     for index, annotation in enumerate(annotations):
+        if annotation.get("area") is None:
+            file.incomplete.setdefault("area", f"area of annotations[{index}] is missing")
+            annotation["area"] = 1
         _require(file, "annotations", index, annotation, types)
         if annotation["id"] in ids:
             raise file.error(f"two annotations have id {annotation['id']!r}: ids must be unique")
@@ -182,7 +196,7 @@ def _read_annotations(file: CocoFile, annotations: list[dict], sizes: dict) -> N
         elif not annotation.get("iscrowd") and not annotation.get("ignore"):
             short_side = int(min(sizes[annotation["image_id"]]))
             file.usable[category] = max(file.usable.get(category, 0), short_side)
-    file.has_id_zero = 0 in ids
+    file.has_id_zero, file.count = 0 in ids, len(annotations)
     for reason, which in skipped.items():
         file.warnings.append(
             f"{file.path}: {len(which)} of {len(annotations)} annotations will be skipped: they "

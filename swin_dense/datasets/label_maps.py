@@ -51,7 +51,8 @@ def check_label_maps(
     for folder in (img_dir, seg_dir):
         if not folder.is_dir():
             raise UserError(f"no folder {folder}: put the data there, or correct data_prefix")
-    img_suffix = config_tree.dataset_option(cfg, dataset, "img_suffix") or ".jpg"
+    img_suffix = config_tree.dataset_option(cfg, dataset, "img_suffix")
+    img_suffix = ".jpg" if img_suffix is None else img_suffix  # empty where files are listed
     seg_suffix = config_tree.dataset_option(cfg, dataset, "seg_map_suffix") or ".png"
     stems = _stems(dataset, img_dir, img_suffix)
     if not stems:

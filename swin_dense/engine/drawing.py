@@ -5,7 +5,7 @@ colour and draw on the first process only; hence these functions on OpenCV.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,9 @@ def draw_detections(
     classes: Sequence[str],
     masks: NDArray | None = None,
 ) -> Image:
-    """Draws boxes with class name and score, and masks, one colour each, on a copy of the image.
+    """Draws boxes with class name and score, and masks, in their class's colour, on a copy.
+
+    A name that finds no place near its box where it hides no other one is left out.
 
     Args:
         image: (H, W, 3) BGR, as is the result.
@@ -47,16 +49,18 @@ def draw_detections(
     corners = np.rint(boxes).astype(int).tolist()
     # The highest score last, on top of the others; all masks below all boxes below all names.
     order = range(len(boxes)) if scores is None else np.argsort(scores).tolist()
+    colours = [class_colour(int(label)) for label in labels]
     for i in order:
         if masks is not None and masks[i].any():
-            _blend_mask(canvas, np.asarray(masks[i], dtype=bool), _colour(i), thickness)
+            _blend_mask(canvas, np.asarray(masks[i], dtype=bool), colours[i], thickness)
     for i in order:
         left, top, right, bottom = corners[i]
-        cv2.rectangle(canvas, (left, top), (right, bottom), _colour(i), thickness, cv2.LINE_AA)
-    for i in order:
+        cv2.rectangle(canvas, (left, top), (right, bottom), colours[i], thickness, cv2.LINE_AA)
+    plates = _Plates(canvas)
+    for i in reversed(order):  # the highest score chooses first
         score = "" if scores is None else f" {scores[i]:.2f}"
         text = class_name(classes, int(labels[i])) + score
-        _write_label(canvas, text, corners[i][:2], _colour(i))
+        plates.write(text, _around_box(corners[i], *plates.size(text)), colours[i])
     return canvas
 
 
@@ -80,12 +84,16 @@ def draw_segmentation(
     for label in np.unique(label_map).tolist():
         if label < len(classes):
             region = label_map == label
-            colour = _colour(label, palette)
+            colour = class_colour(label, palette)
             canvas[region] = _blend(canvas[region], colour, opacity)
             places.append((label, colour, *_largest_disc(region)))
-    for label, colour, centre, radius in places:
+    plates = _Plates(canvas)
+    for label, colour, (x, y), radius in sorted(places, key=lambda place: -place[3]):
         if radius > 2 * line_width(image):  # a name on a sliver would hide its neighbours
-            _write_label(canvas, class_name(classes, label), centre, colour, centred=True)
+            text = class_name(classes, label)
+            width, height = plates.size(text)
+            left, top = x - width // 2, y - height // 2
+            plates.write(text, [(left, top), (left, y), (left, y - height)], colour)
     return canvas
 
 
@@ -155,11 +163,12 @@ class DrawHook(Hook):
             except UnreadableImageError as error:
                 runner.logger.warning(f"no picture of {path}: {error}")
                 continue
-            panels = [draw_sample(image, sample, meta, self.score_thr)]
+            picture = draw_sample(image, sample, meta, self.score_thr)
             if "gt_sem_seg" in sample or "bboxes" in sample.get("gt_instances", ()):
-                panels.insert(0, draw_sample(image, sample, meta, truth=True))
+                truth = draw_sample(image, sample, meta, truth=True)
+                picture = side_by_side({"ground truth": truth, "prediction": picture})
             place = place_of(path, runner.test_dataloader.dataset)
-            write_image(self.out_dir / place.with_name(picture_name(path)), np.hstack(panels))
+            write_image(self.out_dir / place.with_name(picture_name(path)), picture)
 
 
 def place_of(image: Path, dataset: Any) -> Path:
@@ -193,14 +202,35 @@ def line_width(image: Image) -> int:
     return max(1, round(min(image.shape[:2]) / 350))
 
 
-def _colour(index: int, palette: Any = None) -> Colour:
-    """The BGR colour of a class of an RGB palette; without one, hues that are far apart."""
-    if palette is not None and not isinstance(palette, str) and index < len(palette):
-        red, green, blue = (int(v) for v in palette[index])
+def class_colour(label: int, palette: Any = None) -> Colour:
+    """The BGR colour of a class, the same in all pictures.
+
+    It is that of an RGB palette; without one, hues are far apart, and every seven classes change
+    in brightness.
+    """
+    if palette is not None and not isinstance(palette, str) and label < len(palette):
+        red, green, blue = (int(v) for v in palette[label])
     else:
-        hsv = np.array([[[int(179 * (0.05 + index * _GOLDEN) % 179), 210, 245]]], np.uint8)
+        value = (245, 190, 135)[label // 7 % 3]
+        hsv = np.array([[[int(179 * (0.05 + label * _GOLDEN) % 179), 210, value]]], np.uint8)
         red, green, blue = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)[0, 0].tolist()
     return blue, green, red
+
+
+def side_by_side(panels: Mapping[str, Image]) -> Image:
+    """Pictures of one height in a row, each below its title, with a line between them."""
+    columns: list[Image] = []
+    for title, panel in panels.items():
+        (_, text_height), below, scale, stroke = _text_size(panel, title)
+        strip = np.full((text_height + below + 8, panel.shape[1], 3), 255, np.uint8)
+        cv2.putText(
+            strip, title, (4, text_height + 4), _FONT, scale, (60, 50, 40), stroke, cv2.LINE_AA
+        )
+        column = np.vstack([strip, panel])
+        if columns:
+            column[:, : line_width(panel) + 1] = 255
+        columns.append(column)
+    return np.hstack(columns)
 
 
 def _blend(pixels: Image, colour: Colour, opacity: float) -> Image:
@@ -220,22 +250,57 @@ def _largest_disc(region: NDArray) -> tuple[tuple[int, int], float]:
     return (x - 1, y - 1), radius
 
 
-def _write_label(
-    canvas: Image, text: str, at: Sequence[int], colour: Colour, centred: bool = False
-) -> None:
-    """Writes text on a coloured plate at its bottom left corner, or centre, within the image."""
-    height, width = canvas.shape[:2]
-    scale = float(np.clip(min(height, width) / 1150, 0.35, 1.2))
+def _text_size(image: Image, text: str) -> tuple[tuple[int, int], int, float, int]:
+    """Width and height of a text above its line and what is below that; font scale and stroke."""
+    scale = float(np.clip(min(image.shape[:2]) / 1150, 0.35, 1.2))
     stroke = 1 if scale < 0.8 else 2
-    (text_width, text_height), below = cv2.getTextSize(text, _FONT, scale, stroke)
-    box_width, box_height = text_width + 4, text_height + below + 2
-    x, y = at[0], at[1] - box_height
-    if centred:
-        x, y = at[0] - box_width // 2, at[1] - box_height // 2
-    x, y = max(0, min(x, width - box_width)), max(0, min(y, height - box_height))
-    cv2.rectangle(canvas, (x, y), (x + box_width, y + box_height), colour, cv2.FILLED)
-    blue, green, red = colour
-    is_bright = 0.114 * blue + 0.587 * green + 0.299 * red > 140
-    ink = (0, 0, 0) if is_bright else (255, 255, 255)
-    origin = (x + 2, y + text_height + 1)
-    cv2.putText(canvas, text, origin, _FONT, scale, ink, stroke, cv2.LINE_AA)
+    (width, height), below = cv2.getTextSize(text, _FONT, scale, stroke)
+    return (width, height), below, scale, stroke
+
+
+class _Plates:
+    """Writes names on coloured plates within a picture, none over another."""
+
+    def __init__(self, canvas: Image) -> None:
+        self._canvas = canvas
+        self._taken: list[tuple[int, int, int, int]] = []
+
+    def size(self, text: str) -> tuple[int, int]:
+        """Width and height of the plate of a text."""
+        (width, height), below, *_ = _text_size(self._canvas, text)
+        return width + 4, height + below + 2
+
+    def write(self, text: str, places: Iterable[tuple[int, int]], colour: Colour) -> None:
+        """Writes it with its upper left corner at the first place that is free, if there is one."""
+        width, height = self.size(text)
+        for x, y in places:
+            x = max(0, min(x, self._canvas.shape[1] - width))
+            y = max(0, min(y, self._canvas.shape[0] - height))
+            if not any(
+                x < right and left < x + width and y < bottom and top < y + height
+                for left, top, right, bottom in self._taken
+            ):
+                self._taken.append((x, y, x + width, y + height))
+                self._draw(text, x, y, colour)
+                return
+
+    def _draw(self, text: str, x: int, y: int, colour: Colour) -> None:
+        width, height = self.size(text)
+        (_, text_height), _, scale, stroke = _text_size(self._canvas, text)
+        cv2.rectangle(self._canvas, (x, y), (x + width, y + height), colour, cv2.FILLED)
+        blue, green, red = colour
+        is_bright = 0.114 * blue + 0.587 * green + 0.299 * red > 140
+        ink = (0, 0, 0) if is_bright else (255, 255, 255)
+        origin = (x + 2, y + text_height + 1)
+        cv2.putText(self._canvas, text, origin, _FONT, scale, ink, stroke, cv2.LINE_AA)
+
+
+def _around_box(corners: Sequence[int], width: int, height: int) -> Iterator[tuple[int, int]]:
+    """Places for the plate of a box, the best first: above it, in its corners, below, its sides."""
+    left, top, right, bottom = corners
+    for x in (left, right - width):
+        yield from ((x, top - height), (x, top))
+    for x in (left, right - width):
+        yield from ((x, bottom), (x, bottom - height))
+    for y in range(top + height, bottom - height, height):
+        yield from ((left, y), (right - width, y))

@@ -1,8 +1,10 @@
-"""Reading images of any kind, and finding the images of a folder."""
+"""Reading images of any kind, and writing them."""
 
+import contextlib
 import io
 import os
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -11,26 +13,28 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from swin_dense.datasets.image_files import UnreadableImageError, check_bytes
-from swin_dense.errors import UserError
 from swin_dense.files import replace_file
 
 
-def find_images(path: str | Path) -> list[Path]:
-    """The image itself, or all images of a folder (not of the folders within it), by name.
+@contextlib.contextmanager
+def quiet_decoders() -> Iterator[None]:
+    """Keeps the messages of OpenCV's decoders (libpng, libjpeg, FFmpeg) off the terminal.
 
-    Raises:
-        UserError: there is nothing at ``path``, or a folder without images.
+    They write to the file descriptor of stderr, which is that of the whole process.
     """
-    path = Path(path)
-    if path.is_file():
-        return [path]
-    if not path.is_dir():
-        raise UserError(f"no such image or folder: {path}")
-    suffixes = set(Image.registered_extensions())
-    found = sorted(p for p in path.iterdir() if p.is_file() and p.suffix.lower() in suffixes)
-    if not found:
-        raise UserError(f"no images in {path}: expected .jpg, .png or another image format")
-    return found
+    try:
+        kept = os.dup(2)
+    except OSError:  # it is closed
+        yield
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def read_image(path: str | Path) -> NDArray[np.uint8]:
@@ -55,7 +59,12 @@ def read_image(path: str | Path) -> NDArray[np.uint8]:
         return np.asarray(decoded, dtype=np.uint8)
     if checked is None:
         raise UnreadableImageError("not an image, or of an unknown format")
-    image = ImageOps.exif_transpose(checked)
+    return pixels_of(checked)
+
+
+def pixels_of(image: Image.Image) -> NDArray[np.uint8]:
+    """The pixels of an image of Pillow: (H, W, 3) BGR, 8 bits, turned by its EXIF tag."""
+    image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):  # 16 bits: keep the upper 8, as OpenCV does
         image = Image.fromarray((np.asarray(image) // 256).clip(0, 255).astype(np.uint8))
     return np.ascontiguousarray(np.asarray(image.convert("RGB"))[..., ::-1])

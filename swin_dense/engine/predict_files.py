@@ -1,105 +1,126 @@
-"""Predicting on a user's images: a picture for each, and everything in one JSON file."""
+"""Predicting on a user's images and videos: pictures, and everything in JSON."""
 
 import os
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pycocotools import mask as coco_mask
-from rich.progress import track
+from rich.progress import Progress
 
-from swin_dense.engine.drawing import class_name, draw_sample
-from swin_dense.engine.images import UnreadableImageError, find_images, read_image, write_image
+from swin_dense.datasets.coco_file import read_coco
+from swin_dense.engine.coco_results import CocoResults, rle
+from swin_dense.engine.drawing import class_name
+from swin_dense.engine.images import (
+    UnreadableImageError,
+    quiet_decoders,
+    read_image,
+    write_image,
+)
+from swin_dense.engine.inputs import Inputs, Skipped, Source, find_inputs
 from swin_dense.engine.launch import choose_device
 from swin_dense.engine.paths import checkpoint_file, make_output_dir, output_errors
+from swin_dense.engine.prediction import Prediction, draw_prediction, from_sample
 from swin_dense.engine.predictor import Predictor
 from swin_dense.engine.terminal.console import console, notify_user, quiet_terminal
+from swin_dense.engine.video import VideoReader, replace_video
 from swin_dense.errors import UserError
 from swin_dense.files import write_json
+
+FORMATS = ("json", "coco")
+_SCORE_THR = 0.3
 
 
 def predict(
     config: str | Path,
     checkpoint: str | Path,
-    images: str | Path,
+    images: Inputs,
     out: str | Path,
     *,
     device: str = "auto",
-    score_thr: float = 0.3,
+    score_thr: float | None = None,
     batch_size: int = 1,
     cfg_options: Mapping[str, Any] | None = None,
+    format: str = "json",
+    ann_file: str | Path | None = None,
 ) -> dict[str, Any]:
-    """Predicts on an image or a folder of images, as ``tools/predict.py`` does.
+    """Predicts on images and videos, as ``tools/predict.py`` does.
 
-    Written to ``out``: a picture for each image, under its name; ``predictions.json``; for
-    segmentation, ``label_maps/*.png`` whose pixels are class indices (0: the first class).
+    Written to ``out``: a picture or a video for each, under its name; ``predictions.json``; for
+    segmentation, ``label_maps/*.png`` whose pixels are class indices (0: the first class), of
+    images alone. In COCO's format, ``predictions.json`` is a list of results and ``images.json``
+    has the images and categories, with their ids.
 
     Args:
         config, checkpoint, device, cfg_options: as of :func:`~swin_dense.engine.test.evaluate`.
-        images: an image, or a folder of them.
+        images: one or several of what :func:`~swin_dense.engine.inputs.find_inputs` takes.
         out: folder for the results.
-        score_thr: detections below this score are dropped.
+        score_thr: detections below this score are dropped. By default 0.3; COCO's format then has
+            all of them, as evaluations need, and only the pictures those from 0.3 on.
         batch_size: images that go through the model together.
+        format: of the detections in ``predictions.json``: 'json' (docs/prediction.md) or 'coco'.
+        ann_file: for 'coco', the annotation file with the ids of the images and categories.
 
     Returns:
-        What ``predictions.json`` holds. ``images`` has an entry for each image that could be read;
-        ``skipped`` names the others, with the reason.
+        What ``predictions.json`` holds in the format 'json'. ``images`` and ``videos`` have an
+        entry for each that could be read; ``skipped`` names the others, with the reason, and
+        ``other_files`` what is neither.
 
     Raises:
         UserError: something that was given is missing or does not fit, or no image can be read.
     """
-    with quiet_terminal(), output_errors({"--out": out}):
+    with (
+        quiet_terminal(),
+        output_errors({"--out": out}),
+        tempfile.TemporaryDirectory() as downloads,
+    ):
         checkpoint = checkpoint_file(checkpoint)
-        paths, out = find_images(images), Path(out)
-        if out.resolve() == paths[0].parent.resolve():
-            raise UserError(f"--out {out} is where the images are: pictures would replace them")
-        if out.exists() and not out.is_dir():
-            raise UserError(f"--out {out} is a file: give a folder")
+        (sources, others), out = find_inputs(images), Path(out)
+        _check_arguments(out, sources, format, ann_file)
         predictor = Predictor(config, checkpoint, choose_device(device), cfg_options)
+        coco = _coco_results(predictor, config, ann_file) if format == "coco" else None
         make_output_dir(out, "--out")
-        files = _FilePredictor(out, predictor, score_thr)
-        size = max(batch_size, 1)
-        for start in track(range(0, len(paths), size), "predict", console=console()):
-            files.predict(paths[start : start + size])
-        if not files.entries:
-            file, reason = next(iter(files.skipped.items()))
-            raise UserError(f"none of {len(paths)} images can be read; {file}: {reason}")
-        document = {
-            "config": str(config),
-            "checkpoint": str(checkpoint),
-            "task": "segmentation" if predictor.is_segmentation else "detection",
-            "classes": list(predictor.classes),
-            "images": files.entries,
-            "skipped": [{"file": file, "reason": reason} for file, reason in files.skipped.items()],
-        }
-        write_json(out / "predictions.json", document)
-        notify_user(f"{len(files.entries)} pictures and predictions.json: {out}")
+        files = _FilePredictor(out, Path(downloads), predictor, score_thr, coco)
+        files.predict_all(sources, max(batch_size, 1))
+        document = {"config": str(config), "checkpoint": str(checkpoint), **files.document()}
+        document["other_files"] = [_skip_entry(one) for one in others]
+        if coco is not None:
+            left_out = {name: document[name] for name in ("skipped", "other_files")}
+            write_json(out / "images.json", coco.images | left_out)
+        write_json(out / "predictions.json", document if coco is None else coco.results)
+        videos = f", {len(files.videos)} videos" if files.videos else ""
+        notify_user(f"{len(files.images)} pictures{videos} and predictions.json: {out}")
         return document
 
 
-def instance_entries(sample: Any, classes: Sequence[str], score_thr: float) -> list[dict[str, Any]]:
-    """The detections of a data sample as JSON entries, highest score first.
+# What the numbers of detections in the JSON are.
+_UNITS = {
+    "bbox_format": "xyxy: left, top, right, bottom",
+    "bbox_unit": "pixels of the image, from its top left corner",
+    "mask_format": "COCO's compressed run-length encoding",
+}
+
+
+def instance_entries(prediction: Prediction) -> list[dict[str, Any]]:
+    """The detections of an image as JSON entries, highest score first.
 
     Returns:
         For each: ``label`` (index), ``class`` (name), ``score``, ``bbox`` (left, top, right,
         bottom in pixels) and, if the model has masks, ``mask`` (COCO's compressed RLE).
     """
-    found = sample.pred_instances
-    found = found[found.scores >= score_thr].cpu()
     entries = []
-    for i in found.scores.argsort(descending=True).tolist():
-        label = int(found.labels[i])
+    for i, name in enumerate(prediction.names):
         entry = {
-            "label": label,
-            "class": class_name(classes, label),
-            "score": round(float(found.scores[i]), 4),
-            "bbox": [round(float(v), 2) for v in found.bboxes[i]],
+            "label": int(prediction.labels[i]),
+            "class": name,
+            "score": round(float(prediction.scores[i]), 4),
+            "bbox": [round(value, 2) for value in prediction.boxes[i].tolist()],
         }
-        if "masks" in found:
-            rle = coco_mask.encode(np.asfortranarray(found.masks[i].numpy().astype(np.uint8)))
-            entry["mask"] = {"size": rle["size"], "counts": rle["counts"].decode("ascii")}
+        if prediction.masks is not None:
+            entry["mask"] = rle(prediction.masks[i])
         entries.append(entry)
     return entries
 
@@ -127,50 +148,165 @@ def unique_name(name: str, taken: set[str]) -> str:
 
 
 class _FilePredictor:
-    """Writes a picture, and a segmentor's label map, of each image; collects the JSON entries."""
+    """Writes a picture or video, and a segmentor's label maps; collects the JSON entries."""
 
-    def __init__(self, out: Path, predictor: Predictor, score_thr: float) -> None:
-        self.out, self.predictor, self.score_thr = out, predictor, score_thr
-        self.entries: list[dict[str, Any]] = []
-        self.skipped: dict[str, str] = {}  # files that cannot be read, with the reason
+    def __init__(
+        self,
+        out: Path,
+        downloads: Path,
+        predictor: Predictor,
+        score_thr: float | None,
+        coco: CocoResults | None,
+    ) -> None:
+        self.out, self.downloads, self.predictor, self.coco = out, downloads, predictor, coco
+        self.drawn_thr = _SCORE_THR if score_thr is None else score_thr
+        self.score_thr = 0.0 if score_thr is None and coco is not None else self.drawn_thr
+        self.images: list[dict[str, Any]] = []
+        self.videos: list[dict[str, Any]] = []
+        self.skipped: list[Skipped] = []
         self._taken: set[str] = set()
 
-    def predict(self, paths: Sequence[Path]) -> None:
-        images = {}
-        for path in paths:
-            try:
-                image = read_image(path)
-                self.predictor.check_size(image)
-                images[path] = image
-            except UnreadableImageError as error:
-                self.skipped[path.name] = str(error)
-        packed = {}
-        for path, image in images.items():
-            try:
-                packed[path] = self.predictor.prepare(image)
-            except Exception as error:  # images of some pixels' width have none when resized
-                height, width = image.shape[:2]
-                reason = " ".join(str(error).split())
-                self.skipped[path.name] = f"cannot be resized from {width} x {height}: {reason}"
-        samples = self.predictor.predict_prepared(list(packed.values()))
-        for path, sample in zip(packed, samples, strict=True):
-            self._write(path, images[path], sample)
+    def predict_all(self, sources: Sequence[Source], size: int) -> None:
+        """Predicts on the images, in batches of a size, and on the videos, with progress bars."""
+        images = [source for source in sources if not source.is_video]
+        with Progress(console=console()) as progress:
+            if images:
+                for start in progress.track(range(0, len(images), size), description="predict"):
+                    self._predict_images(images[start : start + size])
+            for source in sources:
+                if source.is_video:
+                    try:
+                        self._predict_video(source, progress, size)
+                    except UnreadableImageError as error:
+                        self.skipped.append(Skipped(source.given, str(error)))
 
-    def _write(self, path: Path, image: NDArray[np.uint8], sample: Any) -> None:
+    def document(self) -> dict[str, Any]:
+        """What was found, for ``predictions.json``.
+
+        Raises:
+            UserError: no image or video could be read.
+        """
+        if not self.images and not self.videos:
+            first, number = self.skipped[0], len(self.skipped)
+            raise UserError(f"none of {number} images can be read; {_name(first)}: {first.reason}")
+        is_segmentation = self.predictor.is_segmentation
+        return {
+            "task": "segmentation" if is_segmentation else "detection",
+            "classes": list(self.predictor.classes),
+            **({} if is_segmentation else _UNITS),
+            "images": self.images,
+            "videos": self.videos,
+            "skipped": [_skip_entry(one) for one in self.skipped],
+        }
+
+    def _predict_images(self, sources: Sequence[Source]) -> None:
+        images, packed = {}, []
+        for source in sources:
+            try:
+                path = self._file(source)
+                with quiet_decoders():
+                    image = read_image(path)
+                packed.append(self.predictor.prepare(image))
+                images[source] = image
+            except UnreadableImageError as error:
+                self.skipped.append(Skipped(source.given, str(error)))
+        for source, prediction in zip(images, self._predict(images.values(), packed), strict=True):
+            self._write(source, prediction)
+
+    def _predict_video(self, source: Source, progress: Progress, size: int) -> None:
+        reader = VideoReader(self._file(source))
+        name = unique_name(f"{Path(source.name).stem}.mp4", self._taken)
+        entries: list[dict[str, Any]] = []
+        with replace_video(self.out / name, reader.rate) as writer:
+            frames = progress.track(reader, total=reader.length, description=source.name)
+            for batch in _batches(frames, size):
+                packed = [self.predictor.prepare(frame) for frame in batch]
+                for prediction in self._predict(batch, packed):
+                    number = len(entries)
+                    entries.append({"frame": number, **self._found(source, prediction, number)})
+                    writer.write(draw_prediction(prediction, self.drawn_thr))
+        if not entries:
+            raise UnreadableImageError("no frame of it can be read")
+        if reader.length is not None and len(entries) < reader.length:
+            reason = f"{len(entries)} of the {reader.length} frames that it tells of can be read"
+            self.skipped.append(Skipped(source.given, reason))
+        height, width = prediction.image.shape[:2]
+        size_and_rate = {"width": width, "height": height, "frames_per_second": reader.rate}
+        entry = {"file": source.name, "source": source.given, "video": name, **size_and_rate}
+        self.videos.append({**entry, "frames": entries})
+
+    def _file(self, source: Source) -> Path:
+        if self.coco is not None:
+            self.coco.check(source)
+        return source.local(self.downloads)
+
+    def _predict(
+        self, images: Iterable[NDArray[np.uint8]], packed: Sequence[dict[str, Any]]
+    ) -> Iterator[Prediction]:
+        samples = self.predictor.predict_prepared(packed)
+        for image, sample in zip(images, samples, strict=True):
+            yield from_sample(sample, image, self.predictor.meta, self.score_thr)
+
+    def _write(self, source: Source, prediction: Prediction) -> None:
+        path = Path(source.name)
         name = path.name if path.suffix.lower() in (".jpg", ".jpeg", ".png") else f"{path.stem}.png"
         picture = unique_name(name, self._taken)
-        drawn = draw_sample(image, sample, self.predictor.meta, self.score_thr)
-        write_image(self.out / picture, drawn)
-        height, width = image.shape[:2]
-        entry = {"file": path.name, "picture": picture, "width": width, "height": height}
-        classes = self.predictor.classes
-        if self.predictor.is_segmentation:
-            label_map = sample.pred_sem_seg.data.squeeze(0).cpu().numpy()
+        write_image(self.out / picture, draw_prediction(prediction, self.drawn_thr))
+        height, width = prediction.image.shape[:2]
+        size = {"width": width, "height": height}
+        entry = {"file": path.name, "source": source.given, "picture": picture, **size}
+        if prediction.label_map is not None:
             name = unique_name(f"label_maps/{path.stem}.png", self._taken)
-            depth = np.uint8 if len(classes) <= 256 else np.uint16
-            write_image(self.out / name, label_map.astype(depth))
+            write_image(self.out / name, prediction.label_map)
             entry["label_map"] = name
-            entry["areas"] = class_areas(label_map, classes)
-        else:
-            entry["instances"] = instance_entries(sample, classes, self.score_thr)
-        self.entries.append(entry)
+        self.images.append({**entry, **self._found(source, prediction)})
+
+    def _found(
+        self, source: Source, prediction: Prediction, frame: int | None = None
+    ) -> dict[str, Any]:
+        if self.coco is not None:
+            self.coco.add(source, prediction, frame)
+        if prediction.label_map is not None:
+            return {"areas": class_areas(prediction.label_map, prediction.classes)}
+        return {"instances": instance_entries(prediction)}
+
+
+def _batches(frames: Iterable[NDArray[np.uint8]], size: int) -> Iterator[list[NDArray[np.uint8]]]:
+    remaining = iter(frames)
+    while batch := list(islice(remaining, size)):
+        yield batch
+
+
+def _check_arguments(
+    out: Path, sources: Sequence[Source], format: str, ann_file: str | Path | None
+) -> None:
+    """Raises a UserError if the results would replace images, or flags do not fit each other."""
+    if any(out.resolve() == Path(s.given).parent.resolve() for s in sources if not s.is_url):
+        raise UserError(f"--out {out} is where the images are: pictures would replace them")
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out {out} is a file: give a folder")
+    if format not in FORMATS:
+        raise UserError(f"unknown format {format!r}: give {' or '.join(FORMATS)}")
+    if ann_file is not None:
+        if format != "coco":
+            raise UserError("--ann-file gives ids to --format coco: add that")
+        read_coco(ann_file, need_annotations=False)
+
+
+def _coco_results(
+    predictor: Predictor, config: str | Path, ann_file: str | Path | None
+) -> CocoResults:
+    if predictor.is_segmentation:
+        raise UserError(
+            f"--format coco is for detections, and {config} is of a segmentor, whose results are "
+            "the label maps: leave it out"
+        )
+    return CocoResults(predictor.cfg, predictor.classes, ann_file)
+
+
+def _name(skipped: Skipped) -> str:
+    return Source(skipped.given).name
+
+
+def _skip_entry(skipped: Skipped) -> dict[str, str]:
+    return {"file": _name(skipped), "source": skipped.given, "reason": skipped.reason}

@@ -18,7 +18,7 @@ from swin_dense.checkpoints import dataset_meta, load_checkpoint
 from swin_dense.config_tree import is_segmentation
 from swin_dense.engine.config.prepare import prepare_prediction
 from swin_dense.engine.config.pretrained import local_weights
-from swin_dense.engine.images import check_memory
+from swin_dense.engine.images import UnreadableImageError, check_memory
 from swin_dense.engine.paths import checkpoint_file
 from swin_dense.engine.weights import load_weights
 from swin_dense.errors import UserError
@@ -67,19 +67,24 @@ class Predictor:
         """
         return self.predict_prepared([self.prepare(image) for image in images])
 
-    def check_size(self, image: NDArray[np.uint8]) -> None:
-        """Whether this machine has the memory for a segmentor's scores of an image.
+    def prepare(self, image: NDArray[np.uint8]) -> dict[str, Any]:
+        """What the config's pipeline makes of an image (H, W, 3) BGR.
 
         Raises:
-            UnreadableImageError: it has not: the system would end the process without a word.
+            UnreadableImageError: nothing can be made of it, or this machine lacks the memory for a
+                segmentor's scores: the system would end the process without a word.
         """
+        height, width = image.shape[:2]
         on_cpu = next(self.model.parameters()).device.type == "cpu"  # a GPU has an error for it
         if self.is_segmentation and on_cpu:
-            check_memory(image.shape[0] * image.shape[1], len(self.classes))
-
-    def prepare(self, image: NDArray[np.uint8]) -> dict[str, Any]:
-        """What the config's pipeline makes of an image (H, W, 3) BGR."""
-        return self._pipeline(_loaded(image))  # type: ignore[return-value]
+            check_memory(height * width, len(self.classes))
+        try:
+            return self._pipeline(_loaded(image))  # type: ignore[return-value]
+        except Exception as error:  # images of some pixels' width have none when resized
+            reason = " ".join(str(error).split())
+            raise UnreadableImageError(
+                f"cannot be resized from {width} x {height}: {reason}"
+            ) from error
 
     @torch.no_grad()
     def predict_prepared(self, packed: Sequence[dict[str, Any]]) -> list[Any]:

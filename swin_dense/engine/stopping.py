@@ -38,15 +38,17 @@ class StopRequest:
         self.is_watched = False
         """Whether a training looks here; otherwise a signal ends the process."""
         self._received = 0.0
+        self.moment = ""
+        """When a signal that ends the process comes, if that can be said."""
 
     def receive(self, number: int, _frame: object = None) -> None:
         """The signal handler."""
         is_first, self.signal = self.signal is None, self.signal or number
-        if number == signal.SIGINT:
+        if number == signal.SIGINT and not self.moment:
             self._receive_ctrl_c(is_first)
         elif not self.is_watched:
             if os.environ.get("RANK", "0") == "0":
-                print(f"stopped by {signal.Signals(number).name}", file=sys.stderr)
+                print(f"stopped by {signal.Signals(number).name}{self.moment}", file=sys.stderr)
             raise SystemExit(128 + number)
 
     def _receive_ctrl_c(self, is_first: bool) -> None:
@@ -107,6 +109,7 @@ class StopHook(Hook):
     def after_train(self, runner) -> None:
         """Nothing is left to be saved."""
         self._request.is_watched = False
+        self._request.moment = " after the training had ended: nothing is lost"
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
         """Stops, but within the steps of an accumulated gradient, and where an epoch ends."""

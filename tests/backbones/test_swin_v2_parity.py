@@ -47,7 +47,6 @@ def build(kw, **options):
     ).eval()
 
 
-# The larger cases agree too; they take minutes.
 @pytest.mark.parametrize(
     ("name", "impl", "dtype"),
     [
@@ -55,7 +54,10 @@ def build(kw, **options):
         ("n_extra_norm_pad", "auto", torch.float32),
         ("n_wlist_pad", "auto", torch.float64),
         ("t_w8_pad", "auto", torch.float32),
+        ("t_w8_256", "auto", torch.float64),
+        ("t_w8_512", "auto", torch.float32),
         ("t_w16p8_256", "auto", torch.float32),
+        ("t_w16p8_512", "auto", torch.float32),
     ],
 )
 def test_same_as_official(golden, name, impl, dtype):

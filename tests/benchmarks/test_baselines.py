@@ -46,12 +46,19 @@ def test_baselines_of_swin_v2_agree(name):
     assert error < 1e-4  # rounding of float32, of cosines times up to 100
 
 
-def test_baselines_without_swin_v2_are_named():
-    spec = Spec.of_arch("v2_tiny", 8, (64, 64))
-    assert spec.version == 2
-    for name in ("mmdet", "timm"):
-        with pytest.raises(UserError, match=f"{name} is not compared with Swin V2: leave it out"):
-            build_models(spec, [name], CPU)
+@pytest.mark.parametrize(
+    ("arch", "usual", "other"),
+    [
+        ("tiny", ["mmdet", "timm", "hf", "torchvision"], "mmpretrain"),
+        ("v2_tiny", ["mmpretrain", "hf", "torchvision"], "timm"),
+    ],
+)
+def test_baselines_have_the_version(arch, usual, other):
+    spec = Spec.of_arch(arch, 8, (64, 64))
+    assert baselines.parse_baselines(None, spec) == usual
+    expected = f"{other} is not compared with Swin V{spec.version}: leave it out"
+    with pytest.raises(UserError, match=expected):
+        baselines.parse_baselines(f"hf,{other}", spec)
 
 
 @pytest.mark.parametrize(
@@ -287,6 +294,6 @@ def test_unknown_names_raise():
     with pytest.raises(UserError, match="unknown --arch 'huge': choose one of tiny"):
         Spec.of_arch("huge", 7, (64, 64))
     with pytest.raises(UserError, match="unknown baseline 'jax' in --against: choose from mmdet"):
-        baselines.parse_baselines("mmdet,jax")
-    assert baselines.parse_baselines(" timm, mmdet,timm,") == ["timm", "mmdet"]
-    assert baselines.parse_baselines("") == []
+        baselines.parse_baselines("mmdet,jax", tiny(32))
+    assert baselines.parse_baselines(" timm, mmdet,timm,", tiny(32)) == ["timm", "mmdet"]
+    assert baselines.parse_baselines("", tiny(32)) == []

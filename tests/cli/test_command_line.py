@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from swin_dense.benchmarks.baselines import BASELINES
 from swin_dense.benchmarks.compiling import PARTS
 from swin_dense.benchmarks.kernel_code import TARGETS as GPUS
 from swin_dense.benchmarks.measurement import DTYPES
@@ -108,8 +107,6 @@ def test_config_names(tool, capfd, tmp_path: Path, monkeypatch) -> None:
 def test_options_are_those_of_the_library() -> None:
     assert train.PRECISIONS == PRECISIONS
     assert list(convert_checkpoint.TARGETS) == list(TARGETS)
-    of_first_version = [name for name in BASELINES if name != "mmpretrain"]  # it has V2 only
-    assert ",".join(of_first_version) == benchmark.BASELINES
     assert ",".join(PARTS) == benchmark.PARTS
     assert list(benchmark.DTYPES) == list(DTYPES)
     assert ", ".join(GPUS) == benchmark.GPUS

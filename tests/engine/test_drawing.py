@@ -1,4 +1,4 @@
-"""Drawing predictions, and finding and reading images."""
+"""Drawing predictions, and reading images."""
 
 import cv2
 import numpy as np
@@ -8,10 +8,15 @@ from mmdet.structures import DetDataSample
 from mmengine.structures import InstanceData
 from PIL import Image
 
-from swin_dense.engine.drawing import draw_detections, draw_sample, draw_segmentation
-from swin_dense.engine.images import UnreadableImageError, find_images, read_image
+from swin_dense.engine.drawing import (
+    class_colour,
+    draw_detections,
+    draw_sample,
+    draw_segmentation,
+    side_by_side,
+)
+from swin_dense.engine.images import UnreadableImageError, read_image
 from swin_dense.engine.predict_files import class_areas, unique_name
-from swin_dense.errors import UserError
 
 GREY = np.full((80, 120, 3), 128, np.uint8)
 
@@ -59,6 +64,40 @@ def test_classes_are_drawn_in_palette_colours():
     assert (drawn[:40] != drawn[2, 2]).any(), "the name is written"
 
 
+def test_a_class_has_one_colour_in_all_pictures():
+    boxes = np.array([[20.0, 30.0, 50.0, 60.0], [70.0, 30.0, 100.0, 60.0]])
+    of_both = draw_detections(GREY, boxes, np.array([3, 1]), None, [])
+    alone = draw_detections(GREY, boxes[1:], np.array([3]), None, [])
+    # Edges of lines are smoothed.
+    assert np.abs(of_both[50, 20].astype(int) - class_colour(3)).max() < 20
+    assert np.abs(of_both[50, 70].astype(int) - class_colour(1)).max() < 20
+    assert np.abs(alone[50, 70].astype(int) - class_colour(3)).max() < 20
+    assert len({class_colour(label) for label in range(20)}) == 20
+
+
+def test_names_do_not_hide_each_other():
+    """Of boxes at one place, each name is where it would be alone on a picture, or nowhere."""
+    image = np.full((300, 400, 3), 128, np.uint8)
+    boxes = np.tile([[100.0, 100.0, 250.0, 200.0]], (12, 1))
+    names = [f"class{label}" for label in range(12)]
+    drawn = draw_detections(image, boxes, np.arange(12), np.linspace(0.1, 0.9, 12), names)
+    # The area of a plate is that of its colour and of the text on it: no plate lost any.
+    areas = [int((drawn == class_colour(label)).all(-1).sum()) for label in range(12)]
+    visible = [area for area in areas[:-1] if area]  # the last one also has the visible frame
+    assert len(visible) >= 8
+    assert max(visible) < 1.3 * min(visible)
+
+
+def test_halves_have_titles():
+    picture = side_by_side({"ground truth": GREY, "prediction": GREY})
+    strip = picture.shape[0] - GREY.shape[0]
+    assert picture.shape[1] == 2 * GREY.shape[1]
+    assert (picture[strip:, : GREY.shape[1]] == GREY).all()
+    for half in (picture[:strip, :120], picture[:strip, 120:]):
+        assert (half == 255).any()
+        assert (half < 128).any()
+
+
 @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "CMYK", "P", "I;16", "1"])
 def test_modes(tmp_path, mode):
     grey = Image.fromarray(np.full((6, 9), 200, np.uint8))
@@ -88,18 +127,6 @@ def test_unreadable_images(tmp_path, content):
     path.write_bytes(content)
     with pytest.raises(UnreadableImageError):
         read_image(path)
-
-
-def test_finding_images(tmp_path):
-    for name in ("b.JPG", "a.png", "notes.txt", ".hidden"):
-        (tmp_path / name).touch()
-    (tmp_path / "folder.jpg").mkdir()
-    assert [p.name for p in find_images(tmp_path)] == ["a.png", "b.JPG"]
-    assert [p.name for p in find_images(tmp_path / "notes.txt")] == ["notes.txt"]
-    with pytest.raises(UserError, match="no images"):
-        find_images(tmp_path / "folder.jpg")
-    with pytest.raises(UserError, match="no such"):
-        find_images(tmp_path / "gone")
 
 
 def test_unique_names():

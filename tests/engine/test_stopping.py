@@ -75,6 +75,18 @@ def test_an_evaluation_is_left_at_once(tmp_path, interval):
         torch.testing.assert_close(found[name], expected[name])
 
 
+def test_after_the_last_step_nothing_is_lost(tmp_path, capsys):
+    made = runner(tmp_path, steps=2, interval=2)
+    with stop_requests() as request:
+        made.register_hook(StopHook(request))
+        made.train()
+        with pytest.raises(SystemExit) as caught:
+            os.kill(os.getpid(), signal.SIGTERM)
+    assert caught.value.code == 143
+    expected = "stopped by SIGTERM after the training had ended: nothing is lost\n"
+    assert capsys.readouterr().err == expected
+
+
 def test_before_the_first_step_nothing_is_waited_for(capsys):
     with stop_requests(), pytest.raises(SystemExit) as caught:
         os.kill(os.getpid(), signal.SIGTERM)

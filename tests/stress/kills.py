@@ -83,6 +83,8 @@ def check_stopped(children: list[Child]) -> None:
         return
     if first.status not in (128 + signal.SIGTERM, 128 + signal.SIGUSR1):
         raise Failed(f"status {first.status} after a signal: {errors([first])}")
+    if first.err.strip().endswith(" after the training had ended: nothing is lost"):
+        return
     says = re.search(r"after iteration (\d+), saved as (\S+): .*--resume", first.err.strip())
     if says is None:
         raise Failed(f"does not say how to go on: {errors([first])}")
@@ -93,8 +95,8 @@ def check_stopped(children: list[Child]) -> None:
 
 
 def logged_steps(work_dir: Path) -> list[int]:
-    """The iterations in the logs of a training."""
-    files = work_dir.glob("*/vis_data/scalars.json")
+    """The iterations in the newest log of a training; one that was killed may have logged more."""
+    files = sorted(work_dir.glob("*/vis_data/scalars.json"))[-1:]
     rows = [json.loads(row) for file in files for row in file.read_text().splitlines()]
     return [row["iter"] for row in rows if "iter" in row]
 

@@ -1,5 +1,8 @@
 """``tools/compare_swap.py`` on single configs; tests/zoo covers the model zoos."""
 
+import sys
+from types import ModuleType
+
 import pytest
 from mmengine.config import Config
 
@@ -63,13 +66,26 @@ def test_swin_v2_of_mmpretrain(tool, tmp_path, capsys):
     path.write_text(V2)
     try:
         import mmpretrain.models  # noqa: F401
-    except ImportError:
+    except Exception:
         assert tool("compare_swap", path) == 2
-        assert "install mmpretrain to compare with it" in capsys.readouterr().err
+        assert "to compare with it, install mmpretrain" in capsys.readouterr().err
     else:
         assert tool("compare_swap", path) == 0
     ours = parity.with_our_backbone(Config.fromfile(path))
     assert isinstance(parity.build_backbone(ours), SwinTransformerV2)
+
+
+def test_an_mmpretrain_that_does_not_work_is_named(tool, tmp_path, capsys, monkeypatch):
+    """Beside transformers 4.57, mmpretrain 1.2 raises a TypeError when it is imported."""
+    (tmp_path / "models.py").write_text("raise TypeError('NoneType takes no arguments')")
+    package = ModuleType("mmpretrain")
+    package.__path__ = [str(tmp_path)]
+    monkeypatch.setitem(sys.modules, "mmpretrain", package)
+    monkeypatch.delitem(sys.modules, "mmpretrain.models", raising=False)
+    path = tmp_path / "v2.py"
+    path.write_text(V2)
+    assert tool("compare_swap", path) == 2
+    assert "cannot be imported (TypeError: NoneType takes no" in capsys.readouterr().err
 
 
 def test_missing_config_is_an_error(tool, tmp_path, capsys):

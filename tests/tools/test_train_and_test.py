@@ -93,7 +93,12 @@ def test_predictions_and_drawings_are_written(trained, tool, tmp_path):
     assert all(("pred_instances" in k) or ("label_map" in k) for k in kept)
     pictures = sorted(show.iterdir())
     assert [p.stem for p in pictures] == [p.stem for p in images]
-    assert cv2.imread(str(pictures[0])).shape == (384, 768, 3)  # with ground truth, enlarged
+    picture = cv2.imread(str(pictures[0]))  # ground truth and prediction, enlarged, with titles
+    assert 384 < picture.shape[0] < 420
+    assert picture.shape[1] == 768
+    titles = picture[: picture.shape[0] - 384]
+    assert (titles[:, :384] < 128).any()
+    assert (titles[:, 384:] < 128).any()
 
 
 def test_label_maps_are_written_to_a_folder(tool, trained, tmp_path):

@@ -5,21 +5,24 @@ from pathlib import Path
 from typing import Any
 
 from swin_dense import config_tree
-from swin_dense.datasets.coco_file import read_coco
+from swin_dense.datasets.formats.recognise import complete_boxes
+from swin_dense.datasets.formats.recognise_maps import complete_label_maps, own_table
 from swin_dense.engine.terminal.console import notify_user
 from swin_dense.errors import UserError
 
 _SPLITS = ("train", "val", "test")
 _COMMON_KEYS = {"root", "classes", *_SPLITS}
 _BOX_KEYS = _COMMON_KEYS | {"masks", "unlabeled"}
-_LABEL_MAP_KEYS = _COMMON_KEYS | {"img_suffix", "seg_suffix", "reduce_zero_label"}
+_LABEL_MAP_KEYS = _COMMON_KEYS | {"img_suffix", "seg_suffix", "reduce_zero_label", "palette"}
 
 
 def apply_own_data(cfg: Any, classes: Sequence[str] | None = None) -> Any:
     """Turn a config's ``own_data`` into data sets, heads and evaluators, and drop it.
 
-    For a detector, with COCO annotation files; the classes are read from the training file,
-    ``masks=False`` trains and evaluates boxes only::
+    For a detector: ``own_data = dict(root='data/fruits')`` recognises COCO, YOLO, Pascal VOC and
+    Roboflow's exports in a folder, and converts them to COCO files in a cache folder. COCO files
+    may also be named; the classes are read from the training file, ``masks=False`` trains and
+    evaluates boxes only::
 
         own_data = dict(
             root='data/fruits',
@@ -37,13 +40,16 @@ def apply_own_data(cfg: Any, classes: Sequence[str] | None = None) -> Any:
             train=dict(img_dir='img/train', seg_dir='seg/train'),
             val=dict(img_dir='img/val', seg_dir='seg/val'))
 
-    ``test`` is ``val`` unless given. ``img_suffix`` (``'.jpg'``) and ``seg_suffix`` (``'.png'``)
-    tell which files are read.
+    ``root`` alone is enough for usual folders and a file that names the classes (``classes.txt``,
+    ``labelmap.txt``, ``class_dict.csv``, ``_classes.csv``), or with ``classes``. ``palette``, an
+    RGB colour for each class, tells what label maps in colour mean. ``test`` is ``val`` unless
+    given. ``img_suffix`` and ``seg_suffix`` tell which files are read, where there are several.
 
     Args:
         cfg: config of a detector or a segmentor; changed in place and returned. Without
             ``own_data`` nothing changes.
-        classes: class names to use where ``own_data`` gives none.
+        classes: class names to use where ``own_data`` gives none; for prediction, which reads no
+            annotations, so that none need be there.
 
     Raises:
         UserError: a part of ``own_data`` is missing or unknown, or the training annotations
@@ -52,13 +58,14 @@ def apply_own_data(cfg: Any, classes: Sequence[str] | None = None) -> Any:
     own = cfg.get("own_data")
     if own is None:
         return cfg
+    own = dict(own)
     if classes and not own.get("classes"):
         own["classes"] = tuple(classes)
     datasets = [d for split in _SPLITS for d in config_tree.split_datasets(cfg, split)]
     if any("seg_map_path" in (dataset.get("data_prefix") or {}) for dataset in datasets):
-        own_classes = _apply_label_maps(cfg, own)
+        own_classes = _apply_label_maps(cfg, own, for_prediction=bool(classes))
     else:
-        own_classes = _apply_boxes(cfg, own)
+        own_classes = _apply_boxes(cfg, own, for_prediction=bool(classes))
     for name, head in config_tree.class_heads(cfg["model"]):
         head["num_classes"] = len(own_classes)
         _drop_class_weights(name, head, len(own_classes))
@@ -93,17 +100,22 @@ def drop_masks(cfg: Any) -> Any:
     return cfg
 
 
-def _apply_boxes(cfg: Any, own: dict) -> tuple[str, ...]:
+def _apply_boxes(cfg: Any, own: dict, for_prediction: bool) -> tuple[str, ...]:
     """Sets data sets and evaluators; returns the classes."""
     _check_keys(own, _BOX_KEYS, {"ann_file", "img_dir"})
-    root, training_sets = own["root"], config_tree.split_datasets(cfg, "train")
+    training_sets = config_tree.split_datasets(cfg, "train")
     if own.get("unlabeled") and not any(map(config_tree.is_unlabeled, training_sets)):
         raise UserError(
             "own_data has unlabeled, and this config trains on images with labels alone: remove "
             "it, or inherit from soft_teacher_swin_t_coco"
         )
-    training = Path(root, own["train"]["ann_file"])
-    classes = tuple(own.get("classes") or read_coco(training).categories.values())
+    if for_prediction and not Path(own["root"]).is_dir():
+        own.setdefault("train", {"ann_file": "", "img_dir": ""})
+        own.setdefault("val", own["train"])
+    elif not (for_prediction and "train" in own):
+        for line in complete_boxes(own):
+            notify_user(line)
+    root, classes = own["root"], tuple(own["classes"])
     for split in _SPLITS:
         part = own.get(split) or own["val"]
         for dataset in config_tree.split_datasets(cfg, split):
@@ -129,15 +141,16 @@ def _unlabeled(own: dict) -> dict:
     return own["unlabeled"]
 
 
-def _apply_label_maps(cfg: Any, own: dict) -> tuple[str, ...]:
+def _apply_label_maps(cfg: Any, own: dict, for_prediction: bool) -> tuple[str, ...]:
     """Sets data sets and pipelines; returns the classes."""
-    _check_keys(own, _LABEL_MAP_KEYS, {"img_dir", "seg_dir"})
-    classes = tuple(own.get("classes") or ())
-    if not classes:
-        raise UserError(
-            "own_data lacks classes: label maps hold no names, so list them in the order of "
-            "their pixel values, as in classes=('road', 'car')"
-        )
+    _check_keys(own, _LABEL_MAP_KEYS, {"img_dir", "seg_dir"}, frozenset({"ann_file"}))
+    if for_prediction:
+        own.setdefault("train", {"img_dir": "", "seg_dir": ""})
+        own.setdefault("val", own["train"])
+    else:
+        for line in complete_label_maps(own):
+            notify_user(line)
+    classes = tuple(own.get("classes") or own_table(own).classes)
     reduce_zero_label = own.get("reduce_zero_label", False)
     for split in _SPLITS:
         part = own.get(split) or own["val"]
@@ -152,7 +165,11 @@ def _apply_label_maps(cfg: Any, own: dict) -> tuple[str, ...]:
             # Assigned, as update() would merge them with those of the config's data set.
             dataset["data_prefix"] = {"img_path": part["img_dir"], "seg_map_path": part["seg_dir"]}
             dataset["metainfo"] = {"classes": classes}
+            if own.get("palette"):
+                dataset["metainfo"]["palette"] = own["palette"]
             dataset.pop("ann_file", None)
+            if "ann_file" in part:
+                dataset["ann_file"] = part["ann_file"]
     for pipeline in config_tree.pipelines(cfg):
         for step in config_tree.steps(pipeline):
             if "reduce_zero_label" in step:
@@ -173,14 +190,17 @@ def _drop_class_weights(name: str, head: dict, num_classes: int) -> None:
             )
 
 
-def _check_keys(own: dict, keys: set[str], part_keys: set[str]) -> None:
+def _check_keys(
+    own: dict, keys: set[str], part_keys: set[str], optional: frozenset[str] = frozenset()
+) -> None:
     if unknown := set(own) - keys:
         raise UserError(f"own_data has no {_join(unknown)}: it takes {_join(keys)}")
-    for key in ("root", "train", "val"):
+    needed = ("root", "train", "val") if own.keys() & {"train", "val"} else ("root",)
+    for key in needed:
         if key not in own:
-            raise UserError(f"own_data lacks {key}: it needs root, train and val")
+            raise UserError(f"own_data lacks {key}: it needs root alone, or root, train and val")
     for split in (*_SPLITS, "unlabeled"):
-        if own.get(split) is not None and (found := set(own[split])) != part_keys:
+        if own.get(split) is not None and (found := set(own[split])) - optional != part_keys:
             takes = f"it takes exactly {_join(part_keys)}"
             raise UserError(f"own_data.{split} has {_join(found) or 'nothing'}: {takes}")
 

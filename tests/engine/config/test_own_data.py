@@ -1,6 +1,7 @@
 """``own_data``: a config of five lines trains on a user's data set."""
 
 import json
+import shutil
 from pathlib import Path
 
 import cv2
@@ -135,7 +136,7 @@ def test_test_set_may_differ_from_the_validation_set(nuts, tmp_path):
 @pytest.mark.parametrize(
     ("own", "message"),
     [
-        ("root='nuts'", "own_data lacks train: it needs root, train and val"),
+        ("root='nuts'", "no data root nuts: put the data there"),
         ("train=1, val=1", "own_data lacks root"),
         ("root='x', clases=1", "own_data has no clases: it takes classes, masks, root"),
         (
@@ -237,6 +238,55 @@ def test_segmentor_on_own_classes(tmp_path):
         labels = dataset[0]["data_samples"].gt_sem_seg.data
         assert set(labels.unique().tolist()) <= {0, 1, 255}
         assert 0 in labels
+
+
+def test_root_alone_is_recognised(tmp_path, capsys):
+    """A YOLO data set: trained and evaluated without masks, and predicted with where it is not."""
+    root = tmp_path / "fruit"
+    for split in ("train", "val"):
+        for folder in ("images", "labels"):
+            (root / folder / split).mkdir(parents=True)
+        cv2.imwrite(str(root / "images" / split / "a.png"), np.zeros((64, 96, 3), np.uint8))
+        (root / "labels" / split / "a.txt").write_text("1 0.5 0.5 0.5 0.5\n")
+    (root / "data.yaml").write_text("names: [fig, date]\ntrain: images/train\nval: images/val\n")
+    cfg = own_config(tmp_path, "mask_rcnn_swin_t_1x_coco.py", f"root={str(root)!r}")
+    apply_own_data(cfg)
+    assert "is a YOLO data set" in capsys.readouterr().out
+    assert check_data(cfg, splits=("train", "val", "test")) == []
+    assert "mask_head" not in cfg.model.roi_head
+    for dataset in build_datasets(cfg).values():
+        sample = dataset[0]["data_samples"].gt_instances
+        assert sample.labels.tolist() == [1]
+    METRICS.build(cfg.val_evaluator)
+
+    shutil.rmtree(root)
+    elsewhere = own_config(tmp_path, "mask_rcnn_swin_t_1x_coco.py", f"root={str(root)!r}")
+    assert apply_own_data(elsewhere, ("fig", "date")).model.roi_head.bbox_head.num_classes == 2
+    with pytest.raises(UserError, match="no data root"):
+        apply_own_data(own_config(tmp_path, "mask_rcnn_swin_t_1x_coco.py", f"root={str(root)!r}"))
+
+
+def test_segmentor_with_label_maps_in_colour(tmp_path, capsys):
+    root = tmp_path / "roads"
+    colours = np.zeros((64, 96, 3), np.uint8)
+    colours[:, :48] = (0, 64, 128)  # BGR, as OpenCV writes it
+    for split in ("train", "val"):
+        for folder in ("images", "labels"):
+            (root / folder / split).mkdir(parents=True)
+        cv2.imwrite(str(root / "images" / split / "a.JPG"), colours)
+        cv2.imwrite(str(root / "labels" / split / "a_label.png"), colours)
+    own = f"root={str(root)!r}, classes=('car', 'road'), palette=((128, 64, 0), (0, 0, 0))"
+    cfg = apply_own_data(own_config(tmp_path, "upernet_swin_t_ade20k.py", own))
+    assert "converted to indices of the classes, are in" in capsys.readouterr().out
+    assert check_data(cfg, splits=("train", "val", "test")) == []
+    assert cfg.model.decode_head.num_classes == 2
+    datasets = build_datasets(cfg)
+    assert datasets["val"].metainfo["palette"] == [[128, 64, 0], [0, 0, 0]]
+    labels = datasets["train"][0]["data_samples"].gt_sem_seg.data
+    assert set(labels.unique().tolist()) <= {0, 1, 255}
+    found = datasets["val"].get_data_info(0)
+    assert found["img_path"] == str(root / "images/val/a.JPG")
+    assert (cv2.imread(found["seg_map_path"], cv2.IMREAD_UNCHANGED)[0] == [0] * 48 + [1] * 48).all()
 
 
 def test_real_photographs(shared, tmp_path):

@@ -1,0 +1,1 @@
+"""Pages to look at: what a run, several runs or a data set are like, each in one HTML file."""
