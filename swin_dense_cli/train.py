@@ -85,6 +85,12 @@ def _add_start_arguments(parser: OneLineParser) -> None:
         help="save a checkpoint every N iterations too; the last two of these are kept",
     )
     parser.add_argument(
+        "--weights",
+        metavar="NAME|FILE|URL",
+        help="fine-tune a whole detector or segmentor: coco or ade20k (what was released for this "
+        "config), the name of a config, a file or a URL; heads for other classes start untrained",
+    )
+    parser.add_argument(
         "--from-scratch", action="store_true", help="train without pretrained weights"
     )
 
