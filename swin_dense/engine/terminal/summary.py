@@ -65,7 +65,7 @@ def _data_in_words(cfg: Any, split: str) -> Iterator[str]:
     if rare and split == "train":
         yield f"{split}: fewer than {_RARE} objects: {shortened(rare, _SHOWN)}"
     if absent := [name for name in classes if not found.get(name)]:
-        yield f"{split}: {len(absent)} classes without objects: {shortened(absent, _SHOWN)}"
+        yield f"{split}: classes without objects ({len(absent)}): {shortened(absent, _SHOWN)}"
 
 
 def _files(cfg: Any, split: str) -> Iterator[Path]:
@@ -78,7 +78,7 @@ def _run_in_words(runner: Any) -> Iterator[str]:
     loader, processes = runner.train_dataloader, get_world_size()
     images, steps = len(loader.dataset), runner.max_iters
     batch = getattr(loader.batch_sampler, "batch_size", None) or loader.batch_size
-    text = f"{steps} steps, each image {steps * batch * processes / max(images, 1):.2g} times"
+    text = f"{steps} steps, each image {steps * batch * processes / max(images, 1):.3g} times"
     if is_epoch_based(runner):
         text = f"{len(loader)} steps x {runner.max_epochs} epochs = {steps}"
     many = f" x {processes} processes" if processes > 1 else ""
@@ -87,4 +87,4 @@ def _run_in_words(runner: Any) -> Iterator[str]:
     rate = advise_learning_rate(runner.cfg, steps)
     yield f"{images} images for training: {text}; batch {batch}{many}; {rate}"
     if changed := getattr(runner, "fitted_schedule", ""):
-        yield f"schedule, fitted to this run: {changed} (fit_schedule=False keeps the config's)"
+        yield f"schedule: {changed}"
