@@ -55,7 +55,7 @@ test_pipeline[1]["scale"] = scale
 val_dataloader = dict(batch_size=4, dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader
 
-epochs = 40
+epochs = 30
 optim_wrapper = dict(
     type="OptimWrapper",
     optimizer=dict(type="AdamW", lr=1e-3, weight_decay=0.05),

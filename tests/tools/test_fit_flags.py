@@ -52,6 +52,7 @@ def test_segmentor_counts_epochs(tool, shapes_root, tmp_path, capfd):
     assert tool("train", HERE / "tiny_segmentor.py", *where, *flags) == 0
     out = capfd.readouterr().out
     assert "8 images for training: 8 steps, each image 2 times; batch 2; learning rate 0.001" in out
+    assert "train: 5 of 5 classes in 8 label maps: background 8, " in out
     assert "train 8/8" in out
     found = metrics(tmp_path)
     assert len(found) == 2, "as many as in the steps that the config has"

@@ -9,6 +9,7 @@ from mmengine.hooks import Hook
 
 from swin_dense import config_tree
 from swin_dense.datasets.coco_file import read_coco
+from swin_dense.datasets.label_maps import classes_found
 from swin_dense.datasets.names import shortened
 from swin_dense.engine.config.hardware import advise_learning_rate
 from swin_dense.engine.terminal.console import notify_user
@@ -52,6 +53,7 @@ def _data_in_words(cfg: Any, split: str) -> Iterator[str]:
                 name = file.categories[key]
                 found[name] = found.get(name, 0) + file.objects.get(key, 0)
     if not files:
+        yield from _label_maps_in_words(cfg, split)
         return
     images = sum(len(file.file_names) for file in files.values())
     order = sorted((name for name in classes if found.get(name)), key=lambda name: -found[name])
@@ -66,6 +68,17 @@ def _data_in_words(cfg: Any, split: str) -> Iterator[str]:
         yield f"{split}: fewer than {_RARE} objects: {shortened(rare, _SHOWN)}"
     if absent := [name for name in classes if not found.get(name)]:
         yield f"{split}: classes without objects ({len(absent)}): {shortened(absent, _SHOWN)}"
+
+
+def _label_maps_in_words(cfg: Any, split: str) -> Iterator[str]:
+    """In how many label maps the classes are, of those that the check of the data has read."""
+    for dataset in config_tree.split_datasets(cfg, split):
+        folder = (dataset.get("data_prefix") or {}).get("seg_map_path")
+        read, found = classes_found(config_tree.resolve(dataset, folder)) if folder else (0, {})
+        order = sorted((name for name in found if found[name]), key=lambda name: -found[name])
+        counts = shortened([f"{name} {found[name]}" for name in order], _SHOWN)
+        if read:
+            yield f"{split}: {len(order)} of {len(found)} classes in {read} label maps: {counts}"
 
 
 def _files(cfg: Any, split: str) -> Iterator[Path]:
