@@ -64,18 +64,13 @@ def train(
 
     Args:
         config: the config file, of mmdet's or mmseg's kind.
-        work_dir: where checkpoints and logs go (``work_dirs/<config name>``), or, if another run
-            is there, a numbered folder beside it.
+        work_dir: where checkpoints and logs go; with a number, if another run is there.
         data_root, cfg_options, launcher, device: as of :func:`~swin_dense.engine.test.evaluate`.
-        from_scratch: train without pretrained weights.
-        amp: 'bf16'; 'fp16' with a dynamic loss scale; 'auto' or True for bf16 where the device has
-            it, else fp16; 'fp32'. By default that of the resumed checkpoint, else the config's.
-        tf32: multiply float32 matrices in TF32.
-        compile: compile the backbone with torch.compile.
-        auto_scale_lr: scale the learning rate to the batch size.
-        resume: None; 'auto' for the latest checkpoint of the work dir, without ``work_dir`` of all
-            runs of the config, if there is one, which a run that the launcher restarts takes in any
-            case; or a checkpoint file.
+        from_scratch, auto_scale_lr: no pretrained weights; scale the learning rate to the batch.
+        amp: 'fp32', 'bf16', 'fp16', 'auto' or True; None as the resumed checkpoint, or the config.
+        tf32, compile: multiply float32 matrices in TF32; compile the backbone.
+        resume: a checkpoint; 'auto' for the latest of the work dir or, without one, of all runs of
+            the config, if there is one, as in any run that the launcher restarts.
         seed: of the random number generators; by default the config's, else a random one.
         strategy: 'ddp', or 'fsdp' to share parameters and optimizer states among the processes.
         accumulate: batches for each step of the optimizer; by default the config's, else 1.
@@ -96,9 +91,8 @@ def train(
     run = RunOptions(work_dir, data_root, cfg_options, launcher, device, tf32)
     amp = {True: "auto", False: None}.get(amp, amp)  # type: ignore[arg-type]
     how = (from_scratch, amp, compile, auto_scale_lr, resume, seed, strategy, accumulate)
-    options = TrainingOptions(
-        *how, skip_bad_images, save_every, overwrite, weights, report, FitOptions(**fit)
-    )
+    more = (skip_bad_images, save_every, overwrite, weights, report)
+    options = TrainingOptions(*how, *more, FitOptions(**fit))
     with quiet_terminal(), linked_processes(), stop_requests() as requests:
         return _train(prepare_training(config, run, options), StopHook(requests), overwrite)
     raise AssertionError  # for type checkers: nothing is suppressed

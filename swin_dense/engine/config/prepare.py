@@ -141,15 +141,12 @@ def prepare_training(
     4. ``amp``, else the checkpoint's precision; float32 where the device lacks what it or the
        config asks for.
     5. ``tf32``; and what is faster on a GPU, where the config does not say otherwise.
-    6. ``compile``.
-    7. ``accumulate``.
-    8. ``auto_scale_lr``.
-    9. The resumed checkpoint's seed, else ``seed``.
-    10. ``strategy``.
-    11. ``skip_bad_images``.
-    12. Our hook saves checkpoints, where the config has mmengine's, also the best one by AP or
+    6. ``compile``; ``accumulate``; ``auto_scale_lr``.
+    7. The resumed checkpoint's seed, else ``seed``.
+    8. ``strategy``; ``skip_bad_images``.
+    9. Our hook saves checkpoints, where the config has mmengine's, also the best one by AP or
         mIoU, unless the config has another ``save_best``; ``save_every``.
-    13. Data loaders without workers; hooks that show what is trained, progress and metrics on the
+    10. Data loaders without workers; hooks that show what is trained, progress and metrics on the
         terminal, one that ends a training whose loss is not finite and, with ``report``, one that
         writes a report.
 
@@ -175,8 +172,6 @@ def prepare_training(
         _compile_backbone(cfg, path)
     if options.accumulate is not None:
         accumulate_gradients(cfg, options.accumulate)
-    if options.auto_scale_lr and options.fit.lr is not None:
-        raise UserError("--auto-scale-lr would change --lr, which is for this run: remove one")
     if options.auto_scale_lr:
         scale_learning_rate(cfg, str(path))
     _set_seed(cfg, options.seed)
