@@ -66,9 +66,9 @@ def predict(
         ann_file: for 'coco', the annotation file with the ids of the images and categories.
 
     Returns:
-        What ``predictions.json`` holds in the format 'json'. ``images`` and ``videos`` have an
-        entry for each that could be read; ``skipped`` names the others, with the reason, and
-        ``other_files`` what is neither.
+        What ``predictions.json`` holds in the format 'json' (in 'coco', without the detections).
+        ``images`` and ``videos`` have an entry for each that could be read; ``skipped`` names the
+        others, with the reason, and ``other_files`` what is neither.
 
     Raises:
         UserError: something that was given is missing or does not fit, or no image can be read.
@@ -271,6 +271,7 @@ class _FilePredictor:
     ) -> dict[str, Any]:
         if self.coco is not None:
             self.coco.add(source, prediction, frame)
+            return {}
         if prediction.label_map is not None:
             return {"areas": class_areas(prediction.label_map, prediction.classes)}
         return {"instances": instance_entries(prediction)}
