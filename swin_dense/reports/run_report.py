@@ -50,7 +50,7 @@ def report_on_run(
     )
     _add_summary(page, history)
     curves = page.section("Curves")
-    curves.figure(
+    curves.figures(
         charts.training_curves(history),
         "Losses are means over a tenth of the training; the pale line is each logged one.",
     )
@@ -170,15 +170,15 @@ def _add_detections(
     kinds = ["bbox"]
     if truth.has_masks() and all("masks" in one for one in records):
         kinds.append("segm")
-    _add_classes(page, truth, records, kinds)
+    curves = _add_classes(page, truth, records, kinds)
     matchings = {_KINDS[kind]: detection.match(truth, records, kind) for kind in kinds}
     f1 = {name: detection.f1_by_score(found) for name, found in matchings.items()}
     scores, values = f1["boxes"]
     best = float(scores[values.argmax()]) if values.any() else 0.3
-    page.sections[-1].figure(
-        charts.f1_curve(f1),
-        f"Detections of at least the score on the axis, at an IoU of 0.5. The best for boxes is "
-        f"{best:.2f}, which the next sections use.",
+    page.section("Precision and recall").figures(
+        [*curves, charts.f1_curve(f1)],
+        "At an IoU of 0.5. F1 is that of all detections of at least the score on the axis; for "
+        f"boxes it is highest at {best:.2f}, which the next sections use.",
     )
     shown = detection.above(records, best)
     at_best = {_KINDS[kind]: detection.match(truth, shown, kind) for kind in kinds}
@@ -199,7 +199,8 @@ def _add_detections(
     _add_pictures(page, order, draw, pictures, f"by F1 of boxes with scores of at least {best:.2f}")
 
 
-def _add_classes(page: Page, truth: Any, records: list[Record], kinds: Sequence[str]) -> None:
+def _add_classes(page: Page, truth: Any, records: list[Record], kinds: Sequence[str]) -> list[Any]:
+    """A section with AP; returns charts of precision and recall."""
     from swin_dense.reports import detection
 
     section = page.section("Classes")
@@ -210,7 +211,7 @@ def _add_classes(page: Page, truth: Any, records: list[Record], kinds: Sequence[
     curves = {}
     for kind in kinds:
         by_class, precision = detection.evaluate_classes(truth, records, kind)
-        curves[_KINDS[kind]] = (precision, truth.classes)
+        curves[_KINDS[kind]] = precision
         for name in ("mAP", "mAP_50", "mAP_75"):
             column = f"{_KINDS[kind]} {name.replace('mAP_', 'AP').replace('mAP', 'AP')}"
             columns[column] = {one: aps[name] for one, aps in by_class.items()}
@@ -233,9 +234,10 @@ def _add_classes(page: Page, truth: Any, records: list[Record], kinds: Sequence[
         "COCO's AP: the mean over IoU thresholds of 0.5 to 0.95; AP50 and AP75 are of one. Lowest "
         "first.",
     )
-    page.section("Precision and recall").figure(
-        charts.precision_recall(curves), "At an IoU of 0.5."
-    )
+    return [
+        charts.precision_recall(name, precision, truth.classes)
+        for name, precision in curves.items()
+    ]
 
 
 def _add_errors(
