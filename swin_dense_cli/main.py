@@ -18,6 +18,8 @@ COMMANDS = {
     "reproduce": ("reproduce", "count and test the paper's rows"),
     "benchmark": ("benchmark", "measure speed and memory"),
     "convert": ("convert_checkpoint", "convert weights between layouts"),
+    "convert-data": ("convert_data", "convert a data set for own_data"),
+    "inspect-data": ("inspect_data", "check a data set, and show what is in it"),
     "compare-swap": ("compare_swap", "compare OpenMMLab's Swin with ours"),
     "make-shapes": ("make_shapes", "generate the data set of the demo"),
 }

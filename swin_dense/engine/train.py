@@ -13,7 +13,7 @@ from mmengine.runner import Runner
 from swin_dense.datasets.check import check_data
 from swin_dense.datasets.reading import skipped_files
 from swin_dense.engine.children import linked_processes
-from swin_dense.engine.config.hardware import advise_learning_rate
+from swin_dense.engine.config.fit import FitOptions
 from swin_dense.engine.config.prepare import RunOptions, TrainingOptions, prepare_training
 from swin_dense.engine.config.pretrained import ensure_pretrained
 from swin_dense.engine.launch import continues_by_itself, init_distributed, on_first_process
@@ -56,7 +56,9 @@ def train(
     skip_bad_images: bool = False,
     save_every: int | None = None,
     overwrite: bool = False,
+    weights: str | None = None,
     report: bool = True,
+    **fit: Any,
 ) -> Runner:
     """Trains what a config describes, as ``tools/train.py`` does.
 
@@ -79,8 +81,10 @@ def train(
         accumulate: batches for each step of the optimizer; by default the config's, else 1.
         skip_bad_images: replace images that cannot be read by others, and list them at the end.
         save_every: save a checkpoint after each so many iterations too.
+        weights: start from a whole model: 'coco' or 'ade20k', a name, a file or a URL.
         overwrite: replace what another run left in the work dir, when this one begins to train.
         report: write ``report.html`` at the end, see :mod:`swin_dense.reports`.
+        fit: ``epochs`` and others, as of :class:`~swin_dense.engine.config.fit.FitOptions`.
 
     Returns:
         The runner; the loss of every logged step is in its ``log_dir/vis_data/scalars.json``.
@@ -92,7 +96,9 @@ def train(
     run = RunOptions(work_dir, data_root, cfg_options, launcher, device, tf32)
     amp = {True: "auto", False: None}.get(amp, amp)  # type: ignore[arg-type]
     how = (from_scratch, amp, compile, auto_scale_lr, resume, seed, strategy, accumulate)
-    options = TrainingOptions(*how, skip_bad_images, save_every, overwrite, report)
+    options = TrainingOptions(
+        *how, skip_bad_images, save_every, overwrite, weights, report, FitOptions(**fit)
+    )
     with quiet_terminal(), linked_processes(), stop_requests() as requests:
         return _train(prepare_training(config, run, options), StopHook(requests), overwrite)
     raise AssertionError  # for type checkers: nothing is suppressed
@@ -118,7 +124,6 @@ def _train_in_work_dir(
     broadcast_object_list(taken)
     cfg.work_dir = taken[0]
     stack.enter_context(output_errors({"--work-dir": cfg.work_dir}, lambda: _how_to_go_on(cfg)))
-    advise_learning_rate(cfg)
     runner = build_runner(cfg)
     runner.register_hook(hook)
     if overwrite:
