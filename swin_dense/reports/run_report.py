@@ -11,9 +11,10 @@ from swin_dense.config_tree import is_segmentation
 from swin_dense.engine.config.prepare import load_config
 from swin_dense.engine.drawing import draw_detections, draw_segmentation, enlarged, side_by_side
 from swin_dense.engine.images import UnreadableImageError, read_image
+from swin_dense.engine.terminal.hooks import class_columns
 from swin_dense.errors import UserError
 from swin_dense.reports import charts
-from swin_dense.reports.history import History, read_history
+from swin_dense.reports.history import History, metric_series, read_history
 from swin_dense.reports.page import Page, Picture, Section
 from swin_dense.reports.predictions import Record, label_map_of, read_predictions
 
@@ -103,8 +104,8 @@ def _add_summary(page: Page, history: History) -> None:
     last = history.evaluations[-1]
     rows = []
     for name, value in last["metrics"].items():
-        steps, values = charts.metric_series(history.evaluations, name)
-        if not values:
+        steps, values = metric_series(history.evaluations, name)
+        if not values or class_columns({name: value}):  # classes have a table of their own
             continue
         best = int(np.argmax(values))
         rows.append([name, None if value == -1 else value, values[best], steps[best]])
