@@ -13,7 +13,8 @@ from swin_dense.benchmarks.measurement import DTYPES
 from swin_dense.checkpoints import TARGETS
 from swin_dense.engine.precision import PRECISIONS
 from swin_dense.engine.predict_files import FORMATS
-from swin_dense_cli import benchmark, convert_checkpoint, main, predict, train
+from swin_dense_cli import benchmark, convert_checkpoint, main, predict, report, train
+from swin_dense_cli.parsing import run_tool
 
 REPO = Path(__file__).resolve().parents[2]
 HEAVY = ("torch", "numpy", "mmengine", "mmcv", "mmdet", "mmseg", "rich", "swin_dense")
@@ -89,6 +90,14 @@ def test_both_forms_fail_alike(tmp_path: Path) -> None:
     assert command.stderr == tool.stderr == "error: no such config: none.py\n"
     assert tool.stdout == "train none.py: loading PyTorch and OpenMMLab\n"
     assert command.stdout == ""  # another process than the first of a run
+
+
+def test_announcement_of_a_command_that_needs_no_config(monkeypatch, capsys) -> None:
+    monkeypatch.delitem(sys.modules, "swin_dense")  # as before the command imports it
+    monkeypatch.delenv("RANK", raising=False)
+    with pytest.raises(SystemExit):
+        run_tool(report.make_parser("report"), lambda args: sys.exit(), ["work_dirs/a"])
+    assert capsys.readouterr().out == "report: loading PyTorch and OpenMMLab\n"
 
 
 def test_config_names(tool, capfd, tmp_path: Path, monkeypatch) -> None:
