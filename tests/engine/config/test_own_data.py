@@ -259,6 +259,9 @@ def test_root_alone_is_recognised(tmp_path, capsys):
         assert sample.labels.tolist() == [1]
     METRICS.build(cfg.val_evaluator)
 
+    Path(cfg.train_dataloader.dataset.ann_file).unlink()
+    with pytest.raises(UserError, match="which own_data makes: take the config that has own_data"):
+        check_data(cfg)
     shutil.rmtree(root)
     elsewhere = own_config(tmp_path, "mask_rcnn_swin_t_1x_coco.py", f"root={str(root)!r}")
     assert apply_own_data(elsewhere, ("fig", "date")).model.roi_head.bbox_head.num_classes == 2
