@@ -3,7 +3,11 @@
 swin-dense train my_data.py
 """
 
-_base_ = "./cascade_swin_nano_shapes.py"
+_base_ = [
+    "./_base_/models/cascade_swin_nano.py",
+    "./_base_/datasets/shapes_instance.py",
+    "./_base_/mmdet_runtime.py",
+]
 
 width = 64  # channels of the FPN and of every head
 # Images are 384 pixels long, their objects mostly 16 to 256.
@@ -51,13 +55,17 @@ test_pipeline[1]["scale"] = scale
 val_dataloader = dict(batch_size=4, dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader
 
-epochs = 40
-optim_wrapper = dict(optimizer=dict(lr=1e-3))
+epochs = 30
+optim_wrapper = dict(
+    type="OptimWrapper",
+    optimizer=dict(type="AdamW", lr=1e-3, weight_decay=0.05),
+    clip_grad=dict(max_norm=10.0),
+)
 param_scheduler = [
     dict(type="LinearLR", start_factor=0.01, by_epoch=False, begin=0, end=100),
     dict(type="CosineAnnealingLR", T_max=epochs, by_epoch=True, convert_to_iter_based=True),
 ]
-train_cfg = dict(max_epochs=epochs, val_interval=5)
-default_hooks = dict(
-    checkpoint=dict(interval=5, save_best="coco/bbox_mAP"), logger=dict(interval=5)
-)
+train_cfg = dict(type="EpochBasedTrainLoop", max_epochs=epochs, val_interval=5)
+val_cfg = dict(type="ValLoop")
+test_cfg = dict(type="TestLoop")
+default_hooks = dict(checkpoint=dict(interval=5), logger=dict(interval=5))

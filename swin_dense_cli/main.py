@@ -13,6 +13,8 @@ COMMANDS = {
     "train": ("train", "train a detector or a segmentor"),
     "test": ("test", "test a checkpoint"),
     "predict": ("predict", "predict on images and videos"),
+    "report": ("report", "write a report of a training or of predictions"),
+    "compare-runs": ("compare_runs", "compare trainings"),
     "reproduce": ("reproduce", "count and test the paper's rows"),
     "benchmark": ("benchmark", "measure speed and memory"),
     "convert": ("convert_checkpoint", "convert weights between layouts"),

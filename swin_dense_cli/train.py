@@ -1,5 +1,6 @@
 """Trains a detector or a segmentor from a config of mmdet's or mmseg's kind."""
 
+import argparse
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
@@ -46,9 +47,19 @@ def make_parser(prog: str | None = None) -> OneLineParser:
         help="take other images instead of those that cannot be read or do not fit their "
         "annotations, and list these at the end",
     )
-    parser.add_argument("--seed", type=int, help="of the random number generators")
+    _add_seed_and_report(parser)
     _add_fit_arguments(parser)
     return parser
+
+
+def _add_seed_and_report(parser: OneLineParser) -> None:
+    parser.add_argument("--seed", type=int, help="of the random number generators")
+    parser.add_argument(
+        "--report",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="write report.html into the work dir at the end",
+    )
 
 
 def _add_start_arguments(parser: OneLineParser) -> None:
@@ -72,6 +83,12 @@ def _add_start_arguments(parser: OneLineParser) -> None:
         type=int,
         metavar="N",
         help="save a checkpoint every N iterations too; the last two of these are kept",
+    )
+    parser.add_argument(
+        "--weights",
+        metavar="NAME|FILE|URL",
+        help="fine-tune a whole detector or segmentor: coco or ade20k (what was released for this "
+        "config), the name of a config, a file or a URL; heads for other classes start untrained",
     )
     parser.add_argument(
         "--from-scratch", action="store_true", help="train without pretrained weights"

@@ -91,10 +91,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def tool() -> Callable[..., int]:
-    """Runs a tool in this process: ``tool("train", config, "--seed", 0)`` is its exit status."""
+    """Runs a tool in this process: ``tool("train", config, "--seed", 0)`` is its exit status.
+
+    Trainings write a report, which takes a second, only with ``--report``.
+    """
     torch.set_num_threads(1)
 
     def run(name: str, *args) -> int:
+        if name == "train":
+            args = ("--no-report", *args)
         module = importlib.import_module(f"swin_dense_cli.{name}")
         return module.main([str(a) for a in args])
 

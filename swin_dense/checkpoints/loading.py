@@ -1,7 +1,7 @@
 """Loading of weights into backbones and whole models: convert, resize, check, report."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -19,6 +19,7 @@ from swin_dense.errors import UserError
 # With less than this share of its parameters, a backbone is not usefully initialised.
 _MIN_COVERAGE = 0.95
 _STATISTICS = ("running_mean", "running_var")
+_BLOCK = re.compile(r"stages\.(\d+)\.blocks\.(\d+)\.")
 _SIZE_MISMATCH = re.compile(r"size mismatch for (\S+): .*?\(\[(.*?)\]\).*\(\[(.*?)\]\)")
 
 # Two copies of a detector in one model of mmdet's, as in Soft Teacher.
@@ -58,15 +59,24 @@ class LoadReport:
     loaded: list[str] = field(default_factory=list)
     resized: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
+    other_sizes: dict[str, str] = field(default_factory=dict)
+    """Of the missing ones, those that have another size in the checkpoint: both sizes."""
     unexpected: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         layout = f" ({self.layout} layout)" if self.layout else ""
         resized = f", {len(self.resized)} of them resized" if self.resized else ""
         lines = [f"Weights from {self.source}{layout}: {len(self.loaded)} loaded{resized}"]
-        notes = {"resized": "", "missing": "; these start untrained", "unexpected": ""}
-        for title, note in notes.items():
-            if names := getattr(self, title):
+        fitted = [f"{name} {sizes}" for name, sizes in self.other_sizes.items()]
+        untrained = "; these start untrained"
+        missing = [name for name in self.missing if name not in self.other_sizes]
+        for title, names, note in (
+            ("resized", self.resized, ""),
+            ("of other sizes", fitted, untrained),
+            ("missing", missing, untrained),
+            ("unexpected", self.unexpected, ""),
+        ):
+            if names:
                 lines.append(f"  {title} ({len(names)}): {first(names)}{note}")
         return "\n".join(lines)
 
@@ -74,7 +84,8 @@ class LoadReport:
         """The error for weights that leave too much of a model or backbone uninitialised."""
         count = f"{len(self.missing)} of {len(self.loaded) + len(self.missing)}"
         layout = f" ({self.layout} layout)" if self.layout else ""
-        unexpected = f"; unexpected: {first(self.unexpected)}" if self.unexpected else ""
+        others = [f"{name} {sizes}" for name, sizes in self.other_sizes.items()] + self.unexpected
+        unexpected = f"; unexpected: {first(others)}" if others else ""
         return UserError(
             f"checkpoint {self.source} is of another model: {count} parameters "
             f"missing or of another size, first {first(self.missing)}{layout}{unexpected}; "
@@ -143,16 +154,40 @@ def convert_state_dict(
         fits = key in weights and weights[key].shape == parameter.shape
         (report.loaded if fits else report.missing).append(key)
     other_sizes = [key for key in report.missing if key in weights]
-    report.unexpected = [
-        f"{key} {tuple(weights[key].shape)} for {tuple(own[key].shape)}" for key in other_sizes
-    ]
-    report.unexpected += [key for key in weights if key not in own]
+    report.other_sizes = {
+        key: f"{tuple(weights[key].shape)} for {tuple(own[key].shape)}" for key in other_sizes
+    }
+    report.unexpected = [key for key in weights if key not in own]
+    _check_depths(own, weights, source)
     if other_sizes or not has_min_coverage(backbone, report):
         raise report.error()
     for key in below:
         del state_dict[prefix + key]
     state_dict.update({prefix + key: value for key, value in weights.items()})
     return report
+
+
+def _check_depths(own: Mapping[str, Tensor], weights: Mapping[str, Tensor], source: str) -> None:
+    """Raise a UserError if the stages of a backbone have other numbers of blocks in a checkpoint.
+
+    Of a deeper one, such as Swin-S for Swin-T, all parameters would be found.
+    """
+    there, here = _depths(weights), _depths(own)
+    if any(there[stage] != here[stage] for stage in here.keys() & there.keys()):
+        raise UserError(
+            f"checkpoint {source} is of another model: its stages have "
+            f"{', '.join(map(str, there.values()))} blocks, those of the config's backbone "
+            f"{', '.join(map(str, here.values()))}: give its arch or depths in the config, or "
+            "weights of the same architecture"
+        )
+
+
+def _depths(names: Iterable[str]) -> dict[int, int]:
+    """How many blocks each stage has."""
+    found = [(int(match[1]), int(match[2]) + 1) for match in map(_BLOCK.match, names) if match]
+    return {
+        stage: max(n for s, n in found if s == stage) for stage in sorted({s for s, _ in found})
+    }
 
 
 def convert_before_loading(
@@ -288,6 +323,6 @@ def load_converted(
     report.missing = [name for name in required if name in absent]
     report.loaded = [name for name in required if name not in absent]
     report.unexpected = list(results[0].unexpected_keys)
-    report.unexpected += [f"{name} ({there}) for ({own})" for name, there, own in mismatches]
+    report.other_sizes = {name: f"({there}) for ({own})" for name, there, own in mismatches}
     if report.missing and (exact or not report.loaded):
         raise report.error()

@@ -21,6 +21,7 @@ _MOST_CLASSES = 255  # that label maps of 8 bits can tell from ignored pixels
 # Label maps read: a data set that is wrong is wrong in nearly all of them. More are read while
 # some class was not seen.
 _FEWEST_READ, _MOST_READ = 12, 512
+_found: dict[Path, tuple[int, dict[str, int]]] = {}
 
 
 def check_label_maps(
@@ -106,7 +107,7 @@ def _check_values(
 ) -> list[str]:
     """Check which values a sample of the label maps has; return warnings."""
     lowest = 1 if reduced else 0
-    seen = np.zeros(256, bool)
+    in_maps = np.zeros(256, int)
     order = random.Random(0).sample(maps, len(maps))
     read = 0
     for path in order:
@@ -114,7 +115,8 @@ def _check_values(
         if labels is None:
             continue
         read += 1
-        seen |= _values(path, labels, lowest, len(classes))
+        in_maps += _values(path, labels, lowest, len(classes))
+        seen = in_maps > 0
         # 255 instead of 1: read on until another class shows that 255 does mean "ignored".
         is_binary = not reduced and np.flatnonzero(seen).tolist() == [0, _IGNORED]
         enough = _FEWEST_READ if seen[lowest : lowest + len(classes)].all() else _MOST_READ
@@ -126,6 +128,8 @@ def _check_values(
             f"ignored, so that no pixel is {classes[1]}: save them with the values 0 to "
             f"{len(classes) - 1}"
         )
+    counts = in_maps[lowest : lowest + len(classes)].tolist()
+    _found[folder] = read, dict(zip(classes, counts, strict=True))
     present = seen[lowest : lowest + len(classes)]
     if not present.any():
         return [f"{folder}: no pixel is labelled in the {read} label maps that were read"]
@@ -136,6 +140,11 @@ def _check_values(
         f"{folder}: {len(absent)} of {len(classes)} classes are in none of the {read} label maps "
         f"that were read: {shortened(absent)}"
     ]
+
+
+def classes_found(folder: Path) -> tuple[int, dict[str, int]]:
+    """How many label maps of a folder the last check has read, and how many have each class."""
+    return _found.get(folder, (0, {}))
 
 
 def _label_map(path: Path, skips: bool) -> NDArray[Any] | None:

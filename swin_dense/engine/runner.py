@@ -43,7 +43,7 @@ from swin_dense.engine.resuming import (
     restore_training,
     state_of_training,
 )
-from swin_dense.engine.schedule import fit_schedule
+from swin_dense.engine.schedule import fit_schedule, places_of
 from swin_dense.engine.sharding import is_sharded, keep_state_whole, shard
 from swin_dense.engine.terminal.console import notify_user, redirect_log
 from swin_dense.engine.terminal.hooks import ProgressHook
@@ -217,8 +217,11 @@ class Runner(MMEngineRunner):
         Raises:
             UserError: it was not saved by a training, or by another one.
         """
+        fitted = places_of(self.param_schedulers)
         with as_resume_error(filename):
             super().resume(filename, *args, **settings)
+        if places_of(self.param_schedulers) != fitted:
+            self.fitted_schedule = "as the checkpoint has it, which was to be of another length"
 
     def save_checkpoint(self, *args: Any, meta: dict | None = None, **settings: Any) -> None:
         """mmengine's, with the state of the training and its precision in ``meta``.

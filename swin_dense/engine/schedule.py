@@ -35,7 +35,15 @@ def fit_schedule(schedulers: Any, loop: Any) -> tuple[Any, str]:
         return schedulers, ""
     fitting = _Fitting(configs, loop)
     fitted = [fitting.fit(one) for one in configs]
-    return fitted, "; ".join(fitting.changes)
+    words = f"fitted to this run: {'; '.join(fitting.changes)} (fit_schedule=False keeps them)"
+    return fitted, words if fitting.changes else ""
+
+
+def places_of(schedulers: Any) -> list[list[Any]]:
+    """Where built schedulers begin, end and change, to tell whether a checkpoint has others."""
+    names = ("by_epoch", "begin", "end", "milestones", "T_max", "step_size", "total_iters")
+    built = schedulers if isinstance(schedulers, list) else []
+    return [[getattr(one, name, None) for name in names] for one in built]
 
 
 class _Fitting:

@@ -44,7 +44,7 @@ class StopRequest:
     def receive(self, number: int, _frame: object = None) -> None:
         """The signal handler."""
         is_first, self.signal = self.signal is None, self.signal or number
-        if number == signal.SIGINT:
+        if number == signal.SIGINT and not self.moment:
             self._receive_ctrl_c(is_first)
         elif not self.is_watched:
             if os.environ.get("RANK", "0") == "0":

@@ -56,6 +56,8 @@ def train(
     skip_bad_images: bool = False,
     save_every: int | None = None,
     overwrite: bool = False,
+    weights: str | None = None,
+    report: bool = True,
     **fit: Any,
 ) -> Runner:
     """Trains what a config describes, as ``tools/train.py`` does.
@@ -79,7 +81,9 @@ def train(
         accumulate: batches for each step of the optimizer; by default the config's, else 1.
         skip_bad_images: replace images that cannot be read by others, and list them at the end.
         save_every: save a checkpoint after each so many iterations too.
+        weights: start from a whole model: 'coco' or 'ade20k', a name, a file or a URL.
         overwrite: replace what another run left in the work dir, when this one begins to train.
+        report: write ``report.html`` at the end, see :mod:`swin_dense.reports`.
         fit: ``epochs`` and others, as of :class:`~swin_dense.engine.config.fit.FitOptions`.
 
     Returns:
@@ -92,7 +96,9 @@ def train(
     run = RunOptions(work_dir, data_root, cfg_options, launcher, device, tf32)
     amp = {True: "auto", False: None}.get(amp, amp)  # type: ignore[arg-type]
     how = (from_scratch, amp, compile, auto_scale_lr, resume, seed, strategy, accumulate)
-    options = TrainingOptions(*how, skip_bad_images, save_every, overwrite, FitOptions(**fit))
+    options = TrainingOptions(
+        *how, skip_bad_images, save_every, overwrite, weights, report, FitOptions(**fit)
+    )
     with quiet_terminal(), linked_processes(), stop_requests() as requests:
         return _train(prepare_training(config, run, options), StopHook(requests), overwrite)
     raise AssertionError  # for type checkers: nothing is suppressed

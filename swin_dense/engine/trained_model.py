@@ -92,7 +92,6 @@ class TrainedModel:
             return next(self._predict([images], score_thr, 1))
         return list(self._predict(images, score_thr, max(batch_size, 1)))
 
-    @torch.no_grad()
     def features(self, image: AnyImage) -> tuple[Tensor, ...]:
         """The backbone's feature maps of an image, as the model's neck or head gets them.
 
@@ -109,8 +108,9 @@ class TrainedModel:
         inference: Any = self.model
         if not hasattr(inference, "backbone"):  # Soft Teacher has two models
             inference = getattr(inference, inference.semi_test_cfg["predict_on"])
-        inputs = inference.data_preprocessor(batch, False)["inputs"]
-        return tuple(inference.backbone(inputs))
+        with torch.no_grad():
+            inputs = inference.data_preprocessor(batch, False)["inputs"]
+            return tuple(inference.backbone(inputs))
 
     def _predict(
         self, images: Sequence[AnyImage], score_thr: float, batch_size: int

@@ -165,6 +165,16 @@ def test_weights_of_another_model_raise():
     assert all(torch.equal(p, before[n]) for n, p in model.named_parameters())
 
 
+@pytest.mark.parametrize("layout", ["openmmlab", "official"])
+@pytest.mark.parametrize("depths", [(1, 1, 3, 1), (1, 1, 1, 1)])
+def test_weights_of_another_depth_are_refused_by_it(depths, layout):
+    """As Swin-S for Swin-T, which has all of its parameters."""
+    state = TARGETS[layout].from_openmmlab(random_model(depths=depths).state_dict())
+    words = f"x.pth is of another model: its stages have {', '.join(map(str, depths))} blocks"
+    with pytest.raises(UserError, match=f"{words}, those of the config's backbone 1, 1, 2, 1"):
+        load_backbone(random_model(), state, "x.pth")
+
+
 @pytest.mark.parametrize(("there", "wanted"), [(3, 1), (3, 4), (3, 6), (4, 3), (1, 3), (5, 2)])
 def test_other_input_channels_embed_a_grey_image_alike(there, wanted):
     """Equal values in all channels, in any pattern: the documented rule of the resizing."""

@@ -5,6 +5,7 @@ import signal
 from pathlib import Path
 
 import pytest
+import torch
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
@@ -96,6 +97,26 @@ def test_a_work_dir_is_tested_by_its_best_checkpoint(trained, tool, failure, tmp
     assert tool("test", trained.config, trained.work_dir, *flags) == 0
     assert f"Weights from {trained.work_dir / 'best.pth'}" in capfd.readouterr().out
     assert "no best.pth or last.pth" in failure("test", trained.config, tmp_path, *flags)
+
+
+@pytest.mark.parametrize("trained", ["segmentor"], indirect=True)
+def test_weights_of_a_model_with_other_classes(trained, tool, tmp_path, capfd):
+    """Its heads start untrained; nothing else that the config names is read."""
+    weights = torch.load(trained.checkpoint, weights_only=False)
+    head = "decode_head.conv_seg.weight"
+    size = list(weights["state_dict"][head].shape)
+    weights["state_dict"][head] = torch.ones(9, *size[1:])
+    file = tmp_path / "nine.pth"
+    torch.save(weights, file)
+    flags = ["--data-root", trained.data_root, "--work-dir", tmp_path / "w"]
+    option = ["--cfg-options", "train_cfg.val_interval=9"]
+    assert tool("train", trained.config, *flags, "--weights", file, *option) == 0
+    out = capfd.readouterr().out
+    assert f"Weights from {file}" in out
+    assert (
+        f"of other sizes (1): {head} (9, {size[1]}, 1, 1) for ({size[0]}, {size[1]}, 1, 1);" in out
+    )
+    assert "missing" not in out
 
 
 @HOOKS.register_module(force=True)

@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,16 @@ def read_config(path: str | Path) -> Config:
     except (Exception, SystemExit) as error:  # a config is a program, and may raise anything
         text = f"{type(error).__name__}: {error}".removesuffix(": ")
         raise UserError(f"{path} cannot be read: {text}") from error
+
+
+def bases_of(path: str | Path) -> Iterator[Path]:
+    """Yield the file of a config and those that it inherits from, the nearest first."""
+    pending = [Path(path)]
+    while pending:
+        file = pending.pop(0)
+        yield file
+        bases = Config._get_base_files(str(file))
+        pending += [Path(Config._get_cfg_path(base, str(file))[0]) for base in bases]
 
 
 def _restore_tuples(cfg: Any) -> None:
@@ -114,6 +124,10 @@ def merge_options(cfg: Config, options: Mapping[str, Any]) -> None:
     """
     for key in options:
         _check_key(cfg, key)
+        if key.startswith("vis_backends"):  # a variable of configs, which nothing reads
+            raise UserError(
+                f"--cfg-options {key}: set visualizer.vis_backends, or use --tensorboard or --wandb"
+            )
     try:
         cfg.merge_from_dict(dict(options))
     except (KeyError, TypeError, IndexError, AttributeError) as error:

@@ -11,6 +11,7 @@ from mmengine.config import Config
 
 from swin_dense.config_tree import main_metric
 from swin_dense.engine.config.data_root import set_data_root
+from swin_dense.engine.config.fine_tuning import start_from
 from swin_dense.engine.config.fit import FitOptions, fit_config
 from swin_dense.engine.config.hardware import (
     accumulate_gradients,
@@ -79,6 +80,8 @@ class TrainingOptions:
     skip_bad_images: bool = False
     save_every: int | None = None
     overwrite: bool = False
+    weights: str | None = None
+    report: bool = True
     fit: FitOptions = field(default_factory=FitOptions)
 
 
@@ -130,7 +133,8 @@ def prepare_training(
     The steps, each of which may override those before it:
 
     1. :func:`load_config`, and what ``fit`` edits (:class:`~.fit.FitOptions`).
-    2. ``launcher`` and ``device``; a GPU becomes the current one.
+    2. ``weights``, in place of the config's; ``launcher`` and ``device``; a GPU becomes the current
+       one.
     3. ``resume``: a checkpoint, searched for in the work dir, replaces pretrained weights, if there
        is one; also without it, if the launcher restarts processes. The work dir is that of the
        checkpoint, and of several runs that of the latest, unless one was asked for.
@@ -146,7 +150,8 @@ def prepare_training(
     12. Our hook saves checkpoints, where the config has mmengine's, also the best one by AP or
         mIoU, unless the config has another ``save_best``; ``save_every``.
     13. Data loaders without workers; hooks that show what is trained, progress and metrics on the
-        terminal, and one that ends a training whose loss is not finite.
+        terminal, one that ends a training whose loss is not finite and, with ``report``, one that
+        writes a report.
 
     Raises:
         UserError: the config cannot be read or trained, or an option does not fit it.
@@ -155,6 +160,10 @@ def prepare_training(
     cfg = load_config(path, run.cfg_options, run.data_root, scratch, run.work_dir)
     _require(cfg, path, _FOR_TRAINING, "trained")
     fit_config(cfg, options.fit)
+    if options.weights is not None:
+        if scratch:
+            raise UserError("--weights and --from-scratch exclude each other: give one of them")
+        start_from(cfg, options.weights)
     device = _set_device(cfg, run)
     _set_resume(cfg, options.resume, run.work_dir or (run.cfg_options or {}).get("work_dir"))
     _check_overwrite(cfg, options)
@@ -177,6 +186,8 @@ def prepare_training(
     _use_checkpoint_hook(cfg, path, options.save_every)
     adapt_workers(cfg)
     _add_hooks(cfg, "FiniteLossHook", "SummaryHook", "MetricsHook", "ProgressHook")
+    if options.report:
+        _add_hooks(cfg, "ReportHook")
     return cfg
 
 

@@ -56,8 +56,9 @@ def ensure_pretrained(cfg: Config) -> None:
     Raises:
         UserError: a file is missing or cannot be downloaded.
     """
-    files = pretrained_files(cfg)
-    on_first_process(lambda: [local_weights(file) for file in files])
+    whole = cfg.get("load_from")  # asked for, unlike what the config's backbone starts from
+    files = {file: "" if file == whole else _ALTERNATIVE for file in pretrained_files(cfg)}
+    on_first_process(lambda: [local_weights(*one) for one in files.items()])
 
 
 def local_weights(location: str, otherwise: str = _ALTERNATIVE) -> str:

@@ -9,6 +9,7 @@ from mmengine.hooks import Hook
 
 from swin_dense import config_tree
 from swin_dense.datasets.coco_file import read_coco
+from swin_dense.datasets.label_maps import classes_found
 from swin_dense.datasets.names import shortened
 from swin_dense.engine.config.hardware import advise_learning_rate
 from swin_dense.engine.terminal.console import notify_user
@@ -52,6 +53,7 @@ def _data_in_words(cfg: Any, split: str) -> Iterator[str]:
                 name = file.categories[key]
                 found[name] = found.get(name, 0) + file.objects.get(key, 0)
     if not files:
+        yield from _label_maps_in_words(cfg, split)
         return
     images = sum(len(file.file_names) for file in files.values())
     order = sorted((name for name in classes if found.get(name)), key=lambda name: -found[name])
@@ -65,7 +67,18 @@ def _data_in_words(cfg: Any, split: str) -> Iterator[str]:
     if rare and split == "train":
         yield f"{split}: fewer than {_RARE} objects: {shortened(rare, _SHOWN)}"
     if absent := [name for name in classes if not found.get(name)]:
-        yield f"{split}: {len(absent)} classes without objects: {shortened(absent, _SHOWN)}"
+        yield f"{split}: classes without objects ({len(absent)}): {shortened(absent, _SHOWN)}"
+
+
+def _label_maps_in_words(cfg: Any, split: str) -> Iterator[str]:
+    """In how many label maps the classes are, of those that the check of the data has read."""
+    for dataset in config_tree.split_datasets(cfg, split):
+        folder = (dataset.get("data_prefix") or {}).get("seg_map_path")
+        read, found = classes_found(config_tree.resolve(dataset, folder)) if folder else (0, {})
+        order = sorted((name for name in found if found[name]), key=lambda name: -found[name])
+        counts = shortened([f"{name} {found[name]}" for name in order], _SHOWN)
+        if read:
+            yield f"{split}: {len(order)} of {len(found)} classes in {read} label maps: {counts}"
 
 
 def _files(cfg: Any, split: str) -> Iterator[Path]:
@@ -78,7 +91,7 @@ def _run_in_words(runner: Any) -> Iterator[str]:
     loader, processes = runner.train_dataloader, get_world_size()
     images, steps = len(loader.dataset), runner.max_iters
     batch = getattr(loader.batch_sampler, "batch_size", None) or loader.batch_size
-    text = f"{steps} steps, each image {steps * batch * processes / max(images, 1):.2g} times"
+    text = f"{steps} steps, each image {steps * batch * processes / max(images, 1):.3g} times"
     if is_epoch_based(runner):
         text = f"{len(loader)} steps x {runner.max_epochs} epochs = {steps}"
     many = f" x {processes} processes" if processes > 1 else ""
@@ -87,4 +100,4 @@ def _run_in_words(runner: Any) -> Iterator[str]:
     rate = advise_learning_rate(runner.cfg, steps)
     yield f"{images} images for training: {text}; batch {batch}{many}; {rate}"
     if changed := getattr(runner, "fitted_schedule", ""):
-        yield f"schedule, fitted to this run: {changed} (fit_schedule=False keeps the config's)"
+        yield f"schedule: {changed}"
