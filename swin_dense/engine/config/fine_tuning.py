@@ -50,8 +50,8 @@ def _find(cfg: Config, weights: str) -> str:
     path = Path(weights).expanduser()
     if path.exists():
         return checkpoint_file(path)
-    if url := released_by_name(weights):
-        return url
+    if named := released_by_name(weights):
+        return named
     raise UserError(
         f"--weights {weights}: no such file, nor a name of released weights{_hint(weights)}"
     )
