@@ -36,14 +36,14 @@ def load(
 
     Example::
 
-        model = swin_dense.load('my_data.py', 'work_dirs/my_data/last.pth')
+        model = swin_dense.load('my_data.py', 'work_dirs/my_data/best.pth')
         found = model.predict('photo.jpg')  # found.boxes, .names, .scores, .masks or .label_map
         found.draw('drawn.jpg')
         maps = model.features('photo.jpg')
 
     Args:
         config: a config file, also one with ``own_data``, or the name of one of ours.
-        checkpoint: weights of the config's model; a path or a URL.
+        checkpoint: weights of the config's model: a path, a URL, or a work dir, for its best.pth.
         device: 'auto' (a GPU when there is one), 'cpu', 'cuda' or 'cuda:N'.
         cfg_options: dotted config keys and their new values.
 

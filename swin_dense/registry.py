@@ -27,7 +27,12 @@ MODELS = Registry(
         "swin_dense.models.detectors",
     ],
 )
-HOOKS = Registry("hook", parent=_HOOKS, scope="swin_dense", locations=["swin_dense.engine"])
+HOOKS = Registry(
+    "hook",
+    parent=_HOOKS,
+    scope="swin_dense",
+    locations=["swin_dense.engine", "swin_dense.reports"],
+)
 OPTIM_WRAPPERS = Registry(
     "optimizer wrapper",
     parent=_OPTIM_WRAPPERS,

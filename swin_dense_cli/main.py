@@ -13,9 +13,13 @@ COMMANDS = {
     "train": ("train", "train a detector or a segmentor"),
     "test": ("test", "test a checkpoint"),
     "predict": ("predict", "predict on images and videos"),
+    "report": ("report", "write a report of a training or of predictions"),
+    "compare-runs": ("compare_runs", "compare trainings"),
     "reproduce": ("reproduce", "count and test the paper's rows"),
     "benchmark": ("benchmark", "measure speed and memory"),
     "convert": ("convert_checkpoint", "convert weights between layouts"),
+    "convert-data": ("convert_data", "convert a data set for own_data"),
+    "inspect-data": ("inspect_data", "check a data set, and show what is in it"),
     "compare-swap": ("compare_swap", "compare OpenMMLab's Swin with ours"),
     "make-shapes": ("make_shapes", "generate the data set of the demo"),
 }

@@ -1,8 +1,10 @@
 """Trains a detector or a segmentor from a config of mmdet's or mmseg's kind."""
 
+import argparse
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
+from typing import Any
 
 from swin_dense_cli.parsing import OneLineParser, add_run_arguments, build_parser, run_tool
 
@@ -40,19 +42,24 @@ def make_parser(prog: str | None = None) -> OneLineParser:
         "states, for models that do not fit one GPU",
     )
     parser.add_argument(
-        "--accumulate",
-        type=int,
-        metavar="N",
-        help="add up the gradients of N batches for each step of the optimizer",
-    )
-    parser.add_argument(
         "--skip-bad-images",
         action="store_true",
         help="take other images instead of those that cannot be read or do not fit their "
         "annotations, and list these at the end",
     )
-    parser.add_argument("--seed", type=int, help="of the random number generators")
+    _add_seed_and_report(parser)
+    _add_fit_arguments(parser)
     return parser
+
+
+def _add_seed_and_report(parser: OneLineParser) -> None:
+    parser.add_argument("--seed", type=int, help="of the random number generators")
+    parser.add_argument(
+        "--report",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="write report.html into the work dir at the end",
+    )
 
 
 def _add_start_arguments(parser: OneLineParser) -> None:
@@ -85,6 +92,41 @@ def _add_start_arguments(parser: OneLineParser) -> None:
     )
     parser.add_argument(
         "--from-scratch", action="store_true", help="train without pretrained weights"
+    )
+
+
+def _add_fit_arguments(parser: OneLineParser) -> None:
+    """Adds the flags that fit a run to the data; docs/training.md has the same as config keys."""
+    fit = parser.add_argument_group("fitting the run to your data, in place of the config")
+    number: dict[str, Any] = {"type": int, "metavar": "N"}
+    fit.add_argument("--epochs", **number, help="how often each image is trained on")
+    fit.add_argument("--batch-size", **number, help="images in a batch of one process")
+    fit.add_argument(
+        "--accumulate",
+        **number,
+        help="add up the gradients of N batches for each step of the optimizer",
+    )
+    fit.add_argument("--lr", type=float, help="learning rate, for batches of this run")
+    fit.add_argument(
+        "--image-size",
+        **number,
+        help="short side of images in tests, in pixels; all sizes in the pipelines of training and "
+        "tests change by the same factor",
+    )
+    fit.add_argument(
+        "--ema", action="store_true", help="evaluate and save the moving average of the weights"
+    )
+    fit.add_argument(
+        "--patience", **number, help="stop after N evaluations without a better result"
+    )
+    fit.add_argument(
+        "--freeze", type=int, metavar="K", help="leave K stages of the backbone as they are"
+    )
+    fit.add_argument("--workers", **number, help="processes that load images, of each data loader")
+    fit.add_argument("--tensorboard", action="store_true", help="write TensorBoard's files too")
+    fit.add_argument("--wandb", action="store_true", help="log to Weights & Biases too")
+    fit.add_argument(
+        "--classwise", action="store_true", help="report the AP or IoU of each class too"
     )
 
 

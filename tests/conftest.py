@@ -5,6 +5,7 @@ import http.server
 import importlib
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -90,10 +91,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def tool() -> Callable[..., int]:
-    """Runs a tool in this process: ``tool("train", config, "--seed", 0)`` is its exit status."""
+    """Runs a tool in this process: ``tool("train", config, "--seed", 0)`` is its exit status.
+
+    Trainings write a report, which takes a second, only with ``--report``.
+    """
     torch.set_num_threads(1)
 
     def run(name: str, *args) -> int:
+        if name == "train":
+            args = ("--no-report", *args)
         module = importlib.import_module(f"swin_dense_cli.{name}")
         return module.main([str(a) for a in args])
 
@@ -109,6 +115,27 @@ def interpreted() -> Callable[..., None]:
     def run(tests: Path, *options: str) -> None:
         call = ["-m", "pytest", "-p", "no:cacheprovider", "-p", "no:xdist", str(tests), *options]
         assert "passed" in run_python(*call, TRITON_INTERPRET="1")
+
+    return run
+
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory) -> Callable[..., str]:
+    """Runs a headless browser on a page, with more flags of it; returns its output."""
+    program = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if program is None:
+        pytest.skip(f"no browser: none of {', '.join(BROWSERS)} is installed")
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
+    flags += [f"--user-data-dir={tmp_path_factory.mktemp('browser')}"]
+
+    def run(page: Path, *more: str) -> str:
+        call = [program, *flags, *more, page.absolute().as_uri()]
+        done = subprocess.run(call, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 0, done.stderr[-2000:]
+        return done.stdout
 
     return run
 

@@ -31,6 +31,7 @@ class CocoFile:
         image_ids: ids of the images.
         usable: by category id, the largest short side, in pixels, of an image with an annotation
             that can be trained on (not a crowd, a box of at least one pixel).
+        objects: by category id, how many annotations can be trained on.
         without_mask: by category id and reason, the ids of annotations whose segmentation cannot
             be drawn.
         fragments: ids of annotations with polygons of less than three points beside whole ones.
@@ -48,6 +49,7 @@ class CocoFile:
     sizes: list[tuple[float, float]] = field(default_factory=list)
     image_ids: set = field(default_factory=set)
     usable: dict[int, int] = field(default_factory=dict)
+    objects: dict[int, int] = field(default_factory=dict)
     without_mask: dict[int, dict[str, list]] = field(default_factory=dict)
     fragments: list = field(default_factory=list)
     without_iscrowd: int = 0
@@ -195,6 +197,7 @@ def _read_annotations(file: CocoFile, annotations: list[dict], sizes: dict) -> N
             skipped.setdefault(reason, []).append(annotation["id"])
         elif not annotation.get("iscrowd") and not annotation.get("ignore"):
             short_side = int(min(sizes[annotation["image_id"]]))
+            file.objects[category] = file.objects.get(category, 0) + 1
             file.usable[category] = max(file.usable.get(category, 0), short_side)
     file.has_id_zero, file.count = 0 in ids, len(annotations)
     for reason, which in skipped.items():

@@ -21,6 +21,7 @@ _MOST_CLASSES = 255  # that label maps of 8 bits can tell from ignored pixels
 # Label maps read: a data set that is wrong is wrong in nearly all of them. More are read while
 # some class was not seen.
 _FEWEST_READ, _MOST_READ = 12, 512
+_found: dict[Path, tuple[int, dict[str, int]]] = {}
 
 
 def check_label_maps(
@@ -46,6 +47,20 @@ def check_label_maps(
             f"the data set has {len(classes)} classes, but label maps are read with 8 bits, of "
             f"which 255 is ignored: use at most {_MOST_CLASSES} classes"
         )
+    files = label_map_files(cfg, dataset)
+    images, maps = [image for image, _ in files], [place for _, place in files]
+    seg_dir = config_tree.resolve(dataset, dataset["data_prefix"]["seg_map_path"])
+    reduced = bool(config_tree.dataset_option(cfg, dataset, "reduce_zero_label"))
+    warnings = _check_values(seg_dir, maps, classes, reduced, skips)
+    return warnings + _check_sizes(images, maps, config_tree.turns_images(dataset), skips)
+
+
+def label_map_files(cfg: Any, dataset: dict) -> list[tuple[Path, Path]]:
+    """Each image of a segmentation data set with its label map, all of which are there.
+
+    Raises:
+        UserError: a folder, an image or a label map is missing.
+    """
     img_dir = config_tree.resolve(dataset, dataset["data_prefix"]["img_path"])
     seg_dir = config_tree.resolve(dataset, dataset["data_prefix"]["seg_map_path"])
     for folder in (img_dir, seg_dir):
@@ -63,11 +78,7 @@ def check_label_maps(
             f"{len(missing)} of {len(stems)} images in {img_dir} have no label map in {seg_dir}, "
             f"the first is {missing[0]}: add the label maps, or set seg_map_suffix"
         )
-    images = [img_dir / (stem + img_suffix) for stem in stems]
-    maps = [seg_dir / (stem + seg_suffix) for stem in stems]
-    reduced = bool(config_tree.dataset_option(cfg, dataset, "reduce_zero_label"))
-    warnings = _check_values(seg_dir, maps, classes, reduced, skips)
-    return warnings + _check_sizes(images, maps, config_tree.turns_images(dataset), skips)
+    return [(img_dir / (stem + img_suffix), seg_dir / (stem + seg_suffix)) for stem in stems]
 
 
 def _check_sizes(images: list[Path], maps: list[Path], turned: bool, skips: bool) -> list[str]:
@@ -96,7 +107,7 @@ def _check_values(
 ) -> list[str]:
     """Check which values a sample of the label maps has; return warnings."""
     lowest = 1 if reduced else 0
-    seen = np.zeros(256, bool)
+    in_maps = np.zeros(256, int)
     order = random.Random(0).sample(maps, len(maps))
     read = 0
     for path in order:
@@ -104,7 +115,8 @@ def _check_values(
         if labels is None:
             continue
         read += 1
-        seen |= _values(path, labels, lowest, len(classes))
+        in_maps += _values(path, labels, lowest, len(classes))
+        seen = in_maps > 0
         # 255 instead of 1: read on until another class shows that 255 does mean "ignored".
         is_binary = not reduced and np.flatnonzero(seen).tolist() == [0, _IGNORED]
         enough = _FEWEST_READ if seen[lowest : lowest + len(classes)].all() else _MOST_READ
@@ -116,6 +128,8 @@ def _check_values(
             f"ignored, so that no pixel is {classes[1]}: save them with the values 0 to "
             f"{len(classes) - 1}"
         )
+    counts = in_maps[lowest : lowest + len(classes)].tolist()
+    _found[folder] = read, dict(zip(classes, counts, strict=True))
     present = seen[lowest : lowest + len(classes)]
     if not present.any():
         return [f"{folder}: no pixel is labelled in the {read} label maps that were read"]
@@ -126,6 +140,11 @@ def _check_values(
         f"{folder}: {len(absent)} of {len(classes)} classes are in none of the {read} label maps "
         f"that were read: {shortened(absent)}"
     ]
+
+
+def classes_found(folder: Path) -> tuple[int, dict[str, int]]:
+    """How many label maps of a folder the last check has read, and how many have each class."""
+    return _found.get(folder, (0, {}))
 
 
 def _label_map(path: Path, skips: bool) -> NDArray[Any] | None:

@@ -2,7 +2,17 @@
 
 from swin_dense.engine.checkpoint_hook import CheckpointHook
 from swin_dense.engine.drawing import DrawHook
+from swin_dense.engine.early_stopping import EarlyStoppingHook
 from swin_dense.engine.finite_loss import FiniteLossHook
 from swin_dense.engine.terminal.hooks import MetricsHook, ProgressHook
+from swin_dense.engine.terminal.summary import SummaryHook
 
-__all__ = ["CheckpointHook", "DrawHook", "FiniteLossHook", "MetricsHook", "ProgressHook"]
+__all__ = [
+    "CheckpointHook",
+    "DrawHook",
+    "EarlyStoppingHook",
+    "FiniteLossHook",
+    "MetricsHook",
+    "ProgressHook",
+    "SummaryHook",
+]

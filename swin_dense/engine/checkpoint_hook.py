@@ -27,12 +27,14 @@ class CheckpointHook(MMEngineCheckpointHook):
       resumed run is looked for in its own folder: folders may be moved and copied.
     - ``last.pth`` is the newest checkpoint at any time, and ``best.pth`` the best one: by the first
       metric of ``save_best``.
+    - ``interval`` shrinks with a training that ``max_epochs`` makes shorter than its config.
     - ``save_every``: saves ``iter_N.pth`` after each so many iterations too, whatever ``interval``
       counts. The last two of these are kept.
     """
 
     best_ckpt_path: str | None
     file_backend: Any
+    interval: int
 
     def __init__(self, *args: Any, save_every: int | None = None, **settings: Any) -> None:
         super().__init__(*args, **settings)
@@ -44,6 +46,9 @@ class CheckpointHook(MMEngineCheckpointHook):
     def before_train(self, runner) -> None:
         """Takes over what the resumed checkpoint tells of older ones."""
         super().before_train(runner)
+        if not self.by_epoch and self.interval > 0:
+            shortened = getattr(runner.train_loop, "shortened", 1)
+            self.interval = max(round(self.interval * shortened), 1)
         info = runner.message_hub.runtime_info
         for key in [key for key in info if key.startswith("best_ckpt")]:
             runner.message_hub.update_info(key, self._here(info[key]))

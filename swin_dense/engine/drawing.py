@@ -114,8 +114,7 @@ def draw_sample(
     Returns:
         (zoom * H, zoom * W, 3) BGR.
     """
-    zoom = max(1, _READABLE // max(image.shape[:2]))
-    image = np.asarray(cv2.resize(image, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_CUBIC))
+    image, zoom = enlarged(image)
     classes = meta.get("classes") or ()
     kind = "gt" if truth else "pred"
     if f"{kind}_sem_seg" in sample:
@@ -137,6 +136,14 @@ def draw_sample(
         masks = masks.repeat(zoom, 1).repeat(zoom, 2)
     scores = instances.get("scores")
     return draw_detections(image, zoom * boxes, instances.labels, scores, classes, masks)
+
+
+def enlarged(image: Image) -> tuple[Image, int]:
+    """An image enlarged so that labels can be read on it, and the factor; large ones stay."""
+    zoom = max(1, _READABLE // max(image.shape[:2]))
+    return np.asarray(
+        cv2.resize(image, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_CUBIC)
+    ), zoom
 
 
 @HOOKS.register_module(name=["DrawHook", "PaintHook"])  # the second is its former name

@@ -110,8 +110,9 @@ def _expand(given: str) -> Iterator[Source | Skipped]:
 def _in_folder(folder: Path) -> Iterator[Source | Skipped]:
     found = [_by_suffix(path) for path in sorted(folder.iterdir())]
     if any(isinstance(one, Source) for one in found):
-        hidden = [one for one in found if Path(one.given).name.startswith(".")]
-        yield from (one for one in found if isinstance(one, Source) or one not in hidden)
+        for one in found:
+            if isinstance(one, Source) or not Path(one.given).name.startswith("."):
+                yield one
     else:
         reason = "no images in this folder: expected .jpg, .png or another image format"
         yield Skipped(str(folder), reason)

@@ -5,15 +5,18 @@ Every step seeds all generators by its number, after its images were loaded (see
 between change nothing.
 """
 
+import math
 from typing import Any
 
-from mmengine.dist import get_rank
+from mmengine.dist import get_rank, get_world_size
 from mmengine.registry import LOOPS
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop, IterBasedTrainLoop
 from torch import nn
 from torch.utils.data import DataLoader
 
 from swin_dense.datasets.batches import resumable_loader, seed_loading, seed_step
+
+_VAL_INTERVAL = 1000  # mmengine's default, in iterations
 
 
 class EpochLoop(EpochBasedTrainLoop):
@@ -62,14 +65,28 @@ class EpochLoop(EpochBasedTrainLoop):
 
 
 class IterationLoop(IterBasedTrainLoop):
-    """Trains iteration by iteration, from any on."""
+    """Trains iteration by iteration, from any on.
 
-    def __init__(self, runner: Any, dataloader: dict, **settings: Any) -> None:
+    ``max_epochs`` in its config counts instead how often each image is trained on; evaluations and
+    checkpoints are then as many as in the ``max_iters`` that the config has too.
+    """
+
+    def __init__(
+        self, runner: Any, dataloader: dict, max_epochs: int | None = None, **settings: Any
+    ) -> None:
         self._seed = shared_seed(runner)
         loader = runner.build_dataloader(
             resumable_loader(dataloader, self._seed, True), seed=runner.seed
         )
         seed_loading(loader.dataset)
+        self.shortened = 1.0  # this training's length, over that of the config's max_iters
+        if max_epochs is not None:
+            batch = loader.batch_sampler.batch_size * get_world_size()
+            steps = max_epochs * math.ceil(len(loader.dataset) / batch)
+            self.shortened = steps / settings.get("max_iters", steps)
+            settings["max_iters"] = steps
+            interval = settings.get("val_interval", _VAL_INTERVAL)
+            settings["val_interval"] = max(round(interval * self.shortened), 1)
         # mmengine's would start to load before a checkpoint says where to go on.
         super().__init__(runner, DataLoader(loader.dataset, sampler=[]), **settings)
         self.dataloader = loader

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.markup import escape
 from rich.progress import Progress
 
 from swin_dense.datasets.coco_file import read_coco
@@ -218,7 +219,7 @@ class _FilePredictor:
         name = unique_name(f"{Path(source.name).stem}.mp4", self._taken)
         entries: list[dict[str, Any]] = []
         with replace_video(self.out / name, reader.rate) as writer:
-            frames = progress.track(reader, total=reader.length, description=source.name)
+            frames = progress.track(reader, total=reader.length, description=escape(source.name))
             for batch in _batches(frames, size):
                 packed = [self.predictor.prepare(frame) for frame in batch]
                 for prediction in self._predict(batch, packed):

@@ -66,7 +66,7 @@ class Prediction:
         """
         drawn = draw_prediction(self, score_thr)
         if path is not None:
-            if not cv2.haveImageWriter(str(path)):
+            if not cv2.haveImageWriter(str(path).lower()):
                 raise UserError(f"{path} names no kind of picture: use the suffix .png or .jpg")
             write_image(Path(path), drawn)
         return Image.fromarray(np.ascontiguousarray(drawn[..., ::-1]))

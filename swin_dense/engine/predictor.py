@@ -1,6 +1,7 @@
 """A trained model that predicts on images in memory."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 from mmcv.transforms import Compose
 from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
-from mmengine.registry import MODELS, init_default_scope
+from mmengine.registry import MODELS, DefaultScope
 from numpy.typing import NDArray
 
 from swin_dense import config_tree
@@ -47,12 +48,12 @@ class Predictor:
         meta = dataset_meta(content)
         self.cfg = prepare_prediction(config, cfg_options, meta.get("classes"))
         self.is_segmentation = is_segmentation(self.cfg)
-        init_default_scope(self.cfg.get("default_scope", "mmdet"))
-        self.model = revert_sync_batchnorm(MODELS.build(self.cfg.model))
+        with self._scope():
+            self.model = revert_sync_batchnorm(MODELS.build(self.cfg.model))
+            self._pipeline = Compose(_image_pipeline(self.cfg, str(config)))
         load_weights(self.model, content, str(checkpoint))
         self.model.to(device).eval()
         self.meta = meta or _config_meta(self.cfg)
-        self._pipeline = Compose(_image_pipeline(self.cfg, str(config)))
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -79,7 +80,8 @@ class Predictor:
         if self.is_segmentation and on_cpu:
             check_memory(height * width, len(self.classes))
         try:
-            return self._pipeline(_loaded(image))  # type: ignore[return-value]
+            with self._scope():
+                return self._pipeline(_loaded(image))  # type: ignore[return-value]
         except Exception as error:  # images of some pixels' width have none when resized
             reason = " ".join(str(error).split())
             raise UnreadableImageError(
@@ -94,8 +96,13 @@ class Predictor:
         for _, group in groupby(packed, lambda p: self.is_segmentation and p["inputs"].shape):
             batch = list(group)
             data = {key: [item[key] for item in batch] for key in ("inputs", "data_samples")}
-            samples += self.model.test_step(data)  # type: ignore[operator]
+            with self._scope():
+                samples += self.model.test_step(data)  # type: ignore[operator]
         return samples
+
+    def _scope(self) -> AbstractContextManager[None]:
+        """The config's registries, for what is built meanwhile; other models may have others."""
+        return DefaultScope.overwrite_default_scope(self.cfg.get("default_scope", "mmdet"))
 
 
 def _loaded(image: NDArray[np.uint8]) -> dict[str, Any]:

@@ -43,6 +43,7 @@ from swin_dense.engine.resuming import (
     restore_training,
     state_of_training,
 )
+from swin_dense.engine.schedule import fit_schedule, places_of
 from swin_dense.engine.sharding import is_sharded, keep_state_whole, shard
 from swin_dense.engine.terminal.console import notify_user, redirect_log
 from swin_dense.engine.terminal.hooks import ProgressHook
@@ -64,11 +65,15 @@ class Runner(MMEngineRunner):
     - With ``fsdp`` the model is sharded among the processes, see :mod:`~.sharding`.
     - A checkpoint tells how it was trained, so that ``--resume`` continues exactly.
     - The log has the mean of the losses of all processes.
+    - The schedule is fitted to the length of the training, see :mod:`~.schedule`, unless
+      ``fit_schedule`` is False.
     """
 
     exact_weights = False
     """Whether a loaded checkpoint must hold every parameter of the model."""
     _builds_training = False
+    fitted_schedule = ""
+    """What of the config's schedule was changed for this training, in words."""
 
     def build_logger(self, *args: Any, **kwargs: Any) -> logging.Logger:
         """mmengine's logger, which shows only warnings on the terminal."""
@@ -102,6 +107,12 @@ class Runner(MMEngineRunner):
             return super().build_train_loop(exact_loop(loop, self._train_dataloader))
         finally:
             self._builds_training = False
+
+    def build_param_scheduler(self, scheduler: Any) -> Any:
+        """mmengine's, of a schedule that fits the length of the training."""
+        if self.cfg.get("fit_schedule", True):
+            scheduler, self.fitted_schedule = fit_schedule(scheduler, self.train_loop)
+        return super().build_param_scheduler(scheduler)
 
     def build_log_processor(self, log_processor: Any) -> MMEngineLogProcessor:
         """mmengine's, which knows of all processes."""
@@ -206,8 +217,11 @@ class Runner(MMEngineRunner):
         Raises:
             UserError: it was not saved by a training, or by another one.
         """
+        fitted = places_of(self.param_schedulers)
         with as_resume_error(filename):
             super().resume(filename, *args, **settings)
+        if places_of(self.param_schedulers) != fitted:
+            self.fitted_schedule = "as the checkpoint has it, which was to be of another length"
 
     def save_checkpoint(self, *args: Any, meta: dict | None = None, **settings: Any) -> None:
         """mmengine's, with the state of the training and its precision in ``meta``.

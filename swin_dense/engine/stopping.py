@@ -37,9 +37,9 @@ class StopRequest:
         self.signal: int | None = None
         self.is_watched = False
         """Whether a training looks here; otherwise a signal ends the process."""
-        self._received = 0.0
         self.moment = ""
         """When a signal that ends the process comes, if that can be said."""
+        self._received = 0.0
 
     def receive(self, number: int, _frame: object = None) -> None:
         """The signal handler."""

@@ -20,8 +20,8 @@ from swin_dense.engine.images import write_image
 from swin_dense.engine.launch import init_distributed, on_first_process
 from swin_dense.engine.paths import make_output_dir, output_errors
 from swin_dense.engine.runner import build_runner, run_with_progress
-from swin_dense.engine.terminal.console import console, notify_user, quiet_terminal
-from swin_dense.engine.terminal.hooks import metrics_file, metrics_table, plain_values
+from swin_dense.engine.terminal.console import notify_user, quiet_terminal
+from swin_dense.engine.terminal.hooks import metrics_file, plain_values, show_metrics
 from swin_dense.errors import UserError
 
 
@@ -141,7 +141,7 @@ def _dump_of_detections() -> type[DumpResults]:
 
 def _notify_results(runner: Runner, metrics: dict, out: Any, show_dir: Any) -> None:
     if runner.rank == 0:
-        console().print(metrics_table(metrics))
+        show_metrics(metrics)
     runner.logger.info(f"metrics: {plain_values(metrics)}")
     notify_user(f"metrics: {metrics_file(runner)}")
     for name, path in (("predictions", out), ("pictures", show_dir)):

@@ -13,7 +13,7 @@ from mmengine.runner import Runner
 from swin_dense.datasets.check import check_data
 from swin_dense.datasets.reading import skipped_files
 from swin_dense.engine.children import linked_processes
-from swin_dense.engine.config.hardware import advise_learning_rate
+from swin_dense.engine.config.fit import FitOptions
 from swin_dense.engine.config.prepare import RunOptions, TrainingOptions, prepare_training
 from swin_dense.engine.config.pretrained import ensure_pretrained
 from swin_dense.engine.launch import continues_by_itself, init_distributed, on_first_process
@@ -57,6 +57,8 @@ def train(
     save_every: int | None = None,
     overwrite: bool = False,
     weights: str | None = None,
+    report: bool = True,
+    **fit: Any,
 ) -> Runner:
     """Trains what a config describes, as ``tools/train.py`` does.
 
@@ -81,6 +83,8 @@ def train(
         save_every: save a checkpoint after each so many iterations too.
         weights: start from a whole model: 'coco' or 'ade20k', a name, a file or a URL.
         overwrite: replace what another run left in the work dir, when this one begins to train.
+        report: write ``report.html`` at the end, see :mod:`swin_dense.reports`.
+        fit: ``epochs`` and others, as of :class:`~swin_dense.engine.config.fit.FitOptions`.
 
     Returns:
         The runner; the loss of every logged step is in its ``log_dir/vis_data/scalars.json``.
@@ -92,7 +96,9 @@ def train(
     run = RunOptions(work_dir, data_root, cfg_options, launcher, device, tf32)
     amp = {True: "auto", False: None}.get(amp, amp)  # type: ignore[arg-type]
     how = (from_scratch, amp, compile, auto_scale_lr, resume, seed, strategy, accumulate)
-    options = TrainingOptions(*how, skip_bad_images, save_every, overwrite, weights)
+    options = TrainingOptions(
+        *how, skip_bad_images, save_every, overwrite, weights, report, FitOptions(**fit)
+    )
     with quiet_terminal(), linked_processes(), stop_requests() as requests:
         return _train(prepare_training(config, run, options), StopHook(requests), overwrite)
     raise AssertionError  # for type checkers: nothing is suppressed
@@ -118,7 +124,6 @@ def _train_in_work_dir(
     broadcast_object_list(taken)
     cfg.work_dir = taken[0]
     stack.enter_context(output_errors({"--work-dir": cfg.work_dir}, lambda: _how_to_go_on(cfg)))
-    advise_learning_rate(cfg)
     runner = build_runner(cfg)
     runner.register_hook(hook)
     if overwrite:
@@ -167,8 +172,10 @@ def _continues_in_work_dir(cfg: Config) -> bool:
     """Whether it is the run of its work dir that goes on, or may be restarted by its launcher."""
     if cfg.launcher == "pytorch" and continues_by_itself(cfg.launcher):
         return True
-    folder = Path(cfg.load_from).parent if cfg.get("resume") else None
-    return folder is not None and folder.resolve() == Path(cfg.work_dir).resolve()
+    if not cfg.get("resume"):
+        return False
+    is_named = cfg.load_from == named_checkpoint(cfg.work_dir)  # which may be anywhere
+    return is_named or Path(cfg.load_from).parent.resolve() == Path(cfg.work_dir).resolve()
 
 
 def _how_to_go_on(cfg: Config) -> str | None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from swin_dense.engine.images import UnreadableImageError, pixels_of, read_image
 from swin_dense.engine.launch import choose_device
-from swin_dense.engine.paths import check_checkpoint_path
+from swin_dense.engine.paths import checkpoint_file
 from swin_dense.engine.prediction import Prediction, from_sample
 from swin_dense.engine.predictor import Predictor
 from swin_dense.engine.terminal.console import quiet_terminal
@@ -44,8 +44,7 @@ class TrainedModel:
         cfg_options: Mapping[str, Any] | None = None,
     ) -> None:
         with quiet_terminal():
-            file = os.fspath(checkpoint)
-            check_checkpoint_path(file)
+            file = checkpoint_file(os.fspath(checkpoint))
             where = choose_device(device)
             self._predictor = Predictor(os.fspath(config), file, where, cfg_options)
         self.model: nn.Module = self._predictor.model
@@ -93,7 +92,6 @@ class TrainedModel:
             return next(self._predict([images], score_thr, 1))
         return list(self._predict(images, score_thr, max(batch_size, 1)))
 
-    @torch.no_grad()
     def features(self, image: AnyImage) -> tuple[Tensor, ...]:
         """The backbone's feature maps of an image, as the model's neck or head gets them.
 
@@ -110,8 +108,9 @@ class TrainedModel:
         inference: Any = self.model
         if not hasattr(inference, "backbone"):  # Soft Teacher has two models
             inference = getattr(inference, inference.semi_test_cfg["predict_on"])
-        inputs = inference.data_preprocessor(batch, False)["inputs"]
-        return tuple(inference.backbone(inputs))
+        with torch.no_grad():
+            inputs = inference.data_preprocessor(batch, False)["inputs"]
+            return tuple(inference.backbone(inputs))
 
     def _predict(
         self, images: Sequence[AnyImage], score_thr: float, batch_size: int

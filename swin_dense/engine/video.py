@@ -69,21 +69,19 @@ class VideoWriter:
         """Ends the file.
 
         Raises:
-            UserError: not all frames are in it, of which OpenCV does not tell.
+            UserError: it cannot be read again. OpenCV tells of no error in writing.
         """
         if self._writer is None:
             return
         with quiet_decoders():
             self._writer.release()
         try:
-            is_whole = VideoReader(self.path).length == self.length
-        except UnreadableImageError:
-            is_whole = False
-        if not is_whole:
+            VideoReader(self.path)
+        except UnreadableImageError as error:
             raise UserError(
-                "the video cannot be written: the disk is full, or this build of OpenCV writes "
-                "none (opencv-python and opencv-python-headless do)"
-            )
+                f"cannot write {self.path.name}: the disk is full, or this build of OpenCV writes "
+                "no videos (opencv-python and opencv-python-headless do)"
+            ) from error
 
 
 @contextmanager

@@ -73,7 +73,7 @@ class CocoMetric(_MmdetCocoMetric):
         super().__init__(ann_file=ann_file, metric=metrics, **counts, **kwargs)
         self.backend = backend
         if self._coco_api is not None:
-            self._coco_api = _for_evaluation(self._coco_api)
+            self._coco_api = for_evaluation(self._coco_api)
 
     def compute_metrics(self, results: list) -> dict[str, float]:
         """Evaluate; keys are ``"<bbox or segm>_<metric>"``.
@@ -100,7 +100,7 @@ class CocoMetric(_MmdetCocoMetric):
         if self._coco_api is None:
             with tempfile.TemporaryDirectory() as folder:
                 prefix = self.outfile_prefix or str(Path(folder) / "results")
-                self._coco_api = _for_evaluation(COCO(self.gt_to_coco_json(samples, prefix)))
+                self._coco_api = for_evaluation(COCO(self.gt_to_coco_json(samples, prefix)))
         return self._coco_api
 
     def _evaluate(self, truth: COCO, predictions: list[dict], kind: str) -> dict[str, float]:
@@ -163,7 +163,7 @@ class CocoMetric(_MmdetCocoMetric):
         return evaluation
 
 
-def _for_evaluation(truth: COCO) -> COCO:
+def for_evaluation(truth: COCO) -> COCO:
     """The ground truth, changed in place: annotations by number from 1, whole polygons alone."""
     for number, annotation in enumerate(truth.dataset.get("annotations", []), start=1):
         annotation["id"] = number

@@ -30,8 +30,6 @@ _STYLE = {
     "font.family": "sans-serif",
     "font.size": 9,
     "axes.titlesize": 10,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
     "axes.edgecolor": "#9aa3ad",
     "axes.labelcolor": "#3b4650",
     "axes.spines.top": False,
@@ -41,8 +39,6 @@ _STYLE = {
     "grid.color": "#e6e9ec",
     "xtick.color": "#59636d",
     "ytick.color": "#59636d",
-    "legend.frameon": False,
-    "legend.fontsize": 8,
     "svg.hashsalt": "swin_dense",  # the same chart has the same bytes
 }
 

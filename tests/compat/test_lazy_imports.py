@@ -40,6 +40,7 @@ class BertOutput(BertAttention): ...
 SCRIPT = """
 import pickle, sys
 import swin_dense, mmdet.models, mmdet.datasets, mmdet.engine, mmdet.evaluation
+assert not [name for name in sys.modules if name.startswith('swin_dense.engine')]
 lazy = {'matplotlib', 'transformers'}
 from mmengine.visualization import Visualizer
 Visualizer.get_instance('numbers')

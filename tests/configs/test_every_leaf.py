@@ -29,8 +29,8 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # options of mmdet and mmseg 
 
 def test_leaves_are_the_published_rows():
     published = {row.config for row in ROWS}
-    # The demos on generated shapes, and HTC++ without the label maps of COCO-stuff.
-    others = {name for name in LEAVES if name.endswith("_shapes")}
+    # Those for generated shapes and for own data, and HTC++ without label maps of COCO-stuff.
+    others = {name for name in LEAVES if name.endswith(("_shapes", "_own"))}
     others |= {name for name in LEAVES if name.replace("_without_semantic", "") in published}
     assert set(LEAVES) - others == published - others
     assert published <= set(LEAVES)

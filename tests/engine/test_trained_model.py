@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.registry import MODELS, init_default_scope
+from mmengine.registry import MODELS, DefaultScope, init_default_scope
 from PIL import Image
 from pycocotools import mask as coco_mask
 
@@ -221,6 +221,21 @@ def test_own_data_sets_the_heads(untrained, tmp_path, with_classes):
     assert model.classes == CLASSES[untrained.kind]
     expected = untrained.model.predict(untrained.images[0], score_thr=0.0)
     assert same(expected, model.predict(untrained.images[0], score_thr=0.0))
+
+
+def test_models_of_both_kinds_side_by_side(untrained, capfd):
+    """mmengine has one default scope; what is there is left, and nothing is said of it."""
+    other = "mmseg" if untrained.kind == "detector" else "mmdet"
+    init_default_scope(other)
+    capfd.readouterr()
+    swin_dense.load(untrained.config, untrained.checkpoint).predict(untrained.images[0])
+    found = capfd.readouterr()
+    assert found.err == ""
+    assert found.out.count("\n") == 1  # the report on the weights
+    assert (
+        DefaultScope.get_current_instance().scope_name
+        != untrained.model._predictor.cfg["default_scope"]
+    )
 
 
 def test_user_errors(untrained, tmp_path):

@@ -88,7 +88,7 @@ class Trainings:
     def arguments(self, variant: Variant, work_dir: Path, *flags: str, **more: Any) -> list[str]:
         """The command line of a training."""
         line = [str(self.config(variant, **more)), "--work-dir", str(work_dir), "--from-scratch"]
-        line += ["--seed", "7", "--device", "cpu"]
+        line += ["--seed", "7", "--device", "cpu", "--no-report"]
         if variant.save_every:
             line += ["--save-every", str(variant.save_every)]
         if variant.accumulate > 1:

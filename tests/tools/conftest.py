@@ -44,7 +44,7 @@ def trained(request, tool, shapes_root, tmp_path_factory) -> SimpleNamespace:
     config = HERE / f"tiny_{request.param}.py"
     work_dir = tmp_path_factory.mktemp(request.param)
     flags = ["--data-root", shapes_root, "--work-dir", work_dir, "--from-scratch", "--seed", 0]
-    assert tool("train", config, *flags) == 0
+    assert tool("train", config, *flags, "--report") == 0
     name = Path((work_dir / "last_checkpoint").read_text()).name
     return SimpleNamespace(
         kind=request.param,

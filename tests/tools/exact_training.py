@@ -54,7 +54,7 @@ def run_training(
     kind: str, data_root: Path, work_dir: Path, options: dict | None = None, **settings: Any
 ) -> Runner:
     """A short training of a tiny model on a CPU."""
-    settings = {"device": "cpu", "from_scratch": True, **settings}
+    settings = {"device": "cpu", "from_scratch": True, "report": False, **settings}
     options = OPTIONS | KINDS[kind] | (options or {})
     config = HERE / f"tiny_{kind}.py"
     return train(config, data_root=data_root, work_dir=work_dir, cfg_options=options, **settings)

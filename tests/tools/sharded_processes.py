@@ -50,6 +50,7 @@ def main(data_root: str, out: Path) -> None:
             launcher="pytorch",
             device="cpu",
             seed=0,
+            report=False,
             **settings,
         )
 

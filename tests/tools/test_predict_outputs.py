@@ -168,13 +168,13 @@ def test_boxes_say_what_they_are(predict, trained):
 
 @pytest.mark.parametrize("batch", [1, 4])
 def test_video(predict, trained, tmp_path, batch):
-    source = tmp_path / ("clip.avi" if batch == 1 else "clip.mp4")
+    source = tmp_path / ("clip.avi" if batch == 1 else "clip [b].mp4")
     write_video(source)
     flags = ["--score-thr", 0, "--batch-size", batch]
     out, err = predict(source, *flags)
     assert err == ""
     (entry,) = read(out / "predictions.json")["videos"]
-    assert (entry["file"], entry["source"]) == ("clip" + source.suffix, str(source))
+    assert (entry["file"], entry["source"]) == (source.name, str(source))
     frames = read_video(source)
     height, width = frames[0].shape[:2]
     assert (entry["width"], entry["height"]) == (width, height)

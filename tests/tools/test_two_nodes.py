@@ -14,6 +14,8 @@ import pytest
 from slurm_cluster import ask, job_state, missing_programs, slurm_cluster
 from two_nodes_hook import KILLED_AT
 
+from swin_dense.reports.predictions import read_predictions
+
 HERE = Path(__file__).parent
 REPO = HERE.parents[1]
 ENVIRONMENT = {
@@ -46,6 +48,9 @@ def check(work_dir: Path, output: str) -> None:
     assert first.read_text() == second.read_text()
     assert first.read_text().startswith("MMDistributedDataParallel")
     assert (work_dir / "iter_12.pth").is_file()
+    assert "2 runs, each resumed" in (work_dir / "report.html").read_text()
+    (kept,) = work_dir.glob("*/report/predictions.npz")
+    assert len({one["img_path"] for one in read_predictions(kept)}) == 4, "of both processes"
 
     assert (work_dir / "killed.txt").is_file()
     assert f"continuing from {work_dir / 'iter_4.pth'}" in output

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from swin_dense.datasets.formats.splits import held_out
+from swin_dense.datasets.names import shortened
 from swin_dense.errors import UserError
 
 
@@ -42,6 +43,20 @@ class BoxData:
         categories = [{"id": i, "name": name} for i, name in enumerate(classes, start=1)]
         self.contents[split] = {"images": [], "annotations": [], "categories": categories}
         return Part(self.root, self.contents[split])
+
+    def reorder(self, classes: Sequence[str]) -> None:
+        """Bring the classes into another order, by which labels are numbered.
+
+        Raises:
+            UserError: these are not the classes of the data set.
+        """
+        if sorted(classes) != sorted(self.classes):
+            raise UserError(
+                f"{self.root} has the classes {shortened(self.classes, 20)}, not "
+                f"{shortened(classes, 20)}: name the same ones"
+            )
+        for content in self.contents.values():
+            content["categories"].sort(key=lambda category: classes.index(category["name"]))
 
     def complete(self) -> None:
         """Hold images out for validation if there are none; see that there is something to train.

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from swin_dense.datasets.coco_file import CocoFile, read_coco
-from swin_dense.datasets.formats.boxes import polygon_area
+from swin_dense.datasets.formats.boxes import BoxData, polygon_area
 from swin_dense.datasets.formats.splits import (
     SPLITS,
     sizes_of,
@@ -207,3 +207,30 @@ def unknown_classes(file: CocoFile, classes: Sequence[str]) -> str:
         if names
         else ""
     )
+
+
+def read_folder(root: Path, classes: Sequence[str] | None = None) -> BoxData | None:
+    """Read the COCO files in a folder, with what they lack; None if there are none.
+
+    Args:
+        root: the folder.
+        classes: names in the order that they shall have; else those of the training file.
+
+    Raises:
+        UserError: a file is malformed; names it.
+    """
+    parts = find_coco(root)
+    if not parts:
+        return None
+    names = tuple(classes or class_names(read_coco(root / parts["train"]["ann_file"])))
+    data = BoxData(FORM, root)
+    for split, part in parts.items():
+        file = read_coco(root / part["ann_file"], need_annotations=split != "test")
+        content, notes = mended(file.path, root / part["img_dir"], names)
+        for image in content["images"]:
+            place = os.path.join(part["img_dir"], image["file_name"])
+            image["file_name"] = os.path.normpath(place)
+        data.contents[split] = content
+        data.notes += notes
+    data.complete()
+    return data

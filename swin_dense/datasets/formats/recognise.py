@@ -59,6 +59,11 @@ def read_boxes(root: Path) -> BoxData | None:
     return None
 
 
+def has_boxes(root: Path) -> bool:
+    """Whether a folder has a data set of objects in one of these formats."""
+    return bool(coco.find_coco(root)) or find_voc(root) is not None or find_yolo(root) is not None
+
+
 def _recognise(own: dict[str, Any]) -> list[str]:
     """Set the parts; returns what is said of them."""
     root = Path(own["root"])

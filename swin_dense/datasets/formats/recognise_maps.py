@@ -65,13 +65,9 @@ def complete_label_maps(own: dict[str, Any]) -> list[str]:
     if table.colours is not None:
         own["palette"] = [list(colour) for colour in table.colours]
     own["classes"] = table.classes
-    if "reduce_zero_label" not in own and _zero_is_unlabelled(places, table):
+    if "reduce_zero_label" not in own and zero_is_unlabelled(places, table):
         own["reduce_zero_label"] = True
-        notes.append(
-            f"the label maps have the values 0 to {len(table.classes)} for {len(table.classes)} "
-            "classes: 0 is taken as not labelled (reduce_zero_label=True); if it is a class, name "
-            "it first in classes"
-        )
+        notes.append(zero_note(table))
     return notes
 
 
@@ -150,7 +146,17 @@ def _use_folders(own: dict[str, Any], found: MapFolders) -> None:
     own["seg_suffix"] = found.endings["train"]
 
 
-def _zero_is_unlabelled(places: list[Path], table: Table) -> bool:
+def zero_note(table: Table) -> str:
+    """What is said where :func:`zero_is_unlabelled`."""
+    return (
+        f"the label maps have the values 0 to {len(table.classes)} for {len(table.classes)} "
+        "classes: 0 is taken as not labelled (reduce_zero_label=True); if it is a class, name it "
+        "first in classes"
+    )
+
+
+def zero_is_unlabelled(places: list[Path], table: Table) -> bool:
+    """Whether there is one value more than classes, in a sample of the label maps."""
     if table.colours is not None or table.values is not None:
         return False
     seen: set[int] = set()

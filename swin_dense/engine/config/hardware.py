@@ -20,6 +20,8 @@ from swin_dense.errors import UserError
 
 # Arguments of an optimizer that choose how it computes.
 _OWN_KERNELS = {"fused", "foreach", "capturable", "differentiable"}
+# Recipes for COCO have 88,000 and more; in a short training, a rate that is high does no harm.
+_MANY_STEPS = 20_000
 
 
 def set_precision(cfg: Config, device: torch.device, amp: str | None = None) -> None:
@@ -158,12 +160,23 @@ def scale_learning_rate(cfg: Config, path: str) -> None:
         cfg.auto_scale_lr.base_batch_size /= batches
 
 
-def advise_learning_rate(cfg: Config) -> None:
-    """Warns when the batch size is not the one that the learning rate was chosen for."""
-    scale = cfg.get("auto_scale_lr") or {}
-    base, size = scale.get("base_batch_size"), cfg.train_dataloader.get("batch_size")
-    if base is None or size is None or scale.get("enable"):
-        return
-    if (batch := size * get_world_size() * _accumulated(cfg)) != base:
-        text = f"the learning rate is for a batch size of {base}, this run has {batch}"
-        notify_user(f"{text}: --auto-scale-lr scales it")
+def advise_learning_rate(cfg: Config, steps: int) -> str:
+    """The learning rate of a training in words, and what it would be for its batches.
+
+    Of the recipes here it is for batches of 16. Smaller ones take more steps, each of which should
+    be smaller; but a training of few steps would then learn less still, so it is not advised.
+    """
+    rate = (cfg.optim_wrapper.get("optimizer") or {}).get("lr")
+    scale, size = cfg.get("auto_scale_lr") or {}, cfg.train_dataloader.get("batch_size")
+    if rate is None:
+        return "learning rate as the config has it"
+    base, text = scale.get("base_batch_size"), f"learning rate {rate:.3g}"
+    if base is None or size is None:
+        return text
+    batch, whole = size * get_world_size() * _accumulated(cfg), base * _accumulated(cfg)
+    if scale.get("enable"):
+        batches = f"{whole:g} to {batch}"
+        return f"learning rate {rate * batch / whole:.3g} (scaled from {rate:.3g}, batch {batches})"
+    if batch > base or (batch < base and steps >= _MANY_STEPS):
+        return f"{text}, for batches of {base}: --auto-scale-lr makes it {rate * batch / base:.3g}"
+    return text

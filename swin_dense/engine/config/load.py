@@ -124,6 +124,10 @@ def merge_options(cfg: Config, options: Mapping[str, Any]) -> None:
     """
     for key in options:
         _check_key(cfg, key)
+        if key.startswith("vis_backends"):  # a variable of configs, which nothing reads
+            raise UserError(
+                f"--cfg-options {key}: set visualizer.vis_backends, or use --tensorboard or --wandb"
+            )
     try:
         cfg.merge_from_dict(dict(options))
     except (KeyError, TypeError, IndexError, AttributeError) as error:

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from mmengine.config import Config
 from swin_dense.config_tree import main_metric
 from swin_dense.engine.config.data_root import set_data_root
 from swin_dense.engine.config.fine_tuning import start_from
+from swin_dense.engine.config.fit import FitOptions, fit_config
 from swin_dense.engine.config.hardware import (
     accumulate_gradients,
     adapt_workers,
@@ -80,6 +81,8 @@ class TrainingOptions:
     save_every: int | None = None
     overwrite: bool = False
     weights: str | None = None
+    report: bool = True
+    fit: FitOptions = field(default_factory=FitOptions)
 
 
 _BY_CONFIG = TrainingOptions()
@@ -129,7 +132,7 @@ def prepare_training(
 
     The steps, each of which may override those before it:
 
-    1. :func:`load_config`.
+    1. :func:`load_config`, and what ``fit`` edits (:class:`~.fit.FitOptions`).
     2. ``weights``, in place of the config's; ``launcher`` and ``device``; a GPU becomes the current
        one.
     3. ``resume``: a checkpoint, searched for in the work dir, replaces pretrained weights, if there
@@ -146,8 +149,9 @@ def prepare_training(
     11. ``skip_bad_images``.
     12. Our hook saves checkpoints, where the config has mmengine's, also the best one by AP or
         mIoU, unless the config has another ``save_best``; ``save_every``.
-    13. Data loaders without workers; hooks that show progress and metrics on the terminal, and one
-        that ends a training whose loss is not finite.
+    13. Data loaders without workers; hooks that show what is trained, progress and metrics on the
+        terminal, one that ends a training whose loss is not finite and, with ``report``, one that
+        writes a report.
 
     Raises:
         UserError: the config cannot be read or trained, or an option does not fit it.
@@ -155,6 +159,7 @@ def prepare_training(
     scratch = options.from_scratch
     cfg = load_config(path, run.cfg_options, run.data_root, scratch, run.work_dir)
     _require(cfg, path, _FOR_TRAINING, "trained")
+    fit_config(cfg, options.fit)
     if options.weights is not None:
         if scratch:
             raise UserError("--weights and --from-scratch exclude each other: give one of them")
@@ -170,6 +175,8 @@ def prepare_training(
         _compile_backbone(cfg, path)
     if options.accumulate is not None:
         accumulate_gradients(cfg, options.accumulate)
+    if options.auto_scale_lr and options.fit.lr is not None:
+        raise UserError("--auto-scale-lr would change --lr, which is for this run: remove one")
     if options.auto_scale_lr:
         scale_learning_rate(cfg, str(path))
     _set_seed(cfg, options.seed)
@@ -178,7 +185,9 @@ def prepare_training(
     cfg.skip_bad_images = options.skip_bad_images or cfg.get("skip_bad_images", False)
     _use_checkpoint_hook(cfg, path, options.save_every)
     adapt_workers(cfg)
-    _add_hooks(cfg, "FiniteLossHook", "MetricsHook", "ProgressHook")
+    _add_hooks(cfg, "FiniteLossHook", "SummaryHook", "MetricsHook", "ProgressHook")
+    if options.report:
+        _add_hooks(cfg, "ReportHook")
     return cfg
 
 

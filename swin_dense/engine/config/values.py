@@ -19,9 +19,9 @@ _EXPECTED = {
         *("optim_wrapper.paramwise_cfg", "optim_wrapper.paramwise_cfg.custom_keys"),
         *("*_dataloader.dataset", "*_dataloader.sampler", "*_dataloader.dataset.metainfo"),
         *("*_dataloader.dataset.data_prefix", "*_dataloader.dataset.filter_cfg"),
-        "*_dataloader.dataset.pipeline.*",
+        *("*_dataloader.dataset.pipeline.*", "visualizer", "visualizer.vis_backends.*"),
     ),
-    "a list": ("custom_hooks", "*_dataloader.dataset.pipeline"),
+    "a list": ("custom_hooks", "*_dataloader.dataset.pipeline", "visualizer.vis_backends"),
     _STRING: ("default_scope", "load_from", "work_dir", "*_dataloader.dataset.ann_file"),
     _POSITIVE: (
         *("train_cfg.max_epochs", "train_cfg.max_iters", "train_cfg.val_interval"),

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import re
 import time
 from collections.abc import Mapping
 from datetime import timedelta
@@ -20,6 +21,11 @@ from swin_dense.files import write_json
 from swin_dense.registry import HOOKS
 
 _REFRESH_SECONDS = 0.2
+# What the metrics of this package report of a class.
+_CLASS_METRIC = re.compile(
+    r"(?P<around>(?:[^/]+/)*?)(?:(?P<box>bbox|segm)_(?P<name>.+)_precision"
+    r"|(?P<kind>IoU|Acc|Dice|Fscore|Precision|Recall)_(?P<label>.+))"
+)
 _NAMES = {"val": "evaluate", "test": "test"}
 
 
@@ -184,7 +190,7 @@ class MetricsHook(Hook):
         by_epoch = is_epoch_based(runner)
         when = f"epoch {runner.epoch}" if by_epoch else f"iteration {runner.iter}"
         if metrics:  # none when nothing was detected, of which the log has warned
-            console().print(metrics_table(metrics, f"after {when}"))
+            show_metrics(metrics, f"after {when}")
 
     @master_only
     def after_test_epoch(self, runner, metrics: dict[str, float] | None = None) -> None:
@@ -211,14 +217,38 @@ def plain_values(metrics: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def show_metrics(metrics: Mapping[str, Any], title: str = "") -> None:
+    """Prints metrics as a table, and those of each class, if there are any, as another."""
+    of_classes = class_columns(metrics)
+    rest = {key: value for key, value in metrics.items() if not _CLASS_METRIC.fullmatch(key)}
+    console().print(metrics_table(rest, title))
+    if of_classes:
+        console().print(_table("class", of_classes))
+
+
 def metrics_table(metrics: Mapping[str, Any], title: str = "") -> Table:
     """A table of metrics, one row each; COCO's have a column for boxes and one for masks."""
-    columns = _coco_columns(metrics) or {"value": plain_values(metrics)}
+    return _table("metric", _coco_columns(metrics) or {"value": plain_values(metrics)}, title)
+
+
+def _table(heading: str, columns: Mapping[str, Mapping[str, Any]], title: str = "") -> Table:
     rows = []
     for name in dict.fromkeys(itertools.chain(*columns.values())):
         values = [column.get(name, "") for column in columns.values()]
         rows.append([name, *map(_cell, values)])
-    return terminal_table(["metric", *(f"{column}:" for column in columns)], rows, title)
+    return terminal_table([heading, *(f"{column}:" for column in columns)], rows, title)
+
+
+def class_columns(metrics: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Metrics of each class by kind and class: ``bbox AP`` of COCO's, ``IoU`` of segmentors'."""
+    columns: dict[str, dict[str, Any]] = {}
+    for key, value in plain_values(metrics).items():
+        if found := _CLASS_METRIC.fullmatch(key):
+            around = [part for part in found["around"].split("/")[:-1] if part != "coco"]
+            kind = f"{found['box']} AP" if found["box"] else found["kind"]
+            name = found["name"] or found["label"]
+            columns.setdefault(" ".join([*around, kind]), {})[name] = value
+    return columns
 
 
 def _cell(value: Any) -> str:

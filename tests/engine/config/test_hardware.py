@@ -277,22 +277,28 @@ def test_loaders_without_workers_are_not_persistent():
     assert cfg.val_dataloader.persistent_workers
 
 
-def test_accumulated_batches_count_for_the_advice(messages):
-    cfg = Config({"auto_scale_lr": {"base_batch_size": 16}, "train_dataloader": {"batch_size": 4}})
-    cfg.optim_wrapper = {"accumulative_counts": 4}
-    advise_learning_rate(cfg)
-    assert messages == []
+def with_batches(size: int, accumulate: int = 1) -> Config:
+    """A config whose learning rate, 1e-4, is for batches of 16."""
+    cfg = config(optimizer={"lr": 1e-4}, accumulative_counts=accumulate)
+    cfg.auto_scale_lr, cfg.train_dataloader = {"base_batch_size": 16}, {"batch_size": size}
+    return cfg
 
 
-def test_user_is_notified_of_another_batch_size(messages):
-    cfg = Config({"auto_scale_lr": {"base_batch_size": 16}, "train_dataloader": {"batch_size": 2}})
-    advise_learning_rate(cfg)
-    assert "16" in messages[0]
-    assert "--auto-scale-lr" in messages[0]
+def test_advice_on_the_learning_rate_names_both_numbers():
+    many = "learning rate 0.0001, for batches of 16: --auto-scale-lr makes it"
+    assert advise_learning_rate(with_batches(2), 90_000) == f"{many} 1.25e-05"
+    assert advise_learning_rate(with_batches(64), 100) == f"{many} 0.0004"
+    # In a short training, a smaller step would only learn less.
+    assert advise_learning_rate(with_batches(2), 108) == "learning rate 0.0001"
+    assert advise_learning_rate(with_batches(4, accumulate=4), 90_000) == "learning rate 0.0001"
+
+
+@pytest.mark.parametrize(("size", "accumulate"), [(4, 1), (2, 2)])
+def test_scaled_learning_rate_is_told(size, accumulate):
+    cfg = with_batches(size, accumulate)
     scale_learning_rate(cfg, "x.py")
-    advise_learning_rate(cfg)
-    assert len(messages) == 1
-    assert cfg.auto_scale_lr.enable
+    words = "learning rate 2.5e-05 (scaled from 0.0001, batch 16 to 4)"
+    assert advise_learning_rate(cfg, 108) == words
 
 
 def test_only_the_first_process_prints(monkeypatch, capsys):

@@ -9,7 +9,13 @@ from mmengine.logging import MMLogger
 from rich.console import Console
 
 from swin_dense.engine.terminal import console as terminal
-from swin_dense.engine.terminal.hooks import ProgressHook, metrics_table, plain_values
+from swin_dense.engine.terminal.hooks import (
+    ProgressHook,
+    class_columns,
+    metrics_table,
+    plain_values,
+    show_metrics,
+)
 from swin_dense.engine.terminal.user_errors import as_user_error
 from swin_dense.errors import UserError
 
@@ -173,3 +179,20 @@ def test_terminal_shows_warnings_and_user_messages(logger, monkeypatch, capsys):
         "critical: first failure",
         "critical: second failure",
     ]
+
+
+def test_metrics_of_classes_are_a_table_of_their_own(capsys):
+    """Boxes beside masks, by class; a name may have any characters."""
+    kinds = {"bbox": 0.5, "segm": 0.25}
+    metrics = {f"coco/{kind}_mAP": value for kind, value in kinds.items()}
+    metrics |= {f"coco/{kind}_a/b_c_precision": value for kind, value in kinds.items()}
+    metrics["coco/bbox_none_precision"] = float("nan")
+    show_metrics(metrics, "after epoch 1")
+    rows = [line.split("│")[1:-1] for line in capsys.readouterr().out.splitlines() if "│" in line]
+    assert [[cell.strip() for cell in row] for row in rows] == [
+        ["mAP", "0.500", "0.250"],
+        ["a/b_c", "0.500", "0.250"],
+        ["none", "-", ""],
+    ]
+    assert class_columns({"teacher/coco/bbox_x_precision": 1.0}) == {"teacher bbox AP": {"x": 1.0}}
+    assert class_columns({"aAcc": 1.0, "IoU_x": 2.0}) == {"IoU": {"x": 2.0}}

@@ -1,0 +1,182 @@
+"""``tools/report.py`` and ``tools/compare_runs.py``, and the pages that a browser makes of them."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import cv2
+import pytest
+
+from swin_dense.reports.predictions import read_predictions
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory):
+    """Runs a headless browser on a page; returns its output."""
+    program = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if program is None:
+        pytest.skip(f"no browser: none of {', '.join(BROWSERS)} is installed")
+    profile = tmp_path_factory.mktemp("browser")
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
+    flags += [f"--user-data-dir={profile}"]
+
+    def run(page: Path, *more: str) -> str:
+        call = [program, *flags, *more, page.as_uri()]
+        done = subprocess.run(call, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 0, done.stderr[-2000:]
+        return done.stdout
+
+    return run
+
+
+class Text(HTMLParser):
+    """The text of a page, without its style."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.parts: list[str] = []
+        self._hidden = False
+        self.feed(html)
+
+    def handle_starttag(self, tag, attributes):
+        self._hidden = tag == "style"
+
+    def handle_endtag(self, tag):
+        self._hidden = False
+
+    def handle_data(self, data):
+        if not self._hidden:
+            self.parts.append(data)
+
+    def __str__(self) -> str:
+        return " ".join(" ".join(self.parts).split())
+
+
+def text_of(page: Path) -> str:
+    return str(Text(page.read_text()))
+
+
+def check_text(text: str, kind: str) -> None:
+    sections = ["Results", "Curves", "Classes", "Confusion matrix", "Worst images", "Best images"]
+    sections += ["First batches", "How it was run"]
+    if kind == "detector":
+        sections += ["Precision and recall", "Errors"]
+        assert "boxes AP50" in text
+        assert "localisation" in text
+        assert "coco/segm_mAP" in text
+    else:
+        assert "accuracy" in text
+        assert "mIoU" in text
+    assert not [name for name in sections if name not in text]
+    for name in ("circle", "square", "triangle", "star"):
+        assert name in text
+    assert Path(sys.argv[0]).name in text, "the command"
+    assert re.search(r"torch \d\.\d+", text)
+    assert "embed_dims=8" in text, "the config"
+
+
+def test_training_writes_a_report(trained):
+    page = trained.work_dir / "report.html"
+    check_text(text_of(page), trained.kind)
+    html = page.read_text()
+    assert not re.findall(r'(?:src|href)="(?!data:image|#)', html), "it is one file"
+    pictures = re.findall(r'src="data:image/jpeg', html)
+    assert len(pictures) == 4 + 2  # images of the evaluation, first batches
+
+
+def test_report_in_a_browser(trained, browser, tmp_path):
+    page = trained.work_dir / "report.html"
+    check_text(str(Text(browser(page, "--dump-dom"))), trained.kind)
+    for width in (1200, 400):
+        shot = tmp_path / f"{width}.png"
+        browser(page, f"--window-size={width},4000", f"--screenshot={shot}")
+        pixels = cv2.imread(str(shot))
+        # A window is at least 500 pixels wide in some versions.
+        assert pixels.shape[1] in (width, 500)
+        colours = {tuple(colour) for colour in pixels[::3, ::3].reshape(-1, 3).tolist()}
+        assert len(colours) > 1000, "charts and pictures are shown"
+        inked = (pixels < 200).any(-1).mean(1)
+        assert (inked > 0).mean() > 0.4, "it is full from top to bottom"
+
+
+def test_report_again(trained, tool, tmp_path, capfd):
+    """Of a copy of the work dir that is elsewhere, and without an evaluation."""
+    copy = tmp_path / "copy"
+    shutil.copytree(trained.work_dir, copy)
+    (copy / "report.html").unlink()
+    assert tool("report", copy) == 0
+    assert capfd.readouterr().out.endswith(f"report: {copy / 'report.html'}\n")
+    check_text(text_of(copy / "report.html"), trained.kind)
+    (kept,) = copy.glob("*/report")
+    shutil.rmtree(kept)
+    assert tool("report", copy, "--out", tmp_path / "b.html") == 0
+    text = text_of(tmp_path / "b.html")
+    assert "No evaluation was made, or its predictions were not kept." in text
+    assert "The command and the versions were not kept." in text
+    assert "Curves" in text
+
+
+def test_report_of_a_dump(trained, tool, tmp_path, failure):
+    dump = tmp_path / "found.pkl"
+    flags = ["--data-root", trained.data_root, "--work-dir", tmp_path, "--out", dump]
+    assert tool("test", trained.config, trained.checkpoint, *flags) == 0
+    of_training = sorted(trained.work_dir.glob("*/report/predictions.npz"))[0]
+    assert len(read_predictions(dump)) == len(read_predictions(of_training)) == 4
+    data = ["--data-root", trained.data_root]
+    assert tool("report", dump, "--config", trained.config, *data, "--pictures", 1) == 0
+    text = text_of(tmp_path / "found.html")
+    table = text_of(trained.work_dir / "report.html")
+    # The same table of classes, as the weights and the images are the same.
+    rows = re.compile(r"(?:circle|square|triangle|star) [\d.]+ (?:[\d.]+|-) (?:[\d.]+|-)")
+    assert rows.findall(text)
+    assert rows.findall(text) == rows.findall(table)
+    assert "give the --config" in failure("report", dump)
+    other = "tiny_segmentor.py" if trained.kind == "detector" else "tiny_detector.py"
+    assert "error: " in failure("report", dump, "--config", trained.config.with_name(other), *data)
+
+
+def test_what_is_no_run(failure, tmp_path):
+    assert "no such work dir or file of predictions: none" in failure("report", "none")
+    assert "has no log of a training" in failure("report", tmp_path)
+    assert "two work dirs or more" in failure("compare_runs", tmp_path)
+    assert "has no log of a training" in failure("compare_runs", tmp_path, tmp_path.parent)
+
+
+def test_a_report_that_fails_ends_no_training(trained, tool, tmp_path, capfd):
+    """The work dir has a folder in the place of the report."""
+    (tmp_path / "report.html").mkdir()
+    flags = ["--data-root", trained.data_root, "--work-dir", tmp_path, "--from-scratch", "--report"]
+    assert tool("train", trained.config, *flags) == 0
+    lines = capfd.readouterr().out.splitlines()
+    assert sum("warning: no report, or not all of it" in line for line in lines) == 1
+    assert any(line.startswith("checkpoint: ") for line in lines)
+
+
+def test_runs_are_compared(trained, tool, tmp_path, capfd):
+    one, other = tmp_path / "one", tmp_path / "other"
+    shutil.copytree(trained.work_dir, one)
+    shutil.copytree(trained.work_dir, other)
+    (log,) = other.glob("*/vis_data/scalars.json")
+    records = [json.loads(line) for line in log.read_text().splitlines()]
+    for record in records:
+        if "loss" in record:
+            record["loss"] = 0.125
+    log.write_text("\n".join(map(json.dumps, records)))
+    (config,) = other.glob("*/tiny_*.py")
+    text = config.read_text()
+    assert "lr=0.001" in text
+    config.write_text(text.replace("lr=0.001", "lr=0.5"))
+    page = tmp_path / "page.html"
+    assert tool("compare_runs", one, other, "--out", page) == 0
+    out = capfd.readouterr().out
+    assert re.search(r"other .*0\.125", out)
+    found = text_of(page)
+    assert "optim_wrapper.optimizer.lr 0.001 0.5" in found
+    assert "model." not in found, "what is the same is left out"
+    assert page.read_text().count("data:image/svg+xml") == 1
