@@ -147,7 +147,7 @@ def _announce(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None
     """Tells what is starting, if that takes seconds: PyTorch and OpenMMLab are to be imported."""
     rank = next((os.environ[name] for name in _RANKS if name in os.environ), "0")
     if "swin_dense" not in sys.modules and rank == "0":
-        words = [parser.prog.removesuffix(".py"), *([args.config] if "config" in args else [])]
+        words = [parser.prog.removesuffix(".py"), *filter(None, [getattr(args, "config", None)])]
         print(f"{' '.join(words)}: loading PyTorch and OpenMMLab", flush=True)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from swin_dense.engine.paths import make_output_dir, output_errors
 from swin_dense.engine.terminal.console import console, notify_user, quiet_terminal
 from swin_dense.engine.terminal.tables import terminal_table
-from swin_dense.reports.comparison import compare_runs
+from swin_dense.reports.comparison import NOTE, compare_runs
 
 
 def run(args: argparse.Namespace) -> None:
@@ -20,5 +20,5 @@ def run(args: argparse.Namespace) -> None:
         comparison = compare_runs(args.work_dirs)
         make_output_dir(out.parent, "--out")
         comparison.page().write(out)
-        console().print(terminal_table(*comparison.table()))
+        console().print(terminal_table(*comparison.table(), caption=NOTE))
         notify_user(f"curves and differences of the configs: {out}")

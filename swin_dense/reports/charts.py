@@ -30,9 +30,12 @@ def thinned(*columns: Sequence[float] | NDArray) -> list[NDArray]:
     return [np.asarray(column)[chosen] for column in columns]
 
 
-def training_curves(history: History) -> Any:
+def training_curves(history: History) -> list[Any]:
     """Loss, its parts, learning rate and metrics over the iterations of a training."""
-    figure, (loss, parts, rate, metrics) = new_figure(2, 2, (5.8, 2.9))
+    figures, (loss, parts, rate, metrics) = zip(*(new_figure() for _ in range(4)), strict=True)
+    titles = ("loss", "parts of the loss", "learning rate", "metrics on validation data")
+    for axes, title in zip((loss, parts, rate, metrics), titles, strict=True):
+        _name(axes, title, "iteration")
     steps, values = series(history.steps, "loss")
     if steps:
         _curve(loss, steps, values, "loss", COLOURS[0])
@@ -44,80 +47,70 @@ def training_curves(history: History) -> Any:
             curve = thinned(steps, smoothed(values))
             parts.plot(*curve, style, label=name, linewidth=1.3)
     rate.plot(*thinned(*series(history.steps, "lr")))
+    rate.ticklabel_format(axis="y", style="sci", scilimits=(-2, 2))
+    rate.set_ylim(bottom=0)
     for index, name in enumerate(main_metrics(history.evaluations)):
         x, y = metric_series(history.evaluations, name)
         metrics.plot(x, y, "o-", label=name.rpartition("/")[2], markersize=3, color=_cycle(index))
-    titles = ("loss", "parts of the loss", "learning rate", "metrics on validation data")
-    for axes, title in zip((loss, parts, rate, metrics), titles, strict=True):
-        _name(axes, title, "iteration")
     if names:
         _legend(parts, 7 if len(names) < 13 else 5)
     if history.evaluations:
         _legend(metrics)
     else:
-        _say(metrics, "no evaluation")
-    rate.ticklabel_format(axis="y", style="sci", scilimits=(-2, 2))
-    return figure
+        metrics.text(0.5, 0.5, "no evaluation", transform=metrics.transAxes, ha="center")
+    return list(figures)
 
 
-def compared_curves(histories: Mapping[str, History]) -> Any:
-    """Loss and the main metrics of several trainings, one colour each, and their learning rates."""
+def compared_curves(histories: Mapping[str, History]) -> list[Any]:
+    """Loss, learning rate and the main metrics of several trainings, one colour each."""
     names = list(dict.fromkeys(n for h in histories.values() for n in main_metrics(h.evaluations)))
-    shown = ["loss", "lr", *names[:4]]
-    figure, charts = new_figure(2, (len(shown) + 1) // 2, (5.8, 2.8))
-    for axes, name in zip(charts, shown, strict=False):
+    figures = []
+    for name in ("loss", "lr", *names[:4]):
+        figure, axes = new_figure()
         for index, (label, history) in enumerate(histories.items()):
             if name in ("loss", "lr"):
                 x, y = series(history.steps, name)
             else:
                 x, y = metric_series(history.evaluations, name)
-            if not x:
-                continue
-            if name == "loss":
+            if x and name == "loss":
                 _curve(axes, x, y, label, _cycle(index))
-            else:
+            elif x:
                 mark = "-" if name == "lr" else "o-"
                 axes.plot(*thinned(x, y), mark, markersize=3, color=_cycle(index), label=label)
-        _name(axes, {"lr": "learning rate"}.get(name, name), "iteration")
-    for axes in charts[len(shown) :]:
-        axes.set_visible(False)
-    handles, labels = charts[0].get_legend_handles_labels()
-    figure.legend(
-        handles, labels, loc="outside upper left", ncols=min(4, len(labels)), frameon=False
-    )
-    return figure
+        _name(axes, "learning rate" if name == "lr" else name, "iteration")
+        axes.legend(fontsize=7)
+        figures.append(figure)
+    return figures
 
 
-def precision_recall(curves: Mapping[str, tuple[NDArray, Sequence[str]]]) -> Any:
+def precision_recall(title: str, precision: NDArray, names: Sequence[str]) -> Any:
     """Precision over recall at an IoU of 0.5: all classes thin, their mean thick.
 
     Args:
-        curves: by title, (classes, 101) as of ``evaluate_classes``, and the names.
+        title: of the chart.
+        precision: (classes, 101), as of ``evaluate_classes``.
+        names: of the classes.
     """
-    figure, charts = new_figure(len(curves), 1, (5.8, 3.3))
+    figure, axes = new_figure(size=(5.6, 3.3))
     recall = np.linspace(0, 1, 101)
-    for axes, (title, (precision, names)) in zip(
-        np.atleast_1d(charts), curves.items(), strict=True
-    ):
-        known = [(name, line) for name, line in zip(names, precision, strict=True) if line[0] >= 0]
-        named = len(known) <= len(COLOURS)
-        for index, (name, line) in enumerate(known):
-            if named:
-                axes.plot(recall, line, color=_cycle(index), linewidth=1.2, label=name)
-            else:
-                axes.plot(recall, line, color="#9aa3ad", linewidth=0.6, alpha=0.6)
-        if known:
-            mean = np.mean([line for _, line in known], axis=0)
-            axes.plot(recall, mean, color="black", linewidth=2.2, label="mean of classes")
-            _legend(axes)
-        _name(axes, title, "recall", "precision")
-        axes.set(xlim=(0, 1.01), ylim=(0, 1.03))
+    known = [(name, line) for name, line in zip(names, precision, strict=True) if line[0] >= 0]
+    for index, (name, line) in enumerate(known):
+        if len(known) <= len(COLOURS):
+            axes.plot(recall, line, color=_cycle(index), linewidth=1.2, label=name)
+        else:
+            axes.plot(recall, line, color="#9aa3ad", linewidth=0.6, alpha=0.6)
+    if known:
+        mean = np.mean([line for _, line in known], axis=0)
+        axes.plot(recall, mean, color="black", linewidth=2.2, label="mean of classes")
+        _legend(axes)
+    _name(axes, title, "recall", "precision")
+    axes.set(xlim=(0, 1.01), ylim=(0, 1.03))
     return figure
 
 
 def f1_curve(curves: Mapping[str, tuple[NDArray, NDArray]]) -> Any:
     """F1 over the lowest score of the detections that count, for boxes and masks."""
-    figure, axes = new_figure(size=(5.8, 2.8))
+    figure, axes = new_figure(size=(5.6, 3.3))
     for index, (name, (scores, values)) in enumerate(curves.items()):
         best = int(values.argmax())
         label = f"{name}: {values[best]:.3f} at {scores[best]:.2f}"
@@ -235,7 +228,3 @@ def _cycle(index: int) -> str:
 
 def _short(fraction: float) -> str:
     return f"{fraction:.2f}".removeprefix("0") if fraction < 0.995 else "1"
-
-
-def _say(axes: Any, text: str) -> None:
-    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", color="#59636d")

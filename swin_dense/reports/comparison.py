@@ -13,7 +13,8 @@ from swin_dense.reports import charts
 from swin_dense.reports.history import History, main_metrics, metric_series, read_history, series
 from swin_dense.reports.page import Page
 
-# Where a run is, not what it is; and what follows from other keys.
+NOTE = "metrics: the highest of all evaluations; loss: the mean of the last tenth of the training"
+# Where a run is, not what it is.
 _NOT_COMPARED = ("work_dir", "load_from", "resume", "filename", "log_file", "visualizer")
 
 
@@ -31,9 +32,9 @@ class Comparison:
         )
         headings = [
             "run",
-            "iterations:",
+            "steps:",
             "loss:",
-            *(f"best {n.rpartition('/')[2]}:" for n in names),
+            *(f"{n.rpartition('/')[2]}:" for n in names),
         ]
         rows = []
         for label, history in self.histories.items():
@@ -41,9 +42,8 @@ class Comparison:
             last = f"{charts.smoothed(losses)[-1]:.4g}" if losses else "-"
             row = [label, f"{history.steps[-1]['step']:,}", last]
             for name in names:
-                steps, values = metric_series(history.evaluations, name)
-                best = max(range(len(values)), key=values.__getitem__) if values else None
-                row.append("-" if best is None else f"{values[best]:.3f} at {steps[best]:,}")
+                _, values = metric_series(history.evaluations, name)
+                row.append(f"{max(values):.3f}" if values else "-")
             rows.append(row)
         return headings, rows
 
@@ -61,10 +61,8 @@ class Comparison:
     def page(self) -> Page:
         """The page: table, curves, differences of the configs."""
         page = Page("Comparison", " / ".join(self.histories))
-        page.section("Results").table(
-            *self.table(), "The loss is the mean of the last tenth of a training."
-        )
-        page.section("Curves").figure(
+        page.section("Results").table(*self.table(), NOTE)
+        page.section("Curves").figures(
             charts.compared_curves(self.histories),
             "Losses are means over a tenth of the training; the pale line is each logged one.",
         )

@@ -91,7 +91,12 @@ class Section:
 
     def figure(self, figure: Any, caption: str = "") -> None:
         """Adds a chart of :func:`new_figure`, or any figure of matplotlib; the caption explains."""
-        self._add("figure", source=_svg(figure), caption=caption)
+        self.figures([figure], caption)
+
+    def figures(self, figures: Iterable[Any], caption: str = "") -> None:
+        """Adds charts with one caption: side by side, or below each other in a narrow window."""
+        sources = [_svg(figure) for figure in figures]
+        self._add("figures", sources=sources, caption=caption)
 
     def pictures(self, pictures: Iterable[Picture], per_row: int = 4) -> None:
         """Adds pictures side by side: up to ``per_row`` of them, fewer in a narrow window."""
@@ -145,7 +150,7 @@ class Page:
 
 
 def new_figure(
-    columns: int = 1, rows: int = 1, size: tuple[float, float] = (4.6, 3.0)
+    columns: int = 1, rows: int = 1, size: tuple[float, float] = (5.6, 2.9)
 ) -> tuple[Any, Any]:
     """A figure of matplotlib in the page's style, without pyplot, whose state is global.
 

@@ -11,9 +11,10 @@ from swin_dense.config_tree import is_segmentation
 from swin_dense.engine.config.prepare import load_config
 from swin_dense.engine.drawing import draw_detections, draw_segmentation, enlarged, side_by_side
 from swin_dense.engine.images import UnreadableImageError, read_image
+from swin_dense.engine.terminal.hooks import class_columns
 from swin_dense.errors import UserError
 from swin_dense.reports import charts
-from swin_dense.reports.history import History, read_history
+from swin_dense.reports.history import History, metric_series, read_history
 from swin_dense.reports.page import Page, Picture, Section
 from swin_dense.reports.predictions import Record, label_map_of, read_predictions
 
@@ -50,7 +51,7 @@ def report_on_run(
     )
     _add_summary(page, history)
     curves = page.section("Curves")
-    curves.figure(
+    curves.figures(
         charts.training_curves(history),
         "Losses are means over a tenth of the training; the pale line is each logged one.",
     )
@@ -103,8 +104,8 @@ def _add_summary(page: Page, history: History) -> None:
     last = history.evaluations[-1]
     rows = []
     for name, value in last["metrics"].items():
-        steps, values = charts.metric_series(history.evaluations, name)
-        if not values:
+        steps, values = metric_series(history.evaluations, name)
+        if not values or class_columns({name: value}):  # classes have a table of their own
             continue
         best = int(np.argmax(values))
         rows.append([name, None if value == -1 else value, values[best], steps[best]])
@@ -170,15 +171,15 @@ def _add_detections(
     kinds = ["bbox"]
     if truth.has_masks() and all("masks" in one for one in records):
         kinds.append("segm")
-    _add_classes(page, truth, records, kinds)
+    curves = _add_classes(page, truth, records, kinds)
     matchings = {_KINDS[kind]: detection.match(truth, records, kind) for kind in kinds}
     f1 = {name: detection.f1_by_score(found) for name, found in matchings.items()}
     scores, values = f1["boxes"]
     best = float(scores[values.argmax()]) if values.any() else 0.3
-    page.sections[-1].figure(
-        charts.f1_curve(f1),
-        f"Detections of at least the score on the axis, at an IoU of 0.5. The best for boxes is "
-        f"{best:.2f}, which the next sections use.",
+    page.section("Precision and recall").figures(
+        [*curves, charts.f1_curve(f1)],
+        "At an IoU of 0.5. F1 is that of all detections of at least the score on the axis; for "
+        f"boxes it is highest at {best:.2f}, which the next sections use.",
     )
     shown = detection.above(records, best)
     at_best = {_KINDS[kind]: detection.match(truth, shown, kind) for kind in kinds}
@@ -199,7 +200,8 @@ def _add_detections(
     _add_pictures(page, order, draw, pictures, f"by F1 of boxes with scores of at least {best:.2f}")
 
 
-def _add_classes(page: Page, truth: Any, records: list[Record], kinds: Sequence[str]) -> None:
+def _add_classes(page: Page, truth: Any, records: list[Record], kinds: Sequence[str]) -> list[Any]:
+    """A section with AP; returns charts of precision and recall."""
     from swin_dense.reports import detection
 
     section = page.section("Classes")
@@ -210,7 +212,7 @@ def _add_classes(page: Page, truth: Any, records: list[Record], kinds: Sequence[
     curves = {}
     for kind in kinds:
         by_class, precision = detection.evaluate_classes(truth, records, kind)
-        curves[_KINDS[kind]] = (precision, truth.classes)
+        curves[_KINDS[kind]] = precision
         for name in ("mAP", "mAP_50", "mAP_75"):
             column = f"{_KINDS[kind]} {name.replace('mAP_', 'AP').replace('mAP', 'AP')}"
             columns[column] = {one: aps[name] for one, aps in by_class.items()}
@@ -233,9 +235,10 @@ def _add_classes(page: Page, truth: Any, records: list[Record], kinds: Sequence[
         "COCO's AP: the mean over IoU thresholds of 0.5 to 0.95; AP50 and AP75 are of one. Lowest "
         "first.",
     )
-    page.section("Precision and recall").figure(
-        charts.precision_recall(curves), "At an IoU of 0.5."
-    )
+    return [
+        charts.precision_recall(name, precision, truth.classes)
+        for name, precision in curves.items()
+    ]
 
 
 def _add_errors(

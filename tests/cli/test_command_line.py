@@ -12,7 +12,9 @@ from swin_dense.benchmarks.kernel_code import TARGETS as GPUS
 from swin_dense.benchmarks.measurement import DTYPES
 from swin_dense.checkpoints import TARGETS
 from swin_dense.engine.precision import PRECISIONS
-from swin_dense_cli import benchmark, convert_checkpoint, main, train
+from swin_dense.engine.predict_files import FORMATS
+from swin_dense_cli import benchmark, convert_checkpoint, main, predict, report, train
+from swin_dense_cli.parsing import run_tool
 
 REPO = Path(__file__).resolve().parents[2]
 HEAVY = ("torch", "numpy", "mmengine", "mmcv", "mmdet", "mmseg", "rich", "swin_dense")
@@ -90,6 +92,14 @@ def test_both_forms_fail_alike(tmp_path: Path) -> None:
     assert command.stdout == ""  # another process than the first of a run
 
 
+def test_announcement_of_a_command_that_needs_no_config(monkeypatch, capsys) -> None:
+    monkeypatch.delitem(sys.modules, "swin_dense")  # as before the command imports it
+    monkeypatch.delenv("RANK", raising=False)
+    with pytest.raises(SystemExit):
+        run_tool(report.make_parser("report"), lambda args: sys.exit(), ["work_dirs/a"])
+    assert capsys.readouterr().out == "report: loading PyTorch and OpenMMLab\n"
+
+
 def test_config_names(tool, capfd, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)  # no repository
     assert tool("train", "cascade_swin_t_coco", "--from-scratch", "--data-root", "data") == 2
@@ -106,6 +116,7 @@ def test_config_names(tool, capfd, tmp_path: Path, monkeypatch) -> None:
 
 def test_options_are_those_of_the_library() -> None:
     assert train.PRECISIONS == PRECISIONS
+    assert tuple(predict.FORMATS) == FORMATS
     assert list(convert_checkpoint.TARGETS) == list(TARGETS)
     assert ",".join(PARTS) == benchmark.PARTS
     assert list(benchmark.DTYPES) == list(DTYPES)
