@@ -170,7 +170,7 @@ def confusion_matrix(table: NDArray, rows: Sequence[str], columns: Sequence[str]
     axes.set(xlabel="predicted", ylabel="true")
     axes.grid(visible=False)
     axes.spines[:].set_visible(False)
-    if len(rows) <= _MOST_NAMES + 1:
+    if names_fit(rows):
         axes.set_xticks(range(len(columns)), columns, rotation=90 if len(rows) > 6 else 45)
         axes.set_yticks(range(len(rows)), rows)
         for label in axes.get_xticklabels():
@@ -182,6 +182,11 @@ def confusion_matrix(table: NDArray, rows: Sequence[str], columns: Sequence[str]
                 axes.text(j, i, _short(fraction), ha="center", va="center", fontsize=8, color=ink)
     figure.colorbar(shown, ax=axes, shrink=0.7, label="fraction of the row")
     return figure
+
+
+def names_fit(rows: Sequence[str]) -> bool:
+    """Whether a confusion matrix has the names of its rows, not their numbers."""
+    return len(rows) <= _MOST_NAMES + 1
 
 
 def most_confused(
