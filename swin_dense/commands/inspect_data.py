@@ -30,7 +30,7 @@ from swin_dense.files import write_json
 from swin_dense.reports.data import Inspection, data_page
 
 # Configs for a folder without one: of boxes and masks, and of label maps.
-_DETECTOR, _SEGMENTOR = "mask_rcnn_swin_t_1x_coco", "upernet_swin_t_ade20k"
+_DETECTOR, _SEGMENTOR = "cascade_swin_nano_own", "upernet_swin_t_ade20k"
 
 
 def inspect_data(

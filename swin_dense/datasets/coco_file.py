@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from swin_dense.datasets import segmentations
+from swin_dense.datasets.formats.kept import cache_folder
 from swin_dense.datasets.names import shortened
 from swin_dense.errors import UserError
 
@@ -80,6 +81,11 @@ def read_coco(path: str | os.PathLike, need_annotations: bool = True) -> CocoFil
             message names the file, the first wrong entry and the fix.
     """
     path = Path(path)
+    if not path.is_file() and cache_folder() in path.parents:
+        raise UserError(
+            f"no annotation file {path}, which own_data makes: take the config that has own_data, "
+            "not one that a run has written"
+        )
     if not path.is_file():
         raise UserError(f"no annotation file {path}: add it, or correct ann_file")
     state = path.stat()

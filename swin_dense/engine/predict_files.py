@@ -66,9 +66,9 @@ def predict(
         ann_file: for 'coco', the annotation file with the ids of the images and categories.
 
     Returns:
-        What ``predictions.json`` holds in the format 'json'. ``images`` and ``videos`` have an
-        entry for each that could be read; ``skipped`` names the others, with the reason, and
-        ``other_files`` what is neither.
+        What ``predictions.json`` holds in the format 'json' (in 'coco', without the detections).
+        ``images`` and ``videos`` have an entry for each that could be read; ``skipped`` names the
+        others, with the reason, and ``other_files`` what is neither.
 
     Raises:
         UserError: something that was given is missing or does not fit, or no image can be read.
@@ -92,16 +92,15 @@ def predict(
             left_out = {name: document[name] for name in ("skipped", "other_files")}
             write_json(out / "images.json", coco.images | left_out)
         write_json(out / "predictions.json", document if coco is None else coco.results)
-        videos = f", {len(files.videos)} videos" if files.videos else ""
-        notify_user(f"{len(files.images)} pictures{videos} and predictions.json: {out}")
+        notify_user(f"{files.counts()} and predictions.json: {out}")
         return document
 
 
 # What the numbers of detections in the JSON are.
 _UNITS = {
-    "bbox_format": "xyxy: left, top, right, bottom",
-    "bbox_unit": "pixels of the image, from its top left corner",
-    "mask_format": "COCO's compressed run-length encoding",
+    "bbox_format": "xyxy",  # left, top, right, bottom
+    "bbox_unit": "pixels",
+    "mask_format": "compressed RLE of COCO",
 }
 
 
@@ -180,6 +179,11 @@ class _FilePredictor:
                         self._predict_video(source, progress, size)
                     except UnreadableImageError as error:
                         self.skipped.append(Skipped(source.given, str(error)))
+
+    def counts(self) -> str:
+        """What was written, in words."""
+        found = {"pictures": len(self.images), "videos": len(self.videos)}
+        return ", ".join(f"{count} {what}" for what, count in found.items() if count)
 
     def document(self) -> dict[str, Any]:
         """What was found, for ``predictions.json``.
@@ -267,6 +271,7 @@ class _FilePredictor:
     ) -> dict[str, Any]:
         if self.coco is not None:
             self.coco.add(source, prediction, frame)
+            return {}
         if prediction.label_map is not None:
             return {"areas": class_areas(prediction.label_map, prediction.classes)}
         return {"instances": instance_entries(prediction)}

@@ -108,7 +108,7 @@ def from_sample(
     found = sample.pred_instances
     found = found[found.scores >= score_thr].cpu()
     found = found[found.scores.argsort(descending=True, stable=True)]
-    masks = found.masks.numpy().astype(bool) if "masks" in found else None
+    masks = found.masks.numpy().astype(bool, copy=False) if "masks" in found else None
     return Prediction(
         rgb,
         classes,

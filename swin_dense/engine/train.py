@@ -13,7 +13,6 @@ from mmengine.runner import Runner
 from swin_dense.datasets.check import check_data
 from swin_dense.datasets.reading import skipped_files
 from swin_dense.engine.children import linked_processes
-from swin_dense.engine.config.fit import FitOptions
 from swin_dense.engine.config.prepare import RunOptions, TrainingOptions, prepare_training
 from swin_dense.engine.config.pretrained import ensure_pretrained
 from swin_dense.engine.launch import continues_by_itself, init_distributed, on_first_process
@@ -41,24 +40,11 @@ def train(
     *,
     work_dir: str | Path | None = None,
     data_root: str | Path | None = None,
-    from_scratch: bool = False,
-    amp: bool | str | None = None,
-    tf32: bool = False,
-    compile: bool = False,
-    auto_scale_lr: bool = False,
-    resume: str | None = None,
     cfg_options: Mapping[str, Any] | None = None,
     launcher: str = "none",
     device: str = "auto",
-    seed: int | None = None,
-    strategy: str = "ddp",
-    accumulate: int | None = None,
-    skip_bad_images: bool = False,
-    save_every: int | None = None,
-    overwrite: bool = False,
-    weights: str | None = None,
-    report: bool = True,
-    **fit: Any,
+    tf32: bool = False,
+    **options: Any,
 ) -> Runner:
     """Trains what a config describes, as ``tools/train.py`` does.
 
@@ -67,24 +53,10 @@ def train(
         work_dir: where checkpoints and logs go (``work_dirs/<config name>``), or, if another run
             is there, a numbered folder beside it.
         data_root, cfg_options, launcher, device: as of :func:`~swin_dense.engine.test.evaluate`.
-        from_scratch: train without pretrained weights.
-        amp: 'bf16'; 'fp16' with a dynamic loss scale; 'auto' or True for bf16 where the device has
-            it, else fp16; 'fp32'. By default that of the resumed checkpoint, else the config's.
         tf32: multiply float32 matrices in TF32.
-        compile: compile the backbone with torch.compile.
-        auto_scale_lr: scale the learning rate to the batch size.
-        resume: None; 'auto' for the latest checkpoint of the work dir, without ``work_dir`` of all
-            runs of the config, if there is one, which a run that the launcher restarts takes in any
-            case; or a checkpoint file.
-        seed: of the random number generators; by default the config's, else a random one.
-        strategy: 'ddp', or 'fsdp' to share parameters and optimizer states among the processes.
-        accumulate: batches for each step of the optimizer; by default the config's, else 1.
-        skip_bad_images: replace images that cannot be read by others, and list them at the end.
-        save_every: save a checkpoint after each so many iterations too.
-        weights: start from a whole model: 'coco' or 'ade20k', a name, a file or a URL.
-        overwrite: replace what another run left in the work dir, when this one begins to train.
-        report: write ``report.html`` at the end, see :mod:`swin_dense.reports`.
-        fit: ``epochs`` and others, as of :class:`~swin_dense.engine.config.fit.FitOptions`.
+        options: ``resume``, ``weights``, ``epochs`` and others: all attributes of
+            :class:`~swin_dense.engine.config.prepare.TrainingOptions` and
+            :class:`~swin_dense.engine.config.fit.FitOptions`.
 
     Returns:
         The runner; the loss of every logged step is in its ``log_dir/vis_data/scalars.json``.
@@ -94,13 +66,9 @@ def train(
         StoppedError: SIGTERM, SIGUSR1 or Ctrl-C came; the checkpoint that it names was saved.
     """
     run = RunOptions(work_dir, data_root, cfg_options, launcher, device, tf32)
-    amp = {True: "auto", False: None}.get(amp, amp)  # type: ignore[arg-type]
-    how = (from_scratch, amp, compile, auto_scale_lr, resume, seed, strategy, accumulate)
-    options = TrainingOptions(
-        *how, skip_bad_images, save_every, overwrite, weights, report, FitOptions(**fit)
-    )
+    chosen = TrainingOptions.of(**options)
     with quiet_terminal(), linked_processes(), stop_requests() as requests:
-        return _train(prepare_training(config, run, options), StopHook(requests), overwrite)
+        return _train(prepare_training(config, run, chosen), StopHook(requests), chosen.overwrite)
     raise AssertionError  # for type checkers: nothing is suppressed
 
 

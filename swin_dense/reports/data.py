@@ -150,10 +150,14 @@ def _add_classes(section: Section, found: Inspection) -> None:
     for i in order:
         rows.append([found.classes[i], *(n[i] for s in counts for n in (counts[s], images[s]))])
     section.table(heads, rows)
+    unit = "objects" if found.has_boxes else "images"
     examples = training if found.has_boxes else images.get("train", Counter())
     for text, names in (
         ("Classes without labels in training", [i for i in order if not examples[i]]),
-        (f"Rare classes, of less than {_RARE}", [i for i in order if 0 < examples[i] < _RARE]),
+        (
+            f"Rare classes, with less than {_RARE} {unit} in training",
+            [i for i in order if 0 < examples[i] < _RARE],
+        ),
     ):
         if names:
             section.text(f"{text}: {', '.join(found.classes[i] for i in names)}.")
@@ -204,10 +208,8 @@ def _add_sizes(section: Section, found: Inspection) -> None:
 
 def _add_suspicions(section: Section, found: Inspection) -> None:
     if not found.suspicions:
-        section.text(
-            "Nothing: no object is tiny, huge, outside or labelled twice, and no image is "
-            "there twice."
-        )
+        objects = ", no object is tiny, huge, outside of its image or labelled twice"
+        section.text(f"Nothing: no image is there twice{objects if found.has_boxes else ''}.")
     for kind in found.kinds:
         items = [one for one in found.suspicions if one.kind == kind]
         section.text(f"{len(items)} {kind}. {KINDS[kind]}")

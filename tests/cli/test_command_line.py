@@ -12,7 +12,8 @@ from swin_dense.benchmarks.kernel_code import TARGETS as GPUS
 from swin_dense.benchmarks.measurement import DTYPES
 from swin_dense.checkpoints import TARGETS
 from swin_dense.engine.precision import PRECISIONS
-from swin_dense_cli import benchmark, convert_checkpoint, main, report, train
+from swin_dense.engine.predict_files import FORMATS
+from swin_dense_cli import benchmark, convert_checkpoint, main, predict, report, train
 from swin_dense_cli.parsing import run_tool
 
 REPO = Path(__file__).resolve().parents[2]
@@ -115,6 +116,7 @@ def test_config_names(tool, capfd, tmp_path: Path, monkeypatch) -> None:
 
 def test_options_are_those_of_the_library() -> None:
     assert train.PRECISIONS == PRECISIONS
+    assert tuple(predict.FORMATS) == FORMATS
     assert list(convert_checkpoint.TARGETS) == list(TARGETS)
     assert ",".join(PARTS) == benchmark.PARTS
     assert list(benchmark.DTYPES) == list(DTYPES)

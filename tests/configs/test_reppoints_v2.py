@@ -1,5 +1,6 @@
 """The RepPoints V2 leaves: sizes, recipe, and loading of the released weights."""
 
+import json
 from pathlib import Path
 
 import cv2
@@ -116,7 +117,9 @@ def test_boxes_only_training_of_the_mask_variant():
 
 
 def test_own_data_sets_the_number_of_classes(tmp_path):
-    (tmp_path / "train.json").write_text("{}")
+    categories = [{"id": 1, "name": "a"}, {"id": 2, "name": "b"}]
+    content = {"images": [], "annotations": [], "categories": categories}
+    (tmp_path / "train.json").write_text(json.dumps(content))
     cfg = load(MASKS)
     part = {"ann_file": "train.json", "img_dir": "images"}
     cfg.own_data = {"root": str(tmp_path), "classes": ("a", "b"), "train": part, "val": part}

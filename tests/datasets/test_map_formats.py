@@ -181,11 +181,15 @@ def test_converted_once_and_again_when_changed(tmp_path):
             r"has 1 colours that no class has, the first is \(128, 64, 0\) at x 1, y 0",
         ),
         (
+            lambda r: (r / "classes.txt").write_bytes(b"road\n\xff"),
+            r"classes.txt is not text \(byte 5\)",
+        ),
+        (
             lambda r: write(r / "_classes.csv", "0,a\n3,b"),
             "has the value 1, which .* does not name",
         ),
     ],
-    ids=["colours", "missing map", "JPEG", "table", "strange colour", "strange value"],
+    ids=["colours", "missing map", "JPEG", "table", "strange colour", "no text", "strange value"],
 )
 def test_what_cannot_be_meant(spoil, message, tmp_path):
     for split in ("train", "val"):
@@ -194,6 +198,6 @@ def test_what_cannot_be_meant(spoil, message, tmp_path):
     spoil(tmp_path)
     if message.startswith("a.jpg is a JPEG"):
         (tmp_path / "labels/val/a.png").unlink()
-    own = {} if list(tmp_path.glob("*.csv")) else {"classes": ("road", "car")}
+    own = {} if list(tmp_path.glob("*cl*s*")) else {"classes": ("road", "car")}
     with pytest.raises(UserError, match=message):
         completed(tmp_path, **own)

@@ -161,8 +161,8 @@ def test_boxes_say_what_they_are(predict, trained):
     out, _ = predict(trained.data_root / "val2017")
     document = read(out / "predictions.json")
     if trained.kind == "detector":
-        assert document["bbox_format"] == "xyxy: left, top, right, bottom"
-        assert document["bbox_unit"].startswith("pixels")
+        assert (document["bbox_format"], document["bbox_unit"]) == ("xyxy", "pixels")
+        assert "RLE" in document["mask_format"]
     assert document["videos"] == []
 
 

@@ -3,36 +3,13 @@
 import json
 import re
 import shutil
-import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
 import cv2
-import pytest
 
 from swin_dense.reports.predictions import read_predictions
-
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
-
-
-@pytest.fixture(scope="session")
-def browser(tmp_path_factory):
-    """Runs a headless browser on a page; returns its output."""
-    program = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if program is None:
-        pytest.skip(f"no browser: none of {', '.join(BROWSERS)} is installed")
-    profile = tmp_path_factory.mktemp("browser")
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
-    flags += [f"--user-data-dir={profile}"]
-
-    def run(page: Path, *more: str) -> str:
-        call = [program, *flags, *more, page.as_uri()]
-        done = subprocess.run(call, capture_output=True, text=True, timeout=60, check=False)
-        assert done.returncode == 0, done.stderr[-2000:]
-        return done.stdout
-
-    return run
 
 
 class Text(HTMLParser):

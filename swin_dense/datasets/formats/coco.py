@@ -136,6 +136,7 @@ def mended(path: Path, folder: Path, classes: Sequence[str]) -> tuple[dict[str, 
         The content, and a line for each thing that was put right.
     """
     content = json.loads(path.read_text(encoding="utf-8-sig"))
+    content.setdefault("annotations", [])  # of a test set
     notes = [
         _add_sizes(content["images"], folder),
         _add_crowds(content["annotations"]),

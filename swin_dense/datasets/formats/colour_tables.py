@@ -4,7 +4,7 @@ import csv
 from dataclasses import dataclass
 from pathlib import Path
 
-from swin_dense.datasets.formats.splits import split_folders
+from swin_dense.datasets.formats.splits import read_lines, split_folders
 from swin_dense.errors import UserError
 
 Colour = tuple[int, int, int]
@@ -58,8 +58,8 @@ def _read_colours(path: Path) -> Table:
 
 def _read_label_map(path: Path) -> Table:
     names, colours = [], []
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
-        if not line.strip() or line.startswith("#"):
+    for number, line in read_lines(path):
+        if line.startswith("#"):
             continue
         name, _, rest = line.partition(":")
         names.append(name.strip())
@@ -68,8 +68,7 @@ def _read_label_map(path: Path) -> Table:
 
 
 def _read_names(path: Path) -> Table:
-    lines = path.read_text(encoding="utf-8-sig").splitlines()
-    return Table(path, tuple(line.strip() for line in lines if line.strip()))
+    return Table(path, tuple(line for _, line in read_lines(path)))
 
 
 _READERS = {
@@ -83,13 +82,12 @@ _READERS = {
 def _rows(path: Path, columns: int, first: int) -> list[tuple[int, list[str]]]:
     """Rows with the numbers of their lines, without a heading: ``first`` is the first number."""
     found = []
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        for number, row in enumerate(csv.reader(file), start=1):
-            cells = [cell.strip() for cell in row]
-            if len(cells) < columns and any(cells):
-                raise UserError(f"{path} line {number}: expected {columns} values with commas")
-            if any(cells) and (number > 1 or cells[first].isdigit()):
-                found.append((number, cells))
+    for number, line in read_lines(path):
+        cells = [cell.strip() for cell in next(csv.reader([line]))]
+        if len(cells) < columns:
+            raise UserError(f"{path} line {number}: expected {columns} values with commas")
+        if number > 1 or cells[first].isdigit():
+            found.append((number, cells))
     return found
 
 
@@ -101,6 +99,7 @@ def _colour(path: Path, number: int, cells: list[str]) -> Colour:
 
 
 def _whole(path: Path, number: int, cell: str) -> int:
-    if not cell.strip().isdigit() or not 0 <= int(cell) <= 255:
-        raise UserError(f"{path} line {number}: {cell.strip()!r} is no whole number of 0 to 255")
-    return int(cell)
+    text = cell.strip()
+    if not (text.isascii() and text.isdigit() and len(text) <= 3 and int(text) <= 255):
+        raise UserError(f"{path} line {number}: {text!r} is no whole number of 0 to 255")
+    return int(text)

@@ -8,6 +8,7 @@ from swin_dense.datasets.formats.splits import (
     SPLITS,
     held_out,
     images_below,
+    read_lines,
     split_folders,
 )
 from swin_dense.errors import UserError
@@ -163,9 +164,9 @@ def _listed_parts(root: Path, pairs: list[Pair]) -> dict[str, list[Pair]]:
             if split in parts or not path.is_file():
                 continue
             parts[split] = []
-            for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1):
-                stem = Path(line.strip()).stem if line.strip() else ""
-                if stem and stem not in by_name and split != "test":
+            for number, line in read_lines(path):
+                stem = Path(line).stem if Path(line).suffix in IMAGE_SUFFIXES else Path(line).name
+                if stem not in by_name and split != "test":
                     raise UserError(f"{path} line {number}: {stem} has no image and label map")
                 if stem in by_name:
                     parts[split].append(by_name[stem])

@@ -2,13 +2,16 @@
 
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from rich.console import Console
+from rich.progress import track
 
 from swin_dense.datasets.formats.colour_tables import Table
 from swin_dense.datasets.formats.kept import cache_folder
@@ -19,6 +22,7 @@ from swin_dense.files import replace_file, write_text
 IGNORED = 255
 INDICES = ("L", "P", "1", "I", "I;16")
 _BORDER, _BLACK = 0xE0E0C0, 0x000000  # of objects in Pascal VOC, and what no class has
+_THREADS = 8
 _LOSSY = ("JPEG", "MPO")
 
 
@@ -96,11 +100,8 @@ def write_maps(
         found[split]["ann_file"] = str(listed)
         if listed.is_file():
             continue
-        for name, (_, place) in zip(names, pairs, strict=True):
-            target = folder / "label_maps" / f"{name}.png"
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with replace_file(target) as file:
-                Image.fromarray(read_labels(place, table)).save(file, "PNG")
+        targets = [folder / "label_maps" / f"{name}.png" for name in names]
+        _convert([place for _, place in pairs], targets, table)
         write_text(listed, "".join(f"{name}\n" for name in names))
     return found
 
@@ -114,6 +115,30 @@ def place_of_maps(root: Path, parts: dict[str, list[Pair]], table: Table) -> Pat
             digest.update(repr((split, image, place, state.st_mtime_ns, state.st_size)).encode())
     name = Path(os.path.abspath(root)).name
     return cache_folder() / f"{name}-label-maps-{digest.hexdigest()[:12]}"
+
+
+def _convert(places: Sequence[Path], targets: Sequence[Path], table: Table) -> None:
+    def convert(place: Path, target: Path) -> None:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with replace_file(target) as file:
+            Image.fromarray(read_labels(place, table)).save(file, "PNG")
+
+    console = Console(stderr=True)
+    with ThreadPoolExecutor(_THREADS) as threads:
+        try:
+            converted = threads.map(convert, places, targets)
+            for _ in track(
+                converted,
+                "converting label maps",
+                total=len(places),
+                console=console,
+                transient=True,
+                disable=not console.is_terminal,
+            ):
+                pass
+        except UserError:  # the first one's; the others need not be looked at
+            threads.shutdown(cancel_futures=True)
+            raise
 
 
 def _decoded(path: Path, kept: Iterable[str]) -> NDArray[Any]:

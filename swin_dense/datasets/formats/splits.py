@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from swin_dense.datasets.image_files import UnreadableImageError, image_sizes
@@ -43,6 +43,23 @@ def images_below(folder: Path) -> list[Path]:
     """All image files in a folder and those in it, sorted."""
     found = (path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
     return sorted(path for path in found if path.is_file() and not path.name.startswith("."))
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Numbers and texts of the lines that are not empty.
+
+    Raises:
+        UserError: the file is not UTF-8 text, or cannot be read.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not text (byte {error.start}): export it again") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
+    for number, line in enumerate(text.splitlines(), start=1):
+        if line.strip():
+            yield number, line.strip()
 
 
 def sizes_of(images: Sequence[Path]) -> list[tuple[int, int]]:

@@ -13,6 +13,7 @@ from swin_dense.datasets.formats.boxes import BoxData
 from swin_dense.datasets.formats.splits import (
     IMAGE_SUFFIXES,
     SPLITS,
+    read_lines,
     sizes_of,
     split_folders,
 )
@@ -108,9 +109,7 @@ def _xml_files(root: Path) -> dict[str, list[Path]]:
 def _listed(path: Path, annotations: Path, is_needed: bool) -> list[Path]:
     """The XML files of the images that a file lists; VOC's own test set has none."""
     found = []
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
-        if not line.strip():
-            continue
+    for number, line in read_lines(path):
         xml = annotations / f"{line.split()[0]}.xml"
         if xml.is_file():
             found.append(xml)

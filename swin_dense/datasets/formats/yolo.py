@@ -6,7 +6,6 @@ labelling tools write without a ``data.yaml``.
 
 import math
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from swin_dense.datasets.formats.boxes import BoxData, Part
 from swin_dense.datasets.formats.splits import (
     SPLITS,
     images_below,
+    read_lines,
     sizes_of,
     split_folders,
 )
@@ -105,7 +105,7 @@ def _describes(path: Path) -> bool:
 def _load(path: Path) -> Any:
     try:
         return yaml.load(path.read_text(encoding="utf-8-sig"), Loader=SafeLoader)
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError of dates and UTF-8
         raise UserError(f"{path} is not plain YAML: {' '.join(str(error).split())}") from error
 
 
@@ -122,8 +122,7 @@ def _description(source: Path) -> dict[str, Any]:
         pose = content.get("kpt_shape") is not None
         base = Path(root, str(content.get("path") or ""))
         return {"names": names, "root": root, "base": base, "parts": parts, "pose": pose}
-    lines = source.read_text(encoding="utf-8-sig").splitlines()
-    names = [line.strip() for line in lines if line.strip()]
+    names = [line for _, line in read_lines(source)]
     root = source.parent
     while root.name in ("labels", "obj_train_data") or root.parent in split_folders(root.parent):
         root = root.parent
@@ -182,10 +181,8 @@ def _place(entry: str, description: dict[str, Any]) -> Path | None:
 def _listed(path: Path) -> list[Path]:
     """The images that a text file lists, each relative to the file's folder or whole."""
     images = []
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
-        if not line.strip():
-            continue
-        images.append(Path(os.path.abspath(path.parent / line.strip())))
+    for number, line in read_lines(path):
+        images.append(Path(os.path.abspath(path.parent / line)))
         if not images[-1].is_file():
             raise UserError(f"{path} line {number}: there is no image {images[-1]}")
     return images
@@ -204,7 +201,7 @@ def _read_labels(
 ) -> int:
     """Read the labels of one image; returns how many lines were repeated."""
     entry = part.add_image(image, size)
-    lines = list(_lines(path)) if path.is_file() else []
+    lines = [(n, line.split()) for n, line in read_lines(path)] if path.is_file() else []
     seen = set()
     for number, words in lines:
         if tuple(words) in seen:
@@ -220,18 +217,6 @@ def _read_labels(
         edges = (left * width, top * height, right * width, bottom * height)
         part.add_object(entry, label, edges, scaled)
     return len(lines) - len(seen)
-
-
-def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{path} is not text (byte {error.start}): export the labels again"
-        ) from error
-    for number, line in enumerate(text.splitlines(), start=1):
-        if line.strip():
-            yield number, line.split()
 
 
 def _object(words: list[str], classes: int, pose: bool) -> tuple[int, list[float], list[float]]:

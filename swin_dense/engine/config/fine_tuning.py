@@ -50,9 +50,8 @@ def _find(cfg: Config, weights: str) -> str:
     path = Path(weights).expanduser()
     if path.exists():
         return checkpoint_file(path)
-    released = released_by_name(weights)
-    if released is not None:
-        return released
+    if named := released_by_name(weights):
+        return named
     raise UserError(
         f"--weights {weights}: no such file, nor a name of released weights{_hint(weights)}"
     )

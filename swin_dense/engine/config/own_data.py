@@ -110,8 +110,7 @@ def _apply_boxes(cfg: Any, own: dict, for_prediction: bool) -> tuple[str, ...]:
             "it, or inherit from soft_teacher_swin_t_coco"
         )
     if for_prediction and not Path(own["root"]).is_dir():
-        own.setdefault("train", {"ann_file": "", "img_dir": ""})
-        own.setdefault("val", own["train"])
+        _complete_without_data(cfg, own)
     elif not (for_prediction and "train" in own):
         for line in complete_boxes(own):
             notify_user(line)
@@ -130,6 +129,19 @@ def _apply_boxes(cfg: Any, own: dict, for_prediction: bool) -> tuple[str, ...]:
     if not own.get("masks", True):
         drop_masks(cfg)
     return classes
+
+
+def _complete_without_data(cfg: Any, own: dict) -> None:
+    """Sets what prediction needs, where the data are not there to be recognised."""
+    parts = (cfg["model"], cfg["model"].get("roi_head"), cfg["model"].get("bbox_head"))
+    has_masks = any(isinstance(part, dict) and part.get("mask_head") for part in parts)
+    if has_masks and "train" not in own and "masks" not in own:
+        raise UserError(
+            f"{own['root']} is not there to tell whether its objects have masks: give the config "
+            "that the training wrote into its work dir, or set masks in own_data to True or False"
+        )
+    own.setdefault("train", {"ann_file": "", "img_dir": ""})
+    own.setdefault("val", own["train"])
 
 
 def _unlabeled(own: dict) -> dict:

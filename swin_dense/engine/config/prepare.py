@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +67,30 @@ class RunOptions:
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """The options of a training alone: those of :func:`swin_dense.engine.train.train`."""
+    """The options of a training alone.
+
+    Attributes:
+        from_scratch: train without pretrained weights.
+        amp: 'bf16'; 'fp16' with a dynamic loss scale; 'auto' for bf16 where the device has it, else
+            fp16; 'fp32'. None is that of the resumed checkpoint, else the config's.
+        compile: compile the backbone with torch.compile.
+        auto_scale_lr: scale the learning rate to the batch size.
+        resume: None; 'auto' for the latest checkpoint of the work dir, without ``work_dir`` of all
+            runs of the config, if there is one, which a run that the launcher restarts takes in any
+            case; or a checkpoint file.
+        seed: of the random number generators; None is the config's, else a random one.
+        strategy: 'ddp', or 'fsdp' to share parameters and optimizer states among the processes.
+        accumulate: batches for each step of the optimizer; None is the config's, else 1.
+        skip_bad_images: replace images that cannot be read by others, and list them at the end.
+        save_every: save a checkpoint after each so many iterations too.
+        overwrite: replace what another run left in the work dir, when this one begins to train.
+        weights: start from a whole model: 'coco' or 'ade20k', a name, a file or a URL.
+        report: write ``report.html`` at the end, see :mod:`swin_dense.reports`.
+        fit: what fits the run to the data, in place of the config.
+
+    Raises:
+        UserError: two of them exclude each other.
+    """
 
     from_scratch: bool = False
     amp: str | None = None
@@ -83,6 +106,23 @@ class TrainingOptions:
     weights: str | None = None
     report: bool = True
     fit: FitOptions = field(default_factory=FitOptions)
+
+    def __post_init__(self) -> None:
+        if self.weights is not None and self.from_scratch:
+            raise UserError("--weights and --from-scratch exclude each other: give one of them")
+        if self.auto_scale_lr and self.fit.lr is not None:
+            raise UserError("--auto-scale-lr would change --lr, which is for this run: remove one")
+
+    @classmethod
+    def of(cls, **options: Any) -> "TrainingOptions":
+        """From one set of keyword arguments, with those of :class:`~.fit.FitOptions` among them.
+
+        As earlier, ``amp`` may also be True, which is 'auto', or False.
+        """
+        if isinstance(options.get("amp"), bool):
+            options["amp"] = "auto" if options["amp"] else None
+        fit = {one.name: options.pop(one.name) for one in fields(FitOptions) if one.name in options}
+        return cls(**options, fit=FitOptions(**fit))
 
 
 _BY_CONFIG = TrainingOptions()
@@ -161,8 +201,6 @@ def prepare_training(
     _require(cfg, path, _FOR_TRAINING, "trained")
     fit_config(cfg, options.fit)
     if options.weights is not None:
-        if scratch:
-            raise UserError("--weights and --from-scratch exclude each other: give one of them")
         start_from(cfg, options.weights)
     device = _set_device(cfg, run)
     _set_resume(cfg, options.resume, run.work_dir or (run.cfg_options or {}).get("work_dir"))
@@ -175,8 +213,6 @@ def prepare_training(
         _compile_backbone(cfg, path)
     if options.accumulate is not None:
         accumulate_gradients(cfg, options.accumulate)
-    if options.auto_scale_lr and options.fit.lr is not None:
-        raise UserError("--auto-scale-lr would change --lr, which is for this run: remove one")
     if options.auto_scale_lr:
         scale_learning_rate(cfg, str(path))
     _set_seed(cfg, options.seed)

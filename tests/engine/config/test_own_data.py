@@ -259,11 +259,24 @@ def test_root_alone_is_recognised(tmp_path, capsys):
         assert sample.labels.tolist() == [1]
     METRICS.build(cfg.val_evaluator)
 
+    Path(cfg.train_dataloader.dataset.ann_file).unlink()
+    with pytest.raises(UserError, match="which own_data makes: take the config that has own_data"):
+        check_data(cfg)
     shutil.rmtree(root)
-    elsewhere = own_config(tmp_path, "mask_rcnn_swin_t_1x_coco.py", f"root={str(root)!r}")
-    assert apply_own_data(elsewhere, ("fig", "date")).model.roi_head.bbox_head.num_classes == 2
-    with pytest.raises(UserError, match="no data root"):
-        apply_own_data(own_config(tmp_path, "mask_rcnn_swin_t_1x_coco.py", f"root={str(root)!r}"))
+    for more in ("masks=False", "masks=True"):
+        own = f"root={str(root)!r}, {more}"
+        elsewhere = own_config(tmp_path, "mask_rcnn_swin_t_1x_coco.py", own)
+        apply_own_data(elsewhere, ("fig", "date"))
+        assert elsewhere.model.roi_head.bbox_head.num_classes == 2
+        assert ("mask_head" in elsewhere.model.roi_head) == ("True" in more)
+    for classes, message in (
+        (("fig", "date"), "whether its objects have masks"),
+        (None, "no data root"),
+    ):
+        with pytest.raises(UserError, match=message):
+            apply_own_data(
+                own_config(tmp_path, "mask_rcnn_swin_t_1x_coco.py", f"root={str(root)!r}"), classes
+            )
 
 
 def test_segmentor_with_label_maps_in_colour(tmp_path, capsys):

@@ -216,7 +216,7 @@ def test_compiling_needs_a_backbone(tmp_path):
 def test_hooks_are_added_unless_the_config_has_them(tmp_path):
     options = {"custom_hooks": [{"type": "swin_dense.ProgressHook", "plain_seconds": 1.0}]}
     cfg = prepare_training(DETECTOR, run_options(tmp_path, cfg_options=options))
-    names = ("FiniteLossHook", "SummaryHook", "MetricsHook")
+    names = ("FiniteLossHook", "SummaryHook", "MetricsHook", "ReportHook")
     added = [{"type": f"swin_dense.{name}"} for name in names]
     assert cfg.custom_hooks == [*options["custom_hooks"], *added]
 
