@@ -50,8 +50,7 @@ def train(
 
     Args:
         config: the config file, of mmdet's or mmseg's kind.
-        work_dir: where checkpoints and logs go (``work_dirs/<config name>``), or, if another run
-            is there, a numbered folder beside it.
+        work_dir: where checkpoints and logs go; with a number, if another run is there.
         data_root, cfg_options, launcher, device: as of :func:`~swin_dense.engine.test.evaluate`.
         tf32: multiply float32 matrices in TF32.
         options: ``resume``, ``weights``, ``epochs`` and others: all attributes of

@@ -148,8 +148,11 @@ def scale_learning_rate(cfg: Config, path: str) -> None:
     Batches whose gradients are added up count as one.
 
     Raises:
-        UserError: the config does not tell the batch size that its learning rate is for.
+        UserError: the config does not tell the batch size that its learning rate is for, or the
+            learning rate is that of ``--lr``.
     """
+    if "auto_scale_lr" in cfg and cfg.auto_scale_lr is None:  # as --lr sets it
+        raise UserError("--auto-scale-lr would change --lr, which is for this run: remove one")
     if "base_batch_size" not in (cfg.get("auto_scale_lr") or {}):
         raise UserError(
             f"--auto-scale-lr: {path} has no auto_scale_lr = dict(base_batch_size=...): add the "

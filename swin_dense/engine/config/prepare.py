@@ -89,7 +89,7 @@ class TrainingOptions:
         fit: what fits the run to the data, in place of the config.
 
     Raises:
-        UserError: two of them exclude each other.
+        UserError: ``weights`` and ``from_scratch`` exclude each other.
     """
 
     from_scratch: bool = False
@@ -110,8 +110,6 @@ class TrainingOptions:
     def __post_init__(self) -> None:
         if self.weights is not None and self.from_scratch:
             raise UserError("--weights and --from-scratch exclude each other: give one of them")
-        if self.auto_scale_lr and self.fit.lr is not None:
-            raise UserError("--auto-scale-lr would change --lr, which is for this run: remove one")
 
     @classmethod
     def of(cls, **options: Any) -> "TrainingOptions":
@@ -181,15 +179,12 @@ def prepare_training(
     4. ``amp``, else the checkpoint's precision; float32 where the device lacks what it or the
        config asks for.
     5. ``tf32``; and what is faster on a GPU, where the config does not say otherwise.
-    6. ``compile``.
-    7. ``accumulate``.
-    8. ``auto_scale_lr``.
-    9. The resumed checkpoint's seed, else ``seed``.
-    10. ``strategy``.
-    11. ``skip_bad_images``.
-    12. Our hook saves checkpoints, where the config has mmengine's, also the best one by AP or
+    6. ``compile``; ``accumulate``; ``auto_scale_lr``.
+    7. The resumed checkpoint's seed, else ``seed``.
+    8. ``strategy``; ``skip_bad_images``.
+    9. Our hook saves checkpoints, where the config has mmengine's, also the best one by AP or
         mIoU, unless the config has another ``save_best``; ``save_every``.
-    13. Data loaders without workers; hooks that show what is trained, progress and metrics on the
+    10. Data loaders without workers; hooks that show what is trained, progress and metrics on the
         terminal, one that ends a training whose loss is not finite and, with ``report``, one that
         writes a report.
 
