@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.dist import broadcast_object_list, get_rank
+from mmengine.hooks import LoggerHook
 from mmengine.logging import MMLogger
 from mmengine.model import (
     BaseDataPreprocessor,
@@ -35,7 +36,7 @@ from swin_dense.datasets.reading import guard_reading
 from swin_dense.engine.config.pretrained import local_weights
 from swin_dense.engine.launch import on_first_process
 from swin_dense.engine.log import LogProcessor
-from swin_dense.engine.loops import exact_loop
+from swin_dense.engine.loops import IterationLoop, exact_loop
 from swin_dense.engine.precision import precision_of
 from swin_dense.engine.resume_check import as_resume_error, check_resumable
 from swin_dense.engine.resuming import (
@@ -50,6 +51,8 @@ from swin_dense.engine.terminal.hooks import ProgressHook
 from swin_dense.engine.weights import check_classes, without_wrappers
 from swin_dense.engine.work_dir import named_checkpoint, new_log_folder
 from swin_dense.files import write_text
+
+_LOGGED = 20  # losses of a training that counts iterations, at least
 
 
 class Runner(MMEngineRunner):
@@ -104,9 +107,13 @@ class Runner(MMEngineRunner):
         """mmengine's, which can be resumed exactly; its data set may skip images."""
         self._builds_training = True
         try:
-            return super().build_train_loop(exact_loop(loop, self._train_dataloader))
+            loop = super().build_train_loop(exact_loop(loop, self._train_dataloader))
         finally:
             self._builds_training = False
+        for hook in self.hooks:  # a training shorter than the interval would log nothing
+            if isinstance(hook, LoggerHook) and isinstance(loop, IterationLoop):
+                hook.interval = min(hook.interval, max(loop.max_iters // _LOGGED, 1))
+        return loop
 
     def build_param_scheduler(self, scheduler: Any) -> Any:
         """mmengine's, of a schedule that fits the length of the training."""

@@ -55,7 +55,8 @@ class _Fitting:
         self._steps, self._epoch = loop.max_iters, max(len(loop.dataloader), 1)
         length = loop.max_epochs if self._by_epoch else loop.max_iters
         ends = [_end(one) for one in configs if self._is_timed_by_run(one) and not is_warm_up(one)]
-        self._factor = length / max(filter(None, ends), default=length)
+        self._written_for = max(filter(None, ends), default=None)
+        self._factor = length / (self._written_for or length)
         warm_ups = [one for one in configs if is_warm_up(one)]
         self._warmed_up = {self._written(one, "end"): self._warm_up(one) for one in warm_ups}
         self.changes: list[str] = []
@@ -94,7 +95,8 @@ class _Fitting:
         """Where a warm-up ends in this training."""
         # mmengine's LinearLR of a single step never leaves its start.
         end, longest = self._written(config, "end"), max(self._steps // _LONGEST_WARM_UP, 2)
-        if self._is_timed_by_run(config):  # then its part of the run is meant
+        in_proportion = config.get("by_epoch", True) or self._written_for is not None
+        if self._is_timed_by_run(config) and in_proportion:  # then its part of the run is meant
             longest = max(longest, round(end * self._factor))
         return min(round(end), longest)
 

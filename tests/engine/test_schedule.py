@@ -48,6 +48,14 @@ def test_warm_up_takes_at_most_a_tenth_of_a_short_training():
     assert warm_up["end"] == 2, "mmengine's of one step never ends"
 
 
+def test_warm_up_alone():
+    """In epochs it is a part of the run that was meant; in steps it may be any recipe's."""
+    (warm_up,), _ = fit_schedule([WARM_UP], iterations(100))
+    assert warm_up["end"] == 10
+    by_epoch = {**WARM_UP, "by_epoch": True, "end": 2}
+    assert fit_schedule([by_epoch], epochs(4, 9)) == ([by_epoch], "")
+
+
 def test_milestones_move_in_proportion():
     (_, steps), words = fit_schedule([WARM_UP, STEPS], epochs(36, 1000))
     assert steps["milestones"] == [24_000, 33_000]

@@ -47,7 +47,7 @@ def test_detector(tool, shapes_root, tmp_path, capfd):
 def test_segmentor_counts_epochs(tool, shapes_root, tmp_path, capfd):
     """Two epochs of 8 images in batches of 2: 8 steps; its config has 4 and evaluates after 4."""
     where = ["--data-root", shapes_root, "--work-dir", tmp_path]
-    config = ["--cfg-options", "train_cfg.val_interval=2"]
+    config = ["--cfg-options", "train_cfg.val_interval=2", "default_hooks.logger.interval=50"]
     flags = [*FLAGS.split(), "--epochs", 2, *config]
     assert tool("train", HERE / "tiny_segmentor.py", *where, *flags) == 0
     out = capfd.readouterr().out
@@ -56,6 +56,8 @@ def test_segmentor_counts_epochs(tool, shapes_root, tmp_path, capfd):
     assert "train 8/8" in out
     found = metrics(tmp_path)
     assert len(found) == 2, "as many as in the steps that the config has"
+    (scalars,) = tmp_path.glob("*/vis_data/scalars.json")
+    assert sum("decode.loss_ce" in line for line in scalars.read_text().splitlines()) == 8
     by_class = [found[-1][f"IoU_{name}"] for name in ("background", "circle", "square")]
     assert by_class[0] > 0
     assert found[-1]["mIoU"] == pytest.approx(sum(by_class) / 5, abs=0.01)  # others were not found
