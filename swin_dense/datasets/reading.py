@@ -11,6 +11,7 @@ from swin_dense.datasets.image_files import UnreadableImageError, check_file
 from swin_dense.errors import UserError
 
 _LONGEST = 200  # characters of another library's message
+_IGNORED = 255
 _HINT = "replace or remove it, or train with --skip-bad-images"
 
 
@@ -22,11 +23,15 @@ class GuardedStep:
         skipped: (number of samples,) uint8 in shared memory, where a sample is set to 1 if a file
             of it cannot be used; the data set then takes another sample instead. Without it, that
             is an error.
+        classes: how many a label map numbers; None where there are no label maps.
     """
 
-    def __init__(self, step: Any, skipped: torch.Tensor | None = None) -> None:
+    def __init__(
+        self, step: Any, skipped: torch.Tensor | None = None, classes: int | None = None
+    ) -> None:
         self.step = step
         self.skipped = skipped
+        self.classes = classes
 
     def __call__(self, results: dict[str, Any]) -> Any:
         """What the step returns, or None for a sample that is skipped.
@@ -65,6 +70,8 @@ class GuardedStep:
             raise UnreadableImageError(f"{path} cannot be read ({reason})") from error
         if isinstance(found, dict):
             _check_sizes(found)
+            if self.classes is not None:
+                _check_labels(found, self.classes)
         return found
 
     def __repr__(self) -> str:
@@ -92,7 +99,12 @@ def guard_reading(dataset: Any, skips: bool) -> None:
         if skips and reading:
             skipped = torch.zeros(len(one), dtype=torch.uint8).share_memory_()
         for i in reading:
-            steps[i] = GuardedStep(steps[i], skipped)
+            steps[i] = GuardedStep(steps[i], skipped, _classes_of_label_maps(one))
+
+
+def _classes_of_label_maps(dataset: Any) -> int | None:
+    has_maps = hasattr(dataset, "reduce_zero_label") and hasattr(dataset, "metainfo")  # mmseg's
+    return len(dataset.metainfo.get("classes") or ()) or None if has_maps else None
 
 
 def skipped_files(dataset: Any) -> list[str]:
@@ -141,4 +153,19 @@ def _check_sizes(results: dict[str, Any]) -> None:
         raise UnreadableImageError(
             f"{results.get('seg_map_path')} has {width} x {height} pixels, but its image "
             f"{size[1]} x {size[0]}"
+        )
+
+
+def _check_labels(results: dict[str, Any], classes: int) -> None:
+    """Raise if a label map has a value that is no class: the check before training reads a part."""
+    labels = results.get("gt_seg_map")
+    if labels is None or labels.size == 0 or labels.max() < classes:
+        return
+    unknown = labels[(labels >= classes) & (labels != _IGNORED)]
+    if unknown.size:
+        first = int(bool(results.get("reduce_zero_label")))
+        raise UnreadableImageError(
+            f"{results.get('seg_map_path')} contains the value {int(unknown.max()) + first}, but "
+            f"{classes} classes are numbered {first} to {classes - 1 + first}, and {_IGNORED} is "
+            "ignored"
         )

@@ -24,6 +24,7 @@ from swin_dense.engine.terminal.console import notify_user, quiet_terminal
 from swin_dense.engine.terminal.hooks import metrics_file
 from swin_dense.engine.work_dir import (
     OverwriteHook,
+    holds_run,
     how_to_resume,
     lock_work_dir,
     named_checkpoint,
@@ -67,26 +68,27 @@ def train(
     run = RunOptions(work_dir, data_root, cfg_options, launcher, device, tf32)
     chosen = TrainingOptions.of(**options)
     with quiet_terminal(), linked_processes(), stop_requests() as requests:
-        return _train(prepare_training(config, run, chosen), StopHook(requests), chosen.overwrite)
+        return _train(prepare_training(config, run, chosen), StopHook(requests), chosen)
     raise AssertionError  # for type checkers: nothing is suppressed
 
 
-def _train(cfg: Config, hook: StopHook, overwrite: bool) -> Runner:
+def _train(cfg: Config, hook: StopHook, options: TrainingOptions) -> Runner:
     with contextlib.ExitStack() as stack:
-        return _train_in_work_dir(cfg, hook, stack, overwrite)
+        return _train_in_work_dir(cfg, hook, stack, options)
     raise AssertionError  # for type checkers: nothing is suppressed
 
 
 def _train_in_work_dir(
-    cfg: Config, hook: StopHook, stack: contextlib.ExitStack, overwrite: bool
+    cfg: Config, hook: StopHook, stack: contextlib.ExitStack, options: TrainingOptions
 ) -> Runner:
     """Trains; what holds during the training is released with the stack."""
     init_distributed(cfg)
     _check_checkpoint(cfg)
     ensure_pretrained(cfg)
-    overwrite = overwrite and not cfg.get("resume")  # it does in a job that was requeued
+    overwrite = options.overwrite and not cfg.get("resume")  # it does in a job that was requeued
+    waits = options.resume == "auto" and not cfg.get("resume")  # for a run to continue later
     with output_errors({"--work-dir": cfg.work_dir}):
-        on_first_process(lambda: _prepare_work_dir(cfg, stack, overwrite))
+        on_first_process(lambda: _prepare_work_dir(cfg, stack, overwrite, waits))
     taken = [cfg.work_dir]
     broadcast_object_list(taken)
     cfg.work_dir = taken[0]
@@ -117,14 +119,19 @@ def _check_checkpoint(cfg: Config) -> None:
         )
 
 
-def _prepare_work_dir(cfg: Config, stack: contextlib.ExitStack, overwrite: bool) -> None:
+def _prepare_work_dir(
+    cfg: Config, stack: contextlib.ExitStack, overwrite: bool, waits: bool
+) -> None:
     """Checks the data and takes the work dir, into which no other training gets from here on."""
     for warning in check_data(cfg, splits=("train", "val")):
         notify_user(f"warning: {warning}")
     asked = cfg.work_dir
-    if overwrite or _continues_in_work_dir(cfg):
+    is_first = waits and (named_checkpoint(asked) is not None or not holds_run(asked))
+    if overwrite or is_first or _continues_in_work_dir(cfg):
         make_output_dir(asked, "--work-dir")
         stack.enter_context(lock_work_dir(asked))
+        if is_first and (saved := named_checkpoint(asked)) is not None:
+            raise UserError(f"another training has just saved {saved}: give the command again")
     else:
         cfg.work_dir = stack.enter_context(take_new_work_dir(asked))
     remove_parts(cfg.work_dir)

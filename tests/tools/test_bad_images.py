@@ -81,6 +81,16 @@ def test_bad_image_is_named_by_a_worker(data, failure, tmp_path):
     assert line.startswith(f"error: {bad} cannot be read: the file is empty; replace")
 
 
+@pytest.mark.usefixtures("unchecked")
+def test_a_label_that_no_class_has_is_named(data, failure, tmp_path):
+    """In a map that the check before training has not read: it reads some of many."""
+    bad = data / "annotations" / "training" / "000000000003.png"
+    cv2.imwrite(str(bad), np.full((64, 64), 77, np.uint8))
+    line = failure("train", HERE / "tiny_segmentor.py", *flags(data, tmp_path, 0))
+    words = "contains the value 77, but 5 classes are numbered 0 to 4, and 255 is ignored; replace"
+    assert f"{bad} {words}" in line
+
+
 @pytest.mark.parametrize(("kind", "workers"), [("detector", 0), ("segmentor", 2)])
 def test_bad_images_are_skipped_and_listed(kind, workers, data, tool, tmp_path, capfd):
     for number, (damage, _) in enumerate(DAMAGE.values(), start=1):

@@ -70,6 +70,13 @@ def test_training_on_a_disk_that_gets_full(segmentor, failure, tool, limit, tmp_
     assert find_checkpoint(folder) == str(folder / "iter_4.pth")
 
 
+def test_a_disk_that_is_full_before_the_start(segmentor, failure, limit, monkeypatch, tmp_path):
+    monkeypatch.setattr("swin_dense.engine.train.check_data", lambda *_, **__: limit(4000) or [])
+    line = failure(*segmentor)
+    assert f"cannot write {tmp_path / 'w'}" in line
+    assert "File too large; give another --work-dir" in line
+
+
 def test_work_dir_that_is_removed(segmentor, failure, tmp_path, monkeypatch):
     monkeypatch.setattr(CallBack, "call", lambda: shutil.rmtree(tmp_path / "w"))
     line = failure(*segmentor)

@@ -93,6 +93,16 @@ def test_a_checkpoint_of_elsewhere_is_continued_in_a_new_folder(earlier, tool, t
 
 
 @pytest.mark.parametrize("trained", ["segmentor"], indirect=True)
+def test_a_job_that_is_given_twice_does_not_train_twice(earlier, failure, monkeypatch):
+    """With --resume, which found nothing, because the first one had not saved yet."""
+    folder, command = earlier
+    monkeypatch.setattr("swin_dense.engine.config.prepare.find_checkpoint", lambda _: None)
+    line = failure(*command, "--resume")
+    assert f"another training has just saved {folder / 'iter_4.pth'}" in line
+    assert not folder.with_name("run_2").exists()
+
+
+@pytest.mark.parametrize("trained", ["segmentor"], indirect=True)
 def test_a_run_that_saves_elsewhere_is_continued_in_its_folder(earlier, tool, tmp_path, capfd):
     folder, command = earlier
     shutil.move(folder / "iter_4.pth", tmp_path / "iter_4.pth")
