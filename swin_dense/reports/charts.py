@@ -6,7 +6,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from swin_dense.reports.history import History, loss_parts, main_metrics, metric_series, series
+from swin_dense.reports.history import (
+    History,
+    loss_parts,
+    main_metrics,
+    metric_series,
+    series,
+    short_name,
+)
 from swin_dense.reports.page import COLOURS, new_figure
 
 _MOST_POINTS = 600  # of a curve: more than a page has pixels for
@@ -51,7 +58,7 @@ def training_curves(history: History) -> list[Any]:
     rate.set_ylim(bottom=0)
     for index, name in enumerate(main_metrics(history.evaluations)):
         x, y = metric_series(history.evaluations, name)
-        metrics.plot(x, y, "o-", label=name.rpartition("/")[2], markersize=3, color=_cycle(index))
+        metrics.plot(x, y, "o-", label=short_name(name), markersize=3, color=_cycle(index))
     if names:
         _legend(parts, 7 if len(names) < 13 else 5)
     if history.evaluations:
@@ -77,7 +84,7 @@ def compared_curves(histories: Mapping[str, History]) -> list[Any]:
             elif x:
                 mark = "-" if name == "lr" else "o-"
                 axes.plot(*thinned(x, y), mark, markersize=3, color=_cycle(index), label=label)
-        _name(axes, "learning rate" if name == "lr" else name, "iteration")
+        _name(axes, "learning rate" if name == "lr" else short_name(name), "iteration")
         axes.legend(fontsize=7)
         figures.append(figure)
     return figures
@@ -170,7 +177,7 @@ def confusion_matrix(table: NDArray, rows: Sequence[str], columns: Sequence[str]
     axes.set(xlabel="predicted", ylabel="true")
     axes.grid(visible=False)
     axes.spines[:].set_visible(False)
-    if len(rows) <= _MOST_NAMES + 1:
+    if names_fit(rows):
         axes.set_xticks(range(len(columns)), columns, rotation=90 if len(rows) > 6 else 45)
         axes.set_yticks(range(len(rows)), rows)
         for label in axes.get_xticklabels():
@@ -182,6 +189,11 @@ def confusion_matrix(table: NDArray, rows: Sequence[str], columns: Sequence[str]
                 axes.text(j, i, _short(fraction), ha="center", va="center", fontsize=8, color=ink)
     figure.colorbar(shown, ax=axes, shrink=0.7, label="fraction of the row")
     return figure
+
+
+def names_fit(rows: Sequence[str]) -> bool:
+    """Whether a confusion matrix has the names of its rows, not their numbers."""
+    return len(rows) <= _MOST_NAMES + 1
 
 
 def most_confused(

@@ -10,7 +10,14 @@ from mmengine.config import Config
 
 from swin_dense.errors import UserError
 from swin_dense.reports import charts
-from swin_dense.reports.history import History, main_metrics, metric_series, read_history, series
+from swin_dense.reports.history import (
+    History,
+    main_metrics,
+    metric_series,
+    read_history,
+    series,
+    short_name,
+)
 from swin_dense.reports.page import Page
 
 NOTE = "metrics: the highest of all evaluations; loss: the mean of the last tenth of the training"
@@ -34,7 +41,7 @@ class Comparison:
             "run",
             "steps:",
             "loss:",
-            *(f"{n.rpartition('/')[2]}:" for n in names),
+            *(f"{short_name(n)}:" for n in names),
         ]
         rows = []
         for label, history in self.histories.items():

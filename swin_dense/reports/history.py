@@ -143,6 +143,11 @@ def main_metrics(evaluations: Sequence[Mapping[str, Any]]) -> list[str]:
     return chosen or list(names)[:4]
 
 
+def short_name(metric: str) -> str:
+    """``bbox_mAP`` for ``coco/bbox_mAP``, ``teacher/bbox_mAP`` for ``teacher/coco/bbox_mAP``."""
+    return metric.replace("coco/", "")
+
+
 def metric_series(
     evaluations: Sequence[Mapping[str, Any]], name: str
 ) -> tuple[list[int], list[float]]:

@@ -15,6 +15,7 @@ from mmengine.hooks import Hook
 
 from swin_dense.engine.drawing import draw_sample
 from swin_dense.engine.terminal.console import notify_user
+from swin_dense.engine.weights import without_wrappers
 from swin_dense.files import replace_file, write_json
 from swin_dense.registry import HOOKS
 from swin_dense.reports.history import KEPT, describe_run
@@ -64,7 +65,11 @@ class ReportHook(Hook):
         if runner.val_loop is not None:
             # All processes, as they exchange their results.
             path = Path(runner.log_dir) / KEPT / "predictions.npz"
-            keep = KeepPredictions(path, lambda error: self._warn(runner, error))
+            keep = KeepPredictions(
+                path,
+                is_wanted=lambda: not _predicts_with_student(runner),
+                on_error=lambda error: self._warn(runner, error),
+            )
             keep.dataset_meta = runner.val_loop.dataloader.dataset.metainfo
             runner.val_loop.evaluator.metrics.append(keep)
 
@@ -115,6 +120,12 @@ class ReportHook(Hook):
             self._has_warned = True
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             notify_user(f"warning: no report, or not all of it ({reason}); --no-report spares it")
+
+
+def _predicts_with_student(runner: Any) -> bool:
+    """Whether this evaluation is that of a student, which comes after that of its teacher."""
+    settings = getattr(without_wrappers(runner.model), "semi_test_cfg", None) or {}
+    return settings.get("predict_on") == "student"
 
 
 def draw_batch(data_batch: dict[str, Any], meta: dict[str, Any], most: int = 12) -> np.ndarray:

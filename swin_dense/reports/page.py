@@ -104,7 +104,8 @@ class Section:
             {"source": _jpeg(one.pixels), "caption": one.caption, "href": one.href}
             for one in pictures
         ]
-        self._add("pictures", pictures=shown, width=f"{int(1120 / per_row) - 16}px")
+        width = f"{int(1120 / per_row) - 16}px"
+        self._add("pictures", pictures=shown, width=width, is_single=per_row == 1)
 
     def code(self, text: str, summary: str = "") -> None:
         """Adds text as it is, such as a config; with a ``summary``, a click on that unfolds it."""

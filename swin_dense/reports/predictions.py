@@ -32,15 +32,21 @@ Record = dict[str, Any]
 class KeepPredictions(BaseMetric):
     """Keeps the predictions of the last evaluation in a file; it measures nothing.
 
-    It is added to the metrics of an evaluator, which collects from all processes. What goes wrong
-    is told to ``on_error`` and ends neither the evaluation nor the training.
+    It is added to the metrics of an evaluator, which collects from all processes.
+
+    Args:
+        path: the file.
+        is_wanted: whether to keep this evaluation, when it is over.
+        on_error: what goes wrong is told to it, and ends neither evaluation nor training.
     """
 
     default_prefix = "kept"
 
-    def __init__(self, path: Path, on_error: Callable[[Exception], None]) -> None:
+    def __init__(
+        self, path: Path, is_wanted: Callable[[], bool], on_error: Callable[[Exception], None]
+    ) -> None:
         super().__init__()
-        self.path, self._on_error = path, on_error
+        self.path, self._is_wanted, self._on_error = path, is_wanted, on_error
 
     def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
         """Collects a batch."""
@@ -54,7 +60,8 @@ class KeepPredictions(BaseMetric):
     def compute_metrics(self, results: list) -> dict[str, float]:
         """Writes the file; there are no metrics."""
         try:
-            write_predictions(self.path, [record for record in results if record])
+            if self._is_wanted():
+                write_predictions(self.path, [record for record in results if record])
         except Exception as error:
             self._on_error(error)
         return {}

@@ -4,8 +4,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from mmengine.config import Config
+from numpy.typing import NDArray
 
 from swin_dense.config_tree import is_segmentation
 from swin_dense.engine.config.prepare import load_config
@@ -20,6 +22,7 @@ from swin_dense.reports.predictions import Record, label_map_of, read_prediction
 
 _KINDS = {"bbox": "boxes", "segm": "masks"}
 _CHARTED_CLASSES = 30
+_HALF = 480  # pixels of the long side of ground truth and of prediction
 
 
 def report_on_run(
@@ -270,9 +273,10 @@ def _add_errors(
 
 
 def _add_confusion(
-    section: Section, table: np.ndarray, rows: Sequence[str], columns: Sequence[str]
+    section: Section, table: NDArray, rows: Sequence[str], columns: Sequence[str]
 ) -> None:
-    section.figure(charts.confusion_matrix(table, rows, columns))
+    many = "" if charts.names_fit(rows) else "Classes have their numbers, from 0 on."
+    section.figure(charts.confusion_matrix(table, rows, columns), many)
     confused = charts.most_confused(table, rows, columns)
     if confused:
         section.table(["true", "predicted", "number:", "of the true ones:"], confused)
@@ -311,11 +315,9 @@ def _add_maps(page: Page, cfg: Config, split: str, records: list[Record], pictur
         record = records[one.index]
         name = Path(record["img_path"]).name
         caption = f"{name}: mIoU {one.iou:.3f}, {one.accuracy:.1%} of the pixels"
-        image, zoom = enlarged(read_image(record["img_path"]))
+        image, _ = _readable(read_image(record["img_path"]))
         panels = {
-            title: draw_segmentation(
-                image, labels.repeat(zoom, 0).repeat(zoom, 1), truth.classes, truth.palette
-            )
+            title: draw_segmentation(image, _fitted(labels, image), truth.classes, truth.palette)
             for title, labels in (
                 ("ground truth", truth.label_map(record)),
                 ("prediction", label_map_of(record)),
@@ -341,7 +343,7 @@ def _add_pictures(
                 drawn.append(draw(one))
             except UnreadableImageError as error:
                 missing.append(str(error))
-        section.pictures(drawn, per_row=2)
+        section.pictures(drawn, per_row=1)
         if missing:
             section.text(f"{len(missing)} images cannot be read: {missing[0]}")
 
@@ -349,7 +351,7 @@ def _add_pictures(
 def _picture_of_boxes(truth: Any, record: Record, caption: str) -> Picture:
     from pycocotools import mask as rle
 
-    image, zoom = enlarged(read_image(record["img_path"]))
+    image, zoom = _readable(read_image(record["img_path"]))
     labels = {key: label for label, key in enumerate(truth.category_ids)}
     objects = [
         one for one in truth.coco.imgToAnns.get(record["img_id"], []) if not one.get("iscrowd")
@@ -358,9 +360,9 @@ def _picture_of_boxes(truth: Any, record: Record, caption: str) -> Picture:
     boxes[:, 2:] += boxes[:, :2]
     masks = predicted = None
     if objects and all(one.get("segmentation") for one in objects):
-        masks = _zoomed(np.stack([truth.coco.annToMask(one) for one in objects]), zoom)
+        masks = np.stack([_fitted(truth.coco.annToMask(one), image) > 0 for one in objects])
     if record.get("masks"):
-        predicted = _zoomed(np.stack([rle.decode(one) for one in record["masks"]]), zoom)
+        predicted = np.stack([_fitted(rle.decode(one), image) > 0 for one in record["masks"]])
     of_objects = np.array([labels[one["category_id"]] for one in objects], int)
     panels = {
         "ground truth": draw_detections(
@@ -378,8 +380,18 @@ def _picture_of_boxes(truth: Any, record: Record, caption: str) -> Picture:
     return Picture(side_by_side(panels), f"{Path(record['img_path']).name}: {caption}")
 
 
-def _zoomed(masks: np.ndarray, zoom: int) -> np.ndarray:
-    return masks.astype(bool).repeat(zoom, 1).repeat(zoom, 2)
+def _readable(image: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], float]:
+    """An image of the size at which it is shown, so that names on it can be read; the factor."""
+    image, zoom = enlarged(image)
+    scale = min(1.0, _HALF / max(image.shape[:2]))
+    size = [max(1, round(side * scale)) for side in image.shape[1::-1]]
+    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA)), zoom * scale
+
+
+def _fitted(labels: NDArray, image: NDArray[np.uint8]) -> NDArray:
+    """A mask or label map (H, W) in the size of an image that shows the same."""
+    size = (image.shape[1], image.shape[0])
+    return cv2.resize(labels.astype(np.float32), size, interpolation=cv2.INTER_NEAREST).astype(int)
 
 
 def _add_batches(page: Page, history: History) -> None:

@@ -5,6 +5,9 @@ import pytest
 from mmdet.datasets.api_wrappers import COCO
 from pycocotools import mask as rle
 
+from swin_dense.datasets.shapes import ShapesSpec, write_shapes
+from swin_dense.engine.config.prepare import load_config
+from swin_dense.errors import UserError
 from swin_dense.evaluation.coco_metric import for_evaluation
 from swin_dense.reports import detection
 from swin_dense.reports.detection import ERRORS, Truth
@@ -151,3 +154,29 @@ def test_nothing_detected():
     assert by_class["cat"]["mAP"] == 0
     assert precision.shape == (3, 101)
     assert [one.f1 for one in detection.score_images(found)] == [1.0, 0.0]
+
+
+def test_truth_of_data_sets_without_a_file_for_the_evaluator(tmp_path, repo):
+    """What mmdet's data sets hold, of any format, is the same as the evaluator's own file."""
+    write_shapes(tmp_path, ShapesSpec(train=1, val=3, size=64))
+    cfg = load_config(repo / "tests" / "tools" / "tiny_detector.py", data_root=tmp_path)
+    records = [{"img_id": i} for i in (1, 3)]
+    of_file = detection.read_truth(cfg, "val", records)
+    del cfg.val_evaluator["ann_file"]
+    found = detection.read_truth(cfg, "val", records)
+    assert found.classes == of_file.classes
+    assert found.has_masks()
+    assert len(found.coco.dataset["annotations"]) > 2
+    for number in (1, 3):
+        one, other = (truth.coco.imgToAnns[number] for truth in (found, of_file))
+        assert [a["bbox"] for a in one] == [a["bbox"] for a in other]
+        labels = [
+            [truth.category_ids.index(a["category_id"]) for a in objects]
+            for truth, objects in ((found, one), (of_file, other))
+        ]
+        assert labels[0] == labels[1]
+        masks = (found.coco.annToMask(one[0]), of_file.coco.annToMask(other[0]))
+        assert (masks[0] == masks[1]).all()
+        assert masks[0].any()
+    with pytest.raises(UserError, match="1 of 2 predicted images are not in the val data"):
+        detection.read_truth(cfg, "val", [{"img_id": 1}, {"img_id": 999}])

@@ -11,6 +11,7 @@ from pycocotools import mask as rle
 from swin_dense.errors import UserError
 from swin_dense.reports.predictions import (
     MOST_DETECTIONS,
+    KeepPredictions,
     as_record,
     label_map_of,
     read_predictions,
@@ -90,3 +91,17 @@ def test_other_files_are_user_errors_and_run_nothing(tmp_path, monkeypatch, cont
     assert not Path("harm").exists()
     with pytest.raises(UserError, match=r"no predictions at b\.pkl"):
         read_predictions("b.pkl")
+
+
+def test_the_last_wanted_evaluation_is_kept(tmp_path: Path):
+    """Of a teacher and its student, who are evaluated one after the other, only one is wanted."""
+    wanted, errors = [], []
+    keep = KeepPredictions(tmp_path / "a.npz", lambda: wanted[-1], errors.append)
+    for image, is_wanted in ((1, True), (2, False)):
+        wanted.append(is_wanted)
+        keep.process({}, [make_sample(2, image)])
+        assert keep.evaluate(1) == {}
+    assert [one["img_id"] for one in read_predictions(tmp_path / "a.npz")] == [1]
+    keep.process({}, [{"img_path": "no predictions"}])
+    assert keep.evaluate(1) == {}
+    assert len(errors) == 1

@@ -77,10 +77,12 @@ def checkpoint(path: Path) -> dict:
 def test_trains_resumes_exactly_and_tests_the_teacher(tool, repo, data_root, tmp_path, capsys):
     config, whole = repo / "configs" / "soft_teacher_swin_t_coco.py", tmp_path / "whole"
     flags = ["--data-root", data_root, "--device", "cpu", "--cfg-options", *OPTIONS]
-    assert tool("train", config, "--from-scratch", "--seed", 0, "--work-dir", whole, *flags) == 0
+    flags_of_first = ["--from-scratch", "--seed", 0, "--work-dir", whole, "--report"]
+    assert tool("train", config, *flags_of_first, *flags) == 0
     out = capsys.readouterr().out
     assert "teacher bbox" in out
     assert "warning" not in out
+    assert f"report: {whole / 'report.html'}" in out
     (run,) = whole.glob("*/vis_data")
     records = [json.loads(line) for line in (run / "scalars.json").read_text().splitlines()]
     losses = [record for record in records if "loss" in record]
