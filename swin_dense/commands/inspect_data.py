@@ -54,7 +54,7 @@ def inspect_data(
         cfg_options: dotted keys of the config and their new values.
 
     Raises:
-        UserError: the data set would not train; the page is written all the same, where some of it
+        UserError: the data set would not train; the page is written all the same, if some of it
             can be read.
     """
     out = Path(out)
@@ -68,6 +68,8 @@ def inspect_data(
         found = Inspection(cfg=cfg, name=str(source), samples=samples)
         for split in _splits(cfg):
             _inspect_part(found, split)
+        if not any(found.parts.values()):
+            raise UserError(found.problems[0] if found.problems else f"{source} has no data")
         _compare(found)
         try:
             out.mkdir(parents=True, exist_ok=True)
@@ -117,7 +119,7 @@ def _inspect_part(found: Inspection, split: str) -> None:
     except Exception:  # of data that are wrong, as the check has told
         if split not in found.broken:
             raise
-        items = []
+        return
     found.parts[split] = items
     found.suspicions += suspicions(items, found.classes, split)
 

@@ -83,7 +83,7 @@ def data_page(found: Inspection) -> Page:
     _add_checks(page, found)
     _add_overview(page, found)
     _add_classes(page.section("Classes"), found)
-    if found.has_boxes:
+    if any(item.boxes for items in found.parts.values() for item in items):
         _add_sizes(page.section("Sizes"), found)
     _add_suspicions(page.section("Suspicious"), found)
     if found.samples and "train" not in found.broken:

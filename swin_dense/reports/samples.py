@@ -22,8 +22,8 @@ def loaded_samples(cfg: Config, count: int) -> Iterator[Sample]:
     """Random training images with their labels, by the steps of the pipeline that load them."""
     dataset = copy.deepcopy(next(config_tree.split_datasets(cfg, "train")))
     steps = list(dataset["pipeline"])
-    dataset["pipeline"] = [step for step in steps if _is_kind(step, "Load")]
-    dataset["pipeline"] += [step for step in steps if _is_kind(step, "Pack")]
+    packs = [step for step in config_tree.steps(steps) if _is_kind(step, "Pack")]
+    dataset["pipeline"] = [step for step in steps if _is_kind(step, "Load")] + packs[:1]
     yield from _samples(cfg, dataset, count)
 
 
@@ -45,7 +45,7 @@ def _samples(cfg: Config, config: dict, count: int) -> Iterator[Sample]:
             found = dataset[index]
             inputs, sample = found["inputs"], found["data_samples"]
             if isinstance(inputs, dict):  # one image in several forms, as Soft Teacher's
-                name = next(iter(inputs))
+                name = next(name for name, one in inputs.items() if one is not None)
                 inputs, sample = inputs[name], sample[name]
             pixels = np.clip(inputs.permute(1, 2, 0).numpy(), 0, 255).astype(np.uint8)
             path = sample.metainfo.get("img_path")

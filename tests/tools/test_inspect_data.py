@@ -95,5 +95,7 @@ def test_mistakes(failure, tmp_path):
         "inspect_data", "empty", "--out", "o"
     )
     assert "no such config: none.py" in failure("inspect_data", "none.py", "--out", "o")
+    line = failure("inspect_data", HERE / "tiny_detector.py", "--out", "o")
+    assert "no data root data/tiny/ (train data set)" in line
     assert "required: --out" in failure("inspect_data", "empty")
     assert not Path("o").exists()
