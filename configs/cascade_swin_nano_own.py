@@ -1,4 +1,7 @@
-"""Cascade Mask R-CNN with a very small Swin, for 20 to 20,000 images of your own.
+"""Cascade Mask R-CNN with a very small Swin, from scratch on images of your own.
+
+Box AP50 0.97 on the 18 photos of fruits that it was trained on (docs/results.md). Without own_data
+it trains on the generated shapes.
 
 swin-dense train my_data.py
 """
@@ -55,7 +58,7 @@ test_pipeline[1]["scale"] = scale
 val_dataloader = dict(batch_size=4, dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader
 
-epochs = 30
+epochs = 40
 optim_wrapper = dict(
     type="OptimWrapper",
     optimizer=dict(type="AdamW", lr=1e-3, weight_decay=0.05),

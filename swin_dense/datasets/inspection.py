@@ -66,7 +66,8 @@ class Suspicion(NamedTuple):
     """Something that may be a mistake.
 
     Attributes:
-        kind: ``tiny``, ``huge``, ``outside``, ``labelled twice``, ``duplicate`` or ``leak``.
+        kind: ``tiny``, ``huge``, ``outside``, ``labelled twice``, ``unlabelled``, ``duplicate`` or
+            ``leak``.
         split: the part.
         paths: the images.
         what: a description.
@@ -100,11 +101,13 @@ def read_items(cfg: Any, split: str) -> list[Item]:
 
 
 def suspicions(items: Sequence[Item], classes: Sequence[str], split: str) -> list[Suspicion]:
-    """Objects that are tiny, huge, outside of their image or labelled twice."""
+    """Objects that are tiny, huge, outside of their image or labelled twice, images without any."""
     found = []
     for item in items:
         if item.size is None:
             continue
+        if not item.boxes and not item.pixels:
+            found.append(Suspicion("unlabelled", split, (item.path,), "no labels"))
         for box in item.boxes:
             for kind, what in _of_box(box, *item.size):
                 text = f"{classes[box.label]}, annotation {box.id}: {what}"

@@ -35,7 +35,8 @@ def fit_schedule(schedulers: Any, loop: Any) -> tuple[Any, str]:
         return schedulers, ""
     fitting = _Fitting(configs, loop)
     fitted = [fitting.fit(one) for one in configs]
-    words = f"fitted to this run: {'; '.join(fitting.changes)} (fit_schedule=False keeps them)"
+    words = f"fitted to this run: {'; '.join(fitting.changes)}"
+    words += " (fit_schedule=False keeps the config's)"
     return fitted, words if fitting.changes else ""
 
 

@@ -139,8 +139,10 @@ def _continues_in_work_dir(cfg: Config) -> bool:
     """Whether it is the run of its work dir that goes on, or may be restarted by its launcher."""
     if cfg.launcher == "pytorch" and continues_by_itself(cfg.launcher):
         return True
-    folder = Path(cfg.load_from).parent if cfg.get("resume") else None
-    return folder is not None and folder.resolve() == Path(cfg.work_dir).resolve()
+    if not cfg.get("resume"):
+        return False
+    is_named = cfg.load_from == named_checkpoint(cfg.work_dir)  # which may be anywhere
+    return is_named or Path(cfg.load_from).parent.resolve() == Path(cfg.work_dir).resolve()
 
 
 def _how_to_go_on(cfg: Config) -> str | None:

@@ -18,11 +18,12 @@ from swin_dense.reports.page import Link, Page, Picture, Section, new_figure
 from swin_dense.reports.samples import augmented_samples, loaded_samples
 
 KINDS = {
-    "leak": "Images of training that are in another part: scores on it would be too high.",
+    "leak": "Images of training that are in another part: its scores would be too high.",
     "duplicate": "Images that are in one part more than once.",
     "outside": "Boxes that reach more than a pixel beyond their image.",
     "tiny": f"Boxes with a side of less than {TINY} pixels.",
     "huge": f"Boxes of more than {HUGE:.0%} of their image.",
+    "unlabelled": "Images without labels: the background alone, or forgotten.",
     "labelled twice": f"Boxes of one class that cover each other by more than {SAME:.0%} (IoU).",
 }
 _RARE = 20  # objects, or images of label maps, below which a class is called rare
@@ -208,8 +209,8 @@ def _add_sizes(section: Section, found: Inspection) -> None:
 
 def _add_suspicions(section: Section, found: Inspection) -> None:
     if not found.suspicions:
-        objects = ", no object is tiny, huge, outside of its image or labelled twice"
-        section.text(f"Nothing: no image is there twice{objects if found.has_boxes else ''}.")
+        looked = list(KINDS) if found.has_boxes else ["leak", "duplicate", "unlabelled"]
+        section.text(f"Nothing that is {', '.join(looked)}.")
     for kind in found.kinds:
         items = [one for one in found.suspicions if one.kind == kind]
         section.text(f"{len(items)} {kind}. {KINDS[kind]}")

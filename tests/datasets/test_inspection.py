@@ -1,6 +1,7 @@
 """What looks like a mistake in a data set."""
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +49,12 @@ def test_labelled_twice():
     assert kinds(one, box(0, 0, 40, 40, label=1)) == []
     assert kinds(one, box(0, 0, 40, 40, is_crowd=True)) == []
     assert kinds(one, one, size=None) == []  # of an image that cannot be read
+
+
+def test_images_without_labels():
+    assert kinds() == ["unlabelled"]
+    maps = [Item(Path("a.jpg"), SIZE, pixels=Counter(counts)) for counts in ({1: 9}, {})]
+    assert [one.kind for one in suspicions(maps, ("road", "car"), "val")] == ["unlabelled"]
 
 
 def photo(seed: int) -> Image.Image:

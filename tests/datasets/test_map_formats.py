@@ -201,3 +201,14 @@ def test_what_cannot_be_meant(spoil, message, tmp_path):
     own = {} if list(tmp_path.glob("*cl*s*")) else {"classes": ("road", "car")}
     with pytest.raises(UserError, match=message):
         completed(tmp_path, **own)
+
+
+@pytest.mark.parametrize(
+    ("palette", "message"), [((1, 2), "has no colours"), (((0, 0, 0),), "2 classes and 1 colours")]
+)
+def test_palettes_that_cannot_be_meant(palette, message, tmp_path):
+    for split in ("train", "val"):
+        picture(tmp_path / f"images/{split}/a.jpg")
+        save(tmp_path / f"labels/{split}/a.png", mode="RGB")
+    with pytest.raises(UserError, match=message):
+        completed(tmp_path, classes=("road", "car"), palette=palette)

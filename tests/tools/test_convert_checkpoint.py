@@ -108,7 +108,8 @@ def test_pretrained_weights_are_reported_on_the_terminal(tool, trained, tmp_path
 
 
 def test_weights_of_another_size_raise_in_training(tool, trained, tmp_path, capfd):
-    torch.save(SwinTransformer(**SMALL | {"embed_dims": 16}).state_dict(), tmp_path / "other.pth")
+    wide = SMALL | {"depths": (1, 2, 1, 1), "embed_dims": 16}
+    torch.save(SwinTransformer(**wide).state_dict(), tmp_path / "other.pth")
     flags = ["--data-root", trained.data_root, "--work-dir", tmp_path / "w"]
     options = [f"load_from={tmp_path / 'other.pth'}", "model.backbone.init_cfg=None"]
     assert tool("train", trained.config, *flags, "--cfg-options", *options) == 2

@@ -92,6 +92,17 @@ def test_a_checkpoint_of_elsewhere_is_continued_in_a_new_folder(earlier, tool, t
     assert (second / trained.config.name).is_file()
 
 
+@pytest.mark.parametrize("trained", ["segmentor"], indirect=True)
+def test_a_run_that_saves_elsewhere_is_continued_in_its_folder(earlier, tool, tmp_path, capfd):
+    folder, command = earlier
+    shutil.move(folder / "iter_4.pth", tmp_path / "iter_4.pth")
+    (folder / "epoch_9.pth").unlink()
+    (folder / "last_checkpoint").write_text(str(tmp_path / "iter_4.pth"))
+    assert tool(*command, "--resume") == 0
+    assert f"continuing from {tmp_path / 'iter_4.pth'}: " in capfd.readouterr().out
+    assert not (tmp_path / "run_2").exists()
+
+
 def test_a_work_dir_is_tested_by_its_best_checkpoint(trained, tool, failure, tmp_path, capfd):
     flags = ["--data-root", trained.data_root, "--work-dir", tmp_path / "test"]
     assert tool("test", trained.config, trained.work_dir, *flags) == 0

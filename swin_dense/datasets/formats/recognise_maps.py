@@ -104,7 +104,13 @@ def own_table(own: dict[str, Any]) -> Table:
     """Classes with their colours or values, of an ``own_data`` or a file in its folder."""
     root, classes = Path(own["root"]), tuple(own.get("classes") or ())
     if own.get("palette"):
-        colours = tuple((int(r), int(g), int(b)) for r, g, b in own["palette"])
+        try:
+            colours = tuple((int(r), int(g), int(b)) for r, g, b in own["palette"])
+        except (TypeError, ValueError) as error:
+            raise UserError(
+                "own_data.palette has no colours: list red, green and blue of each "
+                "class, as in palette=((0, 0, 0), (255, 0, 0))"
+            ) from error
         if len(colours) != len(classes):
             raise UserError(
                 f"own_data has {len(classes)} classes and {len(colours)} colours in palette: give "

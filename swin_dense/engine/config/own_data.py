@@ -58,7 +58,7 @@ def apply_own_data(cfg: Any, classes: Sequence[str] | None = None) -> Any:
     own = cfg.get("own_data")
     if own is None:
         return cfg
-    own = dict(own)
+    own = {key: value for key, value in own.items() if value is not None}
     if classes and not own.get("classes"):
         own["classes"] = tuple(classes)
     datasets = [d for split in _SPLITS for d in config_tree.split_datasets(cfg, split)]
@@ -211,8 +211,14 @@ def _check_keys(
     for key in needed:
         if key not in own:
             raise UserError(f"own_data lacks {key}: it needs root alone, or root, train and val")
+    if not isinstance(own["root"], str | Path):
+        raise UserError(f"own_data.root is {own['root']!r}: give the folder of the data")
+    if isinstance(own.get("classes"), str):
+        raise UserError(f"own_data.classes is a string: list names, as in ({own['classes']!r},)")
     for split in (*_SPLITS, "unlabeled"):
-        if own.get(split) is not None and (found := set(own[split])) - optional != part_keys:
+        if split in own and not isinstance(own[split], dict):
+            raise UserError(f"own_data.{split} is {own[split]!r}: it takes a dict(...)")
+        if split in own and (found := set(own[split])) - optional != part_keys:
             takes = f"it takes exactly {_join(part_keys)}"
             raise UserError(f"own_data.{split} has {_join(found) or 'nothing'}: {takes}")
 

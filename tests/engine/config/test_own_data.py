@@ -138,6 +138,10 @@ def test_test_set_may_differ_from_the_validation_set(nuts, tmp_path):
     [
         ("root='nuts'", "no data root nuts: put the data there"),
         ("train=1, val=1", "own_data lacks root"),
+        ("root=3", "own_data.root is 3: give the folder"),
+        ("root='x', classes='fig'", r"classes is a string: list names, as in \('fig',\)"),
+        ("root='x', train='a', val='b'", r"own_data.train is 'a': it takes a dict\(...\)"),
+        ("root='x', train=None, val=None", "no data root x"),
         ("root='x', clases=1", "own_data has no clases: it takes classes, masks, root"),
         (
             "root='x', train=dict(ann_file='a'), val=dict(ann_file='a')",
