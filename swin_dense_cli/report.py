@@ -1,7 +1,7 @@
 """Writes a report of a training, or of a test's predictions: one HTML file.
 
-tools/report.py WORK_DIR                      of the trainings in a work dir: WORK_DIR/report.html
-tools/report.py FILE.pkl --config CONFIG      of what tools/test.py --out FILE.pkl saved: FILE.html
+tools/report.py WORK_DIR    of the trainings in a work dir: WORK_DIR/report.html
+tools/report.py FILE.pkl    of what tools/test.py --out FILE.pkl saved: FILE.html
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ def make_parser(prog: str | None = None) -> OneLineParser:
     summary, _, usage = (__doc__ or "").partition("\n")
     parser = OneLineParser(prog=prog, description=summary, epilog=" ".join(usage.split()))
     parser.add_argument("source", metavar="WORK_DIR|FILE", help="a work dir, or predictions")
-    parser.add_argument("--config", help="config of the predictions, a file or a packaged name")
+    parser.add_argument("--config", help="config of the predictions (FILE.config.py)")
     parser.add_argument("--data-root", metavar="DIR", help="folder of the data")
     parser.add_argument("--out", metavar="FILE", help="where the report goes")
     parser.add_argument(

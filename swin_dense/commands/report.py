@@ -25,13 +25,15 @@ def run(args: argparse.Namespace) -> None:
             raise UserError(
                 f"--config is for files of predictions; {source} has its own: remove it"
             )
-        if not of_run and not args.config:
-            raise UserError(f"{source}: give the --config whose predictions these are")
+        beside = source.with_suffix(".config.py")  # of tools/test.py
+        config = args.config or beside
+        if not of_run and config == beside and not beside.is_file():
+            raise UserError(f"{beside} is gone: give the --config whose predictions these are")
         make_output_dir(out.parent, "--out")
         options = {"data_root": args.data_root, "pictures": args.pictures}
         if of_run:
             page = report_on_run(source, **options)
         else:
-            page = report_on_predictions(source, args.config, **options)
+            page = report_on_predictions(source, config, **options)
         page.write(out)
         notify_user(f"report: {out}")

@@ -23,6 +23,9 @@ from swin_dense.engine.runner import build_runner, run_with_progress
 from swin_dense.engine.terminal.console import notify_user, quiet_terminal
 from swin_dense.engine.terminal.hooks import metrics_file, plain_values, show_metrics
 from swin_dense.errors import UserError
+from swin_dense.files import write_text
+
+_PICKLES = (".pkl", ".pickle")
 
 
 def evaluate(
@@ -47,8 +50,8 @@ def evaluate(
         checkpoint: weights of the config's model; a path or a URL, or a work dir for its
             ``best.pth``.
         work_dir: where log and metrics go (``work_dirs/<config name>``).
-        out: where to save the predictions: a ``.pkl`` file, or, for segmentation, a folder of
-            label maps.
+        out: where to save the predictions: a ``.pkl`` file, with the config beside it, or, for
+            segmentation, a folder of label maps.
         show_dir: folder for pictures, ground truth beside prediction.
         score_thr: detections below this score are not drawn.
         tta: predict several views of each image and merge them.
@@ -61,7 +64,7 @@ def evaluate(
     Raises:
         UserError: something that was given is missing or does not fit.
     """
-    is_pickle = str(out).endswith((".pkl", ".pickle"))
+    is_pickle = str(out).endswith(_PICKLES)
     run = RunOptions(work_dir, data_root, cfg_options, launcher, device, tf32)
     outputs = {"--out": out, "--show-dir": show_dir}
     with contextlib.ExitStack() as stack:
@@ -81,7 +84,7 @@ def evaluate(
         if show_dir is not None:
             runner.register_hook(DrawHook(str(show_dir), score_thr))
         metrics = run_with_progress(runner, runner.test)
-        _notify_results(runner, metrics, out, show_dir)
+        _finish(runner, metrics, out, show_dir)
         return metrics
     raise AssertionError  # for type checkers: the stack suppresses nothing
 
@@ -139,8 +142,11 @@ def _dump_of_detections() -> type[DumpResults]:
     return DumpDetResults
 
 
-def _notify_results(runner: Runner, metrics: dict, out: Any, show_dir: Any) -> None:
+def _finish(runner: Runner, metrics: dict, out: Any, show_dir: Any) -> None:
+    """Shows the metrics, and where everything is; the config is put beside the predictions."""
     if runner.rank == 0:
+        if str(out).endswith(_PICKLES):  # tools/report.py needs the ground truth
+            write_text(Path(out).with_suffix(".config.py"), runner.cfg.dump())
         show_metrics(metrics)
     runner.logger.info(f"metrics: {plain_values(metrics)}")
     notify_user(f"metrics: {metrics_file(runner)}")

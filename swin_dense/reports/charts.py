@@ -71,6 +71,7 @@ def training_curves(history: History) -> list[Any]:
 def compared_curves(histories: Mapping[str, History]) -> list[Any]:
     """Loss, learning rate and the main metrics of several trainings, one colour each."""
     names = list(dict.fromkeys(n for h in histories.values() for n in main_metrics(h.evaluations)))
+    histories = dict(zip(_plain(list(histories)), histories.values(), strict=True))
     figures = []
     for name in ("loss", "lr", *names[:4]):
         figure, axes = new_figure()
@@ -98,6 +99,7 @@ def precision_recall(title: str, precision: NDArray, names: Sequence[str]) -> An
         precision: (classes, 101), as of ``evaluate_classes``.
         names: of the classes.
     """
+    names = _plain(names)
     figure, axes = new_figure(size=(5.6, 3.3))
     recall = np.linspace(0, 1, 101)
     known = [(name, line) for name, line in zip(names, precision, strict=True) if line[0] >= 0]
@@ -159,7 +161,7 @@ def class_bars(names: Sequence[str], values: Mapping[str, Sequence[float]], titl
             places, np.nan_to_num(bars), height * 0.9, label=label, color=_cycle(index)
         )
         axes.bar_label(drawn, ["-" if b != b else f"{b:.2f}" for b in bars], padding=3, fontsize=8)
-    axes.set_yticks(range(len(names)), names)
+    axes.set_yticks(range(len(names)), _plain(names))
     _name(axes, title)
     axes.set(xlim=(0, 1.08), ylim=(len(names) - 0.4, -0.6))
     axes.grid(axis="y", visible=False)
@@ -178,8 +180,8 @@ def confusion_matrix(table: NDArray, rows: Sequence[str], columns: Sequence[str]
     axes.grid(visible=False)
     axes.spines[:].set_visible(False)
     if names_fit(rows):
-        axes.set_xticks(range(len(columns)), columns, rotation=90 if len(rows) > 6 else 45)
-        axes.set_yticks(range(len(rows)), rows)
+        axes.set_xticks(range(len(columns)), _plain(columns), rotation=90 if len(rows) > 6 else 45)
+        axes.set_yticks(range(len(rows)), _plain(rows))
         for label in axes.get_xticklabels():
             label.set(rotation_mode="anchor", ha="right", va="center" if len(rows) > 6 else "top")
     if len(rows) <= _MOST_NUMBERS:
@@ -236,6 +238,11 @@ def _legend(axes: Any, size: float = 8) -> None:
 
 def _cycle(index: int) -> str:
     return COLOURS[index % len(COLOURS)]
+
+
+def _plain(names: Sequence[str]) -> list[str]:
+    """Names in which matplotlib looks for no formulas."""
+    return [name.replace("$", r"\$") for name in names]
 
 
 def _short(fraction: float) -> str:

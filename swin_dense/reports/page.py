@@ -11,6 +11,7 @@
 
 import base64
 import io
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,6 +41,7 @@ _STYLE = {
     "xtick.color": "#59636d",
     "ytick.color": "#59636d",
     "svg.hashsalt": "swin_dense",  # the same chart has the same bytes
+    "svg.fonttype": "none",  # the browser has letters that matplotlib's fonts lack
 }
 
 
@@ -177,7 +179,8 @@ def _svg(figure: Any) -> str:
     import matplotlib
 
     file = io.BytesIO()
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from")
         figure.savefig(file, format="svg", metadata={"Date": None})
     return _address("image/svg+xml", file.getvalue())
 
@@ -205,6 +208,5 @@ def _cell(value: Any) -> str:
     if value is None or value != value:  # nan: nothing to measure
         return "-"
     if isinstance(value, float | np.floating):
-        value = float(value)
-        return f"{value:.3f}" if abs(value) >= 1e-3 or value == 0 else f"{value:.2e}"
+        return f"{float(value):.3f}"
     return f"{value:,}" if isinstance(value, int | np.integer) else str(value)

@@ -106,13 +106,14 @@ def test_report_of_a_dump(trained, tool, tmp_path, failure):
     of_training = sorted(trained.work_dir.glob("*/report/predictions.npz"))[0]
     assert len(read_predictions(dump)) == len(read_predictions(of_training)) == 4
     data = ["--data-root", trained.data_root]
-    assert tool("report", dump, "--config", trained.config, *data, "--pictures", 1) == 0
+    assert tool("report", dump, "--pictures", 1) == 0
     text = text_of(tmp_path / "found.html")
     table = text_of(trained.work_dir / "report.html")
     # The same table of classes, as the weights and the images are the same.
     rows = re.compile(r"(?:circle|square|triangle|star) [\d.]+ (?:[\d.]+|-) (?:[\d.]+|-)")
     assert rows.findall(text)
     assert rows.findall(text) == rows.findall(table)
+    (tmp_path / "found.config.py").unlink()
     assert "give the --config" in failure("report", dump)
     other = "tiny_segmentor.py" if trained.kind == "detector" else "tiny_detector.py"
     assert "error: " in failure("report", dump, "--config", trained.config.with_name(other), *data)
