@@ -14,7 +14,9 @@ from swin_dense import SwinTransformer
 from swin_dense.engine.config.prepare import load_config
 from swin_dense.errors import UserError
 from swin_dense.exporting import export as exporting
+from swin_dense.exporting.graphs import PARTS
 from swin_dense.exporting.pooling import AdaptiveAvgPool
+from swin_dense_cli import export as command_line
 
 # Two stages are enough, as tracing takes seconds for each.
 SHORT = ["model.backbone.depths=[2,1]", "model.backbone.num_heads=[1,1]"]
@@ -93,6 +95,11 @@ def test_what_disagrees_or_has_one_size_is_refused(format):
         exporting.export(Disagreeing(), format, (96, 128), "config.py")
     with pytest.raises(UserError, match=r"config.py cannot be exported as .*nothing was written"):
         exporting.export(OfOneSize(), format, (96, 128), "config.py")
+
+
+def test_command_line_has_the_choices_of_the_package():
+    assert set(command_line.FORMATS) == set(exporting.FORMATS)
+    assert command_line.PARTS == PARTS
 
 
 def test_whole_detector_is_refused(failure, tmp_path):
