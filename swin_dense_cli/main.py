@@ -15,6 +15,7 @@ COMMANDS = {
     "predict": ("predict", "predict on images and videos"),
     "report": ("report", "write a report of a training or of predictions"),
     "compare-runs": ("compare_runs", "compare trainings"),
+    "export": ("export", "export a model as ONNX file or torch.export program"),
     "reproduce": ("reproduce", "count and test the paper's rows"),
     "benchmark": ("benchmark", "measure speed and memory"),
     "convert": ("convert_checkpoint", "convert weights between layouts"),

@@ -29,6 +29,7 @@ ROOMS = (
     "reports",
     "analysis",
     "benchmarks",
+    "exporting",
     "commands",
 )
 LONGEST_FUNCTION = 60

@@ -194,7 +194,7 @@ class DeiT(Backbone):
         tokens = self.tokens(x)
         outs = []
         for i in self.out_indices:
-            rows, columns = (-(-side // _STRIDES[i]) for side in x.shape[2:])
+            rows, columns = ((side + _STRIDES[i] - 1) // _STRIDES[i] for side in x.shape[2:])
             # The fine feature maps include the padding of the last patches.
             outs.append(self.pyramid[str(i)](tokens)[:, :, :rows, :columns].contiguous())
         return tuple(outs)

@@ -45,8 +45,9 @@ class PatchEmbed(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``(B, in, H, W) -> (B, H', W', C)``."""
         h, w = x.shape[-2:]
-        # Not -h % patch_size: the compiler knows that whole patches come out of this one.
-        rows, columns = (-(-size // self.patch_size) for size in (h, w))
+        # Not -h % patch_size: the compiler knows that whole patches come out of this one. Nor
+        # -(-h // patch_size), here and elsewhere: ONNX divides integers towards zero.
+        rows, columns = ((size + self.patch_size - 1) // self.patch_size for size in (h, w))
         bottom, right = rows * self.patch_size - h, columns * self.patch_size - w
         compiling = is_compiling()
         if compiling or bottom or right:

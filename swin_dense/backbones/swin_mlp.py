@@ -48,7 +48,7 @@ class SpatialMLP(nn.Module):
         h, w = x.shape[1:3]
         m, start = self.window_size, self.before
         # Not by remainders: the compiler knows that whole windows come out of this one.
-        rows, columns = (-(-(size + start) // m) for size in (h, w))
+        rows, columns = ((size + start + m - 1) // m for size in (h, w))
         x = F.pad(x, (0, 0, start, columns * m - w - start, start, rows * m - h - start))
         x = x.unflatten(3, (self.num_heads, -1)).unflatten(2, (columns, m)).unflatten(1, (rows, m))
         tokens = x.permute(5, 2, 4, 0, 1, 3, 6)  # (heads, M, M, B, rows, columns, C / heads)

@@ -13,7 +13,7 @@ def neighbours(x: Tensor, stride: int) -> Tensor:
     Tokens beyond the map ``(B, H, W, C)`` are 0.
     """
     h, w = x.shape[1:3]
-    rows, columns = (-(-size // stride) for size in (h, w))
+    rows, columns = ((size + stride - 1) // stride for size in (h, w))
     reach_h, reach_w = ((n - 1) * stride + 1 for n in (rows, columns))
     beyond = max(stride, 2) - 1  # whole steps, and a neighbour for the last token at least
     bottom, right = reach_h + beyond - h, reach_w + beyond - w

@@ -26,19 +26,24 @@ class _Places(NamedTuple):
 
 
 def _places(height: int, width: int, window_size: int, shift: int, device: torch.device) -> _Places:
-    # All of it on flat ranges: of a grid, each side might be 1.
+    # All of it on flat ranges: of a grid, each side might be 1. Nothing modulo a size of the input,
+    # for which ONNX's exporter has no operator.
     m, n = window_size, window_size**2
     padded_h, padded_w = padded_size(height, width, m)
     columns = padded_w // m
     place = torch.arange(padded_h * padded_w, device=device)
     window, inner = place // n, place % n
-    y, x = window // columns * m + inner // m, window % columns * m + inner % m
+    row = window // columns
+    y, x = row * m + inner // m, (window - row * columns) * m + inner % m
     region = 2 * (y >= padded_h - shift).long() + (x >= padded_w - shift).long()
-    y, x = (y + shift) % padded_h, (x + shift) % padded_w
+    y, x = y + shift, x + shift
+    y, x = torch.where(y < padded_h, y, y - padded_h), torch.where(x < padded_w, x, x - padded_w)
     token = torch.where((y < height) & (x < width), y * width + x, -1)
 
     at = torch.arange(height * width, device=device)
-    y, x = (at // width - shift) % padded_h, (at % width - shift) % padded_w
+    row = at // width
+    y, x = row - shift, at - row * width - shift
+    y, x = torch.where(y < 0, y + padded_h, y), torch.where(x < 0, x + padded_w, x)
     return _Places(token, (y // m * columns + x // m) * n + y % m * m + x % m, region)
 
 

@@ -25,7 +25,8 @@ class WindowSpec(NamedTuple):
 
 def padded_size(height: int, width: int, window_size: int) -> tuple[int, int]:
     """Height and width in tokens, rounded up to whole windows."""
-    return -(-height // window_size) * window_size, -(-width // window_size) * window_size
+    m = window_size
+    return (height + m - 1) // m * m, (width + m - 1) // m * m
 
 
 def partition(x: Tensor, window_size: int) -> Tensor:

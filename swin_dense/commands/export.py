@@ -1,0 +1,37 @@
+"""``tools/export.py``: a model, or its backbone, as ONNX file or torch.export program."""
+
+import argparse
+from pathlib import Path
+
+from swin_dense.engine.config.prepare import prepare_prediction
+from swin_dense.engine.paths import checkpoint_file, make_output_dir, output_errors
+from swin_dense.engine.predictor import Predictor
+from swin_dense.engine.terminal.console import notify_user, quiet_terminal
+from swin_dense.exporting.export import FORMATS, check_format, example_size, export
+from swin_dense.exporting.graphs import make_graph, plain_backbone
+from swin_dense.files import replace_file
+
+
+def run(args: argparse.Namespace) -> None:
+    """Exports, compares with PyTorch, and writes the file.
+
+    Raises:
+        UserError: config or checkpoint are wrong, or the model does not export; nothing is written.
+    """
+    out = Path(args.out or f"{Path(args.config).stem}{FORMATS[args.format]}")
+    with quiet_terminal(), output_errors({"--out": out.parent}):
+        check_format(args.format)
+        checkpoint = checkpoint_file(args.checkpoint)
+        options = args.cfg_options or {}
+        options = {**options, **plain_backbone(prepare_prediction(args.config, options))}
+        predictor = Predictor(args.config, checkpoint, "cpu", options)
+        graph = make_graph(predictor.cfg, predictor.model, args.part, args.output == "labels")
+        make_output_dir(out.parent, "--out")
+        size = args.size or example_size(predictor.model.backbone)
+        notify_user(f"exporting with images of {size[0]} x {size[1]}: this takes minutes")
+        found = export(graph, args.format, size, str(args.config))
+        with replace_file(out) as file:
+            file.write(found.content)
+        sizes = ", ".join(f"{b} x 3 x {h} x {w}" for b, h, w in found.sizes)
+        notify_user(f"the same as PyTorch on {sizes}: within {found.largest_error:.0e}")
+        notify_user(f"{out}: image (B, 3, H, W), RGB, 0 to 255, of any batch, height and width")
