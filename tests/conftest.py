@@ -69,6 +69,7 @@ _NEEDED = {
     "test_compile|one_graph|compiled_backbone|custom_functions": (2, 6),
     "export_use": (2, 8),  # torch.compile of 2.6 cannot trace the test's own NamedTuple
     "sharding": (2, 11),
+    "tools/test_export": (2, 11),  # others were not tried
     "benchmark|test_counting|test_reproduc": (2, 9),
     r"low_precision\[\w+-dtype0\]|fp16": (2, 2),  # half precision on a CPU
     "makes_few_calls": (2, 4),  # before that, a function of ours asks for autocast

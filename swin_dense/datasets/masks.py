@@ -16,10 +16,11 @@ from mmdet.structures.mask import BitmapMasks
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from swin_dense.datasets.run_lengths import run_lengths
+
 Box = tuple[int, int, int, int]  # x1, y1, x2, y2 in pixels, without the last row and column
 _NOTHING = -1  # the source of rows and columns of padding
 _FIRST_AND_LAST = np.array([0, 1])  # a run's end less this is a pixel of the run
-_LONGEST_NUMBER = 6  # characters of a run length that pycocotools reads without overflow
 
 
 class CroppedMasks(BitmapMasks):
@@ -228,31 +229,6 @@ def crop_rle(rle: dict[str, Any]) -> tuple[Box, NDArray[np.uint8]]:
     inside = (np.arange(len(bounds) - 1) % 2).astype(np.uint8)
     pixels = inside.repeat(bounds[1:] - bounds[:-1]).reshape(x2 - x1, y2 - y1).T
     return (x1, y1, x2, y2), pixels
-
-
-def run_lengths(text: str | bytes) -> NDArray[np.int64] | None:
-    """Run lengths of a compressed encoding (pycocotools' ``rleFrString``); None if it is broken.
-
-    A number has five bits in each character, the lowest first, a bit that tells whether another
-    character follows, and a sign. From the fourth on, numbers are differences to the last but one.
-    """
-    characters = np.frombuffer(text.encode() if isinstance(text, str) else text, np.uint8)
-    codes = characters.astype(np.int64) - ord("0")
-    if not len(codes):
-        return codes
-    if codes.min() < 0 or codes.max() >= 64 or codes[-1] >= 32:
-        return None
-    last = np.flatnonzero(codes < 32)
-    first = np.concatenate([[0], last[:-1] + 1])
-    lengths = last - first + 1
-    if lengths.max() > _LONGEST_NUMBER:
-        return None
-    digit = np.arange(len(codes)) - first.repeat(lengths)
-    runs = np.add.reduceat((codes & 31) << 5 * digit, first)
-    runs -= np.where(codes[last] & 16, 1 << 5 * lengths, 0)
-    runs[1::2] = np.cumsum(runs[1::2])
-    runs[2::2] = np.cumsum(runs[2::2])
-    return runs
 
 
 def _crop(mask: NDArray[Any]) -> tuple[Box, NDArray[Any]]:

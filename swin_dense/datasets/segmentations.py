@@ -5,7 +5,7 @@ pycocotools crashes on some that cannot, and mmdet trains on others as if they w
 
 from typing import Any, NamedTuple
 
-from swin_dense.datasets.masks import run_lengths
+from swin_dense.datasets.run_lengths import run_lengths
 
 NONE = "have a box but no segmentation"
 _NO_SHAPE = "have a segmentation that is neither a list of polygons nor a run-length encoding"

@@ -126,3 +126,15 @@ def test_nothing_is_deferred_that_is_not_installed(monkeypatch) -> None:
     with lazy_imports._deferring("transformers") as deferred:
         assert not deferred
         assert "transformers" not in sys.modules
+
+
+@pytest.mark.parametrize("package", ["mmdet", "mmseg"])
+def test_tools_work_with_one_of_the_packages(python, package):
+    """With mmdet alone, or mmseg alone, whatever the model does not need is not imported."""
+    python(
+        "-c",
+        f"import sys; sys.modules[{package!r}] = None\n"
+        "import swin_dense.engine.train, swin_dense.engine.test, swin_dense.engine.predict_files\n"
+        "import swin_dense.reports, swin_dense.engine.trained_model, swin_dense.commands.report\n"
+        "import swin_dense.commands.inspect_data, swin_dense.commands.convert_data",
+    )

@@ -4,7 +4,6 @@ import logging
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import pytest
 import torch
 from mmengine.registry import MODELS, DefaultScope
@@ -18,6 +17,7 @@ from swin_dense.exporting.graphs import PARTS
 from swin_dense.exporting.pooling import AdaptiveAvgPool
 from swin_dense_cli import export as command_line
 
+onnxruntime = pytest.importorskip("onnxruntime")
 # Two stages are enough, as tracing takes seconds for each.
 SHORT = ["model.backbone.depths=[2,1]", "model.backbone.num_heads=[1,1]"]
 SHORT += ["model.backbone.strides=[4,2]", "model.backbone.out_indices=[0,1]"]
