@@ -6,6 +6,7 @@ import importlib
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -23,6 +24,8 @@ import swin_dense  # noqa: F401  (prepares OpenMMLab before any test imports it)
 from swin_dense.checkpoints import files
 from swin_dense.ops.torch_versions import VERSION, too_old
 
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in jobs in the background of a script
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)  # the workers already share the cores
 

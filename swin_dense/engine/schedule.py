@@ -6,6 +6,7 @@ milestones of 8 and 11 in 12 epochs are 24 and 33 in 36. A warm-up that counts s
 more than a tenth of them: recipes for COCO have 500, more than small data have steps.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -123,7 +124,16 @@ def is_warm_up(config: Mapping[str, Any]) -> bool:
 
 
 def _is_config(scheduler: Any) -> bool:
-    return isinstance(scheduler, Mapping) and "type" in scheduler
+    """Whether it can be fitted; mmengine names values that cannot be meant."""
+    if not isinstance(scheduler, Mapping) or "type" not in scheduler:
+        return False
+    places = [scheduler.get(key) for key in (*_PLACES, *_DURATIONS) if key != "milestones"]
+    milestones = scheduler.get("milestones") or []
+    return isinstance(milestones, list | tuple) and all(map(_is_place, [*places, *milestones]))
+
+
+def _is_place(value: Any) -> bool:
+    return value is None or (isinstance(value, int | float) and math.isfinite(value))
 
 
 def _name(config: Mapping[str, Any]) -> str:

@@ -121,3 +121,12 @@ def test_resumed_training_has_the_schedule_of_its_start(tmp_path, length):
     runner = tiny_runner(tmp_path, **{**settings, **resumed, "length": length})
     assert learning_rates(runner) == whole[10 : 2 * length]
     assert ("as the checkpoint has it" in runner.fitted_schedule) == (length == 6)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"end": "soon"}, {"milestones": 8}, {"milestones": ["x"]}, {"end": float("inf")}]
+)
+def test_values_that_are_no_places_are_left_to_mmengine(wrong):
+    """Which names them when it builds the scheduler."""
+    configs = [WARM_UP, STEPS | wrong]
+    assert fit_schedule(configs, epochs(3, 6)) == (configs, "")
