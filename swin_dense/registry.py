@@ -5,6 +5,8 @@ OpenMMLab imports ``<scope>.registry`` when a config names a type as ``<scope>.T
 ``swin_dense`` itself was not imported before.
 """
 
+from importlib.util import find_spec
+
 from mmengine.registry import DATASETS as _DATASETS
 from mmengine.registry import HOOKS as _HOOKS
 from mmengine.registry import METRICS as _METRICS
@@ -14,17 +16,25 @@ from mmengine.registry import OPTIM_WRAPPERS as _OPTIM_WRAPPERS
 from mmengine.registry import TRANSFORMS as _TRANSFORMS
 from mmengine.registry import Registry
 
+
+def _with_mmdet(*modules: str) -> list[str]:
+    """Modules that are made of mmdet's classes: a registry imports all of its locations."""
+    return list(modules) if find_spec("mmdet") else []
+
+
 MODELS = Registry(
     "model",
     parent=_MODELS,
     scope="swin_dense",
     locations=[
         "swin_dense.backbones",
-        "swin_dense.models.backbones",
         "swin_dense.models.necks",
-        "swin_dense.models.roi_extractors",
         "swin_dense.models.heads",
-        "swin_dense.models.detectors",
+        *_with_mmdet(
+            "swin_dense.models.backbones",
+            "swin_dense.models.roi_extractors",
+            "swin_dense.models.detectors",
+        ),
     ],
 )
 HOOKS = Registry(
@@ -55,5 +65,5 @@ TRANSFORMS = Registry(
     "transform",
     parent=_TRANSFORMS,
     scope="swin_dense",
-    locations=["swin_dense.datasets.instaboost", "swin_dense.datasets.transforms"],
+    locations=_with_mmdet("swin_dense.datasets.instaboost", "swin_dense.datasets.transforms"),
 )

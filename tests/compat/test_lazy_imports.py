@@ -136,5 +136,9 @@ def test_tools_work_with_one_of_the_packages(python, package):
         f"import sys; sys.modules[{package!r}] = None\n"
         "import swin_dense.engine.train, swin_dense.engine.test, swin_dense.engine.predict_files\n"
         "import swin_dense.reports, swin_dense.engine.trained_model, swin_dense.commands.report\n"
-        "import swin_dense.commands.inspect_data, swin_dense.commands.convert_data",
+        "import swin_dense.commands.inspect_data, swin_dense.commands.convert_data\n"
+        "from mmengine.registry import Registry; from swin_dense import registry\n"
+        "for one in vars(registry).values():\n"
+        "    if isinstance(one, Registry) and one.scope == 'swin_dense':\n"
+        "        one.import_from_location()",
     )
