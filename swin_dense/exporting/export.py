@@ -91,7 +91,8 @@ def export(graph: Any, format: str, size: tuple[int, int], name: str) -> Exporte
     sizes, errors = check_sizes(size), []
     for one in sizes:
         with _stage(name, f"as {format} fails for images of {_text(one)}"), torch.no_grad():
-            errors.append(_compare(graph, run, one))
+            image = _image(*one)
+            errors.append(graph.error(run(image), image))
         if not errors[-1] <= _TOLERANCE:
             raise UserError(
                 f"{name} as {format} differs from PyTorch for images of {_text(one)}, by "
@@ -113,14 +114,12 @@ def _image(batch: int, height: int, width: int) -> Tensor:
 
 
 def _to_onnx(program: Any, graph: Any) -> bytes:
-    count = len(program.graph_signature.user_outputs)
-    names = [graph.outputs] if count == 1 else [f"{graph.outputs}{i}" for i in range(count)]
     found = torch.onnx.export(
         program,
         dynamo=True,
         opset_version=_OPSET,
         input_names=["image"],
-        output_names=names,
+        output_names=graph.names(len(program.graph_signature.user_outputs)),
         verbose=False,
     )
     assert found is not None
@@ -154,36 +153,6 @@ def _load_program(content: bytes) -> Runner:
 
 _CONVERT = {"onnx": _to_onnx, "torch-export": _to_program}
 _LOAD = {"onnx": _load_onnx, "torch-export": _load_program}
-
-
-def _compare(graph: Any, run: Runner, size: tuple[int, int, int]) -> float:
-    """The largest difference from PyTorch, of the largest value."""
-    image = _image(*size)
-    expected = graph.reference(image)
-    expected = [expected] if isinstance(expected, Tensor) else list(expected)
-    found = run(image)
-    errors = [
-        _error_of_labels(ours, theirs) if ours.dtype == torch.int64 else _error(ours, theirs)
-        for ours, theirs in zip(found, expected, strict=True)
-    ]
-    return max(errors)
-
-
-def _error(found: Tensor, expected: Tensor) -> float:
-    if found.shape != expected.shape:
-        return float("inf")
-    return float((found - expected).abs().max() / expected.abs().max().clamp(min=1e-6))
-
-
-def _error_of_labels(labels: Tensor, logits: Tensor) -> float:
-    """By how much the logits of these labels are below the best."""
-    if labels.shape != logits[:, 0].shape:
-        return float("inf")
-    if logits.shape[1] == 1:  # above 0.5 is class 1
-        logits = torch.cat([1 - logits, logits], dim=1)
-    chosen = logits.gather(1, labels[:, None])
-    best = logits.amax(1, keepdim=True)
-    return float((best - chosen).max() / logits.abs().max().clamp(min=1e-6))
 
 
 def _text(size: tuple[int, int, int]) -> str:
