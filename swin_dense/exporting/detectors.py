@@ -103,7 +103,25 @@ def _probabilities(head: Any, scores: Tensor) -> Tensor:
     return scores.softmax(-1)
 
 
-class RoIHead:
+class Head:
+    """What makes detections of feature maps, for images of one size.
+
+    Attributes:
+        threshold: of a mask's probabilities.
+    """
+
+    threshold = 0.5
+
+    def __call__(self, features: Sequence[Tensor], size: Size) -> Detections:
+        """Feature maps ``(B, C, H_i, W_i)`` to detections of B images."""
+        raise NotImplementedError
+
+    def paste(self, masks: Tensor, boxes: Tensor, size: Size) -> Tensor:
+        """Masks ``(n, h, w)`` of boxes as probabilities ``(n, H, W)`` in an image."""
+        raise NotImplementedError
+
+
+class RoIHead(Head):
     """A head of regions: one stage (Mask R-CNN), or several that refine boxes (Cascade, HTC)."""
 
     def __init__(self, model: Any) -> None:
@@ -112,7 +130,7 @@ class RoIHead:
         self.threshold = self.head.test_cfg.get("mask_thr_binary", 0.5)
 
     def __call__(self, features: Sequence[Tensor], size: Size) -> Detections:
-        """Feature maps of images of one size to detections."""
+        """See :meth:`Head.__call__`."""
         head, stages = self.head, self.head.bbox_head if self.cascade else [self.head.bbox_head]
         boxes, proposed = _propose(self.rpn_head, features, size)
         extra = {}
@@ -167,21 +185,21 @@ class RoIHead:
         return masks[:, 0].unflatten(0, found.labels.shape)
 
     def paste(self, masks: Tensor, boxes: Tensor, size: Size) -> Tensor:
-        """Masks ``(n, h, w)`` of boxes as probabilities ``(n, H, W)`` of an image."""
+        """See :meth:`Head.paste`."""
         from mmdet.models.roi_heads.mask_heads.fcn_mask_head import _do_paste_mask
 
         pasted: Tensor = _do_paste_mask(masks[:, None], boxes, *size, skip_empty=False)[0]
         return pasted
 
 
-class ATSSHead:
+class ATSSHead(Head):
     """A dense head with an anchor for each point and the centreness of boxes."""
 
     def __init__(self, model: Any) -> None:
         self.head = model.bbox_head
 
     def __call__(self, features: Sequence[Tensor], size: Size) -> Detections:
-        """Feature maps of images of one size to detections."""
+        """See :meth:`Head.__call__`."""
         head, found = self.head, []
         cfg, classes = head.test_cfg, head.cls_out_channels
         outputs = head(features)
@@ -201,14 +219,14 @@ class ATSSHead:
         return _detections(take(boxes, index), scores, take(labels, index))
 
 
-class SparseHead:
+class SparseHead(Head):
     """Sparse R-CNN: learned proposals, refined by several stages, without suppression."""
 
     def __init__(self, model: Any) -> None:
         self.proposals, self.head = model.rpn_head, model.roi_head
 
     def __call__(self, features: Sequence[Tensor], size: Size) -> Detections:
-        """Feature maps of images of one size to detections."""
+        """See :meth:`Head.__call__`."""
         head, batch = self.head, features[0].shape[0]
         center, sides = self.proposals.init_proposal_bboxes.weight.split(2, dim=1)
         corners = torch.cat([center - sides / 2, center + sides / 2], 1)
@@ -227,7 +245,7 @@ class SparseHead:
         return _detections(take(boxes, index // last.num_classes), best, index % last.num_classes)
 
 
-class RepPointsV2Head:
+class RepPointsV2Head(Head):
     """Boxes of representative points, moved to verified corners; masks if the head has them."""
 
     def __init__(self, model: Any) -> None:
@@ -235,7 +253,7 @@ class RepPointsV2Head:
         self.threshold = self.head.test_cfg.get("mask_thr_binary", 0.5)
 
     def __call__(self, features: Sequence[Tensor], size: Size) -> Detections:
-        """Feature maps of images of one size to detections."""
+        """See :meth:`Head.__call__`."""
         head, classes = self.head, self.head.num_classes
         cfg, outputs = head.test_cfg, self.head(features)
         points = pyramid_points(outputs.scores, head.point_strides)
@@ -272,7 +290,7 @@ class RepPointsV2Head:
         return self.head.mask_head.probabilities(features, instances).unflatten(0, rows.shape)
 
     def paste(self, masks: Tensor, boxes: Tensor, size: Size) -> Tensor:
-        """Masks ``(n, h, w)`` as probabilities ``(n, H, W)`` of the whole image."""
+        """See :meth:`Head.paste`."""
         large = upsample(masks[:, None], self.head.mask_head.out_stride)
         return large[:, 0, : size[0], : size[1]]
 
@@ -283,19 +301,19 @@ def _within(boxes: Tensor, size: Size) -> Tensor:
     return torch.stack([x, y], -1).flatten(-2)
 
 
-_HEADS: dict[str, Any] = {
+_HEADS: dict[str, Callable[[Any], Head]] = {
     "ATSS": ATSSHead,
     "CascadeRCNN": RoIHead,
+    "FasterRCNN": RoIHead,
     "HybridTaskCascade": RoIHead,
     "MaskRCNN": RoIHead,
-    "FasterRCNN": RoIHead,
     "RepPointsDetector": RepPointsV2Head,
     "SparseRCNN": SparseHead,
 }
 
 
-def detector_head(model: Any) -> Callable[[Sequence[Tensor], Size], Detections]:
-    """What makes detections of a detector's feature maps, for images of one size.
+def detector_head(model: Any) -> Head:
+    """What makes a detector's detections.
 
     Raises:
         UserError: there is none for such a detector.
@@ -303,5 +321,4 @@ def detector_head(model: Any) -> Callable[[Sequence[Tensor], Size], Detections]:
     kind = type(model).__name__
     if kind not in _HEADS:
         raise UserError(f"a {kind} is not exported whole: add --part backbone")
-    head: Callable[[Sequence[Tensor], Size], Detections] = _HEADS[kind](model)
-    return head
+    return _HEADS[kind](model)

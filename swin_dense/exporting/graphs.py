@@ -46,7 +46,13 @@ class Normalisation(nn.Module):
 
 
 class Graph(nn.Module):
-    """What is exported, and what it has to agree with."""
+    """What is exported, and what it has to agree with.
+
+    Attributes:
+        backbone: the part of it that decides which sizes can be traced.
+    """
+
+    backbone: Any
 
     def names(self, count: int) -> list[str]:
         """Of the ``count`` tensors that it gives."""
@@ -88,6 +94,11 @@ class SegmentorGraph(Graph):
         self.segmentor = copy.deepcopy(model)
         make_exportable(self.segmentor)
         self.labels = labels
+
+    @property
+    def backbone(self) -> Any:
+        """The segmentor's."""
+        return self.segmentor.backbone
 
     def forward(self, image: Tensor) -> Tensor:
         """``(B, 3, H, W)`` to logits ``(B, classes, H, W)``, or labels ``(B, H, W)`` int64."""
@@ -134,6 +145,11 @@ class DetectorGraph(Graph):
         make_exportable(self.detector)
         self.head = detector_head(self.detector)
 
+    @property
+    def backbone(self) -> Any:
+        """The detector's."""
+        return self.detector.backbone
+
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """``(B, 3, H, W)`` to boxes, scores, labels, and masks if the model has them."""
         height, width = image.shape[2:]
@@ -153,9 +169,10 @@ class DetectorGraph(Graph):
         """From mmdet's own inference of the model as it was."""
         from mmdet.structures import DetDataSample
 
-        inputs, size = self._inputs(image), tuple(image.shape[2:])
+        inputs, (height, width) = self._inputs(image), image.shape[2:]
+        size = (height, width)
         padded = tuple(inputs.shape[2:])
-        meta = {"img_shape": size, "ori_shape": size, "scale_factor": (1.0, 1.0)}
+        meta: dict[str, Any] = {"img_shape": size, "ori_shape": size, "scale_factor": (1.0, 1.0)}
         meta |= {"pad_shape": padded, "batch_input_shape": padded}
         samples = [DetDataSample(metainfo=meta) for _ in inputs]
         samples = self.original[0].predict(inputs, samples, rescale=False)

@@ -84,13 +84,13 @@ class Pyramid(nn.Module):
 
 
 def corner_pool(x: Tensor, dim: int, top_left: bool) -> Tensor:
-    """RepPoints V2's ``corner_pool`` without ``cummax``, which ONNX lacks; up to 4096 positions.
+    """RepPoints V2's ``corner_pool`` without ``cummax``, which ONNX lacks; up to 1024 positions.
 
     The maximum of 2, 4, 8, ... neighbours, until these are all.
     """
     size = x.shape[dim]
     shape = list(x.shape)
-    for step in (2**i for i in range(12)):
+    for step in (2**i for i in range(10)):
         shape[dim] = step
         outside = x.new_full(shape, -torch.inf)
         parts, start = ([x, outside], step) if top_left else ([outside, x], 0)
@@ -100,6 +100,7 @@ def corner_pool(x: Tensor, dim: int, top_left: bool) -> Tensor:
 
 def make_exportable(module: nn.Module) -> None:
     """Replaces, within a module, what exports for one size only, or not at all."""
+    child: Any
     for name, child in module.named_children():
         if isinstance(child, nn.AdaptiveAvgPool2d):
             size: Any = child.output_size

@@ -250,7 +250,7 @@ class ConditionalMaskHead(BaseModule):
         return torch.cat(masks)
 
     def probabilities(self, features: Sequence[Tensor], instances: MaskInstances) -> Tensor:
-        """Of the masks of n objects in a batch's feature pyramid: ``(n, H, W)`` at ``out_stride``."""
+        """Of the masks of n objects, given a batch's features: ``(n, H, W)`` at ``out_stride``."""
         only_last = [False] * (len(self.loss_weights) - 1) + [True]
         (scores,) = self._scores(self.branch(features), instances, only_last)
         return scores
