@@ -181,6 +181,16 @@ def test_onnx_of_the_backbone_by_hand_is_for_all_sizes(tmp_path, make):
             torch.testing.assert_close(torch.from_numpy(ours), theirs, rtol=0, atol=1e-4)
 
 
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+def test_older_exporter_says_that_it_is_for_one_size(tmp_path):
+    """It wrote a file with dynamic axes, which failed in its runtime only."""
+    backbone = SwinTransformer(embed_dims=8, window_size=3, **V1).eval()
+    axes = {"x": {0: "b", 2: "h", 3: "w"}}
+    options = {"dynamo": False, "input_names": ["x"], "dynamic_axes": axes}
+    with pytest.warns(UserWarning, match=r"is for images of this size alone: tools/export.py"):
+        torch.onnx.export(backbone, (torch.rand(1, 3, 48, 64),), tmp_path / "b.onnx", **options)
+
+
 @pytest.mark.parametrize("size", [(7, 5), (1, 4), (12, 18)])
 def test_pooling_is_adaptive_pooling(size):
     x = torch.rand(2, 3, *size, dtype=torch.float64)
