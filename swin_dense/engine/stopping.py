@@ -138,6 +138,18 @@ class StopHook(Hook):
                     one.after_val_epoch(runner)  # the model has averaged weights until then
             self._stop(runner, runner.epoch, runner.iter)
 
+    def end_run(self, runner, error: StoppedError) -> None:
+        """Shows why the training has stopped, and then calls ``after_stop`` of all hooks.
+
+        What these do has to take seconds at most; another signal ends the process at once.
+        """
+        self._request.is_watched = False
+        self._request.moment = " while the report was written"
+        if error.is_shown:
+            print(error, file=sys.stderr)
+            error.is_shown = False
+        runner.call_hook("after_stop")
+
     def _stop(self, runner, epoch: int, done: int) -> NoReturn:
         self._request.signal = self._request.signal or signal.SIGTERM  # another process got it
         hook = _checkpoint_hook(runner)

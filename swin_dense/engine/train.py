@@ -30,7 +30,7 @@ from swin_dense.engine.work_dir import (
     named_checkpoint,
     take_new_work_dir,
 )
-from swin_dense.errors import UserError
+from swin_dense.errors import StoppedError, UserError
 from swin_dense.files import remove_parts, write_json
 
 _SHOWN = 20  # skipped images that the terminal lists
@@ -100,6 +100,9 @@ def _train_in_work_dir(
     _notify_start(runner)
     try:
         run_with_progress(runner, runner.train)
+    except StoppedError as error:
+        hook.end_run(runner, error)
+        raise
     except KeyboardInterrupt:  # the second one: nothing was saved for it
         notify_user(_how_to_go_on(cfg) or "no checkpoint was saved yet")
         raise
