@@ -21,7 +21,7 @@ from swin_dense.engine.precision import precision_in_words
 from swin_dense.engine.runner import build_runner, run_with_progress
 from swin_dense.engine.stopping import StopHook, stop_requests
 from swin_dense.engine.terminal.console import notify_user, quiet_terminal
-from swin_dense.engine.terminal.hooks import metrics_file
+from swin_dense.engine.terminal.metrics import metrics_file
 from swin_dense.engine.work_dir import (
     OverwriteHook,
     holds_run,
