@@ -71,10 +71,9 @@ def stop_requests() -> Iterator[StopRequest]:
         KeyboardInterrupt: after Ctrl-C, whatever other libraries made of it.
     """
     request, before = StopRequest(), {}
-    defaults = (signal.SIG_DFL, signal.default_int_handler)
     if threading.current_thread() is threading.main_thread():  # Python allows no other
         for number in STOP_SIGNALS:
-            if signal.getsignal(number) in defaults:
+            if _gives_way(signal.getsignal(number)):
                 before[number] = signal.signal(number, request.receive)
     try:
         yield request
@@ -85,6 +84,12 @@ def stop_requests() -> Iterator[StopRequest]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _gives_way(handler: Any) -> bool:
+    """Whether it is a handler of Python's own or of our command line."""
+    defaults = (signal.SIG_DFL, signal.default_int_handler)
+    return handler in defaults or getattr(handler, "gives_way", False)
 
 
 class StopHook(Hook):

@@ -175,6 +175,9 @@ def quiet_terminal() -> Iterator[None]:
         with contextlib.redirect_stdout(_library_output), warnings.catch_warnings():
             warnings.showwarning = _show_warning
             yield
+    except BaseException:
+        _console.show_cursor()  # a signal may have come while a bar began
+        raise
     finally:
         _console = _library_output = None
 
