@@ -41,6 +41,7 @@ class Inspection:
         cfg: the config, ``own_data`` applied.
         name: of the config or folder.
         samples: number of pictures of each kind.
+        notes: what ``own_data`` recognised, converted and put right, a line each.
         parts: images with labels, by part.
         problems: a line for each part that would not train.
         warnings: a line each.
@@ -51,6 +52,7 @@ class Inspection:
     cfg: Config
     name: str
     samples: int
+    notes: list[str] = field(default_factory=list)
     parts: dict[str, list[Item]] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -103,6 +105,8 @@ def _add_checks(page: Page, found: Inspection) -> None:
         section.text("Every check that is made before a training passes.")
     for warning in found.warnings:
         section.text(f"Warning: {warning}")
+    for note in found.notes:
+        section.text(f"own_data: {note}")
 
 
 def _add_overview(page: Page, found: Inspection) -> None:
