@@ -299,14 +299,16 @@ def _add_maps(page: Page, cfg: Config, split: str, records: list[Record], pictur
     few = "" if len(charted) == len(ious) else f" (the {len(charted)} lowest with pixels)"
     if names:
         section.figure(
-            charts.class_bars(names, {"IoU": [ious[i] for i in charted]}, f"IoU by class{few}")
+            charts.class_bars(
+                names, {"IoU": [ious[i] for i in charted]}, f"IoU by class{few}", percent=True
+            )
         )
     pixels = total.sum(1) / max(total.sum(), 1)
     section.table(
         ["class", "of all pixels:", "IoU:", "accuracy:"],
-        [[truth.classes[i], float(pixels[i]), ious[i], accuracies[i]] for i in order],
-        f"mIoU {np.nanmean(ious):.3f}. Accuracy is the part of the class's pixels that were found. "
-        "Lowest first.",
+        [[truth.classes[i], *(100 * x[i] for x in (pixels, ious, accuracies))] for i in order],
+        f"In percent; mIoU {100 * np.nanmean(ious):.1f}. Accuracy is the part of the class's pixels "
+        "that were found. Lowest first.",
     )
     section = page.section("Confusion matrix", "Pixels.")
     _add_confusion(section, total, truth.classes, truth.classes)
@@ -314,7 +316,7 @@ def _add_maps(page: Page, cfg: Config, split: str, records: list[Record], pictur
     def draw(one: segmentation.MapScore) -> Picture:
         record = records[one.index]
         name = Path(record["img_path"]).name
-        caption = f"{name}: mIoU {one.iou:.3f}, {one.accuracy:.1%} of the pixels"
+        caption = f"{name}: mIoU {one.iou:.1%}, {one.accuracy:.1%} of the pixels"
         image, _ = _readable(read_image(record["img_path"]))
         panels = {
             title: draw_segmentation(image, _fitted(labels, image), truth.classes, truth.palette)
