@@ -144,6 +144,8 @@ def error_bars(costs: Mapping[str, Mapping[str, float]]) -> Any:
         axes.set_yticks(range(len(values)), list(values))
     axes.invert_yaxis()
     axes.margins(x=0.12)
+    if not any(value for values in costs.values() for value in values.values()):
+        axes.set_xlim(0, 1)
     _name(axes, "AP50 lost by kind of error")
     axes.grid(axis="y", visible=False)
     if len(costs) > 1:

@@ -272,7 +272,8 @@ def prepare_prediction(
     The steps: :func:`load_config`; pretrained weights are dropped; the model gets the config's
     ``data_preprocessor``, as mmengine's runner would give it. Errors are those of a test.
     """
-    cfg = load_config(path, cfg_options, classes=classes)
+    # What own_data makes of annotations is of no use here.
+    cfg = load_config(path, cfg_options, classes=classes, tell=lambda line: None)
     _require(cfg, path, ("model",), "used to predict")
     drop_pretrained(cfg)
     if cfg.get("data_preprocessor") is not None:
