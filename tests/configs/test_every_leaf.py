@@ -17,7 +17,7 @@ from mmseg.structures import SegDataSample
 
 from swin_dense.analysis.counting import build_on_meta
 from swin_dense.analysis.paper import ROWS
-from swin_dense.config_tree import mappings
+from swin_dense.config_tree import mappings, split_datasets
 
 LEAVES = sorted(path.stem for path in CONFIGS.glob("*.py"))
 
@@ -121,3 +121,9 @@ def segmentation_data() -> dict:
 def test_regions_stay_in_float32(name):
     kinds = {str(node.get("type")) for node in mappings(load(name).model)}
     assert "SingleRoIExtractor" not in kinds
+
+
+@pytest.mark.parametrize("name", LEAVES)
+def test_pictures_of_a_test_have_the_ground_truth(name):
+    (dataset,) = split_datasets(load(name), "test")
+    assert "LoadAnnotations" in [step["type"].split(".")[-1] for step in dataset["pipeline"]]
