@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 from swin_dense import __version__
-from swin_dense.engine.config.prepare import prepare_prediction
+from swin_dense.engine.config.load import merge_options, read_config
 from swin_dense.engine.paths import checkpoint_file, make_output_dir, output_errors
 from swin_dense.engine.predictor import Predictor
 from swin_dense.engine.terminal.console import notify_user, quiet_terminal
@@ -25,7 +25,9 @@ def run(args: argparse.Namespace) -> None:
         check_format(args.format)
         checkpoint = checkpoint_file(args.checkpoint)
         options = args.cfg_options or {}
-        options = {**options, **plain_backbone(prepare_prediction(args.config, options))}
+        cfg = read_config(args.config)
+        merge_options(cfg, options)
+        options = {**options, **plain_backbone(cfg)}
         predictor = Predictor(args.config, checkpoint, "cpu", options)
         graph = make_graph(predictor.cfg, predictor.model, args.part, args.output == "labels")
         make_output_dir(out.parent, "--out")
