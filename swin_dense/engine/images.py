@@ -66,6 +66,8 @@ def decode_image(data: bytes) -> NDArray[np.uint8]:
     decoded = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), cv2.IMREAD_COLOR)
     if decoded is not None:
         return np.asarray(decoded, dtype=np.uint8)
+    if checked is None and b"<html" in data[:1024].lower():
+        raise UnreadableImageError("a web page, not an image")
     if checked is None:
         raise UnreadableImageError("not an image, or of an unknown format")
     return pixels_of(checked)

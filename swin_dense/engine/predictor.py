@@ -21,7 +21,7 @@ from swin_dense.engine.config.prepare import prepare_prediction
 from swin_dense.engine.config.pretrained import local_weights
 from swin_dense.engine.images import UnreadableImageError, check_memory
 from swin_dense.engine.paths import checkpoint_file
-from swin_dense.engine.weights import load_weights
+from swin_dense.engine.weights import check_scale, load_weights
 from swin_dense.errors import UserError
 
 _LOADS = ("LoadImageFromFile", "LoadAnnotations", "LoadPanopticAnnotations", "LoadProposals")
@@ -52,6 +52,7 @@ class Predictor:
             self.model = revert_sync_batchnorm(MODELS.build(self.cfg.model))
             self._pipeline = Compose(_image_pipeline(self.cfg, str(config)))
         load_weights(self.model, content, str(checkpoint))
+        check_scale(self.cfg, content, str(checkpoint))
         self.model.to(device).eval()
         self.meta = meta or _config_meta(self.cfg)
 

@@ -13,7 +13,7 @@ from swin_dense.config_tree import is_segmentation
 from swin_dense.engine.config.prepare import load_config
 from swin_dense.engine.drawing import draw_detections, draw_segmentation, enlarged, side_by_side
 from swin_dense.engine.images import UnreadableImageError, read_image
-from swin_dense.engine.terminal.hooks import class_columns
+from swin_dense.engine.terminal.metrics import class_columns
 from swin_dense.errors import UserError
 from swin_dense.reports import charts
 from swin_dense.reports.history import History, metric_series, read_history
