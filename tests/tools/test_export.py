@@ -49,6 +49,12 @@ def save_random(config: Path, options: list[str], out: Path) -> Path:
     return out
 
 
+def is_batch_free(session: onnxruntime.InferenceSession) -> bool:
+    """In all inputs and outputs, as Triton Inference Server asks: docs/serving.md."""
+    tensors = [*session.get_inputs(), *session.get_outputs()]
+    return all(isinstance(tensor.shape[0], str) for tensor in tensors)
+
+
 def test_segmentor_as_onnx(tool, tmp_path, capfd):
     checkpoint = save_random(SEGMENTOR, SHORT, tmp_path / "random.pth")
     out = tmp_path / "segmentor.onnx"
@@ -56,6 +62,7 @@ def test_segmentor_as_onnx(tool, tmp_path, capfd):
     assert tool("export", SEGMENTOR, checkpoint, *flags) == 0
     assert "the same as PyTorch on 1 x 3 x 96 x 128, 2 x 3 x 128 x 192" in capfd.readouterr().out
     session = onnxruntime.InferenceSession(out)
+    assert is_batch_free(session)
     image = np.random.default_rng(0).uniform(0, 255, (3, 3, 90, 141)).astype(np.float32)
     (labels,) = session.run(["label_map"], {"image": image})
     assert labels.shape == (3, 90, 141)
@@ -138,6 +145,7 @@ def test_detector_as_onnx(tool, tmp_path, capfd):
         "gives boxes (B, 10, 4), scores (B, 10), labels (B, 10), masks (B, 10, 28, 28)" in printed
     )
     session = onnxruntime.InferenceSession(tmp_path / "d.onnx")
+    assert is_batch_free(session)
     image = np.random.default_rng(0).uniform(0, 255, (3, 3, 90, 141)).astype(np.float32)
     names = ["boxes", "scores", "labels", "masks"]
     boxes, scores, labels, masks = session.run(names, {"image": image})
