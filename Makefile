@@ -12,7 +12,7 @@ SHAPES := data/shapes
 MINUTES ?= 60
 SEED ?= 0
 
-.PHONY: help demo demo-segmentation test matrix stress lint clean cpu-torch
+.PHONY: help demo demo-segmentation test matrix stress exports lint clean cpu-torch
 help:
 	@echo "make demo               set up .venv, train and evaluate a detector on generated shapes"
 	@echo "make demo-segmentation  the same with a segmentor"
@@ -63,6 +63,9 @@ test: .venv/.ready
 
 matrix: .venv/.ready
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python tests/matrix.py $(ENV)
+
+exports: .venv/.ready
+	@$(BIN)/python tests/exports.py $(NAME)
 
 stress: .venv/.ready
 	@$(BIN)/python tests/stress/run.py --minutes $(MINUTES) --seed $(SEED)

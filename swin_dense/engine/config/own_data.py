@@ -20,7 +20,10 @@ _Tell = Callable[[str], object]
 
 
 def apply_own_data(
-    cfg: Any, classes: Sequence[str] | None = None, tell: _Tell = notify_user
+    cfg: Any,
+    classes: Sequence[str] | None = None,
+    tell: _Tell = notify_user,
+    masks: bool | None = None,
 ) -> Any:
     """Turn a config's ``own_data`` into data sets, heads and evaluators, and drop it.
 
@@ -55,6 +58,7 @@ def apply_own_data(
             ``own_data`` nothing changes.
         classes: class names to use where ``own_data`` gives none; for prediction, which reads no
             annotations, so that none need be there.
+        masks: whether the weights that predict have a head of masks, for prediction too.
         tell: is called with a line for each thing that was recognised, converted or put right.
 
     Raises:
@@ -71,6 +75,7 @@ def apply_own_data(
     if any("seg_map_path" in (dataset.get("data_prefix") or {}) for dataset in datasets):
         own_classes = _apply_label_maps(cfg, own, bool(classes), tell)
     else:
+        own |= {} if masks is None else {"masks": own.get("masks", masks)}
         own_classes = _apply_boxes(cfg, own, bool(classes), tell)
     for name, head in config_tree.class_heads(cfg["model"]):
         head["num_classes"] = len(own_classes)
@@ -115,7 +120,7 @@ def _apply_boxes(cfg: Any, own: dict, for_prediction: bool, tell: _Tell) -> tupl
             "own_data has unlabeled, and this config trains on images with labels alone: remove "
             "it, or inherit from soft_teacher_swin_t_coco"
         )
-    if for_prediction and not Path(own["root"]).is_dir():
+    if for_prediction and ("masks" in own or not Path(own["root"]).is_dir()):
         _complete_without_data(cfg, own)
     elif not (for_prediction and "train" in own):
         for line in complete_boxes(own):

@@ -134,6 +134,7 @@ def load_config(
     work_dir: str | Path | None = None,
     classes: Sequence[str] | None = None,
     tell: Callable[[str], object] = notify_user,
+    masks: bool | None = None,
 ) -> Config:
     """Reads a config file and applies the options that most tools have.
 
@@ -157,7 +158,7 @@ def load_config(
     check_values(cfg._cfg_dict)
     if data_root is not None:
         set_data_root(cfg, data_root)
-    apply_own_data(cfg, classes, tell)
+    apply_own_data(cfg, classes, tell, masks)
     if from_scratch:
         drop_pretrained(cfg)
     cfg.work_dir = str(work_dir or cfg.get("work_dir") or Path("work_dirs") / Path(path).stem)
@@ -266,13 +267,18 @@ def prepare_prediction(
     path: str | Path,
     cfg_options: Mapping[str, Any] | None = None,
     classes: Sequence[str] | None = None,
+    masks: bool | None = None,
 ) -> Config:
     """The config of a model that gets weights of its own and predicts on images in memory.
+
+    With the ``classes`` of these weights, and whether they have ``masks``, the data of ``own_data``
+    need not be there.
 
     The steps: :func:`load_config`; pretrained weights are dropped; the model gets the config's
     ``data_preprocessor``, as mmengine's runner would give it. Errors are those of a test.
     """
-    cfg = load_config(path, cfg_options, classes=classes)
+    # What own_data makes of annotations is of no use here.
+    cfg = load_config(path, cfg_options, classes=classes, tell=lambda line: None, masks=masks)
     _require(cfg, path, ("model",), "used to predict")
     drop_pretrained(cfg)
     if cfg.get("data_preprocessor") is not None:
