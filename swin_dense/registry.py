@@ -14,6 +14,7 @@ from mmengine.registry import MODELS as _MODELS
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS as _CONSTRUCTORS
 from mmengine.registry import OPTIM_WRAPPERS as _OPTIM_WRAPPERS
 from mmengine.registry import TRANSFORMS as _TRANSFORMS
+from mmengine.registry import VISBACKENDS as _VISBACKENDS
 from mmengine.registry import Registry
 
 
@@ -60,6 +61,9 @@ DATASETS = Registry(
 )
 METRICS = Registry(
     "metric", parent=_METRICS, scope="swin_dense", locations=["swin_dense.evaluation"]
+)
+VISBACKENDS = Registry(
+    "vis_backend", parent=_VISBACKENDS, scope="swin_dense", locations=["swin_dense.engine.loggers"]
 )
 TRANSFORMS = Registry(
     "transform",

@@ -97,9 +97,10 @@ def fit_config(cfg: Config, options: FitOptions) -> None:
         _stop_early(cfg, options.patience)
     if options.classwise:
         _report_classes(cfg)
-    for backend, wanted in (("Tensorboard", options.tensorboard), ("Wandb", options.wandb)):
-        if wanted:
-            _log_to(cfg, f"{backend}VisBackend")
+    if options.tensorboard:
+        _log_to(cfg, "TensorboardVisBackend")
+    if options.wandb:
+        _log_to(cfg, "swin_dense.WandbVisBackend")
     _check_backends(cfg)
 
 
@@ -243,7 +244,7 @@ def _log_to(cfg: Config, backend: str) -> None:
     if cfg.get("visualizer") is None:
         cfg.visualizer = {"type": "Visualizer"}
     backends = list(cfg.visualizer.get("vis_backends") or [{"type": "LocalVisBackend"}])
-    if not any(_kind(one) == backend for one in backends):
+    if not any(_kind(one) == _kind({"type": backend}) for one in backends):
         cfg.visualizer.vis_backends = [*backends, {"type": backend}]
 
 

@@ -56,8 +56,7 @@ def apply_own_data(
     Args:
         cfg: config of a detector or a segmentor; changed in place and returned. Without
             ``own_data`` nothing changes.
-        classes: class names to use where ``own_data`` gives none; for prediction, which reads no
-            annotations, so that none need be there.
+        classes: where ``own_data`` gives none; for prediction, which reads no annotations.
         masks: whether the weights that predict have a head of masks, for prediction too.
         tell: is called with a line for each thing that was recognised, converted or put right.
 
@@ -77,9 +76,7 @@ def apply_own_data(
     else:
         own |= {} if masks is None else {"masks": own.get("masks", masks)}
         own_classes = _apply_boxes(cfg, own, bool(classes), tell)
-    for name, head in config_tree.class_heads(cfg["model"]):
-        head["num_classes"] = len(own_classes)
-        _drop_class_weights(name, head, len(own_classes), tell)
+    _set_heads(cfg, len(own_classes), tell)
     cfg.pop("own_data")
     return cfg
 
@@ -198,6 +195,12 @@ def _apply_label_maps(cfg: Any, own: dict, for_prediction: bool, tell: _Tell) ->
             if "reduce_zero_label" in step:
                 step["reduce_zero_label"] = reduce_zero_label
     return classes
+
+
+def _set_heads(cfg: Any, num_classes: int, tell: _Tell) -> None:
+    for name, head in config_tree.class_heads(cfg["model"]):
+        head["num_classes"] = num_classes
+        _drop_class_weights(name, head, num_classes, tell)
 
 
 def _drop_class_weights(name: str, head: dict, num_classes: int, tell: _Tell) -> None:

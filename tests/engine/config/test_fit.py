@@ -63,7 +63,8 @@ def test_flags_that_add_hooks_metrics_and_backends(config, tmp_path):
 @pytest.mark.parametrize(("flag", "package"), [("tensorboard", "tensorboard"), ("wandb", "wandb")])
 def test_loggers_are_added_or_named_in_one_line(config, flag, package, tmp_path):
     backend = BACKEND.format(flag.capitalize())
-    named = [{"type": "LocalVisBackend"}, {"type": backend}]
+    scope = "swin_dense." if flag == "wandb" else ""
+    named = [{"type": "LocalVisBackend"}, {"type": scope + backend}]
     if find_spec(package):
         assert prepared(config, tmp_path, f"--{flag}").visualizer.vis_backends == named
         return
