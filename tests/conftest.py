@@ -113,12 +113,13 @@ def tool() -> Callable[..., int]:
 
 @pytest.fixture(scope="session")
 def interpreted() -> Callable[..., None]:
-    """Runs a test file, with options of pytest, in a process where Triton interprets kernels."""
+    """Runs test files in a process where Triton interprets kernels."""
     if find_spec("triton") and VERSION < (2, 11) and np.lib.NumpyVersion(np.__version__) >= "2.4.0":
         pytest.skip("Triton's interpreter does not work with this numpy before PyTorch 2.11")
 
-    def run(tests: Path, *options: str) -> None:
-        call = ["-m", "pytest", "-p", "no:cacheprovider", "-p", "no:xdist", str(tests), *options]
+    def run(*tests: Path) -> None:
+        call = ["-m", "pytest", "-p", "no:cacheprovider", "-p", "no:xdist"]
+        call += ["-p", "quick_interpreter", *map(str, tests)]
         assert "passed" in run_python(*call, TRITON_INTERPRET="1")
 
     return run
