@@ -14,8 +14,9 @@ SHAPES := data/shapes
 MINUTES ?= 60
 SEED ?= 0
 
-.PHONY: help demo demo-segmentation test matrix stress lint clean cpu-torch
+.PHONY: help setup demo demo-segmentation test matrix stress exports lint clean cpu-torch
 help:
+	@echo "make setup              set up .venv with the versions of requirements.txt"
 	@echo "make demo               set up .venv, train and evaluate a detector on generated shapes"
 	@echo "make demo-segmentation  the same with a segmentor"
 	@echo "make test               set up .venv, run the test suite"
@@ -51,6 +52,8 @@ cpu-torch:
 	  echo "No CPU build of torch$(call pin,torch) in $(TORCH_INDEX): taking the default build, 3 GB" \
 	    "with CUDA. TORCH_INDEX=... names another index, or a folder with the wheels" >&2
 
+setup: .venv/.ready
+
 demo demo-segmentation: .venv/.ready
 	@$(BIN)/python tools/make_shapes.py $(SHAPES)
 	@$(BIN)/python tools/train.py $(CONFIG) --work-dir $(OUT) --overwrite
@@ -65,6 +68,9 @@ test: .venv/.ready
 
 matrix: .venv/.ready
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python tests/matrix.py $(ENV)
+
+exports: .venv/.ready
+	@$(BIN)/python tests/exports.py $(NAME)
 
 stress: .venv/.ready
 	@$(BIN)/python tests/stress/run.py --minutes $(MINUTES) --seed $(SEED)

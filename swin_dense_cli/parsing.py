@@ -1,11 +1,14 @@
 """What the commands share: common flags, and one-line messages for user errors."""
 
 import argparse
+import contextlib
 import importlib
 import os
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 _USER_ERROR_STATUS = 2
@@ -115,7 +118,8 @@ def run_tool(
             from swin_dense.engine.config.load import parse_options
 
             args.cfg_options = parse_options(args.cfg_options)
-        body(args)
+        with _ended_by_sigterm():
+            body(args)
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130  # as shells report it
@@ -143,12 +147,41 @@ def run_command(
     return run_tool(parser, run, argv)
 
 
+class _End:
+    """A handler that ends the process as an error does: files and the terminal are left whole."""
+
+    gives_way = True
+    """To that of a training, which saves a checkpoint first."""
+
+    def __call__(self, number: int, _frame: object) -> None:
+        if _is_first_process():
+            # Not by print(), which may be what is interrupted.
+            os.write(2, f"stopped by {signal.Signals(number).name}\n".encode())
+        raise SystemExit(128 + number)
+
+
+@contextlib.contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if not in_main_thread or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, _End())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
 def _announce(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """Tells what is starting, if that takes seconds: PyTorch and OpenMMLab are to be imported."""
-    rank = next((os.environ[name] for name in _RANKS if name in os.environ), "0")
-    if "swin_dense" not in sys.modules and rank == "0":
+    if "swin_dense" not in sys.modules and _is_first_process():
         words = [parser.prog.removesuffix(".py"), *filter(None, [getattr(args, "config", None)])]
         print(f"{' '.join(words)}: loading PyTorch and OpenMMLab", flush=True)
+
+
+def _is_first_process() -> bool:
+    return next((os.environ[name] for name in _RANKS if name in os.environ), "0") == "0"
 
 
 def _user_error(error: Exception) -> Any:

@@ -1,9 +1,11 @@
 """Fixtures shared by all tests."""
 
+import contextlib
 import functools
 import gc
 import http.server
 import importlib
+import itertools
 import os
 import re
 import shutil
@@ -146,9 +148,36 @@ def browser(tmp_path_factory) -> Callable[..., str]:
     return run
 
 
+def _send(handler, length: int | None, blocks: Iterator[bytes]) -> None:
+    handler.send_response(200)
+    if length is not None:
+        handler.send_header("Content-Length", str(length))
+    handler.end_headers()
+    for block in blocks:
+        handler.wfile.write(block)
+
+
+def _drops(handler) -> Iterator[bytes]:
+    while not handler.server.ends.wait(0.02):
+        yield b"x"
+
+
+# What is at some paths of web_folder's server, whatever their suffix.
+_ODD_ANSWERS = {
+    "endless": lambda handler: _send(handler, None, itertools.repeat(bytes(1 << 16))),
+    "huge": lambda handler: _send(handler, 1 << 40, iter([b"x"])),
+    "slow": lambda handler: _send(handler, 1 << 20, _drops(handler)),
+    "silent": lambda handler: handler.server.ends.wait(),
+    "broken_off": lambda handler: _send(handler, 1000, iter([bytes(300)])),
+}
+
+
 @pytest.fixture
 def web_folder(tmp_path, monkeypatch) -> Iterator[tuple[Path, str]]:
-    """A folder and the URL of a local server for it; downloads are cached in another folder."""
+    """A folder and the URL of a local server for it; downloads are cached in another folder.
+
+    Some names are answered badly: see ``_ODD_ANSWERS``; ``/to_file`` redirects to a local file.
+    """
     folder = tmp_path / "web"
     folder.mkdir()
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch_home"))
@@ -158,10 +187,24 @@ def web_folder(tmp_path, monkeypatch) -> Iterator[tuple[Path, str]]:
         def log_message(self, *_args):
             pass
 
+        def do_GET(self):
+            name = Path(self.path).stem
+            with contextlib.suppress(ConnectionError):  # the client has had enough
+                if name == "to_file":
+                    self.send_response(302)
+                    self.send_header("Location", (folder / "secret").as_uri())
+                    self.end_headers()
+                elif name in _ODD_ANSWERS:
+                    _ODD_ANSWERS[name](self)
+                else:
+                    super().do_GET()
+
     handler = functools.partial(Handler, directory=str(folder))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        server.ends = threading.Event()
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
         yield folder, f"http://127.0.0.1:{server.server_port}"
+        server.ends.set()
         server.shutdown()
 
 

@@ -26,6 +26,7 @@ ROOMS = (
     "datasets",
     "evaluation",
     "engine",
+    "serving",
     "reports",
     "analysis",
     "benchmarks",

@@ -66,8 +66,8 @@ def test_pre_commit_runs_the_checks_of_make_lint_offline(repo):
 
 def test_pinned_versions_are_those_that_the_package_accepts(repo, project):
     lines = (repo / "requirements.txt").read_text().splitlines()
-    pins = dict(line.split("==") for line in lines if "==" in line)
-    pins = {name.lower(): version for name, version in pins.items()}
+    pinned = [line.split("==") for line in lines if "==" in line]
+    pins = {name.partition("[")[0].lower(): version for name, version in pinned}
     extras = project["optional-dependencies"].values()
     for line in [*project["dependencies"], *(line for extra in extras for line in extra)]:
         wanted = Requirement(line)

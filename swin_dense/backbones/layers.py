@@ -1,5 +1,6 @@
 """Layers that Swin backbones share, and when our functions may compute a block in their place."""
 
+import warnings
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, NamedTuple
@@ -19,6 +20,11 @@ from swin_dense.ops.torch_versions import SDPBackend, is_compiling, sdpa_kernel
 
 # These never hold all scores: 2200 tokens of a 1600-pixel image have 5 million for each head.
 _FUSED_SDPA = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+# Whatever dynamic_axes say: the file is written, and fails in its runtime at another size.
+_ONE_SIZE = (
+    "torch.jit's trace of a Swin, also by torch.onnx.export(dynamo=False), is for images of this "
+    "size alone: tools/export.py and torch.onnx.export(dynamo=True) take any size (docs/export.md)"
+)
 
 
 class PatchEmbed(nn.Module):
@@ -56,6 +62,8 @@ class PatchEmbed(nn.Module):
         if compiling:
             embedded = self._product(x)
         else:
+            if torch.jit.is_tracing():
+                warnings.warn(_ONE_SIZE, stacklevel=2)
             if is_eager(x) and x.device.type == "cpu":  # the norm takes its channels last
                 x = x.contiguous(memory_format=torch.channels_last)
             embedded = self.projection(x).permute(0, 2, 3, 1)

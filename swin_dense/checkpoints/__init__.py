@@ -2,10 +2,10 @@
 
 from swin_dense.checkpoints.contents import dataset_meta
 from swin_dense.checkpoints.conversion import convert
+from swin_dense.checkpoints.downloads import download
 from swin_dense.checkpoints.files import (
     cached_path,
     check_weights,
-    download,
     load_checkpoint,
     local_file,
     weights_of,

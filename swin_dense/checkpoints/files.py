@@ -1,4 +1,4 @@
-"""Checkpoint files: download, reading without running code from them, wrappers of weights."""
+"""Checkpoint files: cache of downloads, reading without running code from them, wrappers."""
 
 import re
 import warnings
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from swin_dense.checkpoints.contents import BadContentError, as_plain, check_state
+from swin_dense.checkpoints.downloads import OnProgress, download
 from swin_dense.checkpoints.pickles import numpy_types, read_pickled
 from swin_dense.errors import UserError
 from swin_dense.ops.torch_versions import VERSION
@@ -53,13 +54,19 @@ def cached_path(url: str) -> Path:
     return Path(torch.hub.get_dir()) / "checkpoints" / f"{name.stem}{key}{name.suffix}"
 
 
-def local_file(location: str, otherwise: str = "", folder: str | None = None) -> Path:
+def local_file(
+    location: str,
+    otherwise: str = "",
+    folder: str | None = None,
+    on_progress: OnProgress = lambda done, total: None,
+) -> Path:
     """The local path of a file, downloaded first if it is a URL that is not in the cache.
 
     Args:
         location: a path, or an http(s) URL.
         otherwise: what else the user can do, for the error message.
         folder: where downloads are kept, by default PyTorch's cache.
+        on_progress: of :func:`~.downloads.download`.
 
     Raises:
         UserError: there is no such file, or it cannot be downloaded; names where to put it.
@@ -72,27 +79,13 @@ def local_file(location: str, otherwise: str = "", folder: str | None = None) ->
     path = cached_path(location) if folder is None else Path(folder, cached_path(location).name)
     if not path.is_file():
         try:
-            download(location, path)
+            download(location, path, on_progress=on_progress)
         except OSError as error:
             raise UserError(
                 f"cannot download weights ({error}): download {location} elsewhere and put it at "
                 f"{path}{otherwise}"
             ) from error
     return path
-
-
-def download(url: str, path: Path) -> None:
-    """Downloads a file of the web; at ``path`` there is all of it, or none.
-
-    Raises:
-        OSError: it cannot be downloaded; the message says why, in one line.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(url, str(path), progress=False)
-    except Exception as error:  # urllib, ssl, sockets and disks raise different types
-        reason = " ".join(str(getattr(error, "reason", None) or error).split())
-        raise OSError(reason or type(error).__name__) from error
 
 
 def load_checkpoint(

@@ -2,7 +2,7 @@
 
 import os
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,11 +61,17 @@ def inspect_data(
     if samples < 0:
         raise UserError(f"--samples {samples}: give 0 or more")
     with quiet_terminal():
-        cfg = _config(Path(source), data_root, classes, dict(cfg_options or {}))
+        notes: list[str] = []
+
+        def tell(line: str) -> None:
+            notes.append(line)
+            notify_user(line)
+
+        cfg = _config(Path(source), data_root, classes, dict(cfg_options or {}), tell)
         random.seed(seed)
         np.random.seed(seed)
         torch.manual_seed(seed)
-        found = Inspection(cfg=cfg, name=str(source), samples=samples)
+        found = Inspection(cfg=cfg, name=str(source), samples=samples, notes=notes)
         for split in _splits(cfg):
             _inspect_part(found, split)
         if not any(found.parts.values()):
@@ -74,25 +80,30 @@ def inspect_data(
         try:
             out.mkdir(parents=True, exist_ok=True)
             data_page(found).write(out / "index.html")
-            write_json(out / "suspicious.json", [_entry(one) for one in found.suspicions])
+            write_json(out / "suspicious.json", _entries(found))
         except OSError as error:
             raise UserError(f"cannot write {out}: {error.strerror or error}") from error
         _tell(found, out / "index.html")
 
 
 def _config(
-    source: Path, data_root: str | None, classes: Sequence[str] | None, options: dict[str, Any]
+    source: Path,
+    data_root: str | None,
+    classes: Sequence[str] | None,
+    options: dict[str, Any],
+    tell: Callable[[str], object],
 ) -> Config:
     """The config, or one for the folder."""
     if not source.is_dir():
-        return load_config(source, options, data_root, from_scratch=True)
+        return load_config(source, options, data_root, from_scratch=True, tell=tell)
     if data_root is not None:
         raise UserError("--data-root is for a config; give the folder of the data alone")
     is_maps = not has_boxes(source) and find_maps(source) is not None
     options["own_data.root"] = str(source)
     if classes:
         options["own_data.classes"] = tuple(classes)
-    return load_config(_SEGMENTOR if is_maps else _DETECTOR, options, from_scratch=True)
+    config = _SEGMENTOR if is_maps else _DETECTOR
+    return load_config(config, options, from_scratch=True, tell=tell)
 
 
 def _splits(cfg: Config) -> list[str]:
@@ -130,6 +141,11 @@ def _compare(found: Inspection) -> None:
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("comparing images", total=count)
         found.suspicions += duplicates(found.parts, lambda: progress.advance(task))
+
+
+def _entries(found: Inspection) -> list[dict[str, Any]]:
+    notes = [{"kind": "own_data", "part": "", "images": [], "what": note} for note in found.notes]
+    return [*(_entry(one) for one in found.suspicions), *notes]
 
 
 def _entry(one: Suspicion) -> dict[str, Any]:

@@ -21,6 +21,11 @@ def run(args: argparse.Namespace) -> None:
     with quiet_terminal(), output_errors({"--out": out.parent}):
         if not source.exists():
             raise UserError(f"no such work dir or file of predictions: {source}")
+        if not of_run and source.suffix != ".pkl":
+            raise UserError(
+                f"{source} is no .pkl file: a report compares predictions with labels, so test on "
+                "labelled images with tools/test.py CONFIG CHECKPOINT --out FILE.pkl"
+            )
         if of_run and args.config:
             raise UserError(
                 f"--config is for files of predictions; {source} has its own: remove it"

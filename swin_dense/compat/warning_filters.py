@@ -15,6 +15,8 @@ _IGNORED: tuple[tuple[str, type[Warning], str], ...] = (
     # installation.
     ("invalid escape sequence", SyntaxWarning, rf".*[/\\]{_OPENMMLAB}"),
     (r"`torch\.cuda\.amp\.", FutureWarning, _OPENMMLAB),
+    # The first gradients that are added up, or that overflow in 16 bits, make no step.
+    (r"Detected call of `scheduler\.step", UserWarning, _OPENMMLAB),
     # Mask heads copy a tensor with ``new_tensor``.
     ("To copy construct from a tensor", UserWarning, _OPENMMLAB),
     # mmdet's anchors call it without ``indexing``; PyTorch names its own file as the module.

@@ -4,7 +4,7 @@ import os
 import random
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from mmengine.fileio import list_dir_or_file
@@ -21,7 +21,16 @@ _MOST_CLASSES = 255  # that label maps of 8 bits can tell from ignored pixels
 # Label maps read: a data set that is wrong is wrong in nearly all of them. More are read while
 # some class was not seen.
 _FEWEST_READ, _MOST_READ = 12, 512
-_found: dict[Path, tuple[int, dict[str, int]]] = {}
+# By folder and list of images: parts of a data set may share a folder.
+_found: dict[tuple[str, str], "ClassesFound"] = {}
+
+
+class ClassesFound(NamedTuple):
+    """How many label maps a part has, how many of them were read, and how many have each class."""
+
+    maps: int
+    read: int
+    counts: dict[str, int]
 
 
 def check_label_maps(
@@ -51,7 +60,8 @@ def check_label_maps(
     images, maps = [image for image, _ in files], [place for _, place in files]
     seg_dir = config_tree.resolve(dataset, dataset["data_prefix"]["seg_map_path"])
     reduced = bool(config_tree.dataset_option(cfg, dataset, "reduce_zero_label"))
-    warnings = _check_values(seg_dir, maps, classes, reduced, skips)
+    warnings, found = _check_values(seg_dir, maps, classes, reduced, skips)
+    _found[_part(dataset)] = found
     return warnings + _check_sizes(images, maps, config_tree.turns_images(dataset), skips)
 
 
@@ -104,8 +114,8 @@ def _check_sizes(images: list[Path], maps: list[Path], turned: bool, skips: bool
 
 def _check_values(
     folder: Path, maps: list[Path], classes: Sequence[str], reduced: bool, skips: bool
-) -> list[str]:
-    """Check which values a sample of the label maps has; return warnings."""
+) -> tuple[list[str], ClassesFound]:
+    """Check which values a sample of the label maps has; return warnings, and what they have."""
     lowest = 1 if reduced else 0
     in_maps = np.zeros(256, int)
     order = random.Random(0).sample(maps, len(maps))
@@ -129,22 +139,26 @@ def _check_values(
             f"{len(classes) - 1}"
         )
     counts = in_maps[lowest : lowest + len(classes)].tolist()
-    _found[folder] = read, dict(zip(classes, counts, strict=True))
+    found = ClassesFound(len(maps), read, dict(zip(classes, counts, strict=True)))
     present = seen[lowest : lowest + len(classes)]
     if not present.any():
-        return [f"{folder}: no pixel is labelled in the {read} label maps that were read"]
+        return [f"{folder}: no pixel is labelled in the {read} label maps that were read"], found
     absent = [name for name, there in zip(classes, present, strict=True) if not there]
     if not absent:
-        return []
-    return [
-        f"{folder}: {len(absent)} of {len(classes)} classes are in none of the {read} label maps "
-        f"that were read: {shortened(absent)}"
-    ]
+        return [], found
+    where = f"none of the {read} label maps that were read"
+    number = f"{len(absent)} of {len(classes)} classes"
+    return [f"{folder}: {number} are in {where}: {shortened(absent)}"], found
 
 
-def classes_found(folder: Path) -> tuple[int, dict[str, int]]:
-    """How many label maps of a folder the last check has read, and how many have each class."""
-    return _found.get(folder, (0, {}))
+def classes_found(dataset: dict) -> ClassesFound | None:
+    """What the last check has found in a segmentation data set; None if it was not checked."""
+    return _found.get(_part(dataset))
+
+
+def _part(dataset: dict) -> tuple[str, str]:
+    folder = (dataset.get("data_prefix") or {}).get("seg_map_path") or ""
+    return str(config_tree.resolve(dataset, folder)), str(dataset.get("ann_file") or "")
 
 
 def _label_map(path: Path, skips: bool) -> NDArray[Any] | None:

@@ -80,6 +80,12 @@ class CheckpointHook(MMEngineCheckpointHook):
         if self._is_due and is_epoch_based(runner):
             self.save_between(runner, runner.epoch + 1, runner.iter)
 
+    def after_train(self, runner) -> None:
+        """Saves what a training that was ended early has learned since its last checkpoint."""
+        if getattr(runner.train_loop, "stop_training", False):
+            self.save_between(runner, runner.epoch, runner.iter)
+        super().after_train(runner)
+
     def save_between(self, runner, epoch: int, done: int) -> str:
         """Saves ``iter_N.pth``, if there is no checkpoint of this state; returns its path.
 

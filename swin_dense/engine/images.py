@@ -38,7 +38,20 @@ def quiet_decoders() -> Iterator[None]:
 
 
 def read_image(path: str | Path) -> NDArray[np.uint8]:
-    """Reads an image as the configs' pipelines do: (H, W, 3) BGR, 8 bits, turned by its EXIF tag.
+    """Reads an image file; see :func:`decode_image`.
+
+    Raises:
+        UnreadableImageError: the file cannot be read, or as of :func:`decode_image`.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise UnreadableImageError(error.strerror or str(error)) from error
+    return decode_image(data)
+
+
+def decode_image(data: bytes) -> NDArray[np.uint8]:
+    """Decodes a file as the configs' pipelines do: (H, W, 3) BGR, 8 bits, turned by its EXIF tag.
 
     Grey, palette, CMYK and 16-bit images and those with transparency (which is dropped) are
     converted. OpenCV decodes, so that an image has the same pixels here as in training. Pillow,
@@ -48,15 +61,13 @@ def read_image(path: str | Path) -> NDArray[np.uint8]:
         UnreadableImageError: the file is no image, is cut off or damaged, too large, or holds
             floating-point numbers.
     """
-    try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise UnreadableImageError(error.strerror or str(error)) from error
     check_bytes(data)
     checked = _decode(data)
     decoded = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), cv2.IMREAD_COLOR)
     if decoded is not None:
         return np.asarray(decoded, dtype=np.uint8)
+    if checked is None and b"<html" in data[:1024].lower():
+        raise UnreadableImageError("a web page, not an image")
     if checked is None:
         raise UnreadableImageError("not an image, or of an unknown format")
     return pixels_of(checked)

@@ -18,6 +18,9 @@ Inputs: TypeAlias = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 _VIDEOS = {".3gp", ".avi", ".flv", ".m4v", ".mkv", ".mov"}
 _VIDEOS |= {".mp4", ".mpeg", ".mpg", ".mts", ".webm", ".wmv"}
+# Bytes and seconds that a download may take.
+_IMAGE_LIMITS = 256 * 2**20, 60.0
+_VIDEO_LIMITS = 8 * 2**30, 3600.0
 _OTHER = "not an image or a video"
 
 
@@ -44,16 +47,16 @@ class Source:
         return Path(self.name).suffix.lower() in _VIDEOS
 
     def local(self, folder: Path) -> Path:
-        """The file on this machine; one of the web is downloaded to ``folder``, if it is not there.
+        """The file on this machine; one of the web is downloaded to ``folder``.
 
         Raises:
-            UnreadableImageError: it cannot be downloaded.
+            UnreadableImageError: it cannot be downloaded, or is too large, or takes too long.
         """
         if not self.is_url:
             return Path(self.given)
         path = folder / self.name
         try:
-            download(self.given, path)
+            download(self.given, path, *(_VIDEO_LIMITS if self.is_video else _IMAGE_LIMITS))
         except OSError as error:
             raise UnreadableImageError(f"cannot be downloaded ({error})") from error
         return path

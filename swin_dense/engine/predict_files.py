@@ -104,6 +104,19 @@ _UNITS = {
 }
 
 
+def task_entries(is_segmentation: bool, classes: Sequence[str]) -> dict[str, Any]:
+    """What predictions are of, as JSON: ``task``, ``classes``, and formats and units if any."""
+    task = "segmentation" if is_segmentation else "detection"
+    return {"task": task, "classes": list(classes), **({} if is_segmentation else _UNITS)}
+
+
+def found_entries(prediction: Prediction) -> dict[str, Any]:
+    """What was found in an image, as JSON: ``instances``, or ``areas`` of a label map."""
+    if prediction.label_map is not None:
+        return {"areas": class_areas(prediction.label_map, prediction.classes)}
+    return {"instances": instance_entries(prediction)}
+
+
 def instance_entries(prediction: Prediction) -> list[dict[str, Any]]:
     """The detections of an image as JSON entries, highest score first.
 
@@ -194,11 +207,8 @@ class _FilePredictor:
         if not self.images and not self.videos:
             first, number = self.skipped[0], len(self.skipped)
             raise UserError(f"none of {number} images can be read; {_name(first)}: {first.reason}")
-        is_segmentation = self.predictor.is_segmentation
         return {
-            "task": "segmentation" if is_segmentation else "detection",
-            "classes": list(self.predictor.classes),
-            **({} if is_segmentation else _UNITS),
+            **task_entries(self.predictor.is_segmentation, self.predictor.classes),
             "images": self.images,
             "videos": self.videos,
             "skipped": [_skip_entry(one) for one in self.skipped],
@@ -272,9 +282,7 @@ class _FilePredictor:
         if self.coco is not None:
             self.coco.add(source, prediction, frame)
             return {}
-        if prediction.label_map is not None:
-            return {"areas": class_areas(prediction.label_map, prediction.classes)}
-        return {"instances": instance_entries(prediction)}
+        return found_entries(prediction)
 
 
 def _batches(frames: Iterable[NDArray[np.uint8]], size: int) -> Iterator[list[NDArray[np.uint8]]]:

@@ -15,13 +15,13 @@ from mmengine.registry import MODELS, DefaultScope
 from numpy.typing import NDArray
 
 from swin_dense import config_tree
-from swin_dense.checkpoints import dataset_meta, load_checkpoint
+from swin_dense.checkpoints import dataset_meta, load_checkpoint, weights_of
 from swin_dense.config_tree import is_segmentation
 from swin_dense.engine.config.prepare import prepare_prediction
 from swin_dense.engine.config.pretrained import local_weights
 from swin_dense.engine.images import UnreadableImageError, check_memory
 from swin_dense.engine.paths import checkpoint_file
-from swin_dense.engine.weights import load_weights
+from swin_dense.engine.weights import check_scale, load_weights
 from swin_dense.errors import UserError
 
 _LOADS = ("LoadImageFromFile", "LoadAnnotations", "LoadPanopticAnnotations", "LoadProposals")
@@ -46,12 +46,14 @@ class Predictor:
         checkpoint = checkpoint_file(checkpoint)
         content = load_checkpoint(local_weights(checkpoint, otherwise=""))
         meta = dataset_meta(content)
-        self.cfg = prepare_prediction(config, cfg_options, meta.get("classes"))
+        masks = any("mask_head." in name for name in weights_of(content))
+        self.cfg = prepare_prediction(config, cfg_options, meta.get("classes"), masks)
         self.is_segmentation = is_segmentation(self.cfg)
         with self._scope():
             self.model = revert_sync_batchnorm(MODELS.build(self.cfg.model))
             self._pipeline = Compose(_image_pipeline(self.cfg, str(config)))
         load_weights(self.model, content, str(checkpoint))
+        check_scale(self.cfg, content, str(checkpoint))
         self.model.to(device).eval()
         self.meta = meta or _config_meta(self.cfg)
 

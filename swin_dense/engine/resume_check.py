@@ -93,7 +93,8 @@ def _check_progress(runner: MMEngineRunner, meta: dict[str, Any]) -> None:
         meta[name] = int(value)
         if value > limit and by_epoch == (name == "epoch"):
             raise _DoesNotFitError(
-                f"it was saved at {name} {value} of {limit}: raise train_cfg.max_{name}s"
+                f"it was saved at {name} {value} of {limit}: raise --epochs, or "
+                f"train_cfg.max_{name}s"
             )
     seed = meta.get("seed")
     if seed is not None and not isinstance(seed, (int, np.integer)):

@@ -83,7 +83,7 @@ def progress_in_words(runner: Any, checkpoint: Mapping[str, Any]) -> str:
         return f"{text} are done"
     return (
         f"{text} are done, the training is complete: it is only evaluated again (to train longer, "
-        f"raise train_cfg.max_{'epochs' if by_epoch else 'iters'})"
+        f"raise --epochs, or train_cfg.max_{'epochs' if by_epoch else 'iters'})"
     )
 
 

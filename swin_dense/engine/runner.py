@@ -33,6 +33,7 @@ from swin_dense.checkpoints import (
 )
 from swin_dense.compat.file_backend import folder_not_made_again
 from swin_dense.datasets.reading import guard_reading
+from swin_dense.engine.config.fit import tested_scale
 from swin_dense.engine.config.pretrained import local_weights
 from swin_dense.engine.launch import on_first_process
 from swin_dense.engine.log import LogProcessor
@@ -48,7 +49,7 @@ from swin_dense.engine.schedule import fit_schedule, places_of
 from swin_dense.engine.sharding import is_sharded, keep_state_whole, shard
 from swin_dense.engine.terminal.console import notify_user, redirect_log
 from swin_dense.engine.terminal.hooks import ProgressHook
-from swin_dense.engine.weights import check_classes, without_wrappers
+from swin_dense.engine.weights import check_classes, check_scale, without_wrappers
 from swin_dense.engine.work_dir import named_checkpoint, new_log_folder
 from swin_dense.files import write_text
 
@@ -202,6 +203,7 @@ class Runner(MMEngineRunner):
         report = LoadReport(filename)
         if self._resume or self.exact_weights:
             check_classes(self.cfg, checkpoint, filename)
+            check_scale(self.cfg, checkpoint, filename)
         if self._resume:
             check_resumable(self, checkpoint, filename)
         else:
@@ -245,6 +247,7 @@ class Runner(MMEngineRunner):
             if settings.get("save_optimizer", True):
                 self.optim_wrapper.state_dict()
         meta = {**(meta or {}), **state, "precision": precision_of(self.cfg)}
+        meta["test_scale"] = tested_scale(self.cfg)
         write = super().save_checkpoint
 
         def save() -> None:

@@ -71,10 +71,9 @@ def stop_requests() -> Iterator[StopRequest]:
         KeyboardInterrupt: after Ctrl-C, whatever other libraries made of it.
     """
     request, before = StopRequest(), {}
-    defaults = (signal.SIG_DFL, signal.default_int_handler)
     if threading.current_thread() is threading.main_thread():  # Python allows no other
         for number in STOP_SIGNALS:
-            if signal.getsignal(number) in defaults:
+            if _gives_way(signal.getsignal(number)):
                 before[number] = signal.signal(number, request.receive)
     try:
         yield request
@@ -85,6 +84,12 @@ def stop_requests() -> Iterator[StopRequest]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _gives_way(handler: Any) -> bool:
+    """Whether it is a handler of Python's own or of our command line."""
+    defaults = (signal.SIG_DFL, signal.default_int_handler)
+    return handler in defaults or getattr(handler, "gives_way", False)
 
 
 class StopHook(Hook):
@@ -137,6 +142,18 @@ class StopHook(Hook):
                 if isinstance(one, EMAHook):
                     one.after_val_epoch(runner)  # the model has averaged weights until then
             self._stop(runner, runner.epoch, runner.iter)
+
+    def end_run(self, runner, error: StoppedError) -> None:
+        """Shows why the training has stopped, and then calls ``after_stop`` of all hooks.
+
+        What these do has to take seconds at most; another signal ends the process at once.
+        """
+        self._request.is_watched = False
+        self._request.moment = " while the report was written"
+        if error.is_shown:
+            print(error, file=sys.stderr)
+            error.is_shown = False
+        runner.call_hook("after_stop")
 
     def _stop(self, runner, epoch: int, done: int) -> NoReturn:
         self._request.signal = self._request.signal or signal.SIGTERM  # another process got it

@@ -21,7 +21,7 @@ from swin_dense.engine.launch import init_distributed, on_first_process
 from swin_dense.engine.paths import make_output_dir, output_errors
 from swin_dense.engine.runner import build_runner, run_with_progress
 from swin_dense.engine.terminal.console import notify_user, quiet_terminal
-from swin_dense.engine.terminal.hooks import metrics_file, plain_values, show_metrics
+from swin_dense.engine.terminal.metrics import metrics_file, plain_values, show_metrics
 from swin_dense.errors import UserError
 from swin_dense.files import write_text
 

@@ -21,7 +21,7 @@ from swin_dense.engine.precision import precision_in_words
 from swin_dense.engine.runner import build_runner, run_with_progress
 from swin_dense.engine.stopping import StopHook, stop_requests
 from swin_dense.engine.terminal.console import notify_user, quiet_terminal
-from swin_dense.engine.terminal.hooks import metrics_file
+from swin_dense.engine.terminal.metrics import metrics_file
 from swin_dense.engine.work_dir import (
     OverwriteHook,
     holds_run,
@@ -30,7 +30,7 @@ from swin_dense.engine.work_dir import (
     named_checkpoint,
     take_new_work_dir,
 )
-from swin_dense.errors import UserError
+from swin_dense.errors import StoppedError, UserError
 from swin_dense.files import remove_parts, write_json
 
 _SHOWN = 20  # skipped images that the terminal lists
@@ -100,6 +100,9 @@ def _train_in_work_dir(
     _notify_start(runner)
     try:
         run_with_progress(runner, runner.train)
+    except StoppedError as error:
+        hook.end_run(runner, error)
+        raise
     except KeyboardInterrupt:  # the second one: nothing was saved for it
         notify_user(_how_to_go_on(cfg) or "no checkpoint was saved yet")
         raise

@@ -90,6 +90,11 @@ class TrainedModel:
         """
         if isinstance(images, str | os.PathLike | Image.Image | np.ndarray):
             return next(self._predict([images], score_thr, 1))
+        if not isinstance(images, Sequence):
+            raise UserError(
+                f"{type(images).__name__} was given: images are files, images of Pillow, arrays "
+                "(height, width, 3), or a list of these"
+            )
         return list(self._predict(images, score_thr, max(batch_size, 1)))
 
     def features(self, image: AnyImage) -> tuple[Tensor, ...]:

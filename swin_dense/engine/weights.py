@@ -3,11 +3,13 @@
 from collections.abc import Mapping
 from typing import Any, cast
 
+from mmengine.config import Config
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from torch import nn
 
 from swin_dense.checkpoints import convert_checkpoint, dataset_meta, load_converted
 from swin_dense.config_tree import class_names, split_datasets
+from swin_dense.engine.config.fit import tested_scale
 from swin_dense.engine.terminal.console import notify_user
 from swin_dense.errors import UserError
 
@@ -47,6 +49,24 @@ def check_classes(cfg: Mapping[str, Any], checkpoint: Mapping[str, Any], source:
             "order in the config and in all annotation files"
         )
     notify_user(f"warning: {source} was trained on classes of other names ({difference})")
+
+
+def check_scale(cfg: Config, checkpoint: Mapping[str, Any], source: str) -> None:
+    """Tells it if a checkpoint's training evaluated images of another size than the config."""
+    meta = checkpoint.get("meta")
+    trained = _sides(meta.get("test_scale") if isinstance(meta, Mapping) else None)
+    scale = _sides(tested_scale(cfg))
+    if trained and scale and sorted(trained) != sorted(scale):
+        there, here = (" x ".join(map(str, sides)) for sides in (trained, scale))
+        notify_user(
+            f"warning: the training of {source} evaluated images of {there} pixels, this config "
+            f"has {here}: the config in its work dir has what it was trained with"
+        )
+
+
+def _sides(scale: Any) -> list[int]:
+    sides = list(scale) if isinstance(scale, (list, tuple)) else [scale] * 2
+    return sides if len(sides) <= 2 and all(type(side) is int for side in sides) else []
 
 
 def without_wrappers(model: nn.Module) -> nn.Module:

@@ -1,6 +1,7 @@
 """The parts of a model that can be exported, from the pixels of images on."""
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,9 +11,17 @@ from torch.nn import functional as F
 
 from swin_dense.config_tree import is_segmentation
 from swin_dense.errors import UserError
-from swin_dense.exporting.pooling import replace_pooling
+from swin_dense.exporting.comparison import (
+    error_of_labels,
+    error_of_masks,
+    largest_error,
+    same_detections,
+)
+from swin_dense.exporting.detections import Detections
+from swin_dense.exporting.operators import make_exportable
 
 PARTS = ("model", "backbone")
+Size = tuple[int, int]
 
 
 class Normalisation(nn.Module):
@@ -36,10 +45,26 @@ class Normalisation(nn.Module):
         return (image - self.mean) / self.std
 
 
-class BackboneGraph(nn.Module):
-    """Images to the backbone's feature maps."""
+class Graph(nn.Module):
+    """What is exported, and what it has to agree with.
 
-    outputs = "map"
+    Attributes:
+        backbone: the part of it that decides which sizes can be traced.
+    """
+
+    backbone: Any
+
+    def names(self, count: int) -> list[str]:
+        """Of the ``count`` tensors that it gives."""
+        raise NotImplementedError
+
+    def error(self, found: Sequence[Tensor], image: Tensor) -> float:
+        """By how much the graph's tensors are wrong for an image, of the largest value."""
+        raise NotImplementedError
+
+
+class BackboneGraph(Graph):
+    """Images to the backbone's feature maps."""
 
     def __init__(self, cfg: Config, model: Any) -> None:
         super().__init__()
@@ -50,10 +75,16 @@ class BackboneGraph(nn.Module):
         """``(B, 3, H, W)`` to one ``(B, C, h, w)`` for each of ``out_indices``."""
         return tuple(self.backbone(self.normalisation(image)))
 
-    reference = forward
+    def names(self, count: int) -> list[str]:
+        """``map0``, ``map1``, ..."""
+        return [f"map{i}" for i in range(count)]
+
+    def error(self, found: Sequence[Tensor], image: Tensor) -> float:
+        """Of the map that is worst."""
+        return max(largest_error(*maps) for maps in zip(found, self(image), strict=True))
 
 
-class SegmentorGraph(nn.Module):
+class SegmentorGraph(Graph):
     """Images to scores, or classes, of all pixels."""
 
     def __init__(self, cfg: Config, model: Any, labels: bool) -> None:
@@ -61,9 +92,13 @@ class SegmentorGraph(nn.Module):
         self.normalisation = Normalisation(_preprocessor(cfg))
         self.original = [model]  # in a list: no part of what is exported
         self.segmentor = copy.deepcopy(model)
-        replace_pooling(self.segmentor)
+        make_exportable(self.segmentor)
         self.labels = labels
-        self.outputs = "label_map" if labels else "logits"
+
+    @property
+    def backbone(self) -> Any:
+        """The segmentor's."""
+        return self.segmentor.backbone
 
     def forward(self, image: Tensor) -> Tensor:
         """``(B, 3, H, W)`` to logits ``(B, classes, H, W)``, or labels ``(B, H, W)`` int64."""
@@ -83,12 +118,75 @@ class SegmentorGraph(nn.Module):
             return logits
         return (logits[:, 0] > 0.5).long() if logits.shape[1] == 1 else logits.argmax(1)
 
-    def reference(self, image: Tensor) -> Tensor:
-        """The logits by mmseg's own inference, of the model as it was."""
+    def names(self, count: int) -> list[str]:
+        """One."""
+        return ["label_map" if self.labels else "logits"]
+
+    def error(self, found: Sequence[Tensor], image: Tensor) -> float:
+        """From mmseg's own inference of the model as it was."""
         size = tuple(image.shape[2:])
         metas = [{"img_shape": size, "ori_shape": size, "pad_shape": size}] * len(image)
-        (model,) = self.original
-        return model.encode_decode(self.normalisation(image), metas)
+        logits = self.original[0].encode_decode(self.normalisation(image), metas)
+        return (error_of_labels if self.labels else largest_error)(found[0], logits)
+
+
+class DetectorGraph(Graph):
+    """Images to a fixed number of detections of each, see :class:`~.detections.Detections`."""
+
+    def __init__(self, cfg: Config, model: Any) -> None:
+        from swin_dense.exporting.detectors import detector_head
+
+        super().__init__()
+        settings = _preprocessor(cfg)
+        self.normalisation = Normalisation(settings)
+        self.divisor = settings.get("pad_size_divisor", 1)
+        self.original = [model]  # in a list: no part of what is exported
+        self.detector = copy.deepcopy(model)
+        make_exportable(self.detector)
+        self.head = detector_head(self.detector)
+
+    @property
+    def backbone(self) -> Any:
+        """The detector's."""
+        return self.detector.backbone
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        """``(B, 3, H, W)`` to boxes, scores, labels, and masks if the model has them."""
+        height, width = image.shape[2:]
+        features = self.detector.extract_feat(self._inputs(image))
+        return tuple(x for x in self.head(features, (height, width)) if x is not None)
+
+    def _inputs(self, image: Tensor) -> Tensor:
+        """Normalised and padded as in training."""
+        height, width = (-size % self.divisor for size in image.shape[2:])
+        return F.pad(self.normalisation(image), (0, width, 0, height))
+
+    def names(self, count: int) -> list[str]:
+        """Of detections."""
+        return list(Detections._fields[:count])
+
+    def error(self, found: Sequence[Tensor], image: Tensor) -> float:
+        """From mmdet's own inference of the model as it was."""
+        from mmdet.structures import DetDataSample
+
+        inputs, (height, width) = self._inputs(image), image.shape[2:]
+        size = (height, width)
+        padded = tuple(inputs.shape[2:])
+        meta: dict[str, Any] = {"img_shape": size, "ori_shape": size, "scale_factor": (1.0, 1.0)}
+        meta |= {"pad_shape": padded, "batch_input_shape": padded}
+        samples = [DetDataSample(metainfo=meta) for _ in inputs]
+        samples = self.original[0].predict(inputs, samples, rescale=False)
+        results = zip(zip(*found, strict=True), samples, strict=True)
+        return max(self._image_error(ours, x.pred_instances, size) for ours, x in results)
+
+    def _image_error(self, found: Sequence[Tensor], expected: Any, size: Size) -> float:
+        boxes, scores, labels, *masks = (x[found[1] > 0] for x in found)
+        theirs = (expected.bboxes, expected.scores, expected.labels)
+        first, second, error = same_detections((boxes, scores, labels), theirs, max(size))
+        if not masks or not len(first):
+            return error
+        pasted = self.head.paste(masks[0][first], boxes[first], size)
+        return max(error, error_of_masks(pasted, expected.masks[second], self.head.threshold))
 
 
 def make_graph(cfg: Config, model: Any, part: str, labels: bool = True) -> Any:
@@ -111,9 +209,7 @@ def make_graph(cfg: Config, model: Any, part: str, labels: bool = True) -> Any:
         if not hasattr(model, "decode_head"):
             raise UserError(f"a {type(model).__name__} is not exported whole: add --part backbone")
         return SegmentorGraph(cfg, model, labels).eval()
-    raise UserError(
-        f"detectors ({type(model).__name__}) are not exported whole: add --part backbone"
-    )
+    return DetectorGraph(cfg, model).eval()
 
 
 def plain_backbone(cfg: Config) -> dict[str, Any]:

@@ -144,6 +144,8 @@ def error_bars(costs: Mapping[str, Mapping[str, float]]) -> Any:
         axes.set_yticks(range(len(values)), list(values))
     axes.invert_yaxis()
     axes.margins(x=0.12)
+    if not any(value for values in costs.values() for value in values.values()):
+        axes.set_xlim(0, 1)
     _name(axes, "AP50 lost by kind of error")
     axes.grid(axis="y", visible=False)
     if len(costs) > 1:
@@ -151,8 +153,13 @@ def error_bars(costs: Mapping[str, Mapping[str, float]]) -> Any:
     return figure
 
 
-def class_bars(names: Sequence[str], values: Mapping[str, Sequence[float]], title: str) -> Any:
-    """A bar for each class, in the order given; several values stand side by side."""
+def class_bars(
+    names: Sequence[str],
+    values: Mapping[str, Sequence[float]],
+    title: str,
+    percent: bool = False,
+) -> Any:
+    """A bar for each class, in the order given; several values (0 to 1) stand side by side."""
     figure, axes = new_figure(size=(8.4, max(1.6, 0.3 * len(names) + 0.8)))
     height = 0.8 / len(values)
     for index, (label, bars) in enumerate(values.items()):
@@ -160,10 +167,14 @@ def class_bars(names: Sequence[str], values: Mapping[str, Sequence[float]], titl
         drawn = axes.barh(
             places, np.nan_to_num(bars), height * 0.9, label=label, color=_cycle(index)
         )
-        axes.bar_label(drawn, ["-" if b != b else f"{b:.2f}" for b in bars], padding=3, fontsize=8)
+        texts = [f"{100 * b:.1f}" if percent else f"{b:.2f}" for b in bars]
+        texts = ["-" if b != b else text for b, text in zip(bars, texts, strict=True)]
+        axes.bar_label(drawn, texts, padding=3, fontsize=8)
     axes.set_yticks(range(len(names)), _plain(names))
     _name(axes, title)
     axes.set(xlim=(0, 1.08), ylim=(len(names) - 0.4, -0.6))
+    if percent:
+        axes.xaxis.set_major_formatter("{x:.0%}")
     axes.grid(axis="y", visible=False)
     if len(values) > 1:
         _legend(axes)

@@ -114,12 +114,21 @@ def _labels(paths: Sequence[Path]) -> list[str]:
     return [os.path.relpath(path, common) for path in paths]
 
 
+def _places(nodes: Sequence[Any]) -> list[str]:
+    """Names of a list's entries: of hooks, steps and the like their types, else their indices."""
+    kinds = [str(one["type"]) if isinstance(one, dict) and "type" in one else "" for one in nodes]
+    if not all(kinds):
+        return list(map(str, range(len(nodes))))
+    counted = [(kind, kinds[:i].count(kind)) for i, kind in enumerate(kinds)]
+    return [f"{kind}[{count}]" if count else kind for kind, count in counted]
+
+
 def _flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted keys and values; lists of dictionaries have numbers."""
+    """Dotted keys and values; entries of lists are named by :func:`_places`."""
     if isinstance(node, Mapping) and node:
         items = [(str(key), value) for key, value in node.items()]
     elif isinstance(node, list | tuple) and any(isinstance(one, Mapping) for one in node):
-        items = [(str(index), value) for index, value in enumerate(node)]
+        items = list(zip(_places(node), node, strict=True))
     else:
         yield prefix, node
         return

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from swin_dense import config_tree
 from swin_dense.datasets.inspection import HUGE, SAME, TINY, Item, Suspicion
+from swin_dense.datasets.names import RARE
 from swin_dense.engine.images import UnreadableImageError, read_image
 from swin_dense.reports.page import Link, Page, Picture, Section, new_figure
 from swin_dense.reports.samples import augmented_samples, loaded_samples
@@ -26,7 +27,6 @@ KINDS = {
     "unlabelled": "Images without labels: the background alone, or forgotten.",
     "labelled twice": f"Boxes of one class that cover each other by more than {SAME:.0%} (IoU).",
 }
-_RARE = 20  # objects, or images of label maps, below which a class is called rare
 _LISTED = 100  # rows of a table of suspicious things
 _SHOWN = 8  # pictures of each kind of them
 _BARS = 40  # classes in a chart
@@ -41,6 +41,7 @@ class Inspection:
         cfg: the config, ``own_data`` applied.
         name: of the config or folder.
         samples: number of pictures of each kind.
+        notes: what ``own_data`` recognised, converted and put right, a line each.
         parts: images with labels, by part.
         problems: a line for each part that would not train.
         warnings: a line each.
@@ -51,6 +52,7 @@ class Inspection:
     cfg: Config
     name: str
     samples: int
+    notes: list[str] = field(default_factory=list)
     parts: dict[str, list[Item]] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -103,6 +105,8 @@ def _add_checks(page: Page, found: Inspection) -> None:
         section.text("Every check that is made before a training passes.")
     for warning in found.warnings:
         section.text(f"Warning: {warning}")
+    for note in found.notes:
+        section.text(f"own_data: {note}")
 
 
 def _add_overview(page: Page, found: Inspection) -> None:
@@ -153,11 +157,13 @@ def _add_classes(section: Section, found: Inspection) -> None:
     section.table(heads, rows)
     unit = "objects" if found.has_boxes else "images"
     examples = training if found.has_boxes else images.get("train", Counter())
+    # Of few label maps, a class that is in most of them is not rare.
+    most = RARE if found.has_boxes else min(RARE, (len(found.parts.get("train", ())) + 1) // 2)
     for text, names in (
         ("Classes without labels in training", [i for i in order if not examples[i]]),
         (
-            f"Rare classes, with less than {_RARE} {unit} in training",
-            [i for i in order if 0 < examples[i] < _RARE],
+            f"Rare classes, with fewer than {most} {unit} in training",
+            [i for i in order if 0 < examples[i] < most],
         ),
     ):
         if names:

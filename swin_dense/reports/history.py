@@ -87,8 +87,13 @@ def read_history(work_dir: str | Path) -> History:
                 history.evaluations.append(one)
         if run := _json(folder / KEPT / "run.json"):
             history.runs.append(run)
+    if not history.folders and any(work_dir.glob(f"*/{KEPT}/run.json")):
+        raise UserError(f"{work_dir}: its training has not logged a step yet, so it tells nothing")
     if not history.folders:
-        raise UserError(f"{work_dir} has no log of a training: give the --work-dir of one")
+        raise UserError(
+            f"{work_dir} has no log of a training: give the work dir of one, "
+            "or the .pkl file of tools/test.py --out"
+        )
     return history
 
 

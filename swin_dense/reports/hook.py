@@ -1,11 +1,14 @@
 """The hook that writes a training's report."""
 
+import contextlib
 import math
+import signal
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import cv2
 import numpy as np
@@ -23,6 +26,7 @@ from swin_dense.reports.page import encode_jpeg
 from swin_dense.reports.predictions import KeepPredictions
 from swin_dense.reports.run_report import report_on_run
 
+_SECONDS_AFTER_STOP, _IMAGES_AFTER_STOP = 15.0, 60
 _TILE = 320  # pixels of the side of an image of a batch
 
 
@@ -41,7 +45,7 @@ def _never_fatal(method: Callable[..., None]) -> Callable[..., None]:
 
 @HOOKS.register_module()
 class ReportHook(Hook):
-    """Writes ``report.html`` of the work dir when a training ends.
+    """Writes ``report.html`` of the work dir when a training ends or is stopped by a signal.
 
     What it needs is kept in the folder of the run's log: how the training was run, pictures of its
     first batches, and the predictions of the last evaluation.
@@ -106,11 +110,25 @@ class ReportHook(Hook):
     @_never_fatal
     def after_train(self, runner) -> None:
         """Writes the report."""
-        if not is_main_process():
-            return
+        if is_main_process():
+            self._write(runner, self.most_images)
+
+    @_never_fatal
+    def after_stop(self, runner) -> None:
+        """Writes a shorter one within seconds, as a signal has stopped the training.
+
+        Launchers do not wait for the first process of several, so that these have none.
+        """
+        if get_world_size() == 1:
+            with _time_limit(_SECONDS_AFTER_STOP):
+                self._write(runner, min(self.most_images, _IMAGES_AFTER_STOP))
+        elif is_main_process():
+            notify_user(f"tools/report.py {runner.work_dir} writes a report of what was trained")
+
+    def _write(self, runner: Any, most_images: int) -> None:
         start = time.monotonic()
         path = Path(runner.work_dir) / "report.html"
-        report_on_run(runner.work_dir, most_images=self.most_images).write(path)
+        report_on_run(runner.work_dir, most_images=most_images).write(path)
         runner.logger.info(f"the report took {time.monotonic() - start:.1f} s")
         notify_user(f"report: {path}")
 
@@ -119,7 +137,28 @@ class ReportHook(Hook):
         if not self._has_warned:
             self._has_warned = True
             reason = " ".join(f"{type(error).__name__}: {error}".split())
-            notify_user(f"warning: no report, or not all of it ({reason}); --no-report spares it")
+            again = f"tools/report.py {runner.work_dir} tries again, --no-report spares it"
+            notify_user(f"warning: no report, or not all of it ({reason}): {again}")
+
+
+@contextlib.contextmanager
+def _time_limit(seconds: float) -> Iterator[None]:
+    """Raises a TimeoutError after a time, in the main thread of systems with timers."""
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if not hasattr(signal, "setitimer") or not in_main_thread:
+        yield
+        return
+
+    def expire(*_: object) -> NoReturn:
+        raise TimeoutError(f"it would take more than {seconds:g} s")
+
+    before = signal.signal(signal.SIGALRM, expire)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def _predicts_with_student(runner: Any) -> bool:

@@ -13,7 +13,7 @@ from swin_dense.config_tree import is_segmentation
 from swin_dense.engine.config.prepare import load_config
 from swin_dense.engine.drawing import draw_detections, draw_segmentation, enlarged, side_by_side
 from swin_dense.engine.images import UnreadableImageError, read_image
-from swin_dense.engine.terminal.hooks import class_columns
+from swin_dense.engine.terminal.metrics import class_columns
 from swin_dense.errors import UserError
 from swin_dense.reports import charts
 from swin_dense.reports.history import History, metric_series, read_history
@@ -182,7 +182,11 @@ def _add_detections(
     page.section("Precision and recall").figures(
         [*curves, charts.f1_curve(f1)],
         "At an IoU of 0.5. F1 is that of all detections of at least the score on the axis; for "
-        f"boxes it is highest at {best:.2f}, which the next sections use.",
+        + (
+            f"boxes it is highest at {best:.2f}, which the next sections use."
+            if values.any()
+            else f"boxes it is 0 at all of them; the next sections use {best:.2f}."
+        ),
     )
     shown = detection.above(records, best)
     at_best = {_KINDS[kind]: detection.match(truth, shown, kind) for kind in kinds}
@@ -232,11 +236,15 @@ def _add_classes(page: Page, truth: Any, records: list[Record], kinds: Sequence[
         }
         few = "" if len(charted) == len(rows) else f" (the {len(charted)} lowest with objects)"
         section.figure(charts.class_bars(charted, bars, f"AP by class{few}"))
+    means = ", ".join(
+        f"{name} {np.nanmean([*column.values(), np.nan]):.3f}" if any(objects.values()) else name
+        for name, column in columns.items()
+    )
     section.table(
         ["class", "objects:", *(f"{name}:" for name in columns)],
         rows,
-        "COCO's AP: the mean over IoU thresholds of 0.5 to 0.95; AP50 and AP75 are of one. Lowest "
-        "first.",
+        f"Mean of the classes with objects: {means}. AP is COCO's, the mean over IoU thresholds of "
+        "0.5 to 0.95; AP50 and AP75 are of one. Lowest first.",
     )
     return [
         charts.precision_recall(name, precision, truth.classes)
@@ -252,7 +260,7 @@ def _add_errors(
     section = page.section(
         "Errors",
         "What keeps AP50 from 1, with the definitions of TIDE (Bolya et al., ECCV 2020): by how "
-        "much it would rise if the errors of one kind were mended and all others stayed.",
+        "much it would rise if the errors of one kind were fixed and all others stayed.",
     )
     costs, bases = {}, {}
     for name, found in everything.items():
@@ -299,14 +307,16 @@ def _add_maps(page: Page, cfg: Config, split: str, records: list[Record], pictur
     few = "" if len(charted) == len(ious) else f" (the {len(charted)} lowest with pixels)"
     if names:
         section.figure(
-            charts.class_bars(names, {"IoU": [ious[i] for i in charted]}, f"IoU by class{few}")
+            charts.class_bars(
+                names, {"IoU": [ious[i] for i in charted]}, f"IoU by class{few}", percent=True
+            )
         )
     pixels = total.sum(1) / max(total.sum(), 1)
     section.table(
         ["class", "of all pixels:", "IoU:", "accuracy:"],
-        [[truth.classes[i], float(pixels[i]), ious[i], accuracies[i]] for i in order],
-        f"mIoU {np.nanmean(ious):.3f}. Accuracy is the part of the class's pixels that were found. "
-        "Lowest first.",
+        [[truth.classes[i], *(100 * x[i] for x in (pixels, ious, accuracies))] for i in order],
+        f"In percent; mIoU {100 * np.nanmean(ious):.1f}. Accuracy is the part of the class's "
+        "pixels that were found. Lowest first.",
     )
     section = page.section("Confusion matrix", "Pixels.")
     _add_confusion(section, total, truth.classes, truth.classes)
@@ -314,7 +324,7 @@ def _add_maps(page: Page, cfg: Config, split: str, records: list[Record], pictur
     def draw(one: segmentation.MapScore) -> Picture:
         record = records[one.index]
         name = Path(record["img_path"]).name
-        caption = f"{name}: mIoU {one.iou:.3f}, {one.accuracy:.1%} of the pixels"
+        caption = f"{name}: mIoU {one.iou:.1%}, {one.accuracy:.1%} of the pixels"
         image, _ = _readable(read_image(record["img_path"]))
         panels = {
             title: draw_segmentation(image, _fitted(labels, image), truth.classes, truth.palette)

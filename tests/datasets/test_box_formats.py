@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
+from swin_dense.datasets.formats.coco import read_folder
 from swin_dense.datasets.formats.recognise import complete_boxes, read_boxes
 from swin_dense.errors import UserError
 
@@ -127,7 +128,7 @@ def test_yolo_descriptions(description, tmp_path):
     assert len(load(own, "val")["annotations"]) == 1
 
 
-def test_yolo_without_description(tmp_path):
+def test_yolo_without_description(tmp_path, monkeypatch):
     """What labelImg writes: images and labels in one folder, of which some are held out."""
     draw(*(tmp_path / f"{i}.jpg" for i in range(10)))
     for i in range(10):
@@ -138,6 +139,8 @@ def test_yolo_without_description(tmp_path):
     assert [len(part) for part in names] == [8, 2]
     assert not names[0] & names[1]
     assert "2 of the 10 images" in " ".join(notes)
+    monkeypatch.chdir(tmp_path.parent)  # as README has it: a path below the process's folder
+    assert len(read_boxes(Path(tmp_path.name)).contents["train"]["images"]) == 8
 
 
 def test_yolo_pose_gives_boxes(tmp_path):
@@ -204,6 +207,25 @@ def test_voc_of_roboflow_and_in_its_devkit(tmp_path):
     assert own["train"]["img_dir"] == "VOC2012"
 
 
+@pytest.mark.parametrize("images", ["", "images/"])
+def test_voc_as_labelling_tools_write_it(images, tmp_path):
+    """XML files beside the images, or in a folder beside theirs; labelImg adds an attribute."""
+    for name in ("a", "b"):
+        draw(tmp_path / f"{images}{name}.jpg")
+        text = XML.format(name=name, objects=OBJECT.format(name="fig", difficult=0))
+        xml = tmp_path / ("annotations" if images else "") / f"{name}.xml"
+        write(xml, text.replace("<annotation>", '<annotation verified="yes">'))
+    data = read_boxes(tmp_path)
+    names = [i["file_name"] for c in data.contents.values() for i in c["images"]]
+    assert sorted(names) == [f"{images}a.jpg", f"{images}b.jpg"]
+
+
+def test_xml_files_of_other_formats_are_no_voc(tmp_path):
+    draw(tmp_path / "images/a.jpg")
+    write(tmp_path / "annotations.xml", "<annotations><version>1.1</version></annotations>")
+    assert read_boxes(tmp_path) is None
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -239,7 +261,12 @@ def test_roboflow_coco(tmp_path):
     assert own["classes"] == ("fig", "date")
     assert own["train"] == {"ann_file": "train/_annotations.coco.json", "img_dir": "train"}
     assert "is a COCO data set" in notes[0]
-    assert len(notes) == 1
+    assert "_annotations.coco.json: fruit is the group of other categories" in notes[1]
+    assert len(notes) == 2
+    data = read_folder(tmp_path)
+    for content in data.contents.values():
+        assert [category["name"] for category in content["categories"]] == ["fig", "date"]
+    assert "fruit is the group of other categories" in data.notes[0]
 
 
 def test_coco_in_its_own_layout_and_one_file(tmp_path):

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 from mmengine.hooks import Hook
 from tiny_training import runner
 
@@ -52,6 +53,28 @@ def test_last_is_the_newest_one_during_the_training(tmp_path):
     made.register_hook(Look())
     made.train()
     assert seen == ["last.pth", "iter_2.pth", "iter_2.pth", "iter_4.pth", "iter_5.pth"]
+
+
+def test_a_training_that_ends_early_is_saved_and_goes_on(tmp_path):
+    """Between checkpoints it left the best one only, and nothing to resume from."""
+
+    class End(Hook):
+        def after_train_epoch(self, runner):
+            runner.train_loop.stop_training = runner.epoch == 1
+
+    settings = {"steps": 8, "interval": 3, "by_epoch": True}
+    whole = runner(tmp_path / "whole", **settings)
+    whole.train()
+    ended = runner(tmp_path / "ended", **settings)
+    ended.register_hook(End())
+    ended.train()
+    saved = {path for path in checkpoints(tmp_path / "ended") if "best" not in path}
+    assert saved == {"iter_4.pth"}
+    assert os.readlink(tmp_path / "ended" / "last.pth") == "iter_4.pth"
+    resumed = runner(tmp_path / "ended", **settings)
+    resumed.train()
+    assert resumed.epoch == 4
+    assert torch.equal(resumed.model.weight, whole.model.weight)
 
 
 def test_a_work_dir_that_is_gone_is_not_made_again(tmp_path):

@@ -99,7 +99,7 @@ def test_what_cannot_be_resumed(resume, kind):
 def test_progress_beyond_the_end_raises(resume, saved):
     name, limit = ("epoch", 2) if saved[0] else ("iter", 4)
     with pytest.raises(
-        UserError, match=f"{name} 1000000000 of {limit}: raise train_cfg.max_{name}"
+        UserError, match=f"{name} 1000000000 of {limit}: raise --epochs, or train_cfg.max_{name}"
     ):
         resume(set_in("meta", name, 10**9))
 

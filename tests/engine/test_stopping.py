@@ -87,6 +87,30 @@ def test_after_the_last_step_nothing_is_lost(tmp_path, capsys):
     assert capsys.readouterr().err == expected
 
 
+class AfterStop(Hook):
+    """What is done when a training has stopped, as its report: another signal comes."""
+
+    def after_stop(self, runner):
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_a_signal_after_the_stop_ends_at_once(tmp_path, capsys):
+    """The message is there before."""
+    made = runner(tmp_path, interval=100)
+    with stop_requests() as request:
+        hook = StopHook(request)
+        for one in (Send("before_train_iter", 2, signal.SIGINT), AfterStop(), hook):
+            made.register_hook(one)
+        with pytest.raises(StoppedError) as caught:
+            made.train()
+        with pytest.raises(SystemExit) as ended:
+            hook.end_run(made, caught.value)
+    assert ended.value.code == 130
+    expected = [str(caught.value), "stopped by SIGINT while the report was written"]
+    assert capsys.readouterr().err.splitlines()[-2:] == expected
+    assert not caught.value.is_shown
+
+
 def test_before_the_first_step_nothing_is_waited_for(capsys):
     with stop_requests(), pytest.raises(SystemExit) as caught:
         os.kill(os.getpid(), signal.SIGTERM)

@@ -223,6 +223,24 @@ def test_own_data_sets_the_heads(untrained, tmp_path, with_classes):
     assert same(expected, model.predict(untrained.images[0], score_thr=0.0))
 
 
+@pytest.mark.parametrize("masks", [True, False])
+def test_own_data_need_not_be_there(untrained, tmp_path, masks, capfd):
+    """Whether objects have masks is in the weights: README's own config predicts anywhere."""
+    if untrained.kind == "segmentor":
+        pytest.skip("label maps are no masks of objects")
+    config = tmp_path / "mine.py"
+    config.write_text(f"_base_ = {str(untrained.config)!r}\nown_data = dict(root='nowhere')\n")
+    checkpoint = torch.load(untrained.checkpoint, weights_only=True)
+    state = checkpoint["state_dict"]
+    for name in [name for name in state if "mask_head" in name and not masks]:
+        del state[name]
+    torch.save(checkpoint, tmp_path / "model.pth")
+    capfd.readouterr()
+    model = swin_dense.load(config, tmp_path / "model.pth", device="cpu")
+    assert model.model.with_mask == masks
+    assert capfd.readouterr().out.count("\n") == 1  # the report on the weights
+
+
 def test_models_of_both_kinds_side_by_side(untrained, capfd):
     """mmengine has one default scope; what is there is left, and nothing is said of it."""
     other = "mmseg" if untrained.kind == "detector" else "mmdet"

@@ -2,12 +2,13 @@
 
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.model import BaseModule
 from torch import nn
 
 from swin_dense import SwinTransformer
 from swin_dense.checkpoints import TARGETS, LoadReport, convert, load_converted
-from swin_dense.engine.weights import load_weights
+from swin_dense.engine.weights import check_scale, load_weights
 from swin_dense.errors import UserError
 
 SMALL = {"embed_dims": 8, "depths": (1, 1, 1, 1), "num_heads": (1, 1, 2, 2), "window_size": 3}
@@ -127,3 +128,17 @@ def test_resuming_prints_no_report(capsys):
     assert capsys.readouterr().out == ""
     with pytest.raises(UserError, match="of another model"):
         load_converted(model, source.head.state_dict(), LoadReport("x.pth"), exact=True)
+
+
+@pytest.mark.parametrize(
+    ("trained", "warns"),
+    [((96, 96), True), ((384, 384), False), (384, False), (None, False), ([[], "x"], False)],
+)
+def test_other_sizes_than_those_of_the_training_are_told(trained, warns, capsys):
+    """Trained with ``--image-size 96``, tested by the config alone: AP was 0 without a word."""
+    steps = [{"type": "LoadImageFromFile"}, {"type": "Resize", "scale": (384, 384)}]
+    cfg = Config({"test_dataloader": {"dataset": {"type": "CocoDataset", "pipeline": steps}}})
+    check_scale(cfg, {"meta": {"test_scale": trained}}, "last.pth")
+    said = "the training of last.pth evaluated images of" in capsys.readouterr().out
+    assert said == warns
+    check_scale(cfg, {"meta": None}, "last.pth")

@@ -52,7 +52,7 @@ def test_segmentor_counts_epochs(tool, shapes_root, tmp_path, capfd):
     assert tool("train", HERE / "tiny_segmentor.py", *where, *flags) == 0
     out = capfd.readouterr().out
     assert "8 images for training: 8 steps, each image 2 times; batch 2; learning rate 0.001" in out
-    assert "train: 5 of 5 classes in 8 label maps: background 8, " in out
+    assert "train: 8 images, 5 of 5 classes in label maps: background 8, " in out
     assert "train 8/8" in out
     found = metrics(tmp_path)
     assert len(found) == 2, "as many as in the steps that the config has"
@@ -62,4 +62,6 @@ def test_segmentor_counts_epochs(tool, shapes_root, tmp_path, capfd):
     assert by_class[0] > 0
     assert found[-1]["mIoU"] == pytest.approx(sum(by_class) / 5, abs=0.01)  # others were not found
     assert ["background", f"{by_class[0]:.3f}", f"{found[-1]['Acc_background']:.3f}"] in rows(out)
-    assert load_checkpoint(tmp_path / "last.pth")["meta"]["iter"] == 8
+    meta = load_checkpoint(tmp_path / "last.pth")["meta"]
+    assert meta["iter"] == 8
+    assert tuple(meta["test_scale"]) == (32, 32)

@@ -44,7 +44,9 @@ def test_folder(tool, fruit, browser, tmp_path, capfd):
     lines = capfd.readouterr().out
     assert "is a YOLO data set" in lines
     assert "suspicious: 1 leak, 1 duplicate, 1 tiny" in lines
-    found = json.loads((out / "suspicious.json").read_text())
+    *found, recognised, boxes_alone = json.loads((out / "suspicious.json").read_text())
+    assert recognised["kind"] == boxes_alone["kind"] == "own_data"
+    assert recognised["what"] in lines
     assert sorted((f["kind"], [Path(i).name for i in f["images"]]) for f in found) == [
         ("duplicate", ["0.jpg", "copy.jpg"]),
         ("leak", ["copy.jpg", "leak.jpg"]),
@@ -61,6 +63,7 @@ def test_folder(tool, fruit, browser, tmp_path, capfd):
     text = re.sub(r"<style.*?</style>|<[^>]+>|\s+", " ", shown, flags=re.DOTALL)
     for part in (
         *("Every check that is made before a training passes", "As loaded", "As augmented"),
+        "own_data: not every object has a polygon, so boxes alone are trained",
         "Classes without labels in training: nut",
         "the same file in train and val",
         "&lt;date&gt;, annotation 5: 1.28 x 28.8 pixels",
@@ -87,6 +90,28 @@ def test_config_of_label_maps_that_would_not_train(tool, shapes_root, tmp_path, 
     assert "contains the value 99" in html
     assert html.count('src="data:image/jpeg') == 1 + 1 + 1  # without labels, loaded, augmented
     assert "circle" in html
+
+
+def test_what_was_put_right_is_on_the_page(tool, shapes_root, tmp_path, capfd):
+    root = tmp_path / "shapes"
+    for folder in ("train2017", "val2017"):
+        shutil.copytree(shapes_root / folder, root / folder)
+    for path in (shapes_root / "annotations").glob("instances_*.json"):
+        content = json.loads(path.read_text())
+        for annotation in content["annotations"]:
+            del annotation["iscrowd"]
+        if "val" in path.stem:
+            content["categories"].reverse()
+        (root / path.name).write_text(json.dumps(content))
+    assert tool("inspect_data", root, "--out", tmp_path / "page", "--samples", 0) == 0
+    html = (tmp_path / "page" / "index.html").read_text()
+    listed = json.loads((tmp_path / "page" / "suspicious.json").read_text())
+    out = capfd.readouterr().out
+    told = [one["what"] for one in listed if one["kind"] == "own_data"]
+    for part in ("annotations have no iscrowd", "are brought into the order of training"):
+        (line,) = {line for line in told if part in line and "val2017" in line}
+        assert f"own_data: {line}" in html
+        assert line in out
 
 
 def test_mistakes(failure, tmp_path):

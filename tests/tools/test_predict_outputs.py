@@ -243,6 +243,28 @@ def test_urls_and_lists(predict, trained, web_folder, tmp_path):
     assert "skipped gone.jpg: no such file" in err
 
 
+@pytest.mark.parametrize("trained", ["segmentor"], indirect=True)
+def test_urls_that_are_no_images(predict, trained, web_folder, monkeypatch):
+    folder, address = web_folder
+    monkeypatch.setattr("swin_dense.engine.inputs._IMAGE_LIMITS", (1 << 20, 0.3))
+    (folder / "page.jpg").write_text("<!DOCTYPE html><html>sign in</html>")
+    image = next((trained.data_root / "val2017").glob("*.jpg"))
+    shutil.copy(image, folder / "good.jpg")
+    names = ("endless", "slow", "none", "page", "good", "to_file")
+    out, err = predict(*(f"{address}/{name}.jpg" for name in names))
+    assert err.splitlines() == [
+        "skipped endless.jpg: cannot be downloaded (it has more than 1 MiB)",
+        "skipped slow.jpg: cannot be downloaded (it takes more than 0.3 s)",
+        "skipped none.jpg: cannot be downloaded (HTTP Error 404: File not found)",
+        "skipped page.jpg: a web page, not an image",
+        err.splitlines()[-1],
+    ]
+    assert err.splitlines()[-1].startswith("skipped to_file.jpg: cannot be downloaded (HTTP Error")
+    document = read(out / "predictions.json")
+    assert [one["file"] for one in document["images"]] == ["good.jpg"]
+    assert document["skipped"][0]["source"] == f"{address}/endless.jpg"
+
+
 def png_with_a_bad_profile(pixels: np.ndarray) -> bytes:
     """libpng warns of it on stderr."""
     data = cv2.imencode(".png", pixels)[1].tobytes()

@@ -9,7 +9,7 @@ import torch
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
-from swin_dense.checkpoints import load_checkpoint
+from swin_dense.checkpoints import cached_path, load_checkpoint
 
 
 def files(work_dir: Path) -> dict[str, int]:
@@ -138,6 +138,27 @@ def test_weights_of_a_model_with_other_classes(trained, tool, tmp_path, capfd):
         f"of other sizes (1): {head} (9, {size[1]}, 1, 1) for ({size[0]}, {size[1]}, 1, 1);" in out
     )
     assert "missing" not in out
+
+
+@pytest.mark.parametrize("trained", ["segmentor"], indirect=True)
+def test_training_from_weights_on_the_web(trained, tool, tmp_path, web_folder, capfd):
+    folder, address = web_folder
+    flags = ["--data-root", trained.data_root, "--work-dir", tmp_path / "w"]
+    flags += ["--cfg-options", "train_cfg.val_interval=9", "train_cfg.max_iters=1"]
+    url = f"{address}/broken_off.pth"
+    assert tool("train", trained.config, *flags, "--weights", url) == 2
+    line = capfd.readouterr().err
+    assert line.count("\n") == 1
+    place = cached_path(url)
+    assert f"300 of 1,000 bytes): download {url} elsewhere and put it at {place}\n" in line
+    assert not list(place.parent.iterdir())
+    shutil.copy(trained.checkpoint, folder / "released.pth")
+    url = f"{address}/released.pth"
+    for is_there in (False, True):
+        assert tool("train", trained.config, *flags, "--overwrite", "--weights", url) == 0
+        out = capfd.readouterr().out
+        assert f"Weights from {url}" in out
+        assert (f"downloading {url}" in out) != is_there
 
 
 @HOOKS.register_module(force=True)

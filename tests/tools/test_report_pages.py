@@ -3,12 +3,18 @@
 import json
 import re
 import shutil
+import signal
 import sys
+import time
 from html.parser import HTMLParser
 from pathlib import Path
 
 import cv2
+import pytest
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
 
+from swin_dense.reports import hook as reports_hook
 from swin_dense.reports.predictions import read_predictions
 
 
@@ -48,7 +54,7 @@ def check_text(text: str, kind: str) -> None:
         assert "localisation" in text
         assert "coco/segm_mAP" in text
     else:
-        assert "accuracy" in text
+        assert "In percent; mIoU" in text  # as in the metrics
         assert "mIoU" in text
     assert not [name for name in sections if name not in text]
     for name in ("circle", "square", "triangle", "star"):
@@ -134,6 +140,67 @@ def test_a_report_that_fails_ends_no_training(trained, tool, tmp_path, capfd):
     lines = capfd.readouterr().out.splitlines()
     assert sum("warning: no report, or not all of it" in line for line in lines) == 1
     assert any(line.startswith("checkpoint: ") for line in lines)
+
+
+@HOOKS.register_module(force=True)
+class StopAt(Hook):
+    """Sends SIGTERM in a step."""
+
+    def __init__(self, at):
+        self.at = at
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        if runner.iter == self.at:
+            signal.raise_signal(signal.SIGTERM)
+
+
+def stop_in_step(tool, trained, folder: Path, at: int) -> Path:
+    """Starts a training that is stopped by SIGTERM, of which it saves its report."""
+    config = folder / "config.py"
+    hook = f"custom_hooks = [dict(type='StopAt', at={at})]"
+    config.write_text(f"_base_ = [{str(trained.config)!r}]\n{hook}\n")
+    flags = ["--data-root", trained.data_root, "--work-dir", folder / "w", "--from-scratch"]
+    assert tool("train", config, *flags, "--report") == 143
+    return folder / "w"
+
+
+@pytest.mark.parametrize("trained", ["segmentor"], indirect=True)
+def test_a_training_that_is_stopped_has_a_report(trained, tool, tmp_path, capfd):
+    work_dir = stop_in_step(tool, trained, tmp_path, at=2)
+    page = work_dir / "report.html"
+    out, err = capfd.readouterr()
+    saved = f"stopped by SIGTERM after iteration 3, saved as {work_dir / 'iter_3.pth'}: "
+    assert err.startswith(saved)
+    assert err.count("\n") == 1
+    assert out.endswith(f"report: {page}\n")
+    text = text_of(page)
+    for part in ("3 iterations", "The training was not evaluated", "First batches"):
+        assert part in text
+    first = page.read_bytes()
+    page.unlink()
+    assert tool("report", work_dir) == 0
+    assert page.read_bytes() == first
+
+
+@pytest.mark.parametrize("trained", ["segmentor"], indirect=True)
+def test_a_report_never_hides_how_to_go_on(trained, tool, tmp_path, capfd, monkeypatch):
+    """Whether it takes long or fails."""
+    monkeypatch.setattr(reports_hook, "_SECONDS_AFTER_STOP", 0.1)
+    monkeypatch.setattr(reports_hook, "report_on_run", lambda *_, **__: time.sleep(60))
+    work_dir = stop_in_step(tool, trained, tmp_path, at=0)
+    out, err = capfd.readouterr()
+    assert "saved as" in err
+    slow = "warning: no report, or not all of it (TimeoutError: it would take more than 0.1 s): "
+    again = f"tools/report.py {work_dir} tries again, --no-report spares it"
+    assert out.splitlines()[-1] == slow + again
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+    assert signal.getsignal(signal.SIGALRM) is signal.SIG_DFL
+
+
+def test_a_training_that_has_logged_nothing(failure, tmp_path):
+    (tmp_path / "w" / "log" / "report").mkdir(parents=True)
+    (tmp_path / "w" / "log" / "report" / "run.json").write_text("{}")
+    assert "has not logged a step yet" in failure("report", tmp_path / "w")
 
 
 def test_runs_are_compared(trained, tool, tmp_path, capfd):

@@ -14,6 +14,13 @@ unlabeled_dataset["ann_file"] = "semi_anns/instances_train2017.1@10-unlabeled.js
 unlabeled_dataset["data_prefix"] = dict(img="train2017/")
 train_dataloader = dict(dataset=dict(datasets=[labeled_dataset, unlabeled_dataset]))
 
+# mmdet's has no annotations in it; pictures of a test show the ground truth.
+load, resize, pack = _base_.test_pipeline
+test_pipeline = [load, resize, dict(type="LoadAnnotations", with_bbox=True), pack]
+del load, resize, pack
+val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
+test_dataloader = val_dataloader
+
 # AP and AR over at most 1, 10 and 100 detections of an image, as cocodataset.org defines them.
 val_evaluator = dict(type="swin_dense.CocoMetric")
 test_evaluator = val_evaluator

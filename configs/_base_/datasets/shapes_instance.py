@@ -15,6 +15,8 @@ train_pipeline = [
 test_pipeline = [
     dict(type="LoadImageFromFile"),
     dict(type="Resize", scale=(96, 96), keep_ratio=True),
+    # At the size of the file, for pictures of what was to be found.
+    dict(type="swin_dense.LoadAnnotations", with_bbox=True, with_mask=True),
     dict(
         type="PackDetInputs",
         meta_keys=("img_id", "img_path", "ori_shape", "img_shape", "scale_factor"),

@@ -109,13 +109,25 @@ def class_names(file: CocoFile) -> tuple[str, ...]:
     Raises:
         UserError: there are none.
     """
-    names = {key: name for key, name in file.categories.items() if name}
-    used = set(file.usable)
-    groups = [n for k, n in names.items() if n in file.supercategories and k not in used]
-    classes = tuple(name for name in names.values() if name not in groups or len(names) == 1)
+    names = [name for name in file.categories.values() if name]
+    groups = _groups(file) if len(names) > 1 else []
+    classes = tuple(name for name in names if name not in groups)
     if not classes:
         raise UserError(f"{file.path} has no categories: export it again with its classes")
     return classes
+
+
+def group_note(file: CocoFile, classes: Sequence[str]) -> str:
+    """A line about what :func:`class_names` leaves out; else empty."""
+    names = [name for name in _groups(file) if name not in classes]
+    what = "the group of other categories and has no objects"
+    return f"{file.path}: {shortened(names)} is {what}: it is left out" if names else ""
+
+
+def _groups(file: CocoFile) -> list[str]:
+    """Categories of which others are parts, and no object is."""
+    unused = [name for key, name in file.categories.items() if key not in file.usable]
+    return [name for name in unused if name in file.supercategories]
 
 
 def needs_mending(file: CocoFile, classes: Sequence[str]) -> bool:
@@ -191,6 +203,10 @@ def _order_categories(content: dict[str, Any], classes: Sequence[str]) -> list[s
     for number, name in enumerate(absent, start=free):
         by_name[name] = {"id": number, "name": name}
     others = [c for c in content["categories"] if c["name"] not in classes]
+    used = {annotation["category_id"] for annotation in content["annotations"]}
+    wholes = {category.get("supercategory") for category in content["categories"]}
+    groups = [c["name"] for c in others if c["name"] in wholes and c["id"] not in used]
+    others = [c for c in others if c["name"] not in groups]
     content["categories"] = [*(by_name[name] for name in classes), *others]
     notes = []
     if absent:
@@ -223,8 +239,10 @@ def read_folder(root: Path, classes: Sequence[str] | None = None) -> BoxData | N
     parts = find_coco(root)
     if not parts:
         return None
-    names = tuple(classes or class_names(read_coco(root / parts["train"]["ann_file"])))
+    training = read_coco(root / parts["train"]["ann_file"])
+    names = tuple(classes or class_names(training))
     data = BoxData(FORM, root)
+    data.notes += filter(None, [group_note(training, names)])
     for split, part in parts.items():
         file = read_coco(root / part["ann_file"], need_annotations=split != "test")
         content, notes = mended(file.path, root / part["img_dir"], names)

@@ -44,6 +44,7 @@ def complete_boxes(own: dict[str, Any]) -> list[str]:
     training = read_coco(Path(own["root"], own["train"]["ann_file"]))
     classes = tuple(own.get("classes") or coco.class_names(training))
     own["classes"] = classes
+    notes += filter(None, [coco.group_note(training, classes)])
     for split in SPLITS:
         if own.get(split) is not None:
             notes += _mend(own, split, classes)

@@ -123,7 +123,8 @@ def own_table(own: dict[str, Any]) -> Table:
     if not table.classes:
         raise UserError(
             "own_data lacks classes: label maps hold no names, so list them in the order of "
-            "their pixel values, as in classes=('road', 'car')"
+            "their pixel values, as in classes=('road', 'car'); on the command line of "
+            "convert-data and inspect-data, --classes road car"
         )
     return table
 

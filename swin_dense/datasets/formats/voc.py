@@ -1,9 +1,11 @@
 """Pascal VOC data sets: an XML file with the boxes of each image.
 
-http://host.robots.ox.ac.uk/pascal/VOC/voc2012/htmldoc/devkit_doc.html, and Roboflow's export, which
-has images and XML files together in ``train``, ``valid`` and ``test``.
+http://host.robots.ox.ac.uk/pascal/VOC/voc2012/htmldoc/devkit_doc.html; Roboflow's export, which has
+images and XML files together in ``train``, ``valid`` and ``test``; and what labelling tools write:
+XML files beside the images, or in ``annotations``.
 """
 
+import re
 from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import Element, TreeBuilder
@@ -42,8 +44,20 @@ def find_voc(root: Path) -> Path | None:
 
 
 def _has_xml(root: Path) -> bool:
-    folders = [root / "Annotations", *split_folders(root).values()]
-    return any(next(folder.glob("*.xml"), None) for folder in folders if folder.is_dir())
+    folders = [*_annotation_folders(root), *split_folders(root).values()]
+    return any(map(_describes_image, folders))
+
+
+def _annotation_folders(root: Path) -> list[Path]:
+    return [root / "Annotations", root / "annotations", root]
+
+
+def _describes_image(folder: Path) -> bool:
+    """Whether XML files of a folder are VOC's: where it is not VOC's own, by the first of them."""
+    first = min(folder.glob("*.xml"), default=None) if folder.is_dir() else None
+    if first is None or folder.name == "Annotations":
+        return first is not None
+    return re.search(rb"<annotation[\s>]", first.read_bytes()[:4096]) is not None
 
 
 def read_voc(root: Path) -> BoxData:
@@ -88,11 +102,11 @@ def read_voc(root: Path) -> BoxData:
 
 def _xml_files(root: Path) -> dict[str, list[Path]]:
     """The XML files of each part: by ImageSets/Main, by folders, else all for training."""
-    annotations = root / "Annotations"
-    if not annotations.is_dir():
+    found = [folder for folder in _annotation_folders(root) if _describes_image(folder)]
+    if not found:
         folders = split_folders(root)
         return {split: sorted(folders[split].glob("*.xml")) for split in SPLITS if split in folders}
-    parts = {}
+    annotations, parts = found[0], {}
     for split in SPLITS:
         listed = root / "ImageSets" / "Main" / f"{split}.txt"
         if listed.is_file():

@@ -123,7 +123,7 @@ def _description(source: Path) -> dict[str, Any]:
         base = Path(root, str(content.get("path") or ""))
         return {"names": names, "root": root, "base": base, "parts": parts, "pose": pose}
     names = [line for _, line in read_lines(source)]
-    root = source.parent
+    root = Path(os.path.abspath(source.parent))  # parts are below it, wherever the process is
     while root.name in ("labels", "obj_train_data") or root.parent in split_folders(root.parent):
         root = root.parent
     folder = root / "images" if (root / "images").is_dir() else root

@@ -162,17 +162,24 @@ def resize_images(cfg: Config, short_side: int) -> None:
 _WINDOWS = ("crop_size", "stride")
 
 
-def _tested_size(cfg: Config) -> int:
-    """The short side, in pixels, to which the test pipeline resizes images."""
+def tested_scale(cfg: Config) -> Any:
+    """The size in pixels to which the test pipeline resizes images; None without such a step."""
     for split in ("test", "val"):
         for dataset in config_tree.split_datasets(cfg, split):
             for step in config_tree.steps(dataset.get("pipeline")):
-                scale = step.get("scale")
-                if "Resize" in str(step["type"]) and scale is not None:
-                    return min(scale) if isinstance(scale, (list, tuple)) else scale
-    raise UserError(
-        "--image-size: the test pipeline of the config has no Resize with a scale to change"
-    )
+                if "Resize" in str(step["type"]) and step.get("scale") is not None:
+                    return step["scale"]
+    return None
+
+
+def _tested_size(cfg: Config) -> int:
+    """The short side, in pixels, to which the test pipeline resizes images."""
+    scale: Any = tested_scale(cfg)
+    if scale is None:
+        raise UserError(
+            "--image-size: the test pipeline of the config has no Resize with a scale to change"
+        )
+    return min(scale) if isinstance(scale, (list, tuple)) else scale
 
 
 def _multiplied(value: Any, factor: float) -> Any:

@@ -1,6 +1,6 @@
 """A user's own data, described by a few lines of a config."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,15 @@ _BOX_KEYS = _COMMON_KEYS | {"masks", "unlabeled"}
 _LABEL_MAP_KEYS = _COMMON_KEYS | {"img_suffix", "seg_suffix", "reduce_zero_label", "palette"}
 
 
-def apply_own_data(cfg: Any, classes: Sequence[str] | None = None) -> Any:
+_Tell = Callable[[str], object]
+
+
+def apply_own_data(
+    cfg: Any,
+    classes: Sequence[str] | None = None,
+    tell: _Tell = notify_user,
+    masks: bool | None = None,
+) -> Any:
     """Turn a config's ``own_data`` into data sets, heads and evaluators, and drop it.
 
     For a detector: ``own_data = dict(root='data/fruits')`` recognises COCO, YOLO, Pascal VOC and
@@ -50,6 +58,8 @@ def apply_own_data(cfg: Any, classes: Sequence[str] | None = None) -> Any:
             ``own_data`` nothing changes.
         classes: class names to use where ``own_data`` gives none; for prediction, which reads no
             annotations, so that none need be there.
+        masks: whether the weights that predict have a head of masks, for prediction too.
+        tell: is called with a line for each thing that was recognised, converted or put right.
 
     Raises:
         UserError: a part of ``own_data`` is missing or unknown, or the training annotations
@@ -63,12 +73,13 @@ def apply_own_data(cfg: Any, classes: Sequence[str] | None = None) -> Any:
         own["classes"] = tuple(classes)
     datasets = [d for split in _SPLITS for d in config_tree.split_datasets(cfg, split)]
     if any("seg_map_path" in (dataset.get("data_prefix") or {}) for dataset in datasets):
-        own_classes = _apply_label_maps(cfg, own, for_prediction=bool(classes))
+        own_classes = _apply_label_maps(cfg, own, bool(classes), tell)
     else:
-        own_classes = _apply_boxes(cfg, own, for_prediction=bool(classes))
+        own |= {} if masks is None else {"masks": own.get("masks", masks)}
+        own_classes = _apply_boxes(cfg, own, bool(classes), tell)
     for name, head in config_tree.class_heads(cfg["model"]):
         head["num_classes"] = len(own_classes)
-        _drop_class_weights(name, head, len(own_classes))
+        _drop_class_weights(name, head, len(own_classes), tell)
     cfg.pop("own_data")
     return cfg
 
@@ -100,7 +111,7 @@ def drop_masks(cfg: Any) -> Any:
     return cfg
 
 
-def _apply_boxes(cfg: Any, own: dict, for_prediction: bool) -> tuple[str, ...]:
+def _apply_boxes(cfg: Any, own: dict, for_prediction: bool, tell: _Tell) -> tuple[str, ...]:
     """Sets data sets and evaluators; returns the classes."""
     _check_keys(own, _BOX_KEYS, {"ann_file", "img_dir"})
     training_sets = config_tree.split_datasets(cfg, "train")
@@ -109,11 +120,11 @@ def _apply_boxes(cfg: Any, own: dict, for_prediction: bool) -> tuple[str, ...]:
             "own_data has unlabeled, and this config trains on images with labels alone: remove "
             "it, or inherit from soft_teacher_swin_t_coco"
         )
-    if for_prediction and not Path(own["root"]).is_dir():
+    if for_prediction and ("masks" in own or not Path(own["root"]).is_dir()):
         _complete_without_data(cfg, own)
     elif not (for_prediction and "train" in own):
         for line in complete_boxes(own):
-            notify_user(line)
+            tell(line)
     root, classes = own["root"], tuple(own["classes"])
     for split in _SPLITS:
         part = own.get(split) or own["val"]
@@ -153,7 +164,7 @@ def _unlabeled(own: dict) -> dict:
     return own["unlabeled"]
 
 
-def _apply_label_maps(cfg: Any, own: dict, for_prediction: bool) -> tuple[str, ...]:
+def _apply_label_maps(cfg: Any, own: dict, for_prediction: bool, tell: _Tell) -> tuple[str, ...]:
     """Sets data sets and pipelines; returns the classes."""
     _check_keys(own, _LABEL_MAP_KEYS, {"img_dir", "seg_dir"}, frozenset({"ann_file"}))
     if for_prediction:
@@ -161,7 +172,7 @@ def _apply_label_maps(cfg: Any, own: dict, for_prediction: bool) -> tuple[str, .
         own.setdefault("val", own["train"])
     else:
         for line in complete_label_maps(own):
-            notify_user(line)
+            tell(line)
     classes = tuple(own.get("classes") or own_table(own).classes)
     reduce_zero_label = own.get("reduce_zero_label", False)
     for split in _SPLITS:
@@ -189,14 +200,14 @@ def _apply_label_maps(cfg: Any, own: dict, for_prediction: bool) -> tuple[str, .
     return classes
 
 
-def _drop_class_weights(name: str, head: dict, num_classes: int) -> None:
+def _drop_class_weights(name: str, head: dict, num_classes: int, tell: _Tell) -> None:
     """Drop a head's weights of classes if they are for another number of classes."""
     losses = [loss for key, loss in head.items() if key.startswith("loss")]
     for loss in config_tree.mappings(losses):
         weights = loss.get("class_weight")
         if isinstance(weights, list | tuple) and len(weights) != num_classes:
             loss.pop("class_weight")
-            notify_user(
+            tell(
                 f"the {len(weights)} class weights of {name} are dropped, as own_data has "
                 f"{num_classes} classes: set class_weight to weigh these"
             )

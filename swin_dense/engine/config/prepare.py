@@ -1,7 +1,7 @@
 """All that the command line and the hardware change in a config, and in which order."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -133,6 +133,8 @@ def load_config(
     from_scratch: bool = False,
     work_dir: str | Path | None = None,
     classes: Sequence[str] | None = None,
+    tell: Callable[[str], object] = notify_user,
+    masks: bool | None = None,
 ) -> Config:
     """Reads a config file and applies the options that most tools have.
 
@@ -142,7 +144,7 @@ def load_config(
     2. ``cfg_options``: dotted keys and their new values; what cannot be meant is refused.
     3. ``data_root``, also of ``own_data``.
     4. ``own_data`` becomes data sets, evaluators and numbers of classes; with ``classes``, its
-       training annotations need not be read.
+       training annotations need not be read. What is recognised and put right goes to ``tell``.
     5. ``from_scratch``: no pretrained weights, also none that ``cfg_options`` ask for.
     6. ``work_dir``, else the config's, else ``work_dirs/<config name>``.
 
@@ -156,7 +158,7 @@ def load_config(
     check_values(cfg._cfg_dict)
     if data_root is not None:
         set_data_root(cfg, data_root)
-    apply_own_data(cfg, classes)
+    apply_own_data(cfg, classes, tell, masks)
     if from_scratch:
         drop_pretrained(cfg)
     cfg.work_dir = str(work_dir or cfg.get("work_dir") or Path("work_dirs") / Path(path).stem)
@@ -265,13 +267,18 @@ def prepare_prediction(
     path: str | Path,
     cfg_options: Mapping[str, Any] | None = None,
     classes: Sequence[str] | None = None,
+    masks: bool | None = None,
 ) -> Config:
     """The config of a model that gets weights of its own and predicts on images in memory.
+
+    With the ``classes`` of these weights, and whether they have ``masks``, the data of ``own_data``
+    need not be there.
 
     The steps: :func:`load_config`; pretrained weights are dropped; the model gets the config's
     ``data_preprocessor``, as mmengine's runner would give it. Errors are those of a test.
     """
-    cfg = load_config(path, cfg_options, classes=classes)
+    # What own_data makes of annotations is of no use here.
+    cfg = load_config(path, cfg_options, classes=classes, tell=lambda line: None, masks=masks)
     _require(cfg, path, ("model",), "used to predict")
     drop_pretrained(cfg)
     if cfg.get("data_preprocessor") is not None:

@@ -9,7 +9,7 @@ from mmengine.runner import checkpoint
 from swin_dense import config_tree
 from swin_dense.checkpoints import cached_path, local_file
 from swin_dense.engine.launch import on_first_process
-from swin_dense.engine.terminal.console import notify_user
+from swin_dense.engine.terminal.console import download_bar, notify_user
 
 _ALTERNATIVE = ", or add --from-scratch to train without pretrained weights"
 # mmengine's names of weights, and its function that has the table of their URLs.
@@ -77,9 +77,11 @@ def local_weights(location: str, otherwise: str = _ALTERNATIVE) -> str:
         location = getattr(checkpoint, _MODEL_ZOOS[scheme])().get(name, location)
     if "://" in location and not location.startswith(("http://", "https://")):
         return location
-    if "://" in location and not cached_path(location).is_file():
-        notify_user(f"downloading {location}")
-    return str(local_file(location, otherwise))
+    if "://" not in location or cached_path(location).is_file():
+        return str(local_file(location, otherwise))
+    notify_user(f"downloading {location}")
+    with download_bar() as on_progress:
+        return str(local_file(location, otherwise, on_progress=on_progress))
 
 
 def _is_pretrained(init: Any) -> bool:

@@ -15,10 +15,17 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from logging.handlers import MemoryHandler
 
 from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 from rich.text import Text
 from torch.utils.data import get_worker_info
 
@@ -110,6 +117,18 @@ def notify_user(message: str) -> None:
         console().print(Text(message), soft_wrap=True)
 
 
+@contextlib.contextmanager
+def download_bar() -> Iterator[Callable[[int, int | None], None]]:
+    """A progress bar, on terminals; yields what moves it to some bytes, of a total if known."""
+    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    out = console()
+    hidden = not (out.is_terminal and _is_first_process())
+    bar = Progress(*columns, console=out, transient=True, disable=hidden, redirect_stdout=False)
+    with bar as progress:
+        task = progress.add_task("download", total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
 def redirect_log(logger: logging.Logger) -> None:
     """Replaces the stream handlers of mmengine's logger by a :class:`TerminalHandler`.
 
@@ -156,6 +175,9 @@ def quiet_terminal() -> Iterator[None]:
         with contextlib.redirect_stdout(_library_output), warnings.catch_warnings():
             warnings.showwarning = _show_warning
             yield
+    except BaseException:
+        _console.show_cursor()  # a signal may have come while a bar began
+        raise
     finally:
         _console = _library_output = None
 

@@ -1,31 +1,17 @@
-"""What a run shows on the terminal: a progress bar with the time left, and tables of metrics."""
+"""What a run shows on the terminal: a progress bar with the time left."""
 
-import itertools
-import math
-import re
 import time
-from collections.abc import Mapping
 from datetime import timedelta
-from pathlib import Path
-from typing import Any
 
-from mmengine.dist import is_main_process, master_only
+from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import EpochBasedTrainLoop
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextColumn
-from rich.table import Table
 
 from swin_dense.engine.terminal.console import console
-from swin_dense.engine.terminal.tables import terminal_table
-from swin_dense.files import write_json
 from swin_dense.registry import HOOKS
 
 _REFRESH_SECONDS = 0.2
-# What the metrics of this package report of a class.
-_CLASS_METRIC = re.compile(
-    r"(?P<around>(?:[^/]+/)*?)(?:(?P<box>bbox|segm)_(?P<name>.+)_precision"
-    r"|(?P<kind>IoU|Acc|Dice|Fscore|Precision|Recall)_(?P<label>.+))"
-)
 _NAMES = {"val": "evaluate", "test": "test"}
 
 
@@ -159,115 +145,3 @@ def _state(runner) -> str:
         if f"train/{name}" in scalars:
             parts.append(f"{name} {scalars[f'train/{name}'].current():{form}}")
     return "  ".join(parts)
-
-
-@HOOKS.register_module()
-class MetricsHook(Hook):
-    """Shows each evaluation as a table and saves all in ``metrics.json`` of the log folder.
-
-    The file is a list of ``{"epoch": ..., "iter": ..., "metrics": {...}}``, oldest first. A resumed
-    training continues that of the checkpoint.
-    """
-
-    priority = "LOWEST"
-
-    def __init__(self) -> None:
-        self._history: list[dict[str, Any]] = []
-
-    def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
-        """Keeps the evaluations."""
-        checkpoint["meta"]["evaluations"] = list(self._history)
-
-    def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
-        """Continues the evaluations of a training that is resumed."""
-        if runner._resume:
-            self._history = list(checkpoint["meta"].get("evaluations", []))
-
-    @master_only
-    def after_val_epoch(self, runner, metrics: dict[str, float] | None = None) -> None:
-        """Saves and shows an evaluation during training."""
-        self._save(runner, {"epoch": runner.epoch, "iter": runner.iter}, metrics or {})
-        by_epoch = is_epoch_based(runner)
-        when = f"epoch {runner.epoch}" if by_epoch else f"iteration {runner.iter}"
-        if metrics:  # none when nothing was detected, of which the log has warned
-            show_metrics(metrics, f"after {when}")
-
-    @master_only
-    def after_test_epoch(self, runner, metrics: dict[str, float] | None = None) -> None:
-        """Saves the result of a test, which the test itself shows."""
-        self._save(runner, {}, metrics or {})
-
-    def _save(self, runner, when: dict[str, int], metrics: Mapping[str, Any]) -> None:
-        self._history.append({**when, "metrics": plain_values(metrics)})
-        write_json(metrics_file(runner), self._history)
-
-
-def metrics_file(runner) -> Path:
-    """Where the evaluations of a run are saved."""
-    return Path(runner.log_dir) / "metrics.json"
-
-
-def plain_values(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """The metrics that are numbers or text, as JSON can hold them: None instead of nan."""
-    scalars = {k: v.item() if getattr(v, "size", None) == 1 else v for k, v in metrics.items()}
-    return {
-        key: None if isinstance(value, float) and not math.isfinite(value) else value
-        for key, value in scalars.items()
-        if isinstance(value, (int, float, str))
-    }
-
-
-def show_metrics(metrics: Mapping[str, Any], title: str = "") -> None:
-    """Prints metrics as a table, and those of each class, if there are any, as another."""
-    of_classes = class_columns(metrics)
-    rest = {key: value for key, value in metrics.items() if not _CLASS_METRIC.fullmatch(key)}
-    console().print(metrics_table(rest, title))
-    if of_classes:
-        console().print(_table("class", of_classes))
-
-
-def metrics_table(metrics: Mapping[str, Any], title: str = "") -> Table:
-    """A table of metrics, one row each; COCO's have a column for boxes and one for masks."""
-    return _table("metric", _coco_columns(metrics) or {"value": plain_values(metrics)}, title)
-
-
-def _table(heading: str, columns: Mapping[str, Mapping[str, Any]], title: str = "") -> Table:
-    rows = []
-    for name in dict.fromkeys(itertools.chain(*columns.values())):
-        values = [column.get(name, "") for column in columns.values()]
-        rows.append([name, *map(_cell, values)])
-    return terminal_table([heading, *(f"{column}:" for column in columns)], rows, title)
-
-
-def class_columns(metrics: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Metrics of each class by kind and class: ``bbox AP`` of COCO's, ``IoU`` of segmentors'."""
-    columns: dict[str, dict[str, Any]] = {}
-    for key, value in plain_values(metrics).items():
-        if found := _CLASS_METRIC.fullmatch(key):
-            around = [part for part in found["around"].split("/")[:-1] if part != "coco"]
-            kind = f"{found['box']} AP" if found["box"] else found["kind"]
-            name = found["name"] or found["label"]
-            columns.setdefault(" ".join([*around, kind]), {})[name] = value
-    return columns
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.3f}" if isinstance(value, float) else str(value)
-
-
-def _coco_columns(metrics: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """``coco/bbox_mAP_50`` is row ``mAP_50`` of column ``bbox``; empty without COCO's metrics.
-
-    ``teacher/coco/bbox_mAP_50`` is in column ``teacher bbox``.
-    """
-    columns: dict[str, dict[str, Any]] = {}
-    for key, value in plain_values(metrics).items():
-        *around, last = key.split("/")
-        kind, _, name = last.partition("_")
-        if name and kind in ("bbox", "segm", "proposal"):
-            column = " ".join([*around[:-1], kind])
-            # COCO's -1 means that there is nothing to measure, such as no large objects.
-            columns.setdefault(column, {})[name] = None if value == -1 else value
-    return columns

@@ -10,13 +10,12 @@ from mmengine.hooks import Hook
 from swin_dense import config_tree
 from swin_dense.datasets.coco_file import read_coco
 from swin_dense.datasets.label_maps import classes_found
-from swin_dense.datasets.names import shortened
+from swin_dense.datasets.names import RARE, shortened
 from swin_dense.engine.config.hardware import advise_learning_rate
 from swin_dense.engine.terminal.console import notify_user
 from swin_dense.engine.terminal.hooks import is_epoch_based
 from swin_dense.registry import HOOKS
 
-_RARE = 10  # objects: fewer are hardly learned
 _SHOWN = 6  # classes with their counts, the most frequent first
 
 
@@ -63,9 +62,9 @@ def _data_in_words(cfg: Any, split: str) -> Iterator[str]:
         yield f"val: {images} images of the same file, so this measures what is learned by heart"
         return
     yield f"{split}: {images} images, {objects}: {counts}"
-    rare = [f"{name} {found[name]}" for name in reversed(order) if found[name] < _RARE]
+    rare = [f"{name} {found[name]}" for name in reversed(order) if found[name] < RARE]
     if rare and split == "train":
-        yield f"{split}: fewer than {_RARE} objects: {shortened(rare, _SHOWN)}"
+        yield f"{split}: fewer than {RARE} objects: {shortened(rare, _SHOWN)}"
     if absent := [name for name in classes if not found.get(name)]:
         yield f"{split}: classes without objects ({len(absent)}): {shortened(absent, _SHOWN)}"
 
@@ -73,12 +72,14 @@ def _data_in_words(cfg: Any, split: str) -> Iterator[str]:
 def _label_maps_in_words(cfg: Any, split: str) -> Iterator[str]:
     """In how many label maps the classes are, of those that the check of the data has read."""
     for dataset in config_tree.split_datasets(cfg, split):
-        folder = (dataset.get("data_prefix") or {}).get("seg_map_path")
-        read, found = classes_found(config_tree.resolve(dataset, folder)) if folder else (0, {})
-        order = sorted((name for name in found if found[name]), key=lambda name: -found[name])
-        counts = shortened([f"{name} {found[name]}" for name in order], _SHOWN)
-        if read:
-            yield f"{split}: {len(order)} of {len(found)} classes in {read} label maps: {counts}"
+        if (found := classes_found(dataset)) is None:
+            continue
+        counts = found.counts
+        order = sorted((name for name in counts if counts[name]), key=lambda name: -counts[name])
+        shown = shortened([f"{name} {counts[name]}" for name in order], _SHOWN)
+        where = "label maps" if found.read == found.maps else f"a sample of {found.read} label maps"
+        classes = f"{len(order)} of {len(counts)} classes"
+        yield f"{split}: {found.maps} images, {classes} in {where}: {shown}"
 
 
 def _files(cfg: Any, split: str) -> Iterator[Path]:

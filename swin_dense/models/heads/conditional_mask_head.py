@@ -241,14 +241,19 @@ class ConditionalMaskHead(BaseModule):
         """
         if not len(instances.params):
             return instances.params.new_zeros(0, *out_size, dtype=torch.bool)
-        only_last = [False] * (len(self.loss_weights) - 1) + [True]
-        (scores,) = self._scores(self.branch(features), instances, only_last)
+        scores = self.probabilities(features, instances)
         masks = []
         for part in scores.float()[:, None].split(16):  # full-size masks of floats are large
             part = upsample(part, self.out_stride)[:, :, : image_size[0], : image_size[1]]
             part = F.interpolate(part, size=out_size, mode="bilinear", align_corners=False)
             masks.append(part[:, 0] > threshold)
         return torch.cat(masks)
+
+    def probabilities(self, features: Sequence[Tensor], instances: MaskInstances) -> Tensor:
+        """Of the masks of n objects, given a batch's features: ``(n, H, W)`` at ``out_stride``."""
+        only_last = [False] * (len(self.loss_weights) - 1) + [True]
+        (scores,) = self._scores(self.branch(features), instances, only_last)
+        return scores
 
     def _scores(
         self, shared: Tensor, instances: MaskInstances, enabled: Sequence[bool]

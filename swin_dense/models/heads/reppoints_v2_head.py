@@ -116,8 +116,8 @@ class RepPointsV2Head(RepPointsV2Layers):
         """
         outputs = self(x)
         points = pyramid_points(outputs.scores, self.point_strides)
-        initial = self._boxes(outputs.points_init, points)
-        refined = self._boxes(outputs.points_refine, points)
+        initial = self.boxes_of(outputs.points_init, points)
+        refined = self.boxes_of(outputs.points_refine, points)
         height, width = (size * self.point_strides[0] for size in x[0].shape[2:])
         images = [self._ground_truth(sample, (height, width)) for sample in batch_data_samples]
         boxes = torch.cat([image.boxes for image in images])
@@ -137,7 +137,7 @@ class RepPointsV2Head(RepPointsV2Layers):
         }
         if self.mask_head is not None:
             image, point = refine // len(points.xy), refine % len(points.xy)
-            instances = self._mask_instances(outputs, points, image, point)
+            instances = self.mask_instances(outputs, points, image, point)
             masks = torch.cat([image.masks for image in images if image.masks is not None])
             losses.update(self.mask_head.loss(x, instances, masks, targets.refine[refine]))
         return losses
@@ -162,7 +162,7 @@ class RepPointsV2Head(RepPointsV2Layers):
             if self.mask_head is not None:
                 result.masks = self.mask_head.predict(
                     [level[index : index + 1] for level in x],
-                    self._mask_instances(outputs, points, torch.zeros_like(rows), rows),
+                    self.mask_instances(outputs, points, torch.zeros_like(rows), rows),
                     image_size=tuple(meta["img_shape"][:2]),
                     out_size=tuple(meta["ori_shape" if rescale else "img_shape"][:2]),
                     threshold=self.test_cfg.get("mask_thr_binary", 0.5),
@@ -173,7 +173,7 @@ class RepPointsV2Head(RepPointsV2Layers):
             results.append(result)
         return results
 
-    def _boxes(self, offsets: Sequence[Tensor], points: Points) -> Tensor:
+    def boxes_of(self, offsets: Sequence[Tensor], points: Points) -> Tensor:
         """Boxes ``(B, N, 4)`` in pixels: the first two points, y before x, are their corners."""
         corners = flatten_levels(offsets)[..., :4].unflatten(2, (2, 2)).flip(3).flatten(2)
         return corners * points.strides[:, None] + points.xy.repeat(1, 2)
@@ -299,7 +299,7 @@ class RepPointsV2Head(RepPointsV2Layers):
         logits = flatten_levels(outputs.foreground)
         return self.loss_sem(logits, at_all_levels(target), at_all_levels(weight))
 
-    def _mask_instances(
+    def mask_instances(
         self, outputs: RepPointsOutputs, points: Points, images: Tensor, rows: Tensor
     ) -> MaskInstances:
         """Dynamic mask heads of points ``rows`` in ``images``, located at the initial points."""
@@ -315,7 +315,7 @@ class RepPointsV2Head(RepPointsV2Layers):
     def _candidates(self, outputs: RepPointsOutputs, points: Points, meta: dict) -> InstanceData:
         """Boxes of one image in pixels, moved to verified corners, one per likely class."""
         height, width = meta["img_shape"][:2]
-        boxes = self._boxes(outputs.points_refine, points)[0]
+        boxes = self.boxes_of(outputs.points_refine, points)[0]
         limits = values_like(boxes, [width, height, width, height])
         scores = flatten_levels(outputs.scores)[0].sigmoid()
         most = self.test_cfg.get("nms_pre", -1)
@@ -329,11 +329,11 @@ class RepPointsV2Head(RepPointsV2Layers):
             if level > 0:  # the finest level has no finer corners
                 finer = 0 if level < 3 else 1
                 found = move_to_corners(
-                    found,
-                    outputs.corner_scores[finer][0].float(),
-                    outputs.corner_offsets[finer][0].float(),
+                    found[None],
+                    outputs.corner_scores[finer].float(),
+                    outputs.corner_offsets[finer].float(),
                     self.point_strides[finer],
-                )
+                )[0]
                 found = found.clamp(min=0).minimum(limits)
             kept.append(rows)
             moved.append(found)
@@ -367,25 +367,27 @@ def move_to_corners(boxes: Tensor, scores: Tensor, offsets: Tensor, stride: int)
     """Move each corner of boxes to the best corner among the 2 x 2 points around it (section 3.4).
 
     Args:
-        boxes: ``(n, 4)`` in pixels.
-        scores: ``(2, H, W)`` of top left and bottom right corners; only their order counts.
-        offsets: ``(4, H, W)`` x, y of top left, x, y of bottom right, from a point, in strides.
+        boxes: ``(B, n, 4)`` in pixels.
+        scores: ``(B, 2, H, W)`` of top left and bottom right corners; only their order counts.
+        offsets: ``(B, 4, H, W)`` x, y of top left, x, y of bottom right, from a point, in strides.
         stride: pixels between points.
 
     Returns:
-        ``(n, 4)`` boxes in pixels, not clipped to the image.
+        ``(B, n, 4)`` boxes in pixels, not clipped to the image.
     """
-    height, width = scores.shape[1:]
-    number = torch.arange(4, device=boxes.device)
-    steps = torch.stack([number % 2, number // 2], 1)
-    limit = values_like(steps, [width - 1, height - 1])
+    height, width = scores.shape[2:]
+    steps = torch.arange(4, device=boxes.device)  # x, then y
     moved = []
     for corner in (0, 1):
         part = slice(2 * corner, 2 * corner + 2)
-        first = (boxes[:, part] / stride).floor().long()
-        first = first.clamp(min=first.new_zeros(2), max=(limit - 1).clamp(min=0))
-        x, y = (first[:, None] + steps).minimum(limit).unbind(2)  # (n, 4) each
-        best = scores[corner, y, x].argmax(1, keepdim=True)
-        x, y = x.gather(1, best).squeeze(1), y.gather(1, best).squeeze(1)
-        moved.append(torch.stack([x, y], 1) + offsets[part, y, x].T)
-    return torch.cat(moved, 1) * stride
+        left, top = (boxes[..., part] / stride).floor().long().unbind(2)
+        x = left.clamp(max=width - 2).clamp(min=0)[..., None] + steps % 2  # (B, n, 4)
+        y = top.clamp(max=height - 2).clamp(min=0)[..., None] + steps // 2
+        x, y = x.clamp(max=width - 1), y.clamp(max=height - 1)
+        around = scores[:, corner].flatten(1).gather(1, (y * width + x).flatten(1)).view_as(x)
+        best = around.argmax(2, keepdim=True)
+        x, y = x.gather(2, best).squeeze(2), y.gather(2, best).squeeze(2)  # (B, n)
+        point = (y * width + x)[:, None].expand(-1, 2, -1)
+        offset = offsets[:, part].flatten(2).gather(2, point).transpose(1, 2)
+        moved.append(torch.stack([x, y], 2) + offset)
+    return torch.cat(moved, 2) * stride

@@ -69,6 +69,7 @@ class CornerPooling(nn.Module):
 
     def __init__(self, channels: int, corner_channels: int, top_left: bool, norm_cfg: dict) -> None:
         super().__init__()
+        self.corner_pool = corner_pool
         self.top_left = top_left
         self.p1_conv1 = ConvModule(channels, corner_channels, 3, padding=1, norm_cfg=norm_cfg)
         self.p2_conv1 = ConvModule(channels, corner_channels, 3, padding=1, norm_cfg=norm_cfg)
@@ -81,8 +82,8 @@ class CornerPooling(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C, H, W)`` to the same shape."""
-        vertical = corner_pool(self.p1_conv1(x), 2, self.top_left)
-        edges = vertical + corner_pool(self.p2_conv1(x), 3, self.top_left)
+        vertical = self.corner_pool(self.p1_conv1(x), 2, self.top_left)
+        edges = vertical + self.corner_pool(self.p2_conv1(x), 3, self.top_left)
         merged = self.p_gn1(self.p_conv1(edges)) + self.gn1(self.conv1(x))
         return self.conv2(self.relu1(merged))
 

@@ -51,34 +51,28 @@ def test_cached_weights_are_not_downloaded(tmp_path, monkeypatch):
     ensure_pretrained(Config({"model": {"init_cfg": {"type": "Pretrained", "checkpoint": url}}}))
 
 
-def test_weights_are_downloaded_to_the_cache_of_pytorch(tmp_path, monkeypatch):
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
-    source = tmp_path / "weights.pth"
-    torch.save({"a": torch.ones(1)}, source)
-
-    def download(url, to, **_):
-        Path(to).write_bytes(source.read_bytes())
-
-    monkeypatch.setattr(torch.hub, "download_url_to_file", download)
-    found = local_weights("https://x.invalid/weights.pth")
-    assert Path(found).parent == tmp_path / "home" / "hub" / "checkpoints"
-    assert Path(found).read_bytes() == source.read_bytes()
+def test_weights_are_downloaded_to_the_cache_of_pytorch(tmp_path, web_folder, capsys):
+    folder, address = web_folder
+    torch.save({"a": torch.ones(1)}, folder / "weights.pth")
+    url = f"{address}/weights.pth"
+    found = local_weights(url)
+    assert Path(found).parent == tmp_path / "torch_home" / "hub" / "checkpoints"
+    assert Path(found).read_bytes() == (folder / "weights.pth").read_bytes()
+    assert capsys.readouterr().out == f"downloading {url}\n"
+    assert local_weights(url) == found
+    assert capsys.readouterr().out == ""
 
 
-def test_failed_download_leaves_no_file_and_names_url_and_path(tmp_path, monkeypatch):
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-
-    def fail(url, to, **_):
-        raise OSError("no route to host")
-
-    monkeypatch.setattr(torch.hub, "download_url_to_file", fail)
+@pytest.mark.parametrize(("name", "reason"), [("broken_off", "broke off"), ("none", "not found")])
+def test_failed_download_leaves_no_file_and_names_url_and_path(name, reason, web_folder):
+    """A part of a checkpoint would be taken for the whole one ever after."""
+    url = f"{web_folder[1]}/{name}.pth"
     with pytest.raises(UserError) as caught:
-        local_weights("https://x.invalid/w.pth")
+        local_weights(url)
     message = str(caught.value)
-    for part in (
-        "no route to host",
-        "https://x.invalid/w.pth",
-        str(cached_path("https://x.invalid/w.pth")),
-    ):
+    for part in (reason, f"download {url} elsewhere and put it at {cached_path(url)}"):
         assert part in message
     assert "--from-scratch" in message
+    assert not list(cached_path(url).parent.iterdir())
+    cached_path(url).write_bytes(b"from elsewhere")
+    assert local_weights(url) == str(cached_path(url))

@@ -1,6 +1,7 @@
 """Output to the terminal and the log file, progress, and metric tables."""
 
 import io
+import json
 import warnings
 from types import SimpleNamespace
 
@@ -9,11 +10,13 @@ from mmengine.logging import MMLogger
 from rich.console import Console
 
 from swin_dense.engine.terminal import console as terminal
-from swin_dense.engine.terminal.hooks import (
-    ProgressHook,
+from swin_dense.engine.terminal.hooks import ProgressHook
+from swin_dense.engine.terminal.metrics import (
+    MetricsHook,
     class_columns,
     metrics_table,
     plain_values,
+    progress_table,
     show_metrics,
 )
 from swin_dense.engine.terminal.user_errors import as_user_error
@@ -196,3 +199,40 @@ def test_metrics_of_classes_are_a_table_of_their_own(capsys):
     ]
     assert class_columns({"teacher/coco/bbox_x_precision": 1.0}) == {"teacher bbox AP": {"x": 1.0}}
     assert class_columns({"aAcc": 1.0, "IoU_x": 2.0}) == {"IoU": {"x": 2.0}}
+
+
+def test_evaluations_are_short_while_the_training_goes_on(tmp_path, capsys):
+    """A terminal has 24 lines: three metrics beside the best so far; at the end all of them."""
+    names = ("mAP", "mAP_50", "mAP_75", "mAP_s", "mAP_m", "mAP_l")
+    runner = SimpleNamespace(train_loop=None, epoch=0, iter=0, max_iters=3, log_dir=tmp_path)
+    hook = MetricsHook()
+
+    def evaluate(iteration: int, bbox: float, segm: float) -> list[list[str]]:
+        runner.iter, metrics = iteration, {"coco/bbox_a_precision": bbox}
+        for kind, value in {"bbox": bbox, "segm": segm}.items():
+            metrics |= {f"coco/{kind}_{name}": value for name in names}
+        hook.after_val_epoch(runner, metrics)
+        return shown()
+
+    def shown() -> list[list[str]]:
+        out = capsys.readouterr().out
+        assert not out or f"after iteration {runner.iter}" in out
+        lines = [line.split("│")[1:-1] for line in out.splitlines() if "│" in line]
+        return [[cell.strip() for cell in line] for line in lines]
+
+    assert evaluate(1, 0.5, 0.25) == [[name, "0.500", "0.250"] for name in names[:3]]
+    assert evaluate(2, 0.75, 0.125) == [[name, "0.750 best", "0.125 (0.250)"] for name in names[:3]]
+    assert evaluate(3, 0.5, 0.5) == []
+    hook.after_train(runner)
+    assert shown() == [*([name, "0.500", "0.500"] for name in names), ["a", "0.500"]]
+    saved = json.loads((tmp_path / "metrics.json").read_text())
+    assert [one["metrics"]["coco/bbox_mAP_l"] for one in saved] == [0.5, 0.75, 0.5]
+
+
+def test_what_is_better_lower_is_not_compared(capsys):
+    table = progress_table({"mIoU": 50.0, "loss": 1.0}, [{"mIoU": 60.0, "loss": 2.0}])
+    rows = [line.split("│")[1:-1] for line in text_of(table).splitlines() if "│" in line]
+    assert [[cell.strip() for cell in row] for row in rows] == [
+        ["mIoU", "50.000 (60.000)"],
+        ["loss", "1.000"],
+    ]

@@ -267,23 +267,36 @@ def test_boxes_are_refined_to_the_best_corner_nearby():
     offsets[:2, 2, 3] = torch.tensor([0.25, -0.5])
     offsets[2:, 4, 6] = torch.tensor([-0.25, 0.125])
     boxes = torch.tensor([[23.0, 15, 55, 39], [24.0, 16, 48, 32], [31.9, 8.1, 41, 25]])
-    moved = move_to_corners(boxes, scores, offsets, stride=8)
+    moved = move_to_corners(boxes[None], scores[None], offsets[None], stride=8)[0]
     corner = [3.25 * 8, 1.5 * 8, 5.75 * 8, 4.125 * 8]
     assert moved.tolist() == [corner] * 3
-    assert move_to_corners(boxes[:0], scores, offsets, stride=8).shape == (0, 4)
+    none = move_to_corners(boxes[None, :0], scores[None], offsets[None], stride=8)
+    assert none.shape == (1, 0, 4)
+
+
+def test_each_image_of_a_batch_has_corners_of_its_own():
+    boxes = torch.rand(3, 5, 4) * 40
+    scores, offsets = torch.randn(3, 2, 6, 8), torch.randn(3, 4, 6, 8)
+    moved = move_to_corners(boxes, scores, offsets, stride=8)
+    for i in range(3):
+        part = slice(i, i + 1)
+        assert torch.equal(
+            moved[part], move_to_corners(boxes[part], scores[part], offsets[part], 8)
+        )
 
 
 def test_boxes_are_refined_to_the_grid_without_predicted_corners():
-    moved = move_to_corners(torch.tensor([[9.0, 3, 100, 100]]), torch.zeros(2, 4, 4),
-                            torch.zeros(4, 4, 4), stride=8)  # fmt: skip
+    boxes = torch.tensor([[[9.0, 3, 100, 100]]])
+    moved = move_to_corners(boxes, torch.zeros(1, 2, 4, 4), torch.zeros(1, 4, 4, 4), stride=8)[0]
     assert moved[0, :2].tolist() == [8, 0]
     assert moved[0, 2:].tolist() == [16, 16]  # the last 2 x 2 points: those at 16 and 24
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 5), (5, 1)])
 def test_boxes_are_refined_on_the_smallest_feature_maps(size):
-    boxes = torch.tensor([[0.0, 0, 8 * size[1], 8 * size[0]]])
-    moved = move_to_corners(boxes, torch.randn(2, *size), torch.zeros(4, *size), stride=8)
+    boxes = torch.tensor([[[0.0, 0, 8 * size[1], 8 * size[0]]]])
+    scores, offsets = torch.randn(1, 2, *size), torch.zeros(1, 4, *size)
+    moved = move_to_corners(boxes, scores, offsets, stride=8)
     limit = torch.tensor([size[1] - 1, size[0] - 1] * 2) * 8
     assert (moved >= 0).all()
     assert (moved <= limit).all()
