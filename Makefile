@@ -3,6 +3,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
+# Python compiles what it imports, a quarter of what is installed; the rest takes half a minute.
+INSTALL := install --no-compile
 # Where PyTorch's CPU builds are: PyTorch's own index, another one, or a folder with the wheels.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 DEMO := work_dirs/demo
@@ -32,9 +34,9 @@ help:
 	@echo "Setting up .venv: several minutes$(if $(filter 1,$(CPU)),,, 3 GB to download, most of it PyTorch)"
 	$(PYTHON) -m venv .venv
 	@$(if $(filter 1,$(CPU)),$(MAKE) --no-print-directory cpu-torch)
-	$(PIP) install -r requirements.txt
+	$(PIP) $(INSTALL) -r requirements.txt
 	$(PIP) uninstall --yes --quiet opencv-python
-	$(PIP) install --quiet --force-reinstall --no-deps \
+	$(PIP) $(INSTALL) --quiet --force-reinstall --no-deps \
 	  "opencv-python-headless$(call pin,opencv-python)"
 	$(PIP) install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
@@ -44,7 +46,7 @@ pin = $(shell sed -n 's/^$(1)\(==.*\)/\1/p' requirements.txt)
 
 # The versions of requirements.txt: what is installed already, that one does not replace.
 cpu-torch:
-	@$(PIP) install --quiet --no-deps --retries 0 --timeout 20 \
+	@$(PIP) $(INSTALL) --quiet --no-deps --retries 0 --timeout 20 \
 	  $(if $(wildcard $(TORCH_INDEX)),--no-index --find-links,--index-url) $(TORCH_INDEX) \
 	  torch$(call pin,torch)+cpu torchvision$(call pin,torchvision)+cpu 2>/dev/null || \
 	  echo "No CPU build of torch$(call pin,torch) in $(TORCH_INDEX): taking the default build, 3 GB" \

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from swin_dense.__main__ import main
+
 SHOW = """
 import __main__, sys
 from pathlib import Path
@@ -46,7 +48,9 @@ def test_mmdets_own_script_with_a_base_of_ours(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "message"), [([], "usage: "), (["none.py"], "error: no such script: none.py\n")]
 )
-def test_mistakes(words: list[str], message: str) -> None:
-    done = run("-m", "swin_dense", *words)
-    assert done.returncode == 2
-    assert message in done.stdout + done.stderr
+def test_mistakes(words: list[str], message: str, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(sys, "argv", ["swin_dense", *words])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 2
+    assert message in "".join(capsys.readouterr())

@@ -50,8 +50,11 @@ def full_mmcv(tmp_path: Path) -> Path:
 
 
 def test_imports_are_silent() -> None:
+    """And looking up any model imports our heads and necks, which must not import mmdet."""
     code = (
-        "import swin_dense, mmdet.models, mmseg.models\n"
+        "import sys, swin_dense.models.heads, swin_dense.models.necks\n"
+        "assert not {'mmdet', 'mmseg', 'mmcv.ops'} & set(sys.modules)\n"
+        "import mmdet.models, mmseg.models\n"
         "from mmengine.utils import get_installed_path, is_installed\n"
         "assert is_installed('mmdet') and get_installed_path('mmseg')\n"
     )

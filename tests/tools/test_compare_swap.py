@@ -27,7 +27,8 @@ def configs(tmp_path):
     return paths
 
 
-def test_equal_backbones_share_a_row(tool, configs, tmp_path, capsys):
+def test_equal_backbones_share_a_row(tool, configs, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "300")  # a table that is narrower than a path breaks its lines
     document = tmp_path / "docs" / "zoo.md"
     assert tool("compare_swap", *configs, "--markdown", document) == 0
     rows = [line for line in document.read_text().splitlines() if line.startswith("| ")][2:]

@@ -1,8 +1,6 @@
 """``tools/convert_checkpoint.py``, and its files in training and testing."""
 
 import json
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +11,6 @@ from safetensors.torch import load_file
 from swin_dense import SwinTransformer
 from swin_dense.checkpoints import TARGETS, convert, find_backbone, weights_of
 
-TOOL = Path(__file__).parents[2] / "tools" / "convert_checkpoint.py"
 SMALL = {"embed_dims": 8, "depths": (1, 1, 1, 1), "num_heads": (1, 1, 2, 2), "window_size": 3}
 
 
@@ -48,13 +45,12 @@ def test_round_trip_through_files(run, tmp_path, capfd, to, suffix):
     assert all(torch.equal(again[key], value) for key, value in state.items())
 
 
-def test_command_line(tmp_path):
+def test_what_is_said(run, tmp_path, capfd):
     backbone_file(tmp_path / "in.pth")
-    command = [sys.executable, TOOL, tmp_path / "in.pth", tmp_path / "out.safetensors"]
-    done = subprocess.run([*command, "--to", "timm"], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
-    assert "not in timm models" in done.stdout
+    assert run(tmp_path / "in.pth", tmp_path / "out.safetensors", "--to", "timm") == 0
+    out, err = capfd.readouterr()
+    assert err == ""
+    assert "not in timm models" in out
     assert "layers.1.downsample.norm.weight" in load_file(tmp_path / "out.safetensors")
 
 

@@ -1,8 +1,6 @@
 """A user error is one line on stderr and exit status 2, without a traceback."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,14 +12,6 @@ DETECTOR, SEGMENTOR = HERE / "tiny_detector.py", HERE / "tiny_segmentor.py"
 
 def train_flags(shapes_root, tmp_path) -> list:
     return ["--data-root", shapes_root, "--work-dir", tmp_path / "w", "--from-scratch"]
-
-
-def test_command_line(tmp_path):
-    command = [sys.executable, HERE.parents[1] / "tools" / "train.py", tmp_path / "none.py"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 2
-    assert done.stdout == f"train {tmp_path / 'none.py'}: loading PyTorch and OpenMMLab\n"
-    assert done.stderr == f"error: no such config: {tmp_path / 'none.py'}\n"
 
 
 @pytest.mark.parametrize("name", ["train", "test", "predict"])

@@ -18,27 +18,10 @@ TRITON = pytest.mark.skipif(
 
 
 @TRITON
-def test_block_kernels_in_the_interpreter(interpreted):
-    """See triton_block_interpreted.py for what is tested."""
-    interpreted(HERE / "triton_block_interpreted.py")
-
-
-@TRITON
-def test_block_api_in_the_interpreter(interpreted):
-    """See triton_block_api_interpreted.py for what is tested."""
-    interpreted(HERE / "triton_block_api_interpreted.py")
-
-
-@TRITON
-def test_norms_of_maps_in_the_interpreter(interpreted):
-    """See map_norms_interpreted.py for what is tested."""
-    interpreted(HERE / "map_norms_interpreted.py")
-
-
-@TRITON
-def test_gelu_in_the_interpreter(interpreted):
-    """See gelu_interpreted.py for what is tested."""
-    interpreted(HERE / "gelu_interpreted.py")
+def test_kernels_in_the_interpreter(interpreted):
+    """See the files that it runs for what is tested."""
+    parts = ("triton_block", "triton_block_api", "map_norms", "gelu")
+    interpreted(*(HERE / f"{part}_interpreted.py" for part in parts))
 
 
 @TRITON
@@ -47,28 +30,6 @@ def test_block_kernels_compile_for_hopper(python):
     lines = python(str(HERE / "triton_block_compiled.py"), TRITON_INTERPRET="0").splitlines()
     assert len(lines) == 22
     assert all(line.endswith(" ok") for line in lines), lines
-
-
-def test_unsupported_reason_without_triton(python):
-    python(
-        "-c",
-        """
-import sys
-sys.modules["triton"] = None  # as if it were not installed
-import torch
-from swin_dense.ops.block.triton.support import unsupported_reason
-assert unsupported_reason(torch.zeros(1, 96), torch.float16).startswith("needs the package triton")
-""",
-    )
-
-
-def test_importing_support_does_not_import_triton(python):
-    imported = "'triton' in sys.modules"
-    python(
-        "-c",
-        f"import sys, torch; before = {imported}; import swin_dense.ops.block.triton.support;"
-        f"assert ({imported}) == before",
-    )
 
 
 @TRITON

@@ -1,10 +1,9 @@
-"""Compiles the attention kernels for Hopper without a GPU, and prints a line for each.
+"""Compiles the attention kernels without a GPU, and prints a line for each.
 
-Run by ``test_triton_attention.py`` in a separate process. With ``--architectures`` it compiles for
-other GPUs instead. What kernels take of a GPU, for all windows: ``tools/benchmark.py kernels``.
+Run by ``test_triton_attention.py`` in a separate process. What kernels take of a GPU, for all
+windows: ``tools/benchmark.py kernels``.
 """
 
-import sys
 from functools import partial
 
 import torch
@@ -16,7 +15,8 @@ from swin_dense.ops.window_attention.triton import kernels, large_kernels, launc
 from swin_dense.ops.window_attention.windows import WindowSpec
 
 
-def main() -> None:
+def hopper() -> None:
+    """Compiles every kernel."""
     compiled = set()
     for call in all_calls():
         if call.group in ("attention M=7", "attention M=12") and "shifted" in call.name:
@@ -61,4 +61,5 @@ def architectures() -> None:
 
 
 if __name__ == "__main__":
-    architectures() if "--architectures" in sys.argv else main()
+    hopper()
+    architectures()
