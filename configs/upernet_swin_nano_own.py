@@ -17,7 +17,7 @@ _base_ = [
 scale, crop = (384, 384), (256, 256)
 # Batch statistics of a single process: works without a process group.
 norm_cfg = dict(type="BN", requires_grad=True)
-head = dict(channels=64, num_classes=5, norm_cfg=norm_cfg)
+head = dict(channels=64, dropout_ratio=0.0, num_classes=5, norm_cfg=norm_cfg)
 
 model = dict(
     data_preprocessor=dict(size=crop),
@@ -46,24 +46,24 @@ train_dataloader = dict(batch_size=4, dataset=dict(pipeline=train_pipeline))
 val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader
 
-iterations = 300
+iterations = 600
 optim_wrapper = dict(
     type="OptimWrapper",
-    optimizer=dict(type="AdamW", lr=1e-3, weight_decay=0.05),
+    optimizer=dict(type="AdamW", lr=2e-3, weight_decay=0.05),
     clip_grad=dict(max_norm=1.0),
 )
 param_scheduler = [
     dict(type="LinearLR", start_factor=0.01, by_epoch=False, begin=0, end=20),
     dict(type="CosineAnnealingLR", T_max=iterations, by_epoch=False),
 ]
-train_cfg = dict(type="IterBasedTrainLoop", max_iters=iterations, val_interval=50)
+train_cfg = dict(type="IterBasedTrainLoop", max_iters=iterations, val_interval=100)
 val_cfg = dict(type="ValLoop")
 test_cfg = dict(type="TestLoop")
 default_hooks = dict(
     timer=dict(type="IterTimerHook"),
     logger=dict(type="LoggerHook", interval=5, log_metric_by_epoch=False),
     param_scheduler=dict(type="ParamSchedulerHook"),
-    checkpoint=dict(type="CheckpointHook", by_epoch=False, interval=50),
+    checkpoint=dict(type="CheckpointHook", by_epoch=False, interval=100),
     sampler_seed=dict(type="DistSamplerSeedHook"),
     visualization=dict(type="SegVisualizationHook"),
 )

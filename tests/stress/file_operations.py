@@ -146,9 +146,9 @@ def damage(one: Round, work_dir: Path) -> None:
     """What a crash of the machine may leave besides: parts, an empty or torn file."""
     if not work_dir.is_dir():
         return
-    checkpoints = sorted(
-        (p for p in work_dir.glob("*.pth") if not p.is_symlink()), key=os.path.getmtime
-    )
+    # Those that a training goes on from; the best one alone has no optimizer.
+    whole = [p for p in work_dir.glob("*.pth") if not p.is_symlink() and p.name[:4] != "best"]
+    checkpoints = sorted(whole, key=os.path.getmtime)
     kind = one.chance.choice(["none", "part", "last_checkpoint", "gone", "torn"])
     one.done.append(f"damage: {kind}")
     if kind == "part":
@@ -158,5 +158,5 @@ def damage(one: Round, work_dir: Path) -> None:
     elif kind == "gone":
         (work_dir / "last_checkpoint").write_text("epoch_77.pth")
     elif kind == "torn" and len(checkpoints) > 1:
-        whole = checkpoints[-1].read_bytes()
-        checkpoints[-1].write_bytes(whole[: one.chance.randrange(len(whole))])
+        content = checkpoints[-1].read_bytes()
+        checkpoints[-1].write_bytes(content[: one.chance.randrange(len(content))])
