@@ -9,7 +9,7 @@ from swin_dense.engine.config.load import merge_options, read_config
 from swin_dense.engine.paths import checkpoint_file, make_output_dir, output_errors
 from swin_dense.engine.predictor import Predictor
 from swin_dense.engine.terminal.console import notify_user, quiet_terminal
-from swin_dense.exporting.export import FORMATS, check_format, example_size, export
+from swin_dense.exporting.export import FORMATS, check_format, convert, example_size, trace
 from swin_dense.exporting.graphs import make_graph, plain_backbone
 from swin_dense.files import replace_file
 
@@ -38,7 +38,8 @@ def run(args: argparse.Namespace) -> None:
             "config": Path(args.config).stem,
             "swin_dense": __version__,
         }
-        found = export(graph, args.format, size, str(args.config), metadata)
+        program = trace(graph, size, str(args.config))
+        found = convert(program, graph, args.format, str(args.config), metadata)
         with replace_file(out) as file:
             file.write(found.content)
         sizes = ", ".join(f"{b} x 3 x {h} x {w}" for b, h, w in found.sizes)

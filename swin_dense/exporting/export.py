@@ -74,32 +74,45 @@ def _pair(window: Any) -> Sequence[int]:
     return window if isinstance(window, (tuple, list)) else (window,)
 
 
-def export(
-    graph: Any,
-    format: str,
-    size: tuple[int, int],
-    name: str,
-    metadata: Mapping[str, str] | None = None,
-) -> Exported:
-    """Exports a graph of :func:`~.graphs.make_graph` with dynamic batch, height and width.
+def trace(graph: Any, size: tuple[int, int], name: str) -> Any:
+    """A graph as a program of torch.export with dynamic batch, height and width.
 
     Args:
-        graph: images ``(B, 3, H, W)`` to tensors.
-        format: one of :data:`FORMATS`.
+        graph: of :func:`~.graphs.make_graph`.
         size: height and width to trace with, see :func:`example_size`.
+        name: of the config, for messages.
+
+    Raises:
+        UserError: it cannot be traced.
+    """
+    from torch.export import Dim, export
+
+    axes = {0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC}
+    with _stage(name, "cannot be exported"), torch.no_grad(), _quiet():
+        return export(graph, (_image(2, *size),), dynamic_shapes=(axes,))
+
+
+def convert(
+    program: Any, graph: Any, format: str, name: str, metadata: Mapping[str, str] | None = None
+) -> Exported:
+    """What :func:`trace` made as a file, compared with PyTorch on three sizes.
+
+    Args:
+        program: of :func:`trace`.
+        graph: what was traced.
+        format: one of :data:`FORMATS`.
         name: of the config, for messages.
         metadata: to write into the file.
 
     Raises:
-        UserError: it cannot be traced or converted, or disagrees with PyTorch on one of three
-            sizes.
+        UserError: it cannot be converted, or disagrees with PyTorch on one of the sizes.
     """
     with _stage(name, f"cannot be exported as {format}"), torch.no_grad(), _quiet():
-        program = _trace(graph, size)
         names = graph.names(len(program.graph_signature.user_outputs))
         content = _CONVERT[format](program, names, metadata or {})
         run = _LOAD[format](content)
-    sizes, errors, shapes = check_sizes(size), [], []
+    (example,) = program.example_inputs[0]
+    sizes, errors, shapes = check_sizes(tuple(example.shape[2:])), [], []
     for one in sizes:
         with _stage(name, f"as {format} fails for images of {_text(one)}"), torch.no_grad():
             image = _image(*one)
@@ -123,13 +136,6 @@ def _shape(*found: tuple[int, ...]) -> str:
         for i, sides in enumerate(zip(*found, strict=True))
     ]
     return f"({', '.join(sides)})"
-
-
-def _trace(graph: Any, size: tuple[int, int]) -> Any:
-    from torch.export import Dim, export
-
-    axes = {0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC}
-    return export(graph, (_image(2, *size),), dynamic_shapes=(axes,))
 
 
 def _image(batch: int, height: int, width: int) -> Tensor:

@@ -63,6 +63,23 @@ class RoIExtractor(nn.Module):
         return found
 
 
+class StridedMaxPool(nn.Module):
+    """``nn.MaxPool2d`` of a stride, which asks whether sizes are multiples of it: of stride one, of
+    whose pixels every so many are taken.
+    """
+
+    def __init__(self, pool: nn.MaxPool2d) -> None:
+        super().__init__()
+        self.stride = pool.stride
+        self.pool = nn.MaxPool2d(pool.kernel_size, 1, pool.padding, pool.dilation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, C, H, W)`` to the pooled map, equal bit for bit."""
+        stride = self.stride
+        rows, columns = stride if isinstance(stride, tuple) else (stride, stride)
+        return self.pool(x)[:, :, ::rows, ::columns]
+
+
 class Pyramid(nn.Module):
     """mmdet's ``FPN`` whose coarsest maps are every other pixel of the one before.
 
@@ -107,6 +124,8 @@ def make_exportable(module: nn.Module) -> None:
             rows, columns = (size, size) if isinstance(size, int) else size
             if rows and columns:
                 setattr(module, name, AdaptiveAvgPool(rows, columns))
+        elif isinstance(child, nn.MaxPool2d) and not child.ceil_mode:
+            setattr(module, name, StridedMaxPool(child))
         elif type(child).__name__ == "FPN" and not child.add_extra_convs:
             setattr(module, name, Pyramid(child))
         elif hasattr(child, "map_roi_levels"):

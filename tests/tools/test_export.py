@@ -16,7 +16,7 @@ from swin_dense.errors import UserError
 from swin_dense.exporting import export as exporting
 from swin_dense.exporting.comparison import largest_error
 from swin_dense.exporting.graphs import PARTS
-from swin_dense.exporting.operators import AdaptiveAvgPool, corner_pool
+from swin_dense.exporting.operators import AdaptiveAvgPool, StridedMaxPool, corner_pool
 from swin_dense_cli import export as command_line
 
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -119,12 +119,17 @@ class OfOneSize(Disagreeing):
         return image * image.shape[2] if image.shape[2] == 96 else image
 
 
+def export(graph, format):
+    program = exporting.trace(graph, (96, 128), "config.py")
+    return exporting.convert(program, graph, format, "config.py")
+
+
 @pytest.mark.parametrize("format", ["onnx", "torch-export"])
 def test_what_disagrees_or_has_one_size_is_refused(format):
     with pytest.raises(UserError, match=r"differs from PyTorch for images of 1 x 96 x 128, by 5"):
-        exporting.export(Disagreeing(), format, (96, 128), "config.py")
-    with pytest.raises(UserError, match=r"config.py cannot be exported as .*nothing was written"):
-        exporting.export(OfOneSize(), format, (96, 128), "config.py")
+        export(Disagreeing(), format)
+    with pytest.raises(UserError, match=r"config.py cannot be exported.*, nothing was written"):
+        export(OfOneSize(), format)
 
 
 def test_command_line_has_the_choices_of_the_package():
@@ -205,6 +210,13 @@ def test_pooling_is_adaptive_pooling(size):
     for parts in (1, 2, 3, 6):
         expected = torch.nn.functional.adaptive_avg_pool2d(x, parts)
         torch.testing.assert_close(AdaptiveAvgPool(parts, parts)(x), expected)
+
+
+@pytest.mark.parametrize("options", [(3, 2, 1), (1, 2), (2, 2), (3, (2, 3), (1, 0))])
+@pytest.mark.parametrize("size", [(7, 5), (8, 6), (3, 12)])
+def test_pooling_with_strides_is_pooling(size, options):
+    x, pool = torch.randn(2, 3, *size), torch.nn.MaxPool2d(*options)
+    assert torch.equal(StridedMaxPool(pool)(x), pool(x))
 
 
 @pytest.mark.parametrize("size", [1, 2, 7, 130])

@@ -31,7 +31,7 @@ def pyramid_points(feature_maps: Sequence[Tensor], strides: Sequence[int]) -> Po
     for level, (x, stride) in enumerate(zip(feature_maps, strides, strict=True)):
         rows, columns = (torch.arange(size, device=x.device) for size in x.shape[2:])
         xy = torch.cartesian_prod(rows, columns).flip(1).float() * stride
-        parts.append((xy, xy.new_full((len(xy),), stride), rows.new_full((len(xy),), level)))
+        parts.append((xy, xy.new_full(xy.shape[:1], stride), rows.new_full(xy.shape[:1], level)))
     sizes = [(x.shape[2], x.shape[3]) for x in feature_maps]
     xy, all_strides, levels = (torch.cat(part) for part in zip(*parts, strict=True))
     return Points(xy, all_strides, levels, sizes)

@@ -41,6 +41,7 @@ class BiFPNLayer(nn.Module):
             nn.Identity() if channels == out_channels else conv(channels, kernel_size=1)
             for channels in in_channels
         )
+        self.halve = nn.MaxPool2d(3, stride=2, padding=1)
         self.lateral_combine = nn.ModuleList(WeightedSum(2) for _ in range(last))
         self.lateral_combine_conv = nn.ModuleList(conv3x3() for _ in range(last))
         num_inputs = [3] * (last - 1) + [2]
@@ -57,7 +58,7 @@ class BiFPNLayer(nn.Module):
             combined = self.lateral_combine[level](outs[level], above)
             outs[level] = self.lateral_combine_conv[level](combined)
         for level in range(1, last + 1):
-            below = F.max_pool2d(outs[level - 1], 3, stride=2, padding=1)
+            below = self.halve(outs[level - 1])
             # The top level has no downward pass: its input is not added twice.
             extra = () if level == last else (laterals[level],)
             combined = self.out_combine[level - 1](below, outs[level], *extra)
@@ -100,6 +101,7 @@ class BiFPN(BaseModule):
             )
         norm_cfg = norm_cfg or {"type": "GN", "num_groups": 32}
         self.num_outs = num_outs
+        self.halve = nn.MaxPool2d(3, stride=2, padding=1)
         first = [*in_channels, *[in_channels[-1]] * (num_outs - len(in_channels))]
         later = [out_channels] * num_outs
         self.bi_fpn = nn.ModuleList(
@@ -111,7 +113,7 @@ class BiFPN(BaseModule):
         """``(B, C_i, H_i, W_i)`` to ``num_outs`` of ``(B, out_channels, H_i, W_i)``."""
         outs = list(inputs)
         while len(outs) < self.num_outs:
-            outs.append(F.max_pool2d(outs[-1], 3, stride=2, padding=1))
+            outs.append(self.halve(outs[-1]))
         for layer in self.bi_fpn:
             outs = layer(outs)
         return tuple(outs)
