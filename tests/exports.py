@@ -79,8 +79,8 @@ def tried(name: str) -> Iterator[str]:
                 raise UserError(reason)
             yield f"{convert(program, graph, format, name).largest_error:.0e}"
         except UserError as error:
-            text = re.sub(rf"{name} |as {format} |, nothing was written", "", str(error))
-            yield f"no: {text[:120]}".replace("|", "/")
+            text = re.sub(rf"{name} |as {format} |[,:] nothing was written", "", str(error))
+            yield f"no: {text if len(text) < 100 else text[:99] + '…'}".replace("|", "/")
 
 
 if __name__ == "__main__":

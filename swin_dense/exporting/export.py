@@ -17,8 +17,6 @@ from swin_dense.ops.torch_versions import too_old
 
 FORMATS = {"onnx": ".onnx", "torch-export": ".pt2"}
 _NEEDS = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "torch-export": ()}
-# Of the largest value of a result; float32 has 1e-7, and sums are in another order.
-_TOLERANCE = 1e-4
 # Versions of ONNX's operators: 18 is read by older runtimes, deformable convolutions came with 19.
 _OPSET, _DEFORMABLE = 18, 20
 
@@ -119,7 +117,7 @@ def convert(
             found = run(image)
             shapes.append([tuple(x.shape) for x in found])
             errors.append(graph.error(found, image))
-        if not errors[-1] <= _TOLERANCE:
+        if not errors[-1] <= graph.tolerance:
             raise UserError(
                 f"{name} as {format} differs from PyTorch for images of {_text(one)}, by "
                 f"{errors[-1]:.1e} of the largest value: nothing was written"

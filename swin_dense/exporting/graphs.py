@@ -50,9 +50,12 @@ class Graph(nn.Module):
 
     Attributes:
         backbone: the part of it that decides which sizes can be traced.
+        tolerance: the largest error that counts as rounding.
     """
 
     backbone: Any
+    # float32 has 1e-7, and sums are in another order.
+    tolerance = 1e-4
 
     def names(self, count: int) -> list[str]:
         """Of the ``count`` tensors that it gives."""
@@ -132,6 +135,8 @@ class SegmentorGraph(Graph):
 
 class DetectorGraph(Graph):
     """Images to a fixed number of detections of each, see :class:`~.detections.Detections`."""
+
+    tolerance = 1e-3  # stages that refine boxes one after the other add up rounding
 
     def __init__(self, cfg: Config, model: Any) -> None:
         from swin_dense.exporting.detectors import detector_head

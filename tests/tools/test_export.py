@@ -102,6 +102,8 @@ def test_backbone_as_program(tool, tmp_path):
 class Disagreeing(torch.nn.Module):
     """Computes one thing, and should another."""
 
+    tolerance = 1e-4
+
     def forward(self, image):
         return image * 2
 
