@@ -16,6 +16,7 @@ import threading
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import mmengine.config.utils
 import numpy as np
@@ -229,6 +230,15 @@ def _leave_modules_out_of_garbage_collections():
     """mmengine collects garbage with each data set, through all that was imported: 0.3 s."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_pauses():
+    """mmengine sleeps for two seconds whenever a training by iterations has seen all images."""
+    loops = importlib.import_module("mmengine.runner.loops")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loops, "time", SimpleNamespace(sleep=lambda _: None))
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -114,6 +114,8 @@ class SegmentorGraph(Graph):
                 logits = head(features, logits)
         else:
             logits = heads(features)
+        if isinstance(logits, tuple):  # DANet's parts, the fused one first
+            logits = logits[0]
         logits = F.interpolate(
             logits, image.shape[2:], mode="bilinear", align_corners=segmentor.align_corners
         )

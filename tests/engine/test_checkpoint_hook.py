@@ -12,11 +12,6 @@ from swin_dense.checkpoints import load_checkpoint
 from swin_dense.engine.work_dir import find_checkpoint
 
 
-@pytest.fixture(autouse=True)
-def no_pauses(monkeypatch):
-    monkeypatch.setattr("mmengine.runner.loops.time.sleep", lambda _: None)
-
-
 def checkpoints(work_dir: Path) -> set[str]:
     return {path.name for path in work_dir.glob("*.pth") if not path.is_symlink()}
 
