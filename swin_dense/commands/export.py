@@ -43,6 +43,7 @@ def run(args: argparse.Namespace) -> None:
         with replace_file(out) as file:
             file.write(found.content)
         sizes = ", ".join(f"{b} x 3 x {h} x {w}" for b, h, w in found.sizes)
-        notify_user(f"the same as PyTorch on {sizes}: within {found.largest_error:.0e}")
+        compared = f" ({graph.compared})" if graph.compared else ""
+        notify_user(f"the same as PyTorch on {sizes}: within {found.largest_error:.0e}{compared}")
         notify_user(f"{out}: takes image (B, 3, H, W), RGB, 0 to 255, of any batch and size")
         notify_user(f"{' ' * len(str(out))}  gives {', '.join(found.outputs)}")

@@ -51,11 +51,13 @@ class Graph(nn.Module):
     Attributes:
         backbone: the part of it that decides which sizes can be traced.
         tolerance: the largest error that counts as rounding.
+        compared: what was compared so far, in words, where that depends on the images.
     """
 
     backbone: Any
     # float32 has 1e-7, and sums are in another order.
     tolerance = 1e-4
+    compared = ""
 
     def names(self, count: int) -> list[str]:
         """Of the ``count`` tensors that it gives."""
@@ -151,6 +153,10 @@ class DetectorGraph(Graph):
         self.detector = copy.deepcopy(model)
         make_exportable(self.detector)
         self.head = detector_head(self.detector)
+        self._detections = 0
+        self.compared = (
+            "but no box was compared, as none was found in images of noise"
+        )
 
     @property
     def backbone(self) -> Any:
@@ -190,6 +196,9 @@ class DetectorGraph(Graph):
         boxes, scores, labels, *masks = (x[found[1] > 0] for x in found)
         theirs = (expected.bboxes, expected.scores, expected.labels)
         first, second, error = same_detections((boxes, scores, labels), theirs, max(size))
+        if len(first):
+            self._detections += len(first)
+            self.compared = f"{self._detections} detections"
         if not masks or not len(first):
             return error
         # In mmdet's boxes: within a box of less than a pixel, rounding moves a mask by much.

@@ -39,7 +39,9 @@ def test_graph_finds_what_the_detector_finds(name):
         assert names["boxes"].shape == (size[0], 10, 4)
         assert names["labels"].dtype == torch.int64
         assert (names["scores"] > 0).any()
+        assert "no box" in graph.compared or size[0] == 1
         assert graph.error(found, images(*size)) < 1e-5
+        assert int(graph.compared.split()[0]) > 0
         # What is compared is compared: another box is noticed.
         moved = [names["boxes"] + 0.005 * max(size), *found[1:]]
         assert graph.error(moved, images(*size)) > 1e-3

@@ -148,6 +148,7 @@ def test_detector_as_onnx(tool, tmp_path, capfd):
     assert tool("export", DETECTOR, tmp_path / "random.pth", *flags, "--cfg-options", *options) == 0
     printed = capfd.readouterr().out
     assert "the same as PyTorch on 1 x 3 x 96 x 128, 2 x 3 x 128 x 192" in printed
+    assert " (40 detections)\n" in printed
     assert (
         "gives boxes (B, 10, 4), scores (B, 10), labels (B, 10), masks (B, 10, 28, 28)" in printed
     )
