@@ -154,9 +154,7 @@ class DetectorGraph(Graph):
         make_exportable(self.detector)
         self.head = detector_head(self.detector)
         self._detections = 0
-        self.compared = (
-            "but no box was compared, as none was found in images of noise"
-        )
+        self.compared = "but no box was compared, as none was found in images of noise"
 
     @property
     def backbone(self) -> Any:
