@@ -10,6 +10,7 @@ _base_ = [
     "./_base_/models/upernet.py",
     "./_base_/backbones/swin_nano.py",
     "./_base_/datasets/shapes_semantic.py",
+    "./_base_/schedules/nano_segmentation.py",
     "./_base_/mmseg_runtime.py",
 ]
 
@@ -46,24 +47,5 @@ train_dataloader = dict(batch_size=4, dataset=dict(pipeline=train_pipeline))
 val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader
 
-iterations = 600
-optim_wrapper = dict(
-    type="OptimWrapper",
-    optimizer=dict(type="AdamW", lr=2e-3, weight_decay=0.05),
-    clip_grad=dict(max_norm=1.0),
-)
-param_scheduler = [
-    dict(type="LinearLR", start_factor=0.01, by_epoch=False, begin=0, end=20),
-    dict(type="CosineAnnealingLR", T_max=iterations, by_epoch=False),
-]
-train_cfg = dict(type="IterBasedTrainLoop", max_iters=iterations, val_interval=100)
-val_cfg = dict(type="ValLoop")
-test_cfg = dict(type="TestLoop")
-default_hooks = dict(
-    timer=dict(type="IterTimerHook"),
-    logger=dict(type="LoggerHook", interval=5, log_metric_by_epoch=False),
-    param_scheduler=dict(type="ParamSchedulerHook"),
-    checkpoint=dict(type="CheckpointHook", by_epoch=False, interval=100),
-    sampler_seed=dict(type="DistSamplerSeedHook"),
-    visualization=dict(type="SegVisualizationHook"),
-)
+train_cfg = dict(val_interval=100)
+default_hooks = dict(logger=dict(interval=5), checkpoint=dict(interval=100))

@@ -10,6 +10,7 @@ _base_ = [
     "./_base_/models/upernet.py",
     "./_base_/backbones/swin_nano.py",
     "./_base_/datasets/shapes_semantic.py",
+    "./_base_/schedules/nano_segmentation.py",
     "./_base_/mmseg_runtime.py",
 ]
 
@@ -26,25 +27,3 @@ model = dict(
     auxiliary_head=dict(head, in_channels=_base_.pop("channels")[2]),
 )
 del head  # a config has no such key
-
-iterations = 600
-optim_wrapper = dict(
-    type="OptimWrapper",
-    optimizer=dict(type="AdamW", lr=2e-3, weight_decay=0.05),
-    clip_grad=dict(max_norm=1.0),
-)
-param_scheduler = [
-    dict(type="LinearLR", start_factor=0.01, by_epoch=False, begin=0, end=20),
-    dict(type="CosineAnnealingLR", T_max=iterations, by_epoch=False),
-]
-train_cfg = dict(type="IterBasedTrainLoop", max_iters=iterations, val_interval=iterations)
-val_cfg = dict(type="ValLoop")
-test_cfg = dict(type="TestLoop")
-default_hooks = dict(
-    timer=dict(type="IterTimerHook"),
-    logger=dict(type="LoggerHook", interval=10, log_metric_by_epoch=False),
-    param_scheduler=dict(type="ParamSchedulerHook"),
-    checkpoint=dict(type="CheckpointHook", by_epoch=False, interval=iterations),
-    sampler_seed=dict(type="DistSamplerSeedHook"),
-    visualization=dict(type="SegVisualizationHook"),
-)

@@ -56,7 +56,7 @@ def _large(boxes: Tensor, cfg: Any) -> Tensor:
     """Which boxes ``(..., 4)`` have sides above ``min_bbox_size``."""
     smallest = cfg.get("min_bbox_size", -1)
     sides = boxes[..., 2:] - boxes[..., :2]
-    return ((sides > smallest) | torch.tensor(smallest < 0)).all(-1)
+    return (sides > (smallest if smallest >= 0 else -torch.inf)).all(-1)
 
 
 def _flat(x: Tensor, channels: int) -> Tensor:

@@ -205,7 +205,7 @@ class DetectorGraph(Graph):
 
 
 def make_graph(cfg: Config, model: Any, part: str, labels: bool = True) -> Any:
-    """A part of a model, in evaluation mode, with the ``reference`` that it has to agree with.
+    """A part of a model, in evaluation mode, which can tell how far others are from it.
 
     Args:
         cfg: the model's config.
